@@ -1,0 +1,39 @@
+"""Split federated fine-tuning of language models with little traffic.
+
+The names below are the public API. They are loaded when first used, so that `import splitcom` takes no time.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from splitcom.config import Config
+    from splitcom.errors import SplitComError
+    from splitcom.methods.compare import compare
+    from splitcom.methods.export import export_run
+    from splitcom.methods.run import Run, train
+    from splitcom.models import cut
+    from splitcom.report import write_report
+
+__all__ = ["Config", "Run", "SplitComError", "compare", "cut", "export_run", "train", "write_report"]
+
+_HOME = {
+    "Config": "splitcom.config",
+    "Run": "splitcom.methods.run",
+    "SplitComError": "splitcom.errors",
+    "compare": "splitcom.methods.compare",
+    "cut": "splitcom.models",
+    "export_run": "splitcom.methods.export",
+    "train": "splitcom.methods.run",
+    "write_report": "splitcom.report",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'splitcom' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,89 @@
+"""Every exception that the package raises on purpose; knows nothing of the rest of the package.
+
+SplitComError
+├── ConfigError            a configuration file, key or value
+├── ModelError             a model that cannot be loaded
+│   ├── CutError           ... or not be cut exactly
+│   └── AdapterError       ... or an adapter that does not fit it
+├── DataError              a data file, column or row
+├── CodecError             a codec used wrongly
+│   ├── SpecError          a codec's text cannot be read
+│   ├── NonFiniteError     a NaN or an infinity is about to be sent
+│   ├── PacketError        received bytes are no packet of this codec
+│   └── UnknownReference   a packet builds on a reference that is not held
+├── ProtocolError
+│   ├── LocalProtocolError   our side is about to break the protocol: a bug here
+│   └── RemoteProtocolError  the other side broke it
+└── RunError               a run folder that cannot be written, read or resumed
+"""
+
+from collections.abc import Sequence
+
+
+class SplitComError(Exception):
+    """Base of every error below; the command line prints its text and exits with 1."""
+
+
+class ConfigError(SplitComError):
+    """A configuration file, key or value is wrong."""
+
+
+class ModelError(SplitComError):
+    """A model cannot be found or loaded."""
+
+
+class CutError(ModelError):
+    """A model cannot be cut exactly; says what was looked for and what was found."""
+
+
+class AdapterError(ModelError):
+    """An adapter does not fit the model."""
+
+
+class DataError(SplitComError):
+    """A data file, column or row is wrong."""
+
+
+class CodecError(SplitComError):
+    """A codec cannot do what it is asked."""
+
+
+class SpecError(CodecError):
+    """The text of a codec cannot be read; points at the place."""
+
+    def __init__(self, message: str, spec: str, position: int) -> None:
+        self.spec = spec
+        self.position = position
+        super().__init__(f"{message}\n  {spec}\n  {' ' * position}^")
+
+
+class NonFiniteError(CodecError):
+    """A tensor about to be sent holds a NaN or an infinity."""
+
+
+class PacketError(CodecError):
+    """Received bytes are not a valid packet of the codec that was agreed on."""
+
+
+class UnknownReference(CodecError):  # noqa: N818  (the protocol's own term)
+    """A packet builds on references that the receiver does not hold in that version."""
+
+    def __init__(self, sample_ids: Sequence[int]) -> None:
+        self.sample_ids = list(sample_ids)
+        super().__init__(f"no matching reference for sample ids {self.sample_ids}")
+
+
+class ProtocolError(SplitComError):
+    """Base of the two protocol errors."""
+
+
+class LocalProtocolError(ProtocolError):
+    """This side is about to send what the protocol does not allow here: a bug in this program."""
+
+
+class RemoteProtocolError(ProtocolError):
+    """The other side sent what the protocol does not allow here."""
+
+
+class RunError(SplitComError):
+    """A run folder cannot be written, read or resumed."""
