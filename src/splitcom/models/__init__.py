@@ -1,0 +1,39 @@
+"""How a causal LM is cut into parts, loaded part by part and given adapters; knows no data and no traffic."""
+
+from splitcom.models.adapters import (
+    adapter_state,
+    add_lora,
+    export_adapter,
+    load_adapted,
+    load_adapter_state,
+    merge_adapter,
+)
+from splitcom.models.describe import Description, PartSize, describe, fingerprint
+from splitcom.models.load import load_body, load_config, load_front, load_model, load_tail, load_tokenizer
+from splitcom.models.split import Body, Front, Part, SplitModel, Tail, cut, replicate
+
+__all__ = [
+    "Body",
+    "Description",
+    "Front",
+    "Part",
+    "PartSize",
+    "SplitModel",
+    "Tail",
+    "adapter_state",
+    "add_lora",
+    "cut",
+    "describe",
+    "export_adapter",
+    "fingerprint",
+    "load_adapted",
+    "load_adapter_state",
+    "load_body",
+    "load_config",
+    "load_front",
+    "load_model",
+    "load_tail",
+    "load_tokenizer",
+    "merge_adapter",
+    "replicate",
+]

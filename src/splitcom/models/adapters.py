@@ -1,0 +1,255 @@
+"""LoRA on the parts of a cut model, through peft: add, read, write, export as one standard adapter, merge.
+
+Parts keep the whole model's names for their weights, so the joined adapter is the union of the parts' states.
+"""
+
+import math
+import warnings
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model_state_dict, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import check_target_module_exists
+from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from splitcom.errors import AdapterError
+from splitcom.models.anatomy import Anatomy, survey
+from splitcom.models.load import load_config, load_model, load_tokenizer, quiet, resolve, skeleton
+from splitcom.models.split import Part
+
+Targets = str | list[str] | None
+State = Mapping[str, Tensor]
+
+_NAME = "default"
+_EXPERT_NAMES = {"gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"}
+
+
+def add_lora(
+    part: Part,
+    rank: int = 8,
+    alpha: float = 16,
+    dropout: float = 0.0,
+    targets: Targets = None,
+    seed: int = 0,
+) -> None:
+    """Add LoRA to the part's blocks in place; nothing else of the part is trained. `rank` 0 adds nothing.
+
+    `targets` are names of linear modules or a regular expression, as in peft; None takes peft's default for
+    the model type or, where peft has none, every linear module of the blocks (in mixtures of experts, of their
+    attention). The initial values depend on `seed` and a module's name in the whole model alone: not on the
+    cut, the order of calls or the device.
+    Raises AdapterError where no module fits, one lies outside the blocks, or there is LoRA already.
+    """
+    if adapter_state(part):
+        raise AdapterError("the part has LoRA already; add it once per part")
+    if rank == 0:
+        return
+    if rank < 0 or not 0.0 <= dropout < 1.0:
+        raise AdapterError(f"rank = {rank} and dropout = {dropout}: expected rank >= 0 and 0 <= dropout < 1")
+    chosen = _chosen_modules(part, targets)
+    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(chosen))
+    config.fan_in_fan_out = any(isinstance(module, Conv1D) for module in chosen.values())
+    try:
+        inject_adapter_in_model(config, part.model, adapter_name=_NAME)
+    except ValueError as error:
+        raise AdapterError(f"peft cannot add LoRA: {error}") from error
+    for name, module in part.model.named_modules():
+        if isinstance(module, LoraLayer):
+            _initialise(module, zlib.crc32(f"{seed}:{name}".encode()))
+
+
+def adapter_state(part: Part) -> dict[str, Tensor]:
+    """Return copies of the part's LoRA tensors on the CPU, sorted by their names in the whole model."""
+    return {name: tensor.detach().cpu().clone() for name, tensor in _lora_parameters(part).items()}
+
+
+def load_adapter_state(part: Part, state: State) -> None:
+    """Set the part's LoRA tensors; AdapterError, and no change, where names or shapes do not fit."""
+    own = _lora_parameters(part)
+    if missing := sorted(own.keys() ^ state.keys()):
+        raise AdapterError(
+            f"the adapter does not fit the part: it has {len(state)} tensors where the part has {len(own)}; "
+            f"only one of them has {missing[:3]}"
+        )
+    for name, tensor in own.items():
+        if state[name].shape != tensor.shape:
+            raise AdapterError(
+                f"the adapter does not fit the part: {name} has shape {list(state[name].shape)}, "
+                f"expected {list(tensor.shape)}"
+            )
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(state[name])
+
+
+def export_adapter(
+    folder: str | Path,
+    base: str | Path,
+    front: State,
+    body: State,
+    tail: State | None = None,
+    *,
+    cut: int,
+    rank: int,
+    alpha: float,
+    dropout: float = 0.0,
+) -> None:
+    """Join the parts' states into one standard PEFT adapter for the whole model.
+
+    Any of them may be empty (a part without LoRA). `PeftModel.from_pretrained(base_model, folder)` then gives
+    the split model's logits. Raises AdapterError where the states are not those of parts of `base` cut so.
+    """
+    config = load_config(base)
+    model = skeleton(config)
+    anatomy = survey(model)
+    state = {**front, **body, **(tail or {})}
+    linear = _linear_modules(model, anatomy)
+    adapted = sorted({name.rsplit(".lora_", 1)[0] for name in state})
+    _check_fit(state, linear, rank)
+    for name in adapted:
+        index = int(name.removeprefix(f"{anatomy.blocks}.").split(".")[0])
+        if (index < cut) != any(key.startswith(f"{name}.") for key in front):
+            raise AdapterError(f"{name}: cut = {cut} puts block {index} into the other of front and body")
+    leaves = {_leaf(name) for name in adapted}
+    whole = adapted == sorted(name for name in linear if _leaf(name) in leaves)
+    lora = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        target_modules=sorted(leaves) if whole else adapted,
+        fan_in_fan_out=any(isinstance(linear[name], Conv1D) for name in adapted),
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=resolve(base),
+        inference_mode=True,
+    )
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    lora.save_pretrained(str(folder))
+    tensors = {f"base_model.model.{name}": tensor.contiguous() for name, tensor in sorted(state.items())}
+    save_file(tensors, Path(folder) / "adapter_model.safetensors", metadata={"format": "pt"})
+
+
+def load_adapted(base: str | Path, adapter_folder: str | Path) -> PeftModel:
+    """Load the whole base model with an adapter; AdapterError where there is none that fits."""
+    model = load_model(base)
+    try:
+        with warnings.catch_warnings():
+            # peft asks transformers for a property by the name that transformers has since deprecated.
+            warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
+            return PeftModel.from_pretrained(model, str(adapter_folder))
+    except (ValueError, RuntimeError, OSError, KeyError) as error:
+        raise AdapterError(f"{adapter_folder}: no PEFT adapter that fits {base}: {error}") from error
+
+
+def load_adapted(base: str | Path, adapter_folder: str | Path) -> PeftModel:
+    """Load the whole base model with a PEFT adapter on it; AdapterError where the adapter does not fit."""
+    model = load_model(base)
+    try:
+        with warnings.catch_warnings():
+            # peft asks transformers for a property by the name that transformers has since deprecated, and only
+            # warns of tensors that the folder lacks; those are found below.
+            warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
+            warnings.filterwarnings("ignore", "Found missing adapter keys", UserWarning)
+            adapted = PeftModel.from_pretrained(model, str(adapter_folder))
+        with safe_open(Path(adapter_folder) / "adapter_model.safetensors", framework="pt") as stored:
+            strange = set(stored.keys()) ^ get_peft_model_state_dict(adapted).keys()
+    except Exception as error:  # peft, safetensors and torch raise many unrelated types
+        raise AdapterError(f"{adapter_folder}: no PEFT adapter that fits {base}: {error}") from error
+    if strange:
+        raise AdapterError(
+            f"{adapter_folder}: does not fit {base}: adapter_model.safetensors and the model with the targets of "
+            f"adapter_config.json differ in {len(strange)} tensors, such as {sorted(strange)[:3]}"
+        )
+    return adapted
+
+
+def merge_adapter(adapter_folder: str | Path, base: str | Path, out: str | Path) -> None:
+    """Write the base model with the adapter's updates added to its weights, and its tokenizer, to `out`."""
+    merged = load_adapted(base, adapter_folder).merge_and_unload()
+    with quiet():
+        merged.save_pretrained(str(out))
+    load_tokenizer(base).save_pretrained(str(out))
+
+
+def _lora_parameters(part: Part) -> dict[str, nn.Parameter]:
+    return {
+        name.replace(f".{_NAME}.", "."): parameter
+        for name, parameter in sorted(part.model.named_parameters())
+        if ".lora_" in name
+    }
+
+
+def _linear_modules(model: nn.Module, anatomy: Anatomy) -> dict[str, nn.Linear | Conv1D]:
+    """Return the blocks' linear modules by name, without those that peft would take for something else."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | Conv1D)
+        and name.startswith(f"{anatomy.blocks}.")
+        # In mixtures of experts peft takes these names for the stacked weights of the experts of all layers.
+        and not (anatomy.mixture and _leaf(name) in _EXPERT_NAMES)
+    }
+
+
+def _chosen_modules(part: Part, targets: Targets) -> dict[str, nn.Linear | Conv1D]:
+    model, model_type = part.model, part.model.config.model_type
+    linear = _linear_modules(model, part.anatomy)
+    wanted = targets or TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(model_type)
+    if wanted is None:
+        return {name: module for name, module in linear.items() if _is_plain(model, name)}
+    config = LoraConfig(target_modules=wanted)
+    matching = [name for name, _ in model.named_modules() if check_target_module_exists(config, name)]
+    stray = [name for name in matching if name not in linear] if targets else []
+    chosen = {name: linear[name] for name in matching if name in linear}
+    if stray or not chosen:
+        raise AdapterError(
+            f"LoRA targets {sorted(wanted) if not isinstance(wanted, str) else wanted!r}"
+            f"{'' if targets else f' (the default for {model_type})'}: looked for linear modules of this part's "
+            f"blocks outside experts, found {f'also {stray[:5]}' if stray else 'none'}; "
+            f"name some of {sorted({_leaf(name) for name in linear})}"
+        )
+    return chosen
+
+
+def _is_plain(model: nn.Module, name: str) -> bool:
+    # Subclasses may be routers, which return tuples. peft refuses the output projection of state-space mixers,
+    # whose kernels read its weight directly.
+    plain = type(model.get_submodule(name)) in (nn.Linear, Conv1D)
+    return plain and not (_leaf(name) == "out_proj" and hasattr(model.get_submodule(_parent(name)), "conv1d"))
+
+
+def _leaf(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
+def _parent(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+def _initialise(layer: LoraLayer, seed: int) -> None:
+    """Draw A as peft does by default, but from a generator of its own; B is zero already."""
+    weight = layer.lora_A[_NAME].weight
+    drawn = torch.empty(weight.shape)
+    nn.init.kaiming_uniform_(drawn, a=math.sqrt(5), generator=torch.Generator().manual_seed(seed))
+    with torch.no_grad():
+        weight.copy_(drawn)
+
+
+def _check_fit(state: State, linear: Mapping[str, nn.Linear | Conv1D], rank: int) -> None:
+    if not state:
+        raise AdapterError("there is no LoRA in any part: nothing to export")
+    for name, tensor in state.items():
+        module, _, factor = name.partition(".lora_")
+        if module not in linear or factor not in ("A.weight", "B.weight"):
+            raise AdapterError(f"{name} does not fit the base model: it has no linear module {module}")
+        weight = linear[module].weight
+        inputs, outputs = weight.shape if isinstance(linear[module], Conv1D) else weight.shape[::-1]
+        expected = (rank, inputs) if factor == "A.weight" else (outputs, rank)
+        if tuple(tensor.shape) != expected:
+            raise AdapterError(f"{name} has shape {list(tensor.shape)}, expected {list(expected)}")

@@ -1,0 +1,210 @@
+"""Finding a model and loading the part of it that a party holds; knows nothing of training.
+
+A part is loaded by transformers' own `from_pretrained` into a class that drops what the part does not hold
+right after its construction on the meta device. Renamed or fused checkpoint tensors, tied weights and
+non-persistent buffers are therefore transformers' business, and no tensor of another part is ever read.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers.utils import logging
+
+from splitcom.errors import CutError, ModelError
+from splitcom.models.anatomy import survey
+from splitcom.models.checkpoint import StoredTensor, stored_tensors
+from splitcom.models.split import PARTS, Body, Front, Part, Tail, spans, strip
+
+BUNDLED = Path(__file__).parent / "bundled"
+
+
+def resolve(source: str | Path) -> str:
+    """Return the folder or hub name that `source` ("bundled", a folder or a hub name) stands for."""
+    if source == "bundled":
+        source = BUNDLED
+    if Path(source).is_dir():
+        if not (Path(source) / "config.json").is_file():
+            raise ModelError(f"{source}: no config.json in the folder; expected a Hugging Face model folder")
+        return str(source)
+    if isinstance(source, Path) or source.startswith((".", "/", "~")) or source.count("/") > 1:
+        raise ModelError(f"{source}: no such folder; give a model folder, a hub name or 'bundled'")
+    return source
+
+
+def load_config(source: str | Path) -> PreTrainedConfig:
+    """Load a model's configuration; ModelError where there is none."""
+    with failing_as_model_error(source, "configuration"):
+        return AutoConfig.from_pretrained(resolve(source))
+
+
+def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
+    """Load a model's tokenizer; ModelError where there is none."""
+    with failing_as_model_error(source, "tokenizer"):
+        return AutoTokenizer.from_pretrained(resolve(source))
+
+
+def load_model(
+    source: str | Path,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+    attn_implementation: str | None = None,
+) -> PreTrainedModel:
+    """Load a whole causal LM in evaluation mode; ModelError where it is missing, damaged or incomplete."""
+    config = load_config(source)
+    return _from_pretrained(
+        causal_class(config),
+        resolve(source),
+        name=source,
+        config=config,
+        dtype=dtype,
+        device=device,
+        attn_implementation=attn_implementation,
+    )
+
+
+def load_front(
+    source: str | Path,
+    cut: int = 2,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+    attn_implementation: str | None = None,
+) -> Front:
+    """Load embeddings and the first `cut` blocks, and nothing else, in evaluation mode."""
+    return cast(Front, _load_part(source, "front", cut, 0, dtype, device, attn_implementation))
+
+
+def load_body(
+    source: str | Path,
+    cut: int = 2,
+    tail_blocks: int = 0,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+    attn_implementation: str | None = None,
+) -> Body:
+    """Load the blocks between front and tail, with final norm and LM head where `tail_blocks` is 0."""
+    return cast(Body, _load_part(source, "body", cut, tail_blocks, dtype, device, attn_implementation))
+
+
+def load_tail(
+    source: str | Path,
+    tail_blocks: int = 1,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+    attn_implementation: str | None = None,
+) -> Tail:
+    """Load the last `tail_blocks` blocks, final norm and LM head."""
+    return cast(Tail, _load_part(source, "tail", 1, tail_blocks, dtype, device, attn_implementation))
+
+
+def causal_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
+    """Return transformers' causal LM class for a configuration; CutError where it has none."""
+    try:
+        found = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    except KeyError:
+        raise CutError(
+            f"looked for a causal language model of type {config.model_type!r} in transformers, found none"
+        ) from None
+    return cast(type[PreTrainedModel], found)
+
+
+def skeleton(config: PreTrainedConfig, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """Build a causal LM without weights, on the meta device."""
+    with torch.device("meta"):
+        return cast(PreTrainedModel, causal_class(config)._from_config(config, dtype=dtype))
+
+
+def _load_part(
+    source: str | Path,
+    name: str,
+    cut: int,
+    tail_blocks: int,
+    dtype: torch.dtype,
+    device: str | torch.device,
+    attn_implementation: str | None,
+) -> Part:
+    config = load_config(source)
+    anatomy = survey(skeleton(config))
+    parts = spans(anatomy.num_blocks, cut, tail_blocks)
+    if name not in parts:
+        raise CutError(f"tail_blocks = {tail_blocks}: a tail needs at least one block")
+    whole, span = causal_class(config), parts[name]
+
+    def construct(self: PreTrainedModel, config: PreTrainedConfig, *args: Any, **kwargs: Any) -> None:
+        whole.__init__(self, config, *args, **kwargs)
+        strip(self, anatomy, span)
+
+    # The name and module stay: transformers derives the loss and its weight conversions from them.
+    attributes = {
+        "__init__": construct,
+        "__module__": whole.__module__,
+        "_keys_to_ignore_on_load_unexpected": ["."],
+    }
+    part = type(whole.__name__, (whole,), attributes)
+    model = _from_pretrained(
+        part,
+        None,
+        name=source,
+        state_dict=_stored(source, dtype),
+        config=config,
+        dtype=dtype,
+        device=device,
+        attn_implementation=attn_implementation,
+    )
+    return PARTS[name](model, anatomy, span).eval()
+
+
+def _stored(source: str | Path, dtype: torch.dtype) -> dict[str, StoredTensor]:
+    with failing_as_model_error(source, "weights"):
+        return stored_tensors(resolve(source), widen=dtype == torch.float32)
+
+
+def _from_pretrained(
+    model_class: type[PreTrainedModel],
+    source: str | Path | None,
+    *,
+    name: str | Path,
+    device: str | torch.device,
+    attn_implementation: str | None,
+    **options: Any,
+) -> PreTrainedModel:
+    if attn_implementation:
+        options["attn_implementation"] = attn_implementation
+    with failing_as_model_error(name, "weights"), quiet():
+        model, info = model_class.from_pretrained(source, output_loading_info=True, **options)
+    if missing := sorted(info["missing_keys"]):
+        raise ModelError(
+            f"{name}: the checkpoint lacks {len(missing)} tensors that the model needs, such as "
+            f"{missing[:3]}; its files are incomplete or belong to another model"
+        )
+    return cast(PreTrainedModel, model.to(device))
+
+
+@contextlib.contextmanager
+def failing_as_model_error(source: str | Path, what: str) -> Iterator[None]:
+    """Turn whatever goes wrong inside into a ModelError that names the source and the remedy."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except Exception as error:  # transformers, safetensors and the hub raise many unrelated types
+        raise ModelError(
+            f"{source}: cannot load the {what}: {error}\nGive a local Hugging Face model folder, "
+            "a hub name (needs a network or a filled cache) or 'bundled'"
+        ) from error
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep transformers from showing progress bars for the moment."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

@@ -1,0 +1,273 @@
+"""Cutting a causal LM into front, body and tail, exactly; knows neither files nor adapters.
+
+Every part is the whole model with the blocks of the other parts replaced by stand-ins that hand the hidden
+states on. Nothing is renumbered, so whatever transformers looks up by layer index (attention types, sliding
+windows, scalings) stays right, and a part's weights keep the names they have in the whole model:
+
+    whole   embeddings ─► b0 ─► b1 ─► b2 ─► b3 ─► b4 ─► norm ─► head
+    front   embeddings ─► b0 ─► b1 ─► Exit ─► · ─► ·                     Exit takes what block 2 would get
+    body    ( zeros ) ─► · ─► Entry ─► b2 ─► b3 ─► Exit                  Entry puts it in block 2's way
+    tail    ( zeros ) ─► · ─► · ─► · ─► Entry ─► b4 ─► norm ─► head
+
+Body and tail still run the model's own code from `inputs_embeds`, which makes masks and positions; what it
+makes of the zeros (position embeddings, embedding norms and multipliers) is thrown away at Entry.
+Shapes: B batch, T tokens, D hidden, V vocabulary.
+"""
+
+import copy
+from dataclasses import dataclass
+from typing import Any, Self, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from splitcom.errors import CutError
+from splitcom.models.anatomy import Anatomy, Passed, Unused, survey
+
+
+@dataclass(frozen=True)
+class Span:
+    """The blocks `start <= index < stop` of `num_blocks` that a part holds."""
+
+    start: int
+    stop: int
+    num_blocks: int
+
+    @property
+    def first(self) -> bool:
+        """Whether the part embeds tokens."""
+        return self.start == 0
+
+    @property
+    def last(self) -> bool:
+        """Whether the part computes logits."""
+        return self.stop == self.num_blocks
+
+
+def spans(num_blocks: int, cut: int, tail_blocks: int = 0) -> dict[str, Span]:
+    """Return the span of each part by name; CutError where front or body would have no block."""
+    if cut < 1 or tail_blocks < 0 or cut + tail_blocks >= num_blocks:
+        raise CutError(
+            f"cut = {cut} with tail_blocks = {tail_blocks} does not fit a model of {num_blocks} blocks: "
+            "front and body need at least one each, so cut >= 1, tail_blocks >= 0 "
+            f"and cut + tail_blocks <= {num_blocks - 1}"
+        )
+    edge = num_blocks - tail_blocks
+    parts = {"front": Span(0, cut, num_blocks), "body": Span(cut, edge, num_blocks)}
+    return parts | ({"tail": Span(edge, num_blocks, num_blocks)} if tail_blocks else {})
+
+
+class Exit(Passed):
+    """Keeps the hidden states that leave the part here."""
+
+    taken: Tensor | None = None
+
+    def exchange(self, hidden: Tensor) -> Tensor:
+        """Keep them; the rest of the run has no use."""
+        self.taken = hidden
+        return hidden.detach()
+
+
+class Entry(Passed):
+    """Puts the hidden states that enter the part here in place of those that arrive."""
+
+    given: Tensor | None = None
+
+    def exchange(self, hidden: Tensor) -> Tensor:
+        """Give the ones that entered."""
+        assert self.given is not None
+        return self.given
+
+
+class Part(nn.Module):
+    """A span of a causal LM; all its weights frozen until `add_lora`. One call at a time per object."""
+
+    def __init__(self, model: PreTrainedModel, anatomy: Anatomy, span: Span) -> None:
+        super().__init__()
+        self.model = model.requires_grad_(False)
+        self.anatomy = anatomy
+        self.span = span
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """The blocks that the part holds, in order."""
+        return list(self._slots)[self.span.start : self.span.stop]
+
+    @property
+    def _slots(self) -> nn.ModuleList:
+        return cast(nn.ModuleList, self.model.get_submodule(self.anatomy.blocks))
+
+    def train(self, mode: bool = True) -> Self:
+        """Set training mode; what runs on the zeros before Entry stays without dropout."""
+        super().train(mode)
+        if not self.span.first:
+            self.model.eval()
+            for block in self.blocks:
+                block.train(mode)
+        return self
+
+    def _run(self, attention_mask: Tensor | None, **inputs: Tensor) -> Tensor:
+        if self.span.last:
+            return cast(Tensor, self.model(attention_mask=attention_mask, use_cache=False, **inputs).logits)
+        decoder = self.model.get_submodule(self.anatomy.decoder)
+        door = cast(Exit, self._slots[self.span.stop])
+        try:
+            decoder(attention_mask=attention_mask, use_cache=False, **inputs)
+            return cast(Tensor, door.taken)
+        finally:
+            door.taken = None  # or the graph would live until the next call
+
+
+class Front(Part):
+    """Embeddings and the first blocks."""
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Map ids and mask (int64 [B, T]) to hidden states [B, T, D] in the model's dtype."""
+        return self._run(attention_mask, input_ids=input_ids)
+
+
+class _Later(Part):
+    def forward(self, hidden: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Map hidden states [B, T, D] to logits [B, T, V], or to hidden states where a tail follows.
+
+        Differentiable in `hidden`, which may have another float dtype than the model.
+        """
+        door = cast(Entry, self._slots[self.span.start - 1])
+        door.given = hidden.to(self.model.dtype)
+        zeros = door.given.new_zeros(*hidden.shape[:2], self.anatomy.width)
+        try:
+            return self._run(attention_mask, inputs_embeds=zeros)
+        finally:
+            door.given = None
+
+
+class Body(_Later):
+    """The blocks after the cut; with final norm and LM head where there is no tail."""
+
+
+class Tail(_Later):
+    """The last blocks, final norm and LM head; where embeddings are tied, the head is their frozen copy."""
+
+
+@dataclass(frozen=True)
+class SplitModel:
+    """The parts of one model; calling it runs them one after the other, as the uncut model would."""
+
+    front: Front
+    body: Body
+    tail: Tail | None = None
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """Front, body and, where there is one, tail."""
+        return (self.front, self.body) if self.tail is None else (self.front, self.body, self.tail)
+
+    def __call__(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Map ids and mask (int64 [B, T]) to logits [B, T, V]."""
+        hidden = self.front(input_ids, attention_mask)
+        for part in self.parts[1:]:
+            hidden = part(hidden, attention_mask)
+        return cast(Tensor, hidden)
+
+
+PARTS: dict[str, type[Part]] = {"front": Front, "body": Body, "tail": Tail}
+
+
+def cut(model: PreTrainedModel, cut: int = 2, tail_blocks: int = 0) -> SplitModel:
+    """Cut a causal LM after its first `cut` blocks and, for the U-shape, before its last `tail_blocks`.
+
+    The parts share the storage of the model's weights, which stay as they are; they are left in the mode
+    (training or not) that the model is in. Raises CutError where the model cannot be cut exactly.
+    """
+    if not isinstance(model, PreTrainedModel):
+        raise CutError(
+            f"looked for a transformers PreTrainedModel, found {type(model).__name__}; "
+            "cut the base model and add LoRA to the parts with add_lora"
+        )
+    anatomy = survey(model)
+    parts: dict[str, Any] = {}
+    for name, span in spans(anatomy.num_blocks, cut, tail_blocks).items():
+        part = strip(_share(model, trainable=True), anatomy, span)
+        parts[name] = PARTS[name](part, anatomy, span).train(model.training)
+    split = SplitModel(**parts)
+    _verify(model, split)
+    return split
+
+
+def strip(model: PreTrainedModel, anatomy: Anatomy, span: Span) -> PreTrainedModel:
+    """Replace in place whatever a part does not hold; works on the meta device as well."""
+    blocks = cast(nn.ModuleList, model.get_submodule(anatomy.blocks))
+    for index, block in enumerate(blocks):
+        if not span.start <= index < span.stop:
+            kind = {span.start - 1: Entry, span.stop: Exit}.get(index, Passed)
+            blocks[index] = kind(block, anatomy.form)
+    dropped = [*([] if span.last else anatomy.after), *([] if span.first else anatomy.before)]
+    if not span.first and not (span.last and anatomy.tied):  # a tied head needs its weight
+        dropped.append(anatomy.embeddings)
+    for name in dropped:
+        model.set_submodule(name, Unused())
+    names = dict(model.named_parameters(remove_duplicate=False))
+    model.all_tied_weights_keys = {
+        target: source
+        for target, source in model.all_tied_weights_keys.items()
+        if target in names and source in names
+    }
+    return model
+
+
+PartT = TypeVar("PartT", bound=Part)
+
+
+def replicate(part: PartT) -> PartT:
+    """Return a copy with trainable tensors of its own that shares every frozen tensor with `part`."""
+    return _share(part, trainable=False)
+
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+
+def _share(module: ModuleT, trainable: bool) -> ModuleT:
+    """Copy modules but not tensors; trainable parameters are shared (then frozen) only where asked."""
+    memo: dict[int, Any] = {id(buffer): buffer for buffer in module.buffers()}
+    for parameter in module.parameters():
+        if trainable:
+            memo[id(parameter)] = nn.Parameter(parameter.detach(), requires_grad=False)
+        elif not parameter.requires_grad:
+            memo[id(parameter)] = parameter
+    return copy.deepcopy(module, memo)
+
+
+@torch.no_grad()
+def _verify(model: PreTrainedModel, split: SplitModel) -> None:
+    """Compare logits on two short right-padded texts: the last line of defence against a wrong cut."""
+    if model.device.type == "meta":
+        return
+    # Frozen as the parts are: torch.matmul may sum in another order where a factor requires a gradient.
+    whole = _share(model, trainable=True)
+    ids = torch.tensor([[1, 2, 3, 2], [2, 1, 0, 0]], device=model.device)
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]], device=model.device)
+    modules = (whole, *split.parts)
+    for module in modules:
+        module.eval()
+    try:
+        expected = whole(input_ids=ids, attention_mask=mask, use_cache=False).logits
+        logits = split(ids, mask)
+    except Exception as error:  # whatever the model's own code raises on a part
+        raise CutError(f"{_place(model, split)}: looked for a run of the parts, found {error!r}") from error
+    for module in modules:
+        module.train(model.training)
+    # On accelerators some kernels add up in no fixed order.
+    tolerance = 0.0 if model.device.type == "cpu" else 1e-2
+    if not torch.allclose(expected, logits, rtol=tolerance, atol=tolerance, equal_nan=True):
+        difference = (expected - logits).abs().max().item()
+        raise CutError(
+            f"{_place(model, split)}: looked for equal logits of the cut and the uncut model, "
+            f"found a difference of {difference:.3g}"
+        )
+
+
+def _place(model: PreTrainedModel, split: SplitModel) -> str:
+    return f"{type(model).__name__} cannot be cut into blocks " + ", ".join(
+        f"{part.span.start}-{part.span.stop - 1}" for part in split.parts
+    )
