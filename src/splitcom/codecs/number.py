@@ -1,0 +1,81 @@
+"""Number formats that keep a float per element: none (fp32), fp16, bf16."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Generator, Tensor
+from typing_extensions import override
+
+from splitcom.codecs.stage import MAX_MAGNITUDE, Number, register
+from splitcom.codecs.wire import Buffer, Reader, tensor_bytes
+
+
+@dataclass(frozen=True)
+class _Float(Number):
+    dtype: ClassVar[torch.dtype]
+
+    @override
+    def encode(self, matrix: Tensor, generator: Generator | None) -> tuple[list[Buffer], Tensor]:
+        stored = to_dtype(matrix, self.dtype)
+        return [tensor_bytes(stored)], stored.float()
+
+    @override
+    def decode(self, reader: Reader, rows: int, width: int) -> Tensor:
+        return reader.tensor(self.dtype, rows, width, what=f"{self.name} values").float()
+
+    @override
+    def size(self, rows: int, width: int) -> int:
+        return rows * width * self.dtype.itemsize
+
+
+@register
+@dataclass(frozen=True)
+class Float32(_Float):
+    """fp32 as it is: no error, 4 bytes per element.
+
+    >>> Float32().encode(torch.tensor([[0.1]]), None)[1].item() == torch.tensor(0.1).item()
+    True
+    """
+
+    name = "none"
+    dtype = torch.float32
+
+
+@register
+@dataclass(frozen=True)
+class Float16(_Float):
+    """IEEE half precision, 2 bytes per element.
+
+    Error at most `2**-11 |x| + 2**-25`; what is beyond ±65504 becomes ±65504.
+
+    >>> Float16().encode(torch.tensor([[0.1, 1e6]]), None)[1].tolist()
+    [[0.0999755859375, 65504.0]]
+    """
+
+    name = "fp16"
+    dtype = torch.float16
+
+
+@register
+@dataclass(frozen=True)
+class BFloat16(_Float):
+    """bfloat16, 2 bytes per element. Error at most `2**-8 |x| + 2**-134`.
+
+    >>> BFloat16().encode(torch.tensor([[0.1, 1e6]]), None)[1].tolist()
+    [[0.10009765625, 999424.0]]
+    """
+
+    name = "bf16"
+    dtype = torch.bfloat16
+
+
+def to_dtype(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """Round fp32 `values` to `dtype`; what `dtype` or a codec cannot hold becomes the largest it can.
+
+    A finite input gives a finite output. fp32 comes back as it is.
+    """
+    if dtype == torch.float32:
+        return values
+    limit = min(torch.finfo(dtype).max, MAX_MAGNITUDE)
+    return values.clamp(-limit, limit).to(dtype)

@@ -1,0 +1,335 @@
+"""Where the references of one (client, flow, side) live: in memory, or in a bounded file. Knows no codec.
+
+Sender and receiver do the same operations in the same order on a store each, with the same precision and
+limit; so both hold, count and evict the same. Where they differ after all (a lost packet, a restart), version
+and checksum show it before a reference is used.
+"""
+
+import json
+import os
+import struct
+import zlib
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Literal, NamedTuple, TypeAlias
+
+import lmdb
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from typing_extensions import override
+
+from splitcom.codecs.number import to_dtype
+from splitcom.codecs.wire import Bools, Buffer, Ints, tensor_bytes
+from splitcom.errors import CodecError
+
+Precision: TypeAlias = Literal["fp32", "fp16", "bf16"]
+
+_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+_SAFETENSORS_DTYPES = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}
+
+
+class Reference(NamedTuple):
+    """What is known of a stored reference without reading it."""
+
+    length: int
+    """Tokens."""
+    version: int
+    """Counts the times this sample was sent; 1 where it was sent without use of an older reference."""
+    checksum: int
+    """CRC-32 of the stored bytes."""
+
+
+class ReferenceStore(ABC):
+    """References by sample id, in a fixed precision, the least recently used evicted first.
+
+    Values beyond the precision's range are stored as its largest (fp16: ±65504). All references of a store
+    have the same width.
+
+    Args:
+        precision: how a reference is stored: "fp16", "bf16" or "fp32".
+        limit_bytes: upper bound of `num_bytes`, None for none. Must be the same on both sides.
+    """
+
+    def __init__(self, precision: Precision = "fp16", limit_bytes: int | None = None) -> None:
+        if precision not in _DTYPES:
+            raise CodecError(
+                f"precision of references must be one of {', '.join(_DTYPES)}, not {precision!r}"
+            )
+        if limit_bytes is not None and limit_bytes < 0:
+            raise CodecError(f"limit_bytes of references must not be negative, is {limit_bytes}")
+        self.precision: Precision = precision
+        self.limit_bytes = limit_bytes
+        self.hidden: int | None = None
+        """Width of the references; None while the store has never held one."""
+        self.num_bytes = 0
+        """Bytes of all stored values."""
+        self._index: OrderedDict[int, Reference] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def __contains__(self, sample_id: int) -> bool:
+        return sample_id in self._index
+
+    def __iter__(self) -> Iterator[int]:
+        """Sample ids, the least recently used first."""
+        return iter(self._index)
+
+    def peek(self, sample_ids: Iterable[int]) -> list[Reference | None]:
+        """What is known of each reference, None where there is none; counts as no use."""
+        return [self._index.get(sample_id) for sample_id in sample_ids]
+
+    def read(self, sample_ids: Sequence[int]) -> Tensor:
+        """The references of `sample_ids`, concatenated: fp32 `[tokens, hidden]`, a copy, on the CPU.
+
+        Counts as no use (see `update`). KeyError where one is missing.
+        """
+        data = bytearray().join(self._load(sample_ids))
+        return torch.frombuffer(data, dtype=_DTYPES[self.precision]).view(-1, self.hidden or 1).float()
+
+    def update(
+        self, sample_ids: Sequence[int], lengths: Ints, values: Tensor, *, changed: Bools, known: Bools
+    ) -> None:
+        """Count every sample of a batch as used, in order, replace the references that `changed`, and evict.
+
+        Args:
+            sample_ids: the batch; none twice.
+            lengths: tokens of each sample, `[batch]`.
+            values: fp32 `[tokens, hidden]`, the tokens of the changed samples only.
+            changed: which samples get a new reference, `[batch]`; must hold where there is none yet.
+            known: which samples were coded with use of their old reference, `[batch]`: their version goes up
+                by one; that of the others starts at 1 again.
+
+        Raises:
+            CodecError: where the store cannot be written; it is then as it was before.
+        """
+        raw = tensor_bytes(to_dtype(values, _DTYPES[self.precision]))
+        token_bytes = self._token_bytes(values.shape[1])
+        used: dict[int, Reference] = {}
+        data: dict[int, Buffer] = {}
+        end = 0
+        for sample_id, length, is_new, is_known in zip(
+            sample_ids, lengths.tolist(), changed.tolist(), known.tolist(), strict=True
+        ):
+            if is_new:
+                end, start = end + length * token_bytes, end
+                data[sample_id] = raw[start:end]
+                version = self._index[sample_id].version + 1 if is_known else 1
+                used[sample_id] = Reference(length, version, zlib.crc32(raw[start:end]))
+            else:
+                used[sample_id] = self._index[sample_id]
+        self._replace(used, data, values.shape[1])
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._write({}, list(self._index))
+        self._index.clear()
+        self.num_bytes, self.hidden = 0, None
+
+    def close(self) -> None:  # noqa: B027  (only some stores hold anything open)
+        """Give up what the store holds open; it cannot be used afterwards."""
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write everything to a safetensors file, atomically, one reference in memory at a time.
+
+        Raises:
+            CodecError: where the file cannot be written; an older file is then as it was.
+        """
+        entries = list(self._index.values())
+        hidden = self.hidden or 0
+        columns = {
+            "ids": np.array(list(self._index), "<i8"),
+            "lengths": np.array([entry.length for entry in entries], "<i8"),
+            "versions": np.array([entry.version for entry in entries], "<i8"),
+            "checksums": np.array([entry.checksum for entry in entries], "<i8"),
+        }
+        header: dict[str, object] = {}
+        end = 0
+        for name, column in columns.items():
+            header[name] = {
+                "dtype": "I64",
+                "shape": [len(column)],
+                "data_offsets": [end, end + column.nbytes],
+            }
+            end += column.nbytes
+        header["values"] = {
+            "dtype": _SAFETENSORS_DTYPES[self.precision],
+            "shape": [int(columns["lengths"].sum()), hidden],
+            "data_offsets": [end, end + self.num_bytes],
+        }
+        text = json.dumps(header).encode()
+        text += b" " * (-len(text) % 8)
+        path = Path(path)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            with temporary.open("wb") as file:
+                file.write(struct.pack("<Q", len(text)) + text)
+                file.writelines(column.tobytes() for column in columns.values())
+                file.writelines(self._load([sample_id])[0] for sample_id in self._index)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise CodecError(f"cannot write references to {path}: {error}") from error
+
+    def load(self, path: str | os.PathLike[str]) -> None:
+        """Replace everything by what `save` wrote to `path`, order of use included.
+
+        Raises:
+            CodecError: where the file is missing, damaged or of another precision; the store is then empty.
+        """
+        self.clear()
+        try:
+            with safe_open(path, framework="pt") as file:
+                values = file.get_slice("values")
+                if values.get_dtype() != _SAFETENSORS_DTYPES[self.precision]:
+                    raise CodecError(
+                        f"references in {path} are {values.get_dtype()}, this store keeps {self.precision}; "
+                        "use the precision of the run that wrote them"
+                    )
+                columns = [
+                    file.get_tensor(name).tolist() for name in ("ids", "lengths", "versions", "checksums")
+                ]
+                tokens, hidden = values.get_shape()
+                if min(columns[1], default=1) < 1 or sum(columns[1]) != tokens:
+                    raise CodecError(f"references in {path} are damaged: their lengths do not add up")
+                end = 0
+                for sample_id, *entry in zip(*columns, strict=True):
+                    reference = Reference(*entry)
+                    end, start = end + reference.length, end
+                    data = tensor_bytes(values[start:end])
+                    if zlib.crc32(data) != reference.checksum:
+                        raise CodecError(f"references in {path} are damaged: checksum of sample {sample_id}")
+                    self._replace({sample_id: reference}, {sample_id: data}, hidden)
+        except (OSError, SafetensorError, ValueError) as error:
+            self.clear()
+            raise CodecError(f"cannot read references from {path}: {error}") from error
+        except CodecError:
+            self.clear()
+            raise
+
+    def _replace(self, used: Mapping[int, Reference], data: Mapping[int, Buffer], hidden: int) -> None:
+        token_bytes = self._token_bytes(hidden)
+        added = sum(used[sample_id].length for sample_id in data)
+        removed = sum(self._index[sample_id].length for sample_id in data if sample_id in self._index)
+        num_bytes = self.num_bytes + (added - removed) * token_bytes
+        evicted: set[int] = set()
+        by_use = chain((sample_id for sample_id in self._index if sample_id not in used), used)
+        while self.limit_bytes is not None and num_bytes > self.limit_bytes:
+            oldest = next(by_use)
+            num_bytes -= (used.get(oldest) or self._index[oldest]).length * token_bytes
+            evicted.add(oldest)
+        # first what may fail, then the index
+        kept = {sample_id: item for sample_id, item in data.items() if sample_id not in evicted}
+        self._write(kept, [sample_id for sample_id in evicted if sample_id in self._index])
+        self.num_bytes, self.hidden = num_bytes, hidden
+        self._index.update(used)
+        for sample_id in used:
+            self._index.move_to_end(sample_id)
+        for sample_id in evicted:
+            del self._index[sample_id]
+
+    def _token_bytes(self, hidden: int) -> int:
+        return hidden * _DTYPES[self.precision].itemsize
+
+    @abstractmethod
+    def _load(self, sample_ids: Sequence[int]) -> list[Buffer]:
+        """The stored bytes of each sample; KeyError where one is missing."""
+
+    @abstractmethod
+    def _write(self, data: Mapping[int, Buffer], removed: Sequence[int]) -> None:
+        """Remove samples, then store copies of `data`; all of it or, with a CodecError, nothing."""
+
+
+class MemoryReferences(ReferenceStore):
+    """References in memory.
+
+    >>> store = MemoryReferences("fp16")
+    >>> new = np.array([True])
+    >>> store.update([7], np.array([1]), torch.tensor([[0.1]]), changed=new, known=~new)
+    >>> store.read([7]).item(), store.peek([7])[0].version, store.num_bytes
+    (0.0999755859375, 1, 2)
+    """
+
+    def __init__(self, precision: Precision = "fp16", limit_bytes: int | None = None) -> None:
+        super().__init__(precision, limit_bytes)
+        self._data: dict[int, bytes] = {}
+
+    @override
+    def _load(self, sample_ids: Sequence[int]) -> list[Buffer]:
+        return [self._data[sample_id] for sample_id in sample_ids]
+
+    @override
+    def _write(self, data: Mapping[int, Buffer], removed: Sequence[int]) -> None:
+        for sample_id in removed:
+            del self._data[sample_id]
+        for sample_id, item in data.items():
+            self._data[sample_id] = bytes(item)
+
+
+class FileReferences(ReferenceStore):
+    """References in an lmdb file, for more of them than memory holds.
+
+    The file is scratch space of one process: it is emptied when opened. What must outlive the process goes
+    through `save` and `load`.
+
+    Args:
+        path: folder of the file, made where missing.
+        limit_bytes: upper bound of the stored values; the file itself is up to about twice as large (pages).
+        precision: as for every store.
+
+    Raises:
+        CodecError: where the file cannot be opened.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], limit_bytes: int, precision: Precision = "fp16") -> None:
+        super().__init__(precision, limit_bytes)
+        self._path = Path(path)
+        try:
+            self._path.mkdir(parents=True, exist_ok=True)
+            # sync=False: nothing is read again after a crash, so nothing need be flushed
+            self._env = lmdb.open(str(self._path), map_size=2 * limit_bytes + _MIN_MAP_BYTES, sync=False)
+            with self._env.begin(write=True) as transaction:
+                transaction.drop(self._env.open_db(txn=transaction), delete=False)
+        except (OSError, lmdb.Error) as error:
+            raise CodecError(f"cannot open a reference file in {self._path}: {error}") from error
+
+    @override
+    def close(self) -> None:
+        self._env.close()
+
+    @override
+    def _load(self, sample_ids: Sequence[int]) -> list[Buffer]:
+        with self._env.begin() as transaction:
+            items: list[Buffer | None] = [transaction.get(_key(sample_id)) for sample_id in sample_ids]
+        found = [item for item in items if item is not None]
+        if len(found) < len(items):
+            raise KeyError(sample_ids[items.index(None)])
+        return found
+
+    @override
+    def _write(self, data: Mapping[int, Buffer], removed: Sequence[int]) -> None:
+        try:
+            with self._env.begin(write=True) as transaction:
+                for sample_id in removed:
+                    transaction.delete(_key(sample_id))
+                for sample_id, item in data.items():
+                    transaction.put(_key(sample_id), item)
+        except lmdb.MapFullError:  # free pages are scattered; the map is only address space
+            self._env.set_mapsize(2 * self._env.info()["map_size"])
+            self._write(data, removed)
+        except lmdb.Error as error:
+            raise CodecError(f"cannot write references to {self._path}: {error}") from error
+
+
+_MIN_MAP_BYTES = 1 << 20
+
+
+def _key(sample_id: int) -> bytes:
+    return struct.pack(">q", sample_id)

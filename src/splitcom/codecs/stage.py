@@ -1,0 +1,143 @@
+"""What a stage is, the places a chain has for stages, and the registry that names them.
+
+A new stage is one file with one class under `@register`, imported in `codecs/__init__.py`.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import MISSING, dataclass, fields
+from enum import IntEnum
+from typing import ClassVar, TypeVar
+
+from torch import Generator, Tensor
+
+from splitcom.codecs.wire import Buffer, Ints, Reader
+
+MAX_MAGNITUDE = 1e34
+"""Largest magnitude a codec takes or a reference keeps: leaves room for sums and differences in fp32."""
+
+
+class Place(IntEnum):
+    """Where a stage stands in a chain; a chain has at most one stage per place, in this order."""
+
+    SKIP = 1
+    PREDICT = 2
+    TRANSFORM = 3
+    NUMBER = 4
+    ENTROPY = 5
+
+
+class ArgumentError(ValueError):
+    """A stage's argument is out of range; `spec` turns it into an error that points at the place."""
+
+    def __init__(self, argument: str, message: str) -> None:
+        self.argument = argument
+        super().__init__(f"{argument} {message}")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of a codec: a frozen dataclass whose fields are the arguments in the mini-language.
+
+    Fields may be `int`, `float` or `Literal[...]`; `__post_init__` raises ArgumentError where one is out of
+    range. Stages hold no state.
+    """
+
+    name: ClassVar[str]
+    place: ClassVar[Place]
+
+    def __str__(self) -> str:
+        """Canonical text: required arguments by position, the others by name where not the default."""
+        arguments = []
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.default is MISSING:
+                arguments.append(str(value))
+            elif value != field.default:
+                arguments.append(f"{field.name}={value}")
+        return f"{self.name}({', '.join(arguments)})" if arguments else self.name
+
+
+class Transform(Stage, ABC):
+    """Turns a matrix `[rows, width]` into smaller matrices and, perhaps, some side information in bytes.
+
+    `lengths` gives the rows of each sample. Sizes and shapes must follow from the arguments alone, and must
+    not shrink as rows are added, so that a receiver can bound a packet before it reads it.
+    """
+
+    place = Place.TRANSFORM
+
+    @abstractmethod
+    def forward(
+        self, values: Tensor, lengths: Ints, generator: Generator | None
+    ) -> tuple[Buffer, list[Tensor]]:
+        """Give the side information and the matrices."""
+
+    @abstractmethod
+    def inverse(self, side: Buffer, parts: Sequence[Tensor], lengths: Ints, width: int) -> Tensor:
+        """Rebuild `[rows, width]`, with elementwise operations in a defined order only.
+
+        Raises:
+            PacketError: where `side` is malformed.
+        """
+
+    @abstractmethod
+    def shapes(self, lengths: Ints, width: int) -> list[tuple[int, int]]:
+        """The shapes of the matrices that `forward` gives."""
+
+    @abstractmethod
+    def side_size(self, lengths: Ints, width: int) -> int:
+        """Bytes of side information that `forward` gives."""
+
+
+class Number(Stage, ABC):
+    """Turns a matrix of fp32 numbers into bytes, element by element or in groups within a row."""
+
+    place = Place.NUMBER
+
+    @abstractmethod
+    def encode(self, matrix: Tensor, generator: Generator | None) -> tuple[list[Buffer], Tensor]:
+        """Give the bytes and the fp32 matrix that `decode` will make of them, bit for bit."""
+
+    @abstractmethod
+    def decode(self, reader: Reader, rows: int, width: int) -> Tensor:
+        """Read an fp32 matrix back.
+
+        Raises:
+            PacketError: where the bytes run out. The codec refuses numbers that are not finite.
+        """
+
+    @abstractmethod
+    def size(self, rows: int, width: int) -> int:
+        """Bytes that `encode` gives; never shrinks as rows are added."""
+
+
+class Entropy(Stage, ABC):
+    """Shortens bytes without loss."""
+
+    place = Place.ENTROPY
+
+    @abstractmethod
+    def compress(self, data: bytes) -> bytes:
+        """Compress the body of a packet."""
+
+    @abstractmethod
+    def decompress(self, data: Buffer, limit_bytes: int) -> bytes:
+        """Inverse of `compress`.
+
+        Raises:
+            PacketError: where the data are malformed or would give more than `limit_bytes`.
+        """
+
+
+S = TypeVar("S", bound=Stage)
+
+STAGES: dict[str, type[Stage]] = {}
+
+
+def register(cls: type[S]) -> type[S]:
+    """Make a stage known to the mini-language under its `name`; a second one of that name is refused."""
+    if cls.name in STAGES:
+        raise ValueError(f"a stage named {cls.name!r} is registered already: {STAGES[cls.name]}")
+    STAGES[cls.name] = cls
+    return cls

@@ -1,0 +1,240 @@
+"""What every reference store promises."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from splitcom.codecs import (
+    FileReferences,
+    MemoryReferences,
+    Precision,
+    Ragged,
+    ReferenceStore,
+    parse,
+    references,
+)
+from splitcom.errors import CodecError
+
+Make = Callable[..., ReferenceStore]
+
+
+@pytest.fixture(params=["memory", "file"])
+def make(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
+    made: list[ReferenceStore] = []
+
+    def make_store(limit_bytes: int = 1 << 20, precision: Precision = "fp16") -> ReferenceStore:
+        if request.param == "memory":
+            store: ReferenceStore = MemoryReferences(precision, limit_bytes)
+        else:
+            store = FileReferences(tmp_path / f"references{len(made)}", limit_bytes, precision)
+        made.append(store)
+        return store
+
+    def close() -> None:
+        for store in made:
+            store.close()
+
+    request.addfinalizer(close)
+    return make_store
+
+
+def put(store: ReferenceStore, samples: dict[int, torch.Tensor], known: bool = False) -> None:
+    lengths = np.array([len(values) for values in samples.values()])
+    flags = np.ones(len(samples), np.bool_)
+    store.update(list(samples), lengths, torch.cat([*samples.values()]), changed=flags, known=flags & known)
+
+
+def touch(store: ReferenceStore, *ids: int) -> None:
+    lengths = np.array([reference.length for reference in store.peek(ids) if reference])
+    flags = np.zeros(len(ids), np.bool_)
+    store.update(ids, lengths, torch.empty(0, store.hidden or 1), changed=flags, known=~flags)
+
+
+def sample(value: float, length: int = 2, hidden: int = 4) -> torch.Tensor:
+    return torch.full((length, hidden), value)
+
+
+def test_reads_what_was_put_in_the_order_asked(make: Make) -> None:
+    store = make()
+    put(store, {7: sample(1.0), 9: sample(2.0, length=1)})
+    assert store.read([9, 7])[:, 0].tolist() == [2.0, 1.0, 1.0]
+    assert len(store) == 2 and 7 in store and 8 not in store
+    assert store.num_bytes == 3 * 4 * 2
+    assert store.peek([8]) == [None]
+
+
+def test_versions_count_from_one_and_start_anew_without_the_old(make: Make) -> None:
+    store = make()
+    versions = []
+    for known in (False, True, True, False):
+        put(store, {7: sample(len(versions))}, known=known)
+        versions += [reference.version for reference in store.peek([7]) if reference]
+    assert versions == [1, 2, 3, 1]
+
+
+def test_checksum_tells_values_apart(make: Make) -> None:
+    store = make()
+    put(store, {1: sample(1.0), 2: sample(1.0), 3: sample(1.001)})
+    one, two, three = (reference.checksum for reference in store.peek([1, 2, 3]) if reference)
+    assert one == two != three
+
+
+@pytest.mark.parametrize(("precision", "largest"), [("fp16", 65504.0), ("bf16", 1e6), ("fp32", 1e6)])
+def test_what_a_precision_cannot_hold_becomes_its_largest(
+    make: Make, precision: Precision, largest: float
+) -> None:
+    store = make(precision=precision)
+    put(store, {1: sample(1e6), 2: sample(-1e6), 3: sample(3e38), 4: sample(1 / 3)})
+    assert store.read([1])[0, 0].item() == pytest.approx(largest, rel=2**-8)
+    assert store.read([2])[0, 0].item() == pytest.approx(-largest, rel=2**-8)
+    assert store.read([3]).isfinite().all()
+    assert store.num_bytes == 4 * 8 * {"fp16": 2, "bf16": 2, "fp32": 4}[precision]
+
+
+def test_the_least_recently_used_goes_first(make: Make) -> None:
+    store = make(limit_bytes=3 * 16)
+    put(store, {1: sample(1.0), 2: sample(2.0), 3: sample(3.0)})
+    touch(store, 1)
+    put(store, {4: sample(4.0)})
+    assert list(store) == [3, 1, 4] and store.num_bytes == 48
+    assert store.peek([2]) == [None]
+    put(store, {5: sample(5.0, length=6)})
+    assert list(store) == [5]
+    put(store, {6: sample(6.0, length=7)})
+    assert len(store) == 0 and store.num_bytes == 0
+
+
+def test_a_batch_larger_than_the_limit_keeps_its_last_samples(make: Make) -> None:
+    store = make(limit_bytes=16)
+    put(store, {1: sample(1.0), 2: sample(2.0)})
+    assert list(store) == [2] and store.read([2])[0, 0].item() == 2.0
+
+
+def test_replacing_frees_the_old_bytes(make: Make) -> None:
+    store = make(limit_bytes=64)
+    for length in (1, 8, 2, 4):
+        put(store, {1: sample(float(length), length=length)})
+        assert store.num_bytes == length * 8 and len(store.read([1])) == length
+
+
+def test_clear(make: Make) -> None:
+    store = make()
+    put(store, {1: sample(1.0)})
+    store.clear()
+    assert len(store) == 0 and store.num_bytes == 0
+    put(store, {1: sample(1.0, hidden=9)})
+    assert store.read([1]).shape == (2, 9)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "fp32"])
+def test_save_and_load_keep_everything(make: Make, tmp_path: Path, precision: Precision) -> None:
+    store, other = make(precision=precision), make(precision=precision)
+    put(store, {3: sample(0.1), 1: sample(0.2, length=5), 2: sample(0.3)})
+    put(store, {3: sample(0.4)}, known=True)
+    put(other, {99: sample(1.0, hidden=7)})
+    store.save(tmp_path / "store.safetensors")
+    other.load(tmp_path / "store.safetensors")
+    assert list(other) == list(store) == [1, 2, 3]
+    assert other.peek(other) == store.peek(store)
+    assert torch.equal(other.read([1, 2, 3]), store.read([1, 2, 3]))
+    assert (other.num_bytes, other.hidden) == (store.num_bytes, 4)
+    assert [path.name for path in tmp_path.glob("*store*")] == ["store.safetensors"]
+
+
+def test_an_empty_store_can_be_saved(make: Make, tmp_path: Path) -> None:
+    make().save(tmp_path / "store.safetensors")
+    store = make()
+    put(store, {1: sample(1.0)})
+    store.load(tmp_path / "store.safetensors")
+    assert len(store) == 0 and store.hidden is None
+
+
+def test_load_evicts_what_the_limit_does_not_allow(make: Make, tmp_path: Path) -> None:
+    store = make()
+    put(store, {1: sample(1.0), 2: sample(2.0)})
+    store.save(tmp_path / "store.safetensors")
+    small = make(limit_bytes=16)
+    small.load(tmp_path / "store.safetensors")
+    assert list(small) == [2]
+
+
+def test_a_bad_file_is_refused_and_named(make: Make, tmp_path: Path) -> None:
+    path = tmp_path / "store.safetensors"
+    store = make()
+    with pytest.raises(CodecError, match=r"store\.safetensors"):
+        store.load(path)
+    put(store, {1: sample(1.0)})
+    store.save(path)
+    with pytest.raises(CodecError, match="keeps bf16"):
+        make(precision="bf16").load(path)
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(CodecError, match="checksum of sample 1"):
+        store.load(path)
+    assert len(store) == 0
+    path.write_bytes(data[:50])
+    with pytest.raises(CodecError, match="cannot read"):
+        store.load(path)
+
+
+def test_a_failed_save_leaves_the_older_file(make: Make, tmp_path: Path) -> None:
+    store = make()
+    put(store, {1: sample(1.0)})
+    path = tmp_path / "folder"
+    path.mkdir()
+    with pytest.raises(CodecError, match="cannot write"):
+        store.save(path)
+    assert list(tmp_path.glob("*folder*")) == [path]
+
+
+def test_both_sides_evict_alike(make: Make) -> None:
+    codec = parse("temporal(0.98) > delta > int4")
+    sender, receiver = make(limit_bytes=700), make(limit_bytes=700)
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(12, 5, 16, generator=generator)
+    evicted = 0
+    for step in range(12):
+        values += 0.1 * torch.randn(values.shape, generator=generator) * (step % 3)
+        ids = torch.randperm(12, generator=generator)[:3]
+        evicted += sum(1 for i in ids.tolist() if sender.peek([i]) == [None])
+        batch = Ragged(values[ids].flatten(0, 1), torch.full((3,), 5))
+        encoded = codec.encode(batch, ids.tolist(), sender)
+        assert torch.equal(codec.decode(encoded.packet, receiver).batch.values, encoded.reconstruction.values)
+        assert list(sender) == list(receiver) and sender.num_bytes <= 700
+    assert evicted > 12
+
+
+def test_wrong_arguments_are_named(make: Make) -> None:
+    with pytest.raises(CodecError, match="one of fp32, fp16, bf16, not 'fp8'"):
+        make(precision="fp8")
+    with pytest.raises(CodecError, match="negative"):
+        make(limit_bytes=-1)
+
+
+def test_a_file_that_outgrows_its_map_grows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(references, "_MIN_MAP_BYTES", 0)
+    store = FileReferences(tmp_path / "references", limit_bytes=20 * 2400)
+    for _ in range(3):  # a page of 4 KiB holds one of them; replaced pages are free only later
+        put(store, {i: sample(float(i), length=1, hidden=1200) for i in range(20)})
+    assert (tmp_path / "references" / "data.mdb").stat().st_size > 2 * 20 * 2400
+    assert store.read([19, 0])[:, 0].tolist() == [19.0, 0.0]
+    store.close()
+
+
+def test_a_file_store_starts_empty(tmp_path: Path) -> None:
+    store = FileReferences(tmp_path / "references", limit_bytes=1 << 20)
+    put(store, {1: sample(1.0)})
+    store.close()
+    again = FileReferences(tmp_path / "references", limit_bytes=1 << 20)
+    assert len(again) == 0
+    again.close()
+
+
+def test_a_file_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
+    (tmp_path / "plain").write_text("")
+    with pytest.raises(CodecError, match="plain"):
+        FileReferences(tmp_path / "plain", limit_bytes=1)

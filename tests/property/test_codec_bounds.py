@@ -1,0 +1,179 @@
+"""Each stage keeps the error bound of its docstring, for any shape and any finite values."""
+
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from splitcom.codecs import MemoryReferences, Ragged, parse
+
+few = settings(deadline=None, max_examples=60)
+magnitudes = st.one_of(
+    st.floats(-4, 4, width=32),
+    st.floats(-(2.0**-126), 2.0**-126, width=32),  # subnormal
+    st.floats(-float(np.float32(1e34)), float(np.float32(1e34)), width=32),
+    st.just(0.0),
+)
+patterns = st.sampled_from(["free", "constant", "zeros", "one outlier"])
+
+
+@st.composite
+def batches(draw: st.DrawFn, max_hidden: int = 70) -> Ragged:
+    lengths = draw(st.lists(st.integers(1, 6), min_size=1, max_size=4))
+    shape = (sum(lengths), draw(st.integers(1, max_hidden)))
+    pattern = draw(patterns)
+    if pattern == "free":
+        values = draw(arrays.arrays(np.float32, shape, elements=magnitudes, fill=st.just(0.5)))
+    else:
+        values = np.full(shape, 0.0 if pattern == "zeros" else draw(magnitudes), np.float32)
+        if pattern == "one outlier":
+            values[-1, -1] = draw(magnitudes)
+    return Ragged(torch.from_numpy(values), torch.tensor(lengths))
+
+
+def round_trip(text: str, batch: Ragged, seed: int = 0) -> torch.Tensor:
+    codec, ids = parse(text), list(range(len(batch.lengths)))
+    encoded = codec.encode(batch, ids, MemoryReferences(), seed=seed)
+    decoded = codec.decode(encoded.packet, MemoryReferences()).batch
+    assert torch.equal(
+        decoded.values.view(torch.int32), encoded.reconstruction.values.contiguous().view(torch.int32)
+    )
+    assert decoded.values.isfinite().all()
+    return decoded.values
+
+
+@few
+@given(batches())
+def test_none_is_exact(batch: Ragged) -> None:
+    assert torch.equal(round_trip("none", batch), batch.values)
+    assert torch.equal(round_trip("none > zstd", batch), batch.values)
+
+
+@few
+@given(batches())
+def test_fp16(batch: Ragged) -> None:
+    clipped = batch.values.clamp(-65504, 65504).double()
+    error = (round_trip("fp16", batch).double() - clipped).abs()
+    assert (error <= 2**-11 * clipped.abs() + 2**-25).all()
+
+
+@few
+@given(batches())
+def test_bf16(batch: Ragged) -> None:
+    exact = batch.values.double()
+    error = (round_trip("bf16", batch).double() - exact).abs()
+    assert (error <= 2**-8 * exact.abs() + 2.0**-134).all()
+
+
+@few
+@given(
+    batches(),
+    st.sampled_from([2, 4, 8]),
+    st.sampled_from([1, 3, 64]),
+    st.sampled_from(["nearest", "stochastic"]),
+    st.integers(0, 99),
+)
+def test_integers(batch: Ragged, bits: int, group: int, rounding: str, seed: int) -> None:
+    restored = round_trip(f"int{bits}(group={group}, rounding={rounding})", batch, seed)
+    for start in range(0, batch.hidden, group):
+        exact = batch.values[:, start : start + group].double()
+        error = (restored[:, start : start + group].double() - exact).abs()
+        high, low = exact.amax(1, keepdim=True), exact.amin(1, keepdim=True)
+        extreme = exact.abs().amax(1, keepdim=True)
+        step = extreme / 2 ** (bits - 1)
+        assert (error <= 1.01 * step + 1e-38).all()
+        if rounding == "nearest":
+            same_sign = exact.sign() == torch.where(high > -low, 1.0, -1.0)
+            far = exact.abs() <= extreme - 1.5 * step
+            assert (error <= 0.51 * step + 1e-38)[same_sign | far].all()
+
+
+@few
+@given(batches(), st.floats(0.01, 1), st.sampled_from(["topk", "randtopk"]))
+def test_sparse_elements_are_exact_or_zero(batch: Ragged, ratio: float, name: str) -> None:
+    restored = round_trip(f"{name}({ratio}) > none", batch)
+    kept = restored == batch.values
+    assert (kept | (restored == 0)).all()
+    assert (kept.sum(1) >= max(1, np.ceil(ratio * batch.hidden))).all()
+    if name == "topk":
+        count = max(1, int(np.ceil(ratio * batch.hidden)))
+        assert torch.equal(restored.abs().topk(count).values, batch.values.abs().topk(count).values)
+
+
+@few
+@given(batches(max_hidden=12), st.integers(1, 8))
+def test_svd_is_as_good_as_the_best_of_its_rank(batch: Ragged, rank: int) -> None:
+    restored = round_trip(f"svd({rank}) > none", batch)
+    lengths = batch.lengths.tolist()
+    for exact, found in zip(batch.values.split(lengths), restored.split(lengths), strict=True):
+        scale = max(float(exact.abs().max()), 1e-30)
+        singular = torch.linalg.svdvals(exact.double() / scale)
+        error = ((found.double() - exact.double()) / scale).norm()
+        assert error <= singular[rank:].norm() + 1e-5 * singular.norm()
+
+
+@few
+@given(batches(), st.sampled_from(["cosine", "relative_l2"]), st.sampled_from(["sample", "token"]), st.data())
+def test_what_is_skipped_is_similar(batch: Ragged, metric: str, per: str, data: st.DataObject) -> None:
+    threshold = data.draw(st.floats(0.5, 1) if metric == "cosine" else st.floats(0, 0.5))
+    codec = parse(f"temporal({threshold}, metric={metric}, per={per}) > none")
+    store, ids = MemoryReferences("fp32"), list(range(len(batch.lengths)))
+    codec.encode(batch, ids, store)
+    share = data.draw(st.sampled_from([0.0, 0.01, 0.3, 1.0]))
+    noise = torch.randn(
+        batch.values.shape, generator=torch.Generator().manual_seed(data.draw(st.integers(0, 9)))
+    )
+    moved = Ragged((batch.values * (1 + share * noise)).clamp(-1e34, 1e34), batch.lengths)
+    encoded = codec.encode(moved, ids, store)
+    old, new = batch.values.double(), moved.values.double()
+    found = encoded.reconstruction.values.double()
+    lengths = [1] * len(new) if per == "token" else batch.lengths.tolist()
+    for before, after, received in zip(*(x.split(lengths) for x in (old, new, found)), strict=True):
+        if torch.equal(received, after):
+            continue  # sent, or unchanged
+        assert torch.equal(received, before)
+        if after.norm() < 1e-18:
+            continue  # below what fp32 can square
+        if metric == "cosine":
+            assert (
+                torch.cosine_similarity(before.flatten(), after.flatten(), dim=0, eps=0) >= threshold - 1e-5
+            )
+        else:
+            assert (after - before).norm() <= (threshold + 1e-5) * after.norm()
+
+
+CHAINS = st.sampled_from(
+    [
+        "temporal(0.9) > delta > int4 > zstd",
+        "temporal(0.3, metric=relative_l2, per=token) > delta > topk(0.2) > int8(group=7)",
+        "delta > svd(2) > int4 > zstd",
+        "delta > int2(rounding=stochastic)",
+        "temporal(0.5, per=token)",
+    ]
+)
+
+
+@few
+@given(
+    CHAINS, st.sampled_from(["fp16", "bf16", "fp32"]), st.lists(batches(max_hidden=1), max_size=3), st.data()
+)
+def test_both_sides_agree_whatever_comes(
+    text: str, precision: str, shapes: list[Ragged], data: st.DataObject
+) -> None:
+    codec, hidden = parse(text), data.draw(st.integers(1, 20))
+    sender, receiver = MemoryReferences(precision, 4000), MemoryReferences(precision, 4000)
+    for step, shape in enumerate(shapes):
+        tokens = len(shape.values)
+        values = data.draw(
+            arrays.arrays(np.float32, (tokens, hidden), elements=magnitudes, fill=st.just(1.0))
+        )
+        ids = data.draw(st.permutations(range(5)))[: len(shape.lengths)]
+        batch = Ragged(torch.from_numpy(values), shape.lengths)
+        encoded = codec.encode(
+            batch, ids, sender, seed=step, self_contained=data.draw(st.integers(0, 4)) == 0
+        )
+        decoded = codec.decode(encoded.packet, receiver).batch.values
+        sent = encoded.reconstruction.values.contiguous()
+        assert torch.equal(decoded.view(torch.int32), sent.view(torch.int32)) and decoded.isfinite().all()
+        assert list(sender) == list(receiver) and sender.peek(sender) == receiver.peek(receiver)
