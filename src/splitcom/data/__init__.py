@@ -1,0 +1,26 @@
+"""Text data: rows, samples, batches, partitions and a generator; knows no model and no configuration."""
+
+from splitcom.data.encode import Batch, Encoded, EncodingReport, Sample, batches, encode, encode_prompt
+from splitcom.data.generate import HELD_OUT_DOMAIN, domains, generate
+from splitcom.data.load import DEFAULT_TEMPLATE, GENERATED, Row, load_rows
+from splitcom.data.partition import ClientSummary, Partition, partition
+
+__all__ = [
+    "DEFAULT_TEMPLATE",
+    "GENERATED",
+    "HELD_OUT_DOMAIN",
+    "Batch",
+    "ClientSummary",
+    "Encoded",
+    "EncodingReport",
+    "Partition",
+    "Row",
+    "Sample",
+    "batches",
+    "domains",
+    "encode",
+    "encode_prompt",
+    "generate",
+    "load_rows",
+    "partition",
+]

@@ -1,0 +1,186 @@
+"""Rows into token ids with labels, and token ids into padded batches; knows no file and no model.
+
+    prompt   <s> name [ A lder ] =>             labels -100: no loss
+    response                        Ġ It Ġ is … </s>   labels = ids: the loss is taken here
+
+Prompt and response are tokenised apart, so that the boundary is the same in training and in generation.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from splitcom.data.load import Row
+from splitcom.errors import DataError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+IGNORED = -100
+"""The label that transformers' loss leaves out."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One training example, not padded: `input_ids` and `labels` are int64 of shape [tokens]."""
+
+    sample_id: int
+    input_ids: Tensor
+    labels: Tensor
+    row: Row
+
+    @property
+    def num_tokens(self) -> int:
+        """The number of tokens, prompt included."""
+        return len(self.input_ids)
+
+
+@dataclass(frozen=True)
+class EncodingReport:
+    """What encoding kept and what it had to cut."""
+
+    num_samples: int
+    num_tokens: int
+    max_tokens: int
+    truncated_ids: Sequence[int]
+    num_tokens_cut: int
+    dropped_ids: Sequence[int]
+
+    def __str__(self) -> str:
+        lines = [f"{self.num_samples} samples, {self.num_tokens} tokens"]
+        if self.truncated_ids:
+            cut = f"{len(self.truncated_ids)} samples cut to {self.max_tokens} tokens"
+            lines.append(f"{cut} ({self.num_tokens_cut} tokens lost)")
+        if self.dropped_ids:
+            shown = ", ".join(map(str, self.dropped_ids[:5])) + (" …" if len(self.dropped_ids) > 5 else "")
+            lines.append(f"{len(self.dropped_ids)} samples dropped, no response token left: rows {shown}")
+        return "; ".join(lines)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """The samples that can be trained on, and the report on the others."""
+
+    samples: list[Sample]
+    report: EncodingReport
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Right-padded samples: int64 tensors [batch, tokens], `lengths` int64 [batch]."""
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    labels: Tensor
+    lengths: Tensor
+    sample_ids: list[int]
+
+
+def encode(rows: Sequence[Row], tokenizer: "PreTrainedTokenizerBase", max_tokens: int = 256) -> Encoded:
+    """Tokenise rows; the response ends with the tokenizer's end-of-sequence token where it has one.
+
+    A sample longer than `max_tokens` loses the end of its response; one left with no response token is
+    dropped. Both are in the report. A row without a prompt is plain text, with the loss on all of it.
+
+    Raises:
+        DataError: `max_tokens` below two, or no sample left.
+    """
+    if max_tokens < 2:
+        raise DataError(
+            f"max_tokens is {max_tokens}; a sample needs at least 2: one to read and one to predict"
+        )
+    if not rows:
+        raise DataError("there are no rows to encode")
+    prompts = _prompt_ids([row.prompt for row in rows], tokenizer)
+    responses = _response_ids(rows, tokenizer)
+    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+
+    samples, truncated, dropped, num_tokens_cut = [], [], [], 0
+    for row, prompt, response in zip(rows, prompts, responses, strict=True):
+        room = max_tokens - len(prompt)
+        if room < 1 or not response or len(prompt) + len(response) < 2:
+            dropped.append(row.sample_id)
+            continue
+        target = [*response, *end]
+        if len(target) > room:
+            truncated.append(row.sample_id)
+            num_tokens_cut += len(target) - room
+        input_ids = torch.tensor((prompt + target)[:max_tokens])
+        labels = input_ids.clone()
+        labels[: len(prompt)] = IGNORED
+        samples.append(Sample(row.sample_id, input_ids, labels, row))
+    num_tokens = sum(sample.num_tokens for sample in samples)
+    report = EncodingReport(len(samples), num_tokens, max_tokens, truncated, num_tokens_cut, dropped)
+    if not samples:
+        raise DataError(
+            f"no sample left of {len(rows)} rows: {report}; raise max_tokens or fill the response column"
+        )
+    return Encoded(samples, report)
+
+
+def encode_prompt(prompt: str, tokenizer: "PreTrainedTokenizerBase") -> Tensor:
+    """Tokenise one prompt exactly as `encode` does, for generation: int64 [1, tokens]."""
+    return torch.tensor(_prompt_ids([prompt], tokenizer), dtype=torch.int64)
+
+
+def batches(
+    samples: Sequence[Sample], batch_size: int, seed: int | None = None, epoch: int = 0, client: int = 0
+) -> list[Batch]:
+    """Arrange samples into batches; every sample is in exactly one, the last batch may be smaller.
+
+    The order depends on (seed, client, epoch) and the given order; without a seed it is the given order.
+
+    Raises:
+        DataError: `batch_size` below one.
+    """
+    if batch_size < 1:
+        raise DataError(f"batch_size is {batch_size}; it must be at least 1")
+    order = list(samples)
+    if seed is not None:
+        random.Random(f"splitcom/batches/{seed}/{client}/{epoch}").shuffle(order)
+    return [_pad(order[start : start + batch_size]) for start in range(0, len(order), batch_size)]
+
+
+def _pad(samples: Sequence[Sample]) -> Batch:
+    """Pad to the longest sample. The mask hides the padding, so its token id (0) is of no importance."""
+    lengths = torch.tensor([sample.num_tokens for sample in samples])
+    input_ids = pad_sequence([sample.input_ids for sample in samples], batch_first=True)
+    labels = pad_sequence([sample.labels for sample in samples], batch_first=True, padding_value=IGNORED)
+    mask = (torch.arange(input_ids.shape[1]) < lengths[:, None]).to(torch.int64)
+    return Batch(input_ids, mask, labels, lengths, [sample.sample_id for sample in samples])
+
+
+def _prompt_ids(prompts: Sequence[str], tokenizer: "PreTrainedTokenizerBase") -> list[list[int]]:
+    """Tokenise prompts with the tokenizer's opening special tokens, but without a closing one.
+
+    Spaces at the end are left to the response, as most tokenizers join a space to the word that follows.
+    """
+    texts = [prompt.rstrip(" ") for prompt in prompts]
+    ids: list[list[int]] = tokenizer(texts, verbose=False)["input_ids"]
+    end = tokenizer.eos_token_id
+    # A lone token is an opening one: GPT-2 uses one token for both, and a prompt may be empty.
+    return [one[:-1] if len(one) > 1 and one[-1] == end else one for one in ids]
+
+
+def _response_ids(rows: Sequence[Row], tokenizer: "PreTrainedTokenizerBase") -> list[list[int]]:
+    """Tokenise responses without special tokens, parted from their prompt by a space."""
+    separator = _separator(tokenizer)
+    texts = [
+        separator + row.response
+        if row.prompt.strip() and row.prompt[-1] not in "\n\t" and row.response
+        else row.response
+        for row in rows
+    ]
+    ids: list[list[int]] = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+    return ids
+
+
+def _separator(tokenizer: "PreTrainedTokenizerBase") -> str:
+    """Return what parts two pieces tokenised alone: nothing where the tokenizer marks word starts itself."""
+    first, second = tokenizer(["a", "b"], add_special_tokens=False)["input_ids"]
+    return " " if tokenizer.decode(first + second) == "ab" else ""

@@ -1,0 +1,193 @@
+"""Who holds which samples: splits of one data set over clients; knows no federation.
+
+    iid               shuffled and dealt out: sizes differ by one at most
+    dirichlet_label   each value of a column is spread over the clients in shares drawn from Dirichlet(alpha)
+    dirichlet_length  the same for ranges of text length in place of a column
+    column            each value of a column lives at one client alone
+
+Dirichlet shares as a model of clients that differ: Hsu, Qi and Brown, arXiv 1909.06335. They draw each
+client's mix of labels; here, as became usual, each label's spread over the clients is drawn, so that every
+sample has a place.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+import numpy as np
+
+from splitcom.data.encode import Sample
+from splitcom.data.load import column_value
+from splitcom.errors import DataError
+
+Kind = Literal["iid", "dirichlet_label", "dirichlet_length", "column"]
+
+MAX_DRAWS = 100  # of Dirichlet proportions, until every client has enough samples
+NUM_LENGTH_RANGES = 4  # quartiles: enough to show a skew, few enough to fill
+MAX_GROUPS_SHOWN = 6
+
+
+@dataclass(frozen=True)
+class ClientSummary:
+    """What one client holds: `groups` counts its samples per column value, or per range of length."""
+
+    client: int
+    num_samples: int
+    num_tokens: int
+    groups: Counter[str]
+
+
+@dataclass(frozen=True)
+class Partition:
+    """The samples of each client, in the order of the source, and a summary that prints as a table."""
+
+    parts: list[list[Sample]]
+    summary: list[ClientSummary]
+
+    def __str__(self) -> str:
+        totals: Counter[str] = Counter()
+        for client in self.summary:
+            totals += client.groups
+        # With few groups the order of the source tells more (lengths ascend); else the largest ones.
+        shown = (
+            list(totals)
+            if len(totals) <= MAX_GROUPS_SHOWN
+            else [g for g, _ in totals.most_common(MAX_GROUPS_SHOWN)]
+        )
+        rest = ["other"] if len(totals) > len(shown) else []
+        rows = [["client", "samples", "tokens", *sorted(shown, key=_natural), *rest]]
+        for client in self.summary:
+            cells = [client.groups[group] for group in sorted(shown, key=_natural)]
+            others = [client.num_samples - sum(cells)] if rest else []
+            rows.append(
+                [str(v) for v in (client.client, client.num_samples, client.num_tokens, *cells, *others)]
+            )
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        return "\n".join(
+            "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows
+        )
+
+
+def partition(
+    samples: Sequence[Sample],
+    clients: int,
+    kind: Kind = "iid",
+    *,
+    alpha: float = 0.5,
+    column: str | None = None,
+    seed: int = 0,
+    min_per_client: int = 1,
+) -> Partition:
+    """Give every sample to exactly one client.
+
+    Args:
+        samples: what to split; the result depends on their order and on nothing else but the arguments.
+        clients: how many clients there are.
+        kind: see the module's text.
+        alpha: Dirichlet concentration: small is skewed, large is close to iid.
+        column: whose values to go by ("dirichlet_label", "column"), or just to count in the summary.
+        seed: of the shuffle or the draws.
+        min_per_client: Dirichlet shares are drawn again, up to 100 times, until every client has as many.
+
+    Raises:
+        DataError: too few samples or values for the clients, no such column, or every draw too uneven.
+    """
+    if clients < 1 or min_per_client < 1 or alpha <= 0:
+        raise DataError(
+            f"clients={clients}, min_per_client={min_per_client}, alpha={alpha}: all must be positive"
+        )
+    if len(samples) < clients * min_per_client:
+        raise DataError(
+            f"{len(samples)} samples cannot give {clients} clients at least {min_per_client} each; "
+            "use fewer clients or more data"
+        )
+    if column is None and kind in ("dirichlet_label", "column"):
+        raise DataError(f"partition {kind!r} needs a column to go by; set column")
+    groups = (
+        _length_ranges(samples) if column is None or kind == "dirichlet_length" else _values(samples, column)
+    )
+    rng = np.random.default_rng(seed)
+    match kind:
+        case "iid":
+            owners = rng.permutation(np.arange(len(samples)) % clients)
+        case "dirichlet_label" | "dirichlet_length":
+            owners = _dirichlet(groups, clients, alpha, min_per_client, rng)
+        case "column":
+            owners = _whole_groups(groups, clients, str(column))
+        case _:
+            raise DataError(
+                f"unknown partition {kind!r}; choose iid, dirichlet_label, dirichlet_length or column"
+            )
+    if (smallest := np.bincount(owners, minlength=clients).min()) < min_per_client:
+        raise DataError(
+            f"a client would have {smallest} samples, min_per_client is {min_per_client}; use fewer clients"
+        )
+    return _collect(samples, groups, owners, clients)
+
+
+def _collect(samples: Sequence[Sample], groups: Sequence[str], owners: np.ndarray, clients: int) -> Partition:
+    parts, summary = [], []
+    for client in range(clients):
+        held = np.flatnonzero(owners == client).tolist()
+        part = [samples[index] for index in held]
+        num_tokens = sum(sample.num_tokens for sample in part)
+        parts.append(part)
+        summary.append(ClientSummary(client, len(part), num_tokens, Counter(groups[index] for index in held)))
+    return Partition(parts, summary)
+
+
+def _dirichlet(
+    groups: Sequence[str], clients: int, alpha: float, min_per_client: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Return each sample's client; redraws until every client has `min_per_client` samples."""
+    names = np.array(groups)
+    members = [np.flatnonzero(names == name) for name in dict.fromkeys(groups)]
+    for _ in range(MAX_DRAWS):
+        owners = np.empty(len(groups), dtype=np.int64)
+        for member in members:
+            bounds = np.cumsum(rng.dirichlet(np.full(clients, alpha)))[:-1] * len(member)
+            for client, part in enumerate(
+                np.split(rng.permutation(member), np.round(bounds).astype(np.int64))
+            ):
+                owners[part] = client
+        if np.bincount(owners, minlength=clients).min() >= min_per_client:
+            return owners
+    raise DataError(
+        f"{MAX_DRAWS} draws with alpha={alpha} each left one of {clients} clients with fewer than "
+        f"{min_per_client} of {len(groups)} samples; raise alpha or use fewer clients"
+    )
+
+
+def _whole_groups(groups: Sequence[str], clients: int, column: str) -> np.ndarray:
+    """Give each value, the most frequent first, to the client that has the fewest samples so far."""
+    counts = Counter(groups)
+    if len(counts) < clients:
+        raise DataError(
+            f"column {column!r} has {len(counts)} values, too few for {clients} clients; use fewer clients"
+        )
+    load, owner = [0] * clients, {}
+    for value, count in counts.most_common():
+        owner[value] = load.index(min(load))
+        load[owner[value]] += count
+    return np.array([owner[value] for value in groups], dtype=np.int64)
+
+
+def _values(samples: Sequence[Sample], column: str) -> list[str]:
+    return [column_value(sample.row, column) for sample in samples]
+
+
+def _length_ranges(samples: Sequence[Sample]) -> list[str]:
+    """Name each sample's quartile of length, e.g. "41-60 tokens"."""
+    lengths = np.array([sample.num_tokens for sample in samples])
+    quantiles = np.quantile(lengths, np.linspace(0, 1, NUM_LENGTH_RANGES + 1), method="lower")
+    edges = np.unique([lengths.min() - 1, *quantiles[1:]])
+    names = [f"{low + 1}-{high} tokens" for low, high in pairwise(edges.tolist())]
+    return [names[index] for index in np.searchsorted(edges, lengths) - 1]
+
+
+def _natural(name: str) -> tuple[int, str]:
+    """Order "5-9 tokens" before "10-20 tokens"."""
+    digits = name.split("-")[0]
+    return (int(digits) if digits.isdecimal() else 0, name)
