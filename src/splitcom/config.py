@@ -1,0 +1,297 @@
+"""One tree of settings: every default lives here; TOML in, TOML out.
+
+All sections are frozen and keyword-only, and refuse unknown keys. Units are in the names. `Config.load` reads a file,
+`Config.to_toml` writes one that reads back to an equal configuration.
+"""
+
+import difflib
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, get_args
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from splitcom.codecs import parse
+from splitcom.errors import ConfigError, SpecError
+
+Positive = Annotated[int, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Fraction = Annotated[float, Field(gt=0, le=1)]
+
+
+class Section(BaseModel):
+    """A part of the tree."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelConfig(Section):
+    """The base model and where it is cut."""
+
+    source: str = "bundled"  # "bundled", a local folder, or a name on the hub
+    cut: Positive = 2  # blocks in the front
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    device: str = "auto"  # "auto" takes cuda where there is one
+    attention: Literal["eager", "sdpa"] = "sdpa"
+
+
+class LoraConfig(Section):
+    """The trainable adapters; the same on both sides of the cut."""
+
+    rank: Positive = 8
+    alpha: float = 16.0
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    targets: list[str] | None = None  # module names; None takes peft's choice for the model's family
+    train_front: bool = True  # false: the frozen front, a baseline
+
+
+class DataConfig(Section):
+    """Where the text comes from and how a row becomes prompt and response."""
+
+    source: str = "generated"  # "generated", a CSV, TSV or JSON Lines file, or a data set on the hub
+    domain: str | None = None  # of the generated data; None takes the one the bundled model has not seen
+    prompt: str = "{mr} =>"  # a template over the columns; "" trains on the whole response
+    response: str = "text"  # the column that holds it
+    samples: Positive | None = None  # of all clients together; None takes all (generated: 600)
+    held_out: str | None = None  # a second source for evaluation; None sets rows of `source` aside
+    held_out_samples: Positive = 100
+    max_tokens: Annotated[int, Field(ge=2)] = 256
+
+
+class PartitionConfig(Section):
+    """Which client gets which rows."""
+
+    kind: Literal["iid", "dirichlet_label", "dirichlet_length", "column"] = "iid"
+    alpha: Annotated[float, Field(gt=0)] = 1.0  # concentration of the Dirichlet kinds; small is uneven
+    column: str | None = None  # the label for dirichlet_label, the value for column
+
+
+class TrainingConfig(Section):
+    """How long and how fast."""
+
+    rounds: Positive = 5
+    local_epochs: Positive = 1  # passes of a client over its data per round
+    batch_size: Positive = 8  # per client
+    lr: Annotated[float, Field(gt=0)] = 1e-3
+    weight_decay: NonNegative = 0.01
+    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.02  # part of the run
+    clip_norm: Annotated[float, Field(gt=0)] | None = 1.0  # per part: no party knows the other's norm
+    body_update: Literal["parallel", "sequential"] = "parallel"
+    checkpoint_every: Positive = 1  # rounds
+    split: bool = True  # false: clients train the whole model and only adapters travel
+
+
+class FederationConfig(Section):
+    """The clients of a round and how their adapters travel."""
+
+    clients: Positive = 3
+    sample: Fraction = 1.0  # part of the clients in each round
+    adapter_dtype: Literal["float32", "bfloat16", "float16"] = "float16"
+
+
+class FlowConfig(Section):
+    """How one flow is coded."""
+
+    codec: str
+
+    @field_validator("codec")
+    @classmethod
+    def _readable(cls, codec: str) -> str:
+        try:
+            return str(parse(codec))
+        except SpecError as error:
+            raise ValueError(str(error)) from error
+
+
+class FlowsConfig(Section):
+    """The codecs of the flows at the cut."""
+
+    activation_up: FlowConfig = FlowConfig(codec="temporal(0.98) > delta > int4 > zstd")
+    gradient_down: FlowConfig = FlowConfig(codec="int8 > zstd")
+
+
+class ReferencesConfig(Section):
+    """Where references live."""
+
+    store: Literal["memory", "file"] = "memory"
+    precision: Literal["fp32", "fp16", "bf16"] = "fp16"
+    limit_mb: Annotated[float, Field(gt=0)] | None = None  # per client, flow and side; "file" needs one
+
+    @model_validator(mode="after")
+    def _file_is_bounded(self) -> Self:
+        if self.store == "file" and self.limit_mb is None:
+            raise ValueError("limit_mb is needed where store is 'file', such as limit_mb = 1000")
+        return self
+
+
+class LinkConfig(Section):
+    """The link of a client, for the virtual clock; None is infinitely fast."""
+
+    up_mbps: Annotated[float, Field(gt=0)] | None = None
+    down_mbps: Annotated[float, Field(gt=0)] | None = None
+    latency_ms: NonNegative = 0.0
+    jitter_ms: NonNegative = 0.0  # standard deviation, added to the latency
+    step_s: NonNegative | None = None  # compute time of a client's step; None measures it
+
+
+class LinksConfig(LinkConfig):
+    """The link of every client, with exceptions by client name."""
+
+    server_step_s: NonNegative | None = None
+    clients: dict[str, LinkConfig] = {}
+
+
+class EvaluationConfig(Section):
+    """Held-out loss after a round; its traffic is counted apart."""
+
+    every: Positive = 1  # rounds
+    batch_size: Positive = 16
+    codec: str = "none"
+    generate: Annotated[int, Field(ge=0)] = 2  # sentences generated before and after training
+
+    _readable = field_validator("codec")(FlowConfig._readable.__func__)  # type: ignore[attr-defined]
+
+
+class VariantConfig(Section):
+    """One entry of a comparison: a method with some settings changed."""
+
+    name: str
+    method: str = "splitcom"
+    set: dict[str, Any] = {}
+
+
+class ComparisonConfig(Section):
+    """What `compare` runs."""
+
+    seeds: list[int] = [0]
+    variants: list[VariantConfig] = []
+
+
+class Config(Section):
+    """Everything a run needs.
+
+    >>> config = Config(seed=3).override({"training.rounds": 2})
+    >>> config.training.rounds, Config.from_toml(config.to_toml()) == config
+    (2, True)
+    """
+
+    method: str = "splitcom"
+    seed: int = 0
+    model: ModelConfig = ModelConfig()
+    lora: LoraConfig = LoraConfig()
+    data: DataConfig = DataConfig()
+    partition: PartitionConfig = PartitionConfig()
+    training: TrainingConfig = TrainingConfig()
+    federation: FederationConfig = FederationConfig()
+    flows: FlowsConfig = FlowsConfig()
+    references: ReferencesConfig = ReferencesConfig()
+    links: LinksConfig = LinksConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    comparison: ComparisonConfig = ComparisonConfig()
+
+    @model_validator(mode="after")
+    def _links_of_known_clients(self) -> Self:
+        known = self.client_names
+        for name in self.links.clients:
+            if name not in known:
+                raise ValueError(f"links.clients.{name}: no such client; there are {', '.join(known)}")
+        return self
+
+    @property
+    def client_names(self) -> list[str]:
+        """The names clients have in a simulation."""
+        return [f"client-{index}" for index in range(self.federation.clients)]
+
+    @classmethod
+    def load(cls, path: str | Path, overrides: Mapping[str, Any] | None = None) -> Self:
+        """Read a TOML file; raises ConfigError naming file, key, value and remedy."""
+        path = Path(path)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except FileNotFoundError as error:
+            raise ConfigError(
+                f"{path}: no such file; `splitcom train --help` shows how to start one"
+            ) from error
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path}: cannot be read: {error}") from error
+        return cls.from_toml(text, where=str(path), overrides=overrides)
+
+    @classmethod
+    def from_toml(
+        cls, text: str, where: str = "configuration", overrides: Mapping[str, Any] | None = None
+    ) -> Self:
+        """Read TOML text; `overrides` maps dotted keys to values and wins over the text."""
+        try:
+            tree = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigError(f"{where}: not valid TOML: {error}") from error
+        return cls._from_tree(_merged(tree, overrides or {}), where)
+
+    @classmethod
+    def _from_tree(cls, tree: Mapping[str, Any], where: str) -> Self:
+        try:
+            return cls.model_validate(tree)
+        except ValidationError as error:
+            raise ConfigError("\n".join(_explain(cls, detail, where) for detail in error.errors())) from error
+
+    def to_toml(self) -> str:
+        """The whole tree, defaults included; None is left out, as TOML has no such value."""
+        return tomli_w.dumps(self.model_dump(exclude_none=True))
+
+    def override(self, changes: Mapping[str, Any]) -> Self:
+        """A copy with dotted keys changed; raises ConfigError like `load`."""
+        return self._from_tree(_merged(self.model_dump(), changes), "override")
+
+
+def parse_assignment(text: str) -> tuple[str, Any]:
+    """Read `a.b=c` as given on the command line: the value is TOML, or text where it is not.
+
+    >>> parse_assignment("training.rounds=3"), parse_assignment("model.source=bundled")
+    (('training.rounds', 3), ('model.source', 'bundled'))
+    """
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set {text}: expected key=value, such as training.rounds=3")
+    try:
+        return key.strip(), tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key.strip(), value.strip()
+
+
+def _merged(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    merged = {key: _merged(value, {}) if isinstance(value, Mapping) else value for key, value in tree.items()}
+    for dotted, value in changes.items():
+        *sections, key = dotted.split(".")
+        node = merged
+        for section in sections:
+            node = node.setdefault(section, {})
+            if not isinstance(node, dict):
+                raise ConfigError(f"{dotted}: '{section}' is a value, not a section")
+        node[key] = value
+    return merged
+
+
+def _explain(cls: type[BaseModel], detail: Any, where: str) -> str:
+    """Turn pydantic's description of one error into one line that names file, key, value and remedy."""
+    path = [str(part) for part in detail["loc"]]
+    key = ".".join(path)
+    if detail["type"] == "extra_forbidden":
+        known = _keys(cls, path[:-1])
+        close = difflib.get_close_matches(path[-1], known, n=1)
+        hint = f"did you mean '{close[0]}'?" if close else f"known keys: {', '.join(known)}"
+        return f"{where}: {key}: unknown key; {hint}"
+    message = detail["msg"].removeprefix("Value error, ")
+    return f"{where}: {key or 'run'} = {detail['input']!r}: {message}" if key else f"{where}: {message}"
+
+
+def _keys(cls: type[BaseModel], path: Iterable[str]) -> list[str]:
+    for part in path:
+        field = cls.model_fields.get(part)
+        if field is None:
+            continue
+        candidates = [field.annotation, *get_args(field.annotation)]
+        cls = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), cls)
+    return list(cls.model_fields)

@@ -1,0 +1,69 @@
+"""The count of bytes per flow, client and round, as serialised; knows no message and no codec."""
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+
+FLOWS = (
+    "activation_up",
+    "gradient_down",
+    "activation_down",
+    "gradient_up",
+    "labels_up",
+    "adapter_up",
+    "adapter_down",
+    "control",
+    "evaluation",
+)
+
+
+class Ledger:
+    """Counts bytes; `evaluation` is kept apart and is no part of up, down and total.
+
+    >>> ledger = Ledger()
+    >>> ledger.count("clinic", {"activation_up": 100, "control": 7}, upwards=True)
+    >>> ledger.count("clinic", {"evaluation": 50}, upwards=True)
+    >>> totals = ledger.totals()
+    >>> totals["up"], totals["down"], totals["total"], totals["evaluation"]
+    (107, 0, 107, 50)
+    """
+
+    def __init__(self) -> None:
+        self._bytes: dict[str, Counter[str]] = defaultdict(Counter)
+        self._round: dict[str, Counter[str]] = defaultdict(Counter)
+
+    def count(self, client: str, flows: Mapping[str, int], *, upwards: bool) -> None:
+        """Add bytes by flow; control goes both ways, so the direction is told."""
+        for flow, size in flows.items():
+            if flow not in FLOWS:
+                raise ValueError(f"no flow is called '{flow}'; there are {', '.join(FLOWS)}")
+            self._round[client][flow] += size
+            if flow != "evaluation":
+                self._round[client]["up" if upwards else "down"] += size
+                self._round[client]["total"] += size
+
+    def close_round(self) -> dict[str, dict[str, int]]:
+        """The bytes by client and flow since the last call; they now belong to the totals."""
+        closed = {client: dict(counter) for client, counter in self._round.items()}
+        for client, counter in self._round.items():
+            self._bytes[client].update(counter)
+        self._round.clear()
+        return closed
+
+    def totals(self) -> dict[str, int]:
+        """Bytes by flow over all clients and rounds, with up, down and total."""
+        total: Counter[str] = Counter()
+        for counters in (self._bytes, self._round):
+            for counter in counters.values():
+                total.update(counter)
+        return {key: total[key] for key in (*FLOWS, "up", "down", "total")}
+
+    def state(self) -> dict[str, dict[str, int]]:
+        """What a checkpoint keeps."""
+        return {client: dict(counter) for client, counter in self._bytes.items()}
+
+    def load_state(self, state: Mapping[str, Mapping[str, int]]) -> None:
+        """Go on from a checkpoint; what was counted since then is forgotten."""
+        self._round.clear()
+        self._bytes.clear()
+        for client, counter in state.items():
+            self._bytes[client].update(counter)

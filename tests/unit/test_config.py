@@ -1,0 +1,64 @@
+"""Configuration: round trip, and errors that help."""
+
+import pytest
+
+from splitcom.config import Config, parse_assignment
+from splitcom.errors import ConfigError
+
+
+def test_a_saved_configuration_reads_back_equal(tmp_path):
+    config = Config(seed=4).override({"links.clients": {"client-1": {"up_mbps": 2.0}}, "data.samples": 30})
+    path = tmp_path / "config.toml"
+    path.write_text(config.to_toml())
+    assert Config.load(path) == config
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[training]\nbatchsize = 3", r"training.batchsize: unknown key; did you mean 'batch_size'\?"),
+        ("[trainin]\nlr = 1.0", r"trainin: unknown key; did you mean 'training'\?"),
+        ("[flows.activation_up]\ncodek = 'none'", r"flows.activation_up.codek: .* 'codec'\?"),
+        ("[training]\nlr = 'fast'", r"training.lr = 'fast': .*number"),
+        ("[training]\nrounds = 0", r"training.rounds = 0: .*greater than 0"),
+        ("[flows.activation_up]\ncodec = 'tempral(0.9)'", r"(?s)flows.activation_up.codec.*temporal"),
+        ("[flows.activation_up]\ncodec = 'int4(groups=8)'", r"(?s)flows.activation_up.codec.*group"),
+        (
+            "[links.clients.hospital]\nup_mbps = 1.0",
+            r"links.clients.hospital: no such client; there are client-0",
+        ),
+        ("[training\n", "not valid TOML"),
+    ],
+)
+def test_wrong_settings_are_named_with_a_remedy(tmp_path, text, expected):
+    path = tmp_path / "run.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=expected) as caught:
+        Config.load(path)
+    assert str(caught.value).startswith(str(path))
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"absent.toml: no such file"):
+        Config.load(tmp_path / "absent.toml")
+
+
+def test_overrides_win_and_are_checked(tmp_path):
+    path = tmp_path / "run.toml"
+    path.write_text("[training]\nrounds = 3")
+    assert Config.load(path, {"training.rounds": 4}).training.rounds == 4
+    with pytest.raises(ConfigError, match=r"training\.round: unknown key"):
+        Config.load(path, {"training.round": 4})
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("a.b=3", 3), ("a.b=0.5", 0.5), ("a.b=true", True), ("a.b=none", "none"), ("a.b=[1]", [1])],
+)
+def test_assignments_are_toml_or_text(text, value):
+    assert parse_assignment(text) == ("a.b", value)
+
+
+def test_an_assignment_without_a_value_is_refused():
+    with pytest.raises(ConfigError, match="expected key=value"):
+        parse_assignment("training.rounds")
