@@ -1,0 +1,149 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Message(_message.Message):
+    __slots__ = ("hello", "welcome", "round_start", "activation", "gradient", "reference_lost", "round_end", "evaluation_start", "evaluation_batch", "evaluation_next", "evaluation_end", "finish", "failure")
+    HELLO_FIELD_NUMBER: _ClassVar[int]
+    WELCOME_FIELD_NUMBER: _ClassVar[int]
+    ROUND_START_FIELD_NUMBER: _ClassVar[int]
+    ACTIVATION_FIELD_NUMBER: _ClassVar[int]
+    GRADIENT_FIELD_NUMBER: _ClassVar[int]
+    REFERENCE_LOST_FIELD_NUMBER: _ClassVar[int]
+    ROUND_END_FIELD_NUMBER: _ClassVar[int]
+    EVALUATION_START_FIELD_NUMBER: _ClassVar[int]
+    EVALUATION_BATCH_FIELD_NUMBER: _ClassVar[int]
+    EVALUATION_NEXT_FIELD_NUMBER: _ClassVar[int]
+    EVALUATION_END_FIELD_NUMBER: _ClassVar[int]
+    FINISH_FIELD_NUMBER: _ClassVar[int]
+    FAILURE_FIELD_NUMBER: _ClassVar[int]
+    hello: Hello
+    welcome: Welcome
+    round_start: RoundStart
+    activation: Activation
+    gradient: Gradient
+    reference_lost: ReferenceLost
+    round_end: RoundEnd
+    evaluation_start: EvaluationStart
+    evaluation_batch: EvaluationBatch
+    evaluation_next: EvaluationNext
+    evaluation_end: EvaluationEnd
+    finish: Finish
+    failure: Failure
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., welcome: _Optional[_Union[Welcome, _Mapping]] = ..., round_start: _Optional[_Union[RoundStart, _Mapping]] = ..., activation: _Optional[_Union[Activation, _Mapping]] = ..., gradient: _Optional[_Union[Gradient, _Mapping]] = ..., reference_lost: _Optional[_Union[ReferenceLost, _Mapping]] = ..., round_end: _Optional[_Union[RoundEnd, _Mapping]] = ..., evaluation_start: _Optional[_Union[EvaluationStart, _Mapping]] = ..., evaluation_batch: _Optional[_Union[EvaluationBatch, _Mapping]] = ..., evaluation_next: _Optional[_Union[EvaluationNext, _Mapping]] = ..., evaluation_end: _Optional[_Union[EvaluationEnd, _Mapping]] = ..., finish: _Optional[_Union[Finish, _Mapping]] = ..., failure: _Optional[_Union[Failure, _Mapping]] = ...) -> None: ...
+
+class Hello(_message.Message):
+    __slots__ = ("protocol_version", "client", "model_fingerprint", "num_samples", "num_held_out", "adapter_version")
+    PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    NUM_SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    NUM_HELD_OUT_FIELD_NUMBER: _ClassVar[int]
+    ADAPTER_VERSION_FIELD_NUMBER: _ClassVar[int]
+    protocol_version: int
+    client: str
+    model_fingerprint: str
+    num_samples: int
+    num_held_out: int
+    adapter_version: int
+    def __init__(self, protocol_version: _Optional[int] = ..., client: _Optional[str] = ..., model_fingerprint: _Optional[str] = ..., num_samples: _Optional[int] = ..., num_held_out: _Optional[int] = ..., adapter_version: _Optional[int] = ...) -> None: ...
+
+class Welcome(_message.Message):
+    __slots__ = ("config_toml",)
+    CONFIG_TOML_FIELD_NUMBER: _ClassVar[int]
+    config_toml: str
+    def __init__(self, config_toml: _Optional[str] = ...) -> None: ...
+
+class RoundStart(_message.Message):
+    __slots__ = ("round", "adapter_version", "adapter")
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    ADAPTER_VERSION_FIELD_NUMBER: _ClassVar[int]
+    ADAPTER_FIELD_NUMBER: _ClassVar[int]
+    round: int
+    adapter_version: int
+    adapter: bytes
+    def __init__(self, round: _Optional[int] = ..., adapter_version: _Optional[int] = ..., adapter: _Optional[bytes] = ...) -> None: ...
+
+class Activation(_message.Message):
+    __slots__ = ("step", "activation", "labels")
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    ACTIVATION_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    step: int
+    activation: bytes
+    labels: bytes
+    def __init__(self, step: _Optional[int] = ..., activation: _Optional[bytes] = ..., labels: _Optional[bytes] = ...) -> None: ...
+
+class Gradient(_message.Message):
+    __slots__ = ("step", "gradient")
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    GRADIENT_FIELD_NUMBER: _ClassVar[int]
+    step: int
+    gradient: bytes
+    def __init__(self, step: _Optional[int] = ..., gradient: _Optional[bytes] = ...) -> None: ...
+
+class ReferenceLost(_message.Message):
+    __slots__ = ("step", "sample_ids")
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    SAMPLE_IDS_FIELD_NUMBER: _ClassVar[int]
+    step: int
+    sample_ids: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, step: _Optional[int] = ..., sample_ids: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class RoundEnd(_message.Message):
+    __slots__ = ("round", "num_tokens", "adapter", "num_steps", "loss_sum", "num_labels")
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    NUM_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    ADAPTER_FIELD_NUMBER: _ClassVar[int]
+    NUM_STEPS_FIELD_NUMBER: _ClassVar[int]
+    LOSS_SUM_FIELD_NUMBER: _ClassVar[int]
+    NUM_LABELS_FIELD_NUMBER: _ClassVar[int]
+    round: int
+    num_tokens: int
+    adapter: bytes
+    num_steps: int
+    loss_sum: float
+    num_labels: int
+    def __init__(self, round: _Optional[int] = ..., num_tokens: _Optional[int] = ..., adapter: _Optional[bytes] = ..., num_steps: _Optional[int] = ..., loss_sum: _Optional[float] = ..., num_labels: _Optional[int] = ...) -> None: ...
+
+class EvaluationStart(_message.Message):
+    __slots__ = ("adapter_version", "adapter")
+    ADAPTER_VERSION_FIELD_NUMBER: _ClassVar[int]
+    ADAPTER_FIELD_NUMBER: _ClassVar[int]
+    adapter_version: int
+    adapter: bytes
+    def __init__(self, adapter_version: _Optional[int] = ..., adapter: _Optional[bytes] = ...) -> None: ...
+
+class EvaluationBatch(_message.Message):
+    __slots__ = ("activation", "labels")
+    ACTIVATION_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    activation: bytes
+    labels: bytes
+    def __init__(self, activation: _Optional[bytes] = ..., labels: _Optional[bytes] = ...) -> None: ...
+
+class EvaluationNext(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class EvaluationEnd(_message.Message):
+    __slots__ = ("loss_sum", "num_labels")
+    LOSS_SUM_FIELD_NUMBER: _ClassVar[int]
+    NUM_LABELS_FIELD_NUMBER: _ClassVar[int]
+    loss_sum: float
+    num_labels: int
+    def __init__(self, loss_sum: _Optional[float] = ..., num_labels: _Optional[int] = ...) -> None: ...
+
+class Finish(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Failure(_message.Message):
+    __slots__ = ("reason",)
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    reason: str
+    def __init__(self, reason: _Optional[str] = ...) -> None: ...

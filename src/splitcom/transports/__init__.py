@@ -1,0 +1,1 @@
+"""How bytes get from one party to another."""

@@ -1,0 +1,95 @@
+"""A virtual clock: when each message would have arrived over given links; knows sizes and times, no messages.
+
+Client and server each have a clock. A message leaves at its sender's time and arrives after latency and size over
+bandwidth; its receiver's clock moves on to that, then on by the time it computes. Clients compute side by side.
+
+    server ──┬─ compute ─┬───────────────────────────────┬─ compute ─
+             │           └ latency + bytes/down ┐        │
+    client ──┘                                  └ compute┴ latency + bytes/up …
+"""
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from splitcom.config import LinkConfig, LinksConfig
+
+
+@dataclass
+class _ClientClock:
+    link: LinkConfig
+    time_s: float = 0.0
+    compute_s: float = 0.0
+    messages: int = 0
+
+
+@dataclass
+class VirtualClock:
+    """Times of one run in seconds since its start; jitter is seeded."""
+
+    links: LinksConfig
+    seed: int = 0
+    server_time_s: float = 0.0
+    server_compute_s: float = 0.0
+    _clients: dict[str, _ClientClock] = field(default_factory=dict)
+
+    def down(self, client: str, size_bytes: int) -> None:
+        """A message leaves the server now; the client goes on when it is there."""
+        clock = self._client(client)
+        arrival = self.server_time_s + self._travel_s(client, clock, size_bytes, clock.link.down_mbps)
+        clock.time_s = max(clock.time_s, arrival)
+
+    def client_computed(self, client: str, measured_s: float) -> None:
+        """The client has worked on what it received."""
+        clock = self._client(client)
+        seconds = measured_s if clock.link.step_s is None else clock.link.step_s
+        clock.time_s += seconds
+        clock.compute_s += seconds
+
+    def up(self, client: str, size_bytes: int) -> float:
+        """A message leaves the client now; returns when it is at the server."""
+        clock = self._client(client)
+        return clock.time_s + self._travel_s(client, clock, size_bytes, clock.link.up_mbps)
+
+    def server_received(self, arrival_s: float) -> None:
+        """The server has waited for a message."""
+        self.server_time_s = max(self.server_time_s, arrival_s)
+
+    def server_computed(self, measured_s: float) -> None:
+        """The server has worked on what it received."""
+        seconds = measured_s if self.links.server_step_s is None else self.links.server_step_s
+        self.server_time_s += seconds
+        self.server_compute_s += seconds
+
+    def client_compute_s(self, client: str) -> float:
+        """Seconds that this client has computed since the start."""
+        return self._client(client).compute_s
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {
+            "server": [self.server_time_s, self.server_compute_s],
+            "clients": {name: [c.time_s, c.compute_s, c.messages] for name, c in self._clients.items()},
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self.server_time_s, self.server_compute_s = state["server"]
+        for name, (time_s, compute_s, messages) in state["clients"].items():
+            self._clients[name] = _ClientClock(self._client(name).link, time_s, compute_s, messages)
+
+    def _client(self, name: str) -> _ClientClock:
+        if name not in self._clients:
+            self._clients[name] = _ClientClock(self.links.clients.get(name, self.links))
+        return self._clients[name]
+
+    def _travel_s(self, name: str, clock: _ClientClock, size_bytes: int, mbps: float | None) -> float:
+        clock.messages += 1
+        jitter_ms = 0.0
+        if clock.link.jitter_ms:
+            jitter_ms = abs(
+                random.Random(f"{self.seed}/{name}/{clock.messages}").gauss(0, clock.link.jitter_ms)
+            )
+        transfer_s = 0.0 if mbps is None else size_bytes * 8 / (mbps * 1e6)
+        return (clock.link.latency_ms + jitter_ms) / 1e3 + transfer_s

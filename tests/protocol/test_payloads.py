@@ -1,0 +1,90 @@
+"""Labels, adapters and the accounting of bytes."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from splitcom.errors import RemoteProtocolError
+from splitcom.protocol.accounting import flows_of
+from splitcom.protocol.adapters import pack_adapter, unpack_adapter
+from splitcom.protocol.labels import IGNORED, pack_labels, unpack_labels
+from splitcom.protocol.messages_pb2 import Message
+
+MAX_TOKENS = 64
+
+
+@st.composite
+def labels(draw):
+    token = st.integers(0, draw(st.sampled_from([10, 70_000, (1 << 32) - 1])))
+    rows = st.tuples(st.integers(0, 20), st.lists(token, min_size=1, max_size=40))
+    drawn = draw(st.dictionaries(st.integers(0, (1 << 32) - 1), rows, max_size=5))
+    return {
+        sample: np.array([IGNORED] * start + tokens, dtype=np.int64)
+        for sample, (start, tokens) in drawn.items()
+    }
+
+
+@settings(deadline=None, max_examples=200)
+@given(labels())
+def test_labels_survive_the_wire(drawn):
+    received = unpack_labels(pack_labels(drawn), MAX_TOKENS)
+    assert received.keys() == drawn.keys()
+    assert all((received[sample] == drawn[sample]).all() for sample in drawn)
+
+
+@settings(deadline=None, max_examples=300)
+@given(labels(), st.data())
+def test_mutated_labels_are_read_or_refused(drawn, data):
+    packed = bytearray(pack_labels(drawn) or b"\x02")
+    for _ in range(data.draw(st.integers(1, 4))):
+        packed[data.draw(st.integers(0, len(packed) - 1))] = data.draw(st.integers(0, 255))
+    packed = packed[: data.draw(st.integers(0, len(packed)))]
+    try:
+        received = unpack_labels(bytes(packed), MAX_TOKENS)
+    except RemoteProtocolError:
+        return
+    assert all(len(row) <= MAX_TOKENS for row in received.values())
+
+
+def test_a_sample_longer_than_allowed_is_refused():
+    packed = pack_labels({7: np.arange(MAX_TOKENS + 1)})
+    with pytest.raises(RemoteProtocolError, match="do not add up"):
+        unpack_labels(packed, MAX_TOKENS)
+
+
+def test_an_adapter_survives_the_wire_in_its_precision():
+    state = {"b": torch.randn(3, 2), "a": torch.randn(4)}
+    received = unpack_adapter(pack_adapter(state, torch.float32))
+    assert list(received) == ["a", "b"]
+    assert all(torch.equal(received[name], state[name]) for name in state)
+    rounded = unpack_adapter(pack_adapter(state, torch.float16))
+    assert all(torch.equal(rounded[name], state[name].half().float()) for name in state)
+
+
+def test_no_adapter_is_no_bytes():
+    assert pack_adapter({}, torch.float16) == b""
+    assert unpack_adapter(b"") == {}
+
+
+@pytest.mark.parametrize("data", [b"x", b"\xff" * 64, pack_adapter({"a": torch.ones(2)}, torch.float16)[:-1]])
+def test_a_damaged_adapter_is_refused(data):
+    with pytest.raises(RemoteProtocolError, match="no adapter"):
+        unpack_adapter(data)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        Message(activation={"step": 300, "activation": b"a" * 50, "labels": b"l" * 20}),
+        Message(round_end={"round": 2, "adapter": b"x" * 30, "num_tokens": 100}),
+        Message(hello={"client": "clinic"}),
+        Message(evaluation_batch={"activation": b"a" * 50, "labels": b"b"}),
+    ],
+)
+def test_every_byte_of_a_message_is_counted_once(message):
+    size = message.ByteSize()
+    flows = flows_of(message, size)
+    assert sum(flows.values()) == size
+    assert flows.get("activation_up", 50) == 50
