@@ -1,0 +1,1 @@
+"""Who trains when, on what, and how adapters merge."""

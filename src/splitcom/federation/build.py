@@ -1,0 +1,206 @@
+"""From a configuration to the parties of a simulation: every client and the server, in this process."""
+
+import random
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from splitcom.codecs import FileReferences, MemoryReferences, ReferenceStore, parse
+from splitcom.config import Config
+from splitcom.data import HELD_OUT_DOMAIN, Encoded, Partition, Row, encode, load_rows, partition
+from splitcom.errors import ConfigError
+from splitcom.federation.body import BodyTrainer
+from splitcom.federation.channel import Channel, Channels
+from splitcom.federation.client import Client, Trainer
+from splitcom.federation.front import FrontTrainer
+from splitcom.federation.observe import Observer
+from splitcom.federation.rounds import Federation
+from splitcom.federation.whole import WholeTrainer
+from splitcom.models import (
+    Body,
+    Front,
+    Part,
+    adapter_state,
+    add_lora,
+    fingerprint,
+    load_body,
+    load_front,
+    load_tokenizer,
+    replicate,
+)
+from splitcom.seeds import derive_seed
+from splitcom.transports.inproc import InProcess
+from splitcom.transports.link import VirtualClock
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The data of a run: each client's training samples, and the held-out ones."""
+
+    partition: Partition
+    train: Encoded
+    held_out: Encoded
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """All parties of a run in this process."""
+
+    federation: Federation
+    clients: dict[str, Client]
+    clock: VirtualClock
+    parts: tuple[Front, Body]
+
+    def close(self) -> None:
+        """Let go of references that are kept in files."""
+        for _, _, references in self.federation.references():
+            references.close()
+        for client in self.clients.values():
+            for _, references in client.trainer.references():
+                references.close()
+
+
+def load_texts(config: Config) -> Texts:
+    """Load, encode and partition; raises DataError naming file, row and column.
+
+    Which rows train and which are held out does not depend on the run's seed, so that seeds can be compared.
+    """
+    data = config.data
+    tokenizer = load_tokenizer(config.model.source)
+    generated = data.source == "generated"
+    num_train = data.samples or (600 if generated else None)
+    load = partial(
+        load_rows,
+        template=data.prompt,
+        response_column=data.response,
+        domain=data.domain or HELD_OUT_DOMAIN,
+        count=(num_train or 0) + data.held_out_samples,
+    )
+    rows = _shuffled(load(data.source), "train")
+    if data.held_out is None:
+        if len(rows) <= data.held_out_samples:
+            raise ConfigError(
+                f"data.held_out_samples = {data.held_out_samples}: {data.source} has {len(rows)} rows in all; "
+                "lower it, or name another source in data.held_out"
+            )
+        held_out, rows = rows[: data.held_out_samples], rows[data.held_out_samples :]
+    else:
+        held_out = _shuffled(load(data.held_out), "held out")[: data.held_out_samples]
+    train = encode(rows[:num_train], tokenizer, data.max_tokens)
+    parts = partition(
+        train.samples,
+        config.federation.clients,
+        kind=config.partition.kind,
+        alpha=config.partition.alpha,
+        column=config.partition.column,
+        seed=derive_seed(config.seed, "partition"),
+    )
+    return Texts(parts, train, encode(held_out, tokenizer, data.max_tokens))
+
+
+def build_simulation(
+    config: Config, texts: Texts, parts: tuple[Front, Body], folder: Path, observer: Observer | None = None
+) -> Simulation:
+    """Every party of a run, connected; `folder` holds references that are kept in files.
+
+    `parts` are those of `load_parts`; the server trains this very body, clients train copies of the front.
+    """
+    names = config.client_names
+    held_out = {name: texts.held_out.samples[index :: len(names)] for index, name in enumerate(names)}
+    samples = dict(zip(names, texts.partition.parts, strict=True))
+    front, body = parts
+    digest = fingerprint(config.model.source)
+
+    def trainer(name: str) -> Trainer:
+        own = replicate(front)
+        if config.training.split:
+            channels = open_channels(config, name, folder / "client")
+            return FrontTrainer(name, own, samples[name], held_out[name], channels, config)
+        return WholeTrainer(name, own, replicate(body), samples[name], held_out[name], config)
+
+    clients = {name: Client(name, trainer(name), config, digest) for name in names}
+    clock = VirtualClock(config.links, config.seed)
+    split = config.training.split
+    federation = Federation(
+        config,
+        InProcess(clients, clock),
+        BodyTrainer(body, config) if split else None,
+        adapter_state(front) | ({} if split else adapter_state(body)),
+        {name: open_channels(config, name, folder / "server") if split else {} for name in names},
+        digest,
+        observer,
+    )
+    return Simulation(federation, clients, clock, parts)
+
+
+def load_parts(config: Config) -> tuple[Front, Body]:
+    """Front and body with their adapters, on the configured device."""
+    model = config.model
+    place = {
+        "dtype": getattr(torch, model.dtype),
+        "device": device_of(config),
+        "attn_implementation": model.attention,
+    }
+    front = load_front(model.source, model.cut, **place)
+    body = load_body(model.source, model.cut, **place)
+    _adapt(front, config, trains=config.lora.train_front)
+    _adapt(body, config, trains=True)
+    return front, body
+
+
+def device_of(config: Config) -> torch.device:
+    """The configured device; raises ConfigError where it is not there."""
+    name = config.model.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(
+            f"model.device = {name!r}: {str(error).splitlines()[0]}; use 'auto' or 'cpu'"
+        ) from error
+    return device
+
+
+def open_channels(config: Config, client: str, folder: Path) -> Channels:
+    """One side's ends of the flows of one client."""
+    codecs = {
+        "activation_up": config.flows.activation_up.codec,
+        "gradient_down": config.flows.gradient_down.codec,
+        "evaluation": config.evaluation.codec,
+    }
+    channels = {}
+    for flow, text in codecs.items():
+        codec = parse(text)
+        references = _references(config, folder / client / flow) if codec.needs_references else None
+        channels[flow] = Channel(flow, client, codec, references, config.seed)
+    return channels
+
+
+def _references(config: Config, folder: Path) -> ReferenceStore:
+    settings = config.references
+    limit_bytes = None if settings.limit_mb is None else int(settings.limit_mb * 1e6)
+    if settings.store == "memory" or limit_bytes is None:
+        return MemoryReferences(settings.precision, limit_bytes)
+    return FileReferences(folder, limit_bytes, settings.precision)
+
+
+def _adapt(part: Part, config: Config, trains: bool) -> None:
+    lora = config.lora
+    add_lora(
+        part,
+        rank=lora.rank if trains else 0,
+        alpha=lora.alpha,
+        dropout=lora.dropout,
+        targets=lora.targets,
+        seed=derive_seed(config.seed, "lora"),
+    )
+
+
+def _shuffled(rows: list[Row], purpose: str) -> list[Row]:
+    rows = list(rows)
+    random.Random(f"splitcom/{purpose}").shuffle(rows)
+    return rows

@@ -1,0 +1,85 @@
+"""One flow between a client and the server, as one of the two sides sees it: a codec and this side's references.
+
+sender                                            receiver
+values ─► codec.encode ─► packet ───────────────► codec.decode ─► values
+             │    ▲                                  │    ▲
+             ▼    │                                  ▼    │
+          references         identical            references
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+
+import torch
+
+from splitcom.codecs import Codec, Decoded, Ragged, ReferenceStore, uncompressed_size
+from splitcom.errors import NonFiniteError
+from splitcom.seeds import derive_seed
+
+
+@dataclass
+class Traffic:
+    """What has gone through a channel since it was last asked."""
+
+    samples: int = 0
+    skipped: int = 0
+    uncompressed_bytes: int = 0
+    seconds: float = 0.0
+
+
+class Channel:
+    """Encodes at the sender, decodes at the receiver; counts what passes."""
+
+    def __init__(
+        self, flow: str, client: str, codec: Codec, references: ReferenceStore | None, seed: int
+    ) -> None:
+        self.flow = flow
+        self.client = client
+        self.codec = codec
+        self.references = references
+        self.traffic = Traffic()
+        self._seed = seed
+
+    def encode(
+        self, batch: Ragged, ids: Sequence[int], position: tuple[int, int], *, self_contained: bool = False
+    ) -> bytes:
+        """Turn a batch into a packet; `position` is round and step. Raises NonFiniteError, naming both."""
+        started = perf_counter()
+        try:
+            encoded = self.codec.encode(
+                batch,
+                ids,
+                self.references,
+                self_contained=self_contained,
+                seed=derive_seed(self._seed, self.client, self.flow, *position),
+            )
+        except NonFiniteError as error:
+            raise NonFiniteError(
+                f"{self.client}, round {position[0]}, step {position[1]}, flow {self.flow}: {error}; "
+                "training has diverged: lower training.lr, or set training.clip_norm"
+            ) from error
+        self.traffic.seconds += perf_counter() - started
+        self._count(batch, ids, encoded.skipped)
+        return encoded.packet
+
+    def decode(self, packet: bytes) -> Decoded:
+        """Turn a packet back; raises UnknownReference and PacketError."""
+        started = perf_counter()
+        decoded = self.codec.decode(packet, self.references)
+        self.traffic.seconds += perf_counter() - started
+        self._count(decoded.batch, decoded.ids, decoded.skipped)
+        return decoded
+
+    def take_traffic(self) -> Traffic:
+        """What has passed since the last call."""
+        traffic, self.traffic = self.traffic, Traffic()
+        return traffic
+
+    def _count(self, batch: Ragged, ids: Sequence[int], skipped: torch.Tensor) -> None:
+        self.traffic.samples += len(skipped)
+        self.traffic.skipped += int(skipped.sum())
+        self.traffic.uncompressed_bytes += uncompressed_size(ids, batch.lengths.tolist(), batch.hidden)
+
+
+Channels = Mapping[str, Channel]

@@ -1,0 +1,72 @@
+"""AdamW on one party's trainable tensors, with a learning rate that depends on the progress of the run alone."""
+
+import math
+from collections.abc import Iterable, Mapping
+
+import torch
+
+from splitcom.config import TrainingConfig
+
+_SCALAR, _MOMENTS = "step", ("exp_avg", "exp_avg_sq")
+
+
+def learning_rate(config: TrainingConfig, progress: float) -> float:
+    """The learning rate at `progress` in [0, 1): linear warm-up, then the schedule.
+
+    Progress instead of a count of steps: parties with fewer batches still end at the same rate, and there is no
+    state to resume.
+    """
+    if progress < config.warmup:
+        return config.lr * progress / config.warmup
+    rest = (progress - config.warmup) / (1 - config.warmup)
+    match config.schedule:
+        case "constant":
+            return config.lr
+        case "linear":
+            return config.lr * (1 - rest)
+        case "cosine":
+            return config.lr * 0.5 * (1 + math.cos(math.pi * rest))
+
+
+class Optimizer:
+    """One party's optimizer; the order of `parameters` names them in a checkpoint."""
+
+    def __init__(self, parameters: Iterable[torch.nn.Parameter], config: TrainingConfig) -> None:
+        self.parameters = list(parameters)
+        self._config = config
+        self._adamw = (
+            torch.optim.AdamW(self.parameters, lr=config.lr, weight_decay=config.weight_decay)
+            if self.parameters
+            else None
+        )
+
+    def step(self, progress: float) -> None:
+        """Clip the gradients, take a step at the rate for `progress`, forget the gradients."""
+        if self._adamw is None:
+            return
+        if self._config.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self.parameters, self._config.clip_norm)
+        for group in self._adamw.param_groups:
+            group["lr"] = learning_rate(self._config, progress)
+        self._adamw.step()
+        self._adamw.zero_grad(set_to_none=True)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """The moments by name, for a checkpoint; empty before the first step."""
+        if self._adamw is None:
+            return {}
+        return {
+            f"{index}.{key}": self._adamw.state[parameter][key]
+            for index, parameter in enumerate(self.parameters)
+            if parameter in self._adamw.state
+            for key in (_SCALAR, *_MOMENTS)
+        }
+
+    def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Go on from a checkpoint."""
+        for name, tensor in state.items():
+            index, key = name.split(".")
+            parameter = self.parameters[int(index)]
+            device = "cpu" if key == _SCALAR else parameter.device
+            assert self._adamw is not None
+            self._adamw.state[parameter][key] = tensor.to(device, copy=True)

@@ -1,0 +1,12 @@
+"""Complete recipes that can be run and compared, one file each, and what runs them."""
+
+from splitcom.methods.centralised import CENTRALISED
+from splitcom.methods.fedlora import FEDLORA
+from splitcom.methods.frozen_front import FROZEN_FRONT
+from splitcom.methods.method import Method
+from splitcom.methods.splitcom import SPLITCOM
+from splitcom.methods.splitlora import SPLITLORA
+
+METHODS = {method.name: method for method in (SPLITLORA, FROZEN_FRONT, SPLITCOM, FEDLORA, CENTRALISED)}
+
+__all__ = ["METHODS", "Method"]

@@ -1,0 +1,26 @@
+"""Centralised fine-tuning: one party with the whole model and everybody's data, the ceiling of quality.
+
+It takes the step of all clients together, so that it makes as many steps in a round as the split methods with a
+parallel body.
+"""
+
+from splitcom.config import Config
+from splitcom.methods.method import Method
+
+
+def _configure(config: Config) -> Config:
+    together = config.training.body_update == "parallel"
+    batch_size = config.training.batch_size * (config.federation.clients if together else 1)
+    return config.override(
+        {
+            "training.split": False,
+            "training.batch_size": batch_size,
+            "federation.clients": 1,
+            "federation.adapter_dtype": "float32",
+            "partition.kind": "iid",
+            "links.clients": {},
+        }
+    )
+
+
+CENTRALISED = Method("centralised", "not split, all data at one party", _configure)

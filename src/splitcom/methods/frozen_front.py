@@ -1,0 +1,15 @@
+"""The frozen front: only the body learns, so an activation never changes and is sent once; no gradient comes back.
+
+The baseline that every saving must be compared with: it is cheap, and loses what the front would have learnt.
+"""
+
+from splitcom.config import Config
+from splitcom.methods.method import Method
+
+
+def _configure(config: Config) -> Config:
+    # A batch's padding changes the last bits of an activation, hence not exactly 1.
+    return config.override({"lora.train_front": False, "flows.activation_up.codec": "temporal(0.99) > fp16"})
+
+
+FROZEN_FRONT = Method("frozen_front", "split, front not trained, fp16 activations sent once", _configure)

@@ -1,0 +1,16 @@
+"""What a step would send, from a model's shape alone."""
+
+from splitcom.codecs import uncompressed_size
+
+
+def bytes_of_step(hidden_size: int, batch_size: int, num_tokens: int, tail_blocks: int = 0) -> dict[str, int]:
+    """Bytes of each flow at the cut for one fp16 step of one client, headers included.
+
+    >>> bytes_of_step(768, batch_size=8, num_tokens=512)
+    {'activation_up': 6291490, 'gradient_down': 6291490}
+    """
+    size = uncompressed_size(range(batch_size), [num_tokens] * batch_size, hidden_size)
+    flows = ["activation_up", "gradient_down"]
+    if tail_blocks:
+        flows += ["activation_down", "gradient_up"]
+    return dict.fromkeys(flows, size)

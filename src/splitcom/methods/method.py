@@ -1,0 +1,15 @@
+"""What a method is: a complete recipe, as the changes it makes to a configuration."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from splitcom.config import Config
+
+
+@dataclass(frozen=True)
+class Method:
+    """A recipe that can be compared with another; `configure` is idempotent, so that a saved run can be re-run."""
+
+    name: str
+    summary: str
+    configure: Callable[[Config], Config]

@@ -1,0 +1,170 @@
+"""One run from configuration to run folder: build the parties, train, record after each round, export."""
+
+import platform
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from importlib.metadata import version
+from math import exp
+from pathlib import Path
+from typing import Any
+
+from splitcom.config import Config
+from splitcom.errors import ConfigError, RunError
+from splitcom.federation.build import Simulation, build_simulation, load_parts, load_texts
+from splitcom.federation.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
+from splitcom.federation.observe import Observer
+from splitcom.methods import METHODS
+from splitcom.methods.sentences import generate_pairs
+from splitcom.metrics.record import RunFolder
+from splitcom.models import adapter_state, export_adapter
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: where it is and what came of it (the content of result.json)."""
+
+    folder: Path
+    result: dict[str, Any]
+
+    @property
+    def adapter(self) -> Path:
+        """The PEFT adapter for the whole model."""
+        return self.folder / "adapter"
+
+
+def configured(config: Config) -> Config:
+    """The configuration with what its method prescribes; raises ConfigError for an unknown method."""
+    if config.method not in METHODS:
+        raise ConfigError(f"method = {config.method!r}: no such method; there are {', '.join(METHODS)}")
+    return METHODS[config.method].configure(config)
+
+
+def train(
+    config: Config,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    label: str | None = None,
+    observer: Observer | None = None,
+) -> Run:
+    """Run a configuration with all parties in this process and write the run folder `out`.
+
+    Where the run is interrupted, by a signal, an error or a crash, `resume=True` continues it after the last
+    completed round to the same bits. Raises RunError where the folder exists and is not to be resumed, or was
+    started with another configuration; and what a wrong configuration, model or data set raises.
+    """
+    config = configured(config)
+    observer = observer or Observer()
+    folder = RunFolder(out)
+    if resume:
+        _check_same_configuration(folder, config)
+        if (result := folder.result()) is not None:
+            return Run(folder.path, result)
+    else:
+        folder.refuse_if_used()
+    texts = load_texts(config)
+    observer.on_data(str(texts.train.report), str(texts.partition))
+    parts = load_parts(config)
+    if not resume:
+        folder.create(config.to_toml())
+    simulation = build_simulation(config, texts, parts, folder.path / "references", observer)
+    with closing(simulation):
+        _rounds(simulation, folder, resume, config, observer)
+    _export(simulation, folder, config)
+    result = _result(simulation, config, label or config.method)
+    if config.evaluation.generate:
+        result["samples"] = generate_pairs(config, folder.adapter, texts.held_out.samples)
+    folder.write_result(result)
+    return Run(folder.path, result)
+
+
+def _rounds(
+    simulation: Simulation, folder: RunFolder, resume: bool, config: Config, observer: Observer
+) -> None:
+    federation, clients, clock = simulation.federation, simulation.clients, simulation.clock
+    checkpoint = latest_checkpoint(folder.checkpoints) if resume else None
+    if checkpoint is not None:
+        load_checkpoint(checkpoint, federation, clients, clock)
+    folder.truncate_metrics(last_round=federation.round if checkpoint is not None else -1)
+    for lines in federation.run():
+        folder.append_metrics(lines)
+        last = federation.round == config.training.rounds
+        if last or federation.round % config.training.checkpoint_every == 0:
+            folder.guard(lambda: save_checkpoint(folder.checkpoints, federation, clients, clock))
+        observer.on_round(lines)
+
+
+def _check_same_configuration(folder: RunFolder, config: Config) -> None:
+    started = Config.from_toml(folder.config_toml(), where=str(folder.path / "config.toml"))
+    if started == config:
+        return
+    was, now = _flat(started.model_dump()), _flat(config.model_dump())
+    changed = [
+        f"{key} was {was.get(key)!r}, is {now.get(key)!r}"
+        for key in sorted(was | now)
+        if was.get(key) != now.get(key)
+    ]
+    raise RunError(
+        f"{folder.path}: cannot resume with another configuration: {'; '.join(changed)}; undo the change, or start "
+        "a new run with another --out"
+    )
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _export(simulation: Simulation, folder: RunFolder, config: Config) -> None:
+    adapter = simulation.federation.adapter
+    if simulation.federation.body is not None:
+        adapter = adapter | simulation.federation.body.adapter()
+    front, body = ({name: adapter[name] for name in adapter_state(part)} for part in simulation.parts)
+    folder.guard(
+        lambda: export_adapter(
+            folder.adapter,
+            config.model.source,
+            front,
+            body,
+            cut=config.model.cut,
+            rank=config.lora.rank,
+            alpha=config.lora.alpha,
+            dropout=config.lora.dropout,
+        )
+    )
+
+
+def _result(simulation: Simulation, config: Config, label: str) -> dict[str, Any]:
+    federation = simulation.federation
+    losses = federation.eval_losses
+    last = losses[max(losses)]
+    sent, uncompressed = federation.ledger.totals(), federation.uncompressed_totals()
+    return {
+        "method": config.method,
+        "label": label,
+        "model": config.model.source,
+        "seed": config.seed,
+        "rounds": config.training.rounds,
+        "clients": config.federation.clients,
+        "eval": {
+            "loss": last,
+            "perplexity": exp(min(last, 700.0)),
+            "best_loss": min(losses.values()),
+            "initial_loss": losses[0],
+        },
+        "bytes": sent,
+        "uncompressed_bytes": uncompressed,
+        "saving": {
+            key: 1 - sent[key] / uncompressed[key] if uncompressed[key] else 0.0
+            for key in ("up", "down", "total")
+        },
+        "seconds": {"wall": federation.wall_s, "virtual": simulation.clock.server_time_s},
+        "environment": {
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            **{package: version(package) for package in ("splitcom", "torch", "transformers", "peft")},
+        },
+    }

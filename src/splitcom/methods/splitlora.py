@@ -1,0 +1,11 @@
+"""SplitLoRA (Lin et al. 2024, 2407.00952): split federated LoRA without compression, the reference of every saving."""
+
+from splitcom.config import Config
+from splitcom.methods.method import Method
+
+
+def _configure(config: Config) -> Config:
+    return config.override({"flows.activation_up.codec": "fp16", "flows.gradient_down.codec": "fp16"})
+
+
+SPLITLORA = Method("splitlora", "split, uncompressed fp16 flows", _configure)

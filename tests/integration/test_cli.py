@@ -1,0 +1,195 @@
+"""The command line as a user meets it: what works, and what wrong input is told."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from splitcom.cli import main
+from splitcom.federation import checkpoint
+
+BIN = Path(sys.executable).parent
+
+
+@pytest.fixture
+def splitcom(monkeypatch, capsys):
+    """Run a command in this process; gives exit code, standard output and standard error on one line each."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["splitcom", *map(str, arguments)])
+        try:
+            main()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code or 0
+        out, err = capsys.readouterr()
+        return code, out, " ".join(err.split())
+
+    return run
+
+
+@pytest.fixture
+def config_file(tiny_config, tmp_path):
+    path = tmp_path / "run.toml"
+    path.write_text(tiny_config.to_toml())
+    return path
+
+
+@pytest.fixture
+def csv_file(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("mr,text,label\n" + "".join(f"name[A{i}],A{i} is a place.,{i % 2}\n" for i in range(30)))
+    return path
+
+
+def test_a_run_from_file_to_report_and_merged_model(splitcom, config_file, tmp_path):
+    run = tmp_path / "run"
+    code, out, _ = splitcom("train", config_file, "--out", run, "--set", "evaluation.generate=1")
+    assert code == 0
+    assert {path.name for path in run.iterdir()} == {
+        "config.toml", "metrics.jsonl", "result.json", "adapter", "checkpoint", "report.html",
+    }  # fmt: skip
+    result = json.loads((run / "result.json").read_text())
+    assert f"{result['eval']['loss']:.3f}" in out and "before" in out
+    assert splitcom("export", run, tmp_path / "merged", "--merge")[0] == 0
+    assert splitcom("export", run, tmp_path / "adapter")[0] == 0
+    merged = load_file(tmp_path / "merged" / "model.safetensors")
+    base = load_file(Path(result["model"]) / "model.safetensors")
+    changed = {name for name in base if not torch.equal(base[name], merged[name])}
+    assert changed and all(re.search(r"\.[qv]_proj\.", name) for name in changed)
+    code, _, err = splitcom("export", run, tmp_path / "merged")
+    assert code == 1 and "merged: exists already" in err
+    assert splitcom("report", run)[0] == 0
+
+
+def test_compare_runs_what_is_missing_only(splitcom, config_file, tmp_path):
+    out = tmp_path / "comparison"
+    arguments = ("compare", config_file, "--methods", "splitlora,splitcom", "--out", out)
+    assert splitcom(*arguments, "--seeds", "0")[0] == 0
+    first = {path: path.stat().st_mtime_ns for path in out.rglob("result.json")}
+    code, printed, _ = splitcom(*arguments, "--seeds", "0,1")
+    assert code == 0 and "splitlora" in printed
+    assert len(json.loads((out / "comparison.json").read_text())["runs"]) == 4
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in first.items())
+    assert (out / "report.html").exists()
+    assert splitcom("report", out, "--markdown", tmp_path / "results.md")[0] == 0
+    assert "splitcom" in (tmp_path / "results.md").read_text()
+
+
+def test_inspect_shows_parts_and_flows(splitcom, tiny_model):
+    code, out, _ = splitcom("inspect", tiny_model, "--cut", 1, "--batch-size", 2, "--tokens", 10)
+    assert code == 0
+    assert all(word in out for word in ("front", "body", "activation_up", "gradient_down"))
+
+
+WRONG = {
+    "missing configuration": (["{tmp}/absent.toml"], r"absent\.toml: no such file"),
+    "misspelt key": (["{config}", "--set", "training.round=3"], r"training\.round: unknown key; did you mean 'rounds'"),
+    "misspelt section": (["{config}", "--set", "trainin.rounds=3"], r"trainin: unknown key; did you mean 'training'"),
+    "no value": (["{config}", "--set", "training.rounds"], r"--set training\.rounds: expected key=value"),
+    "missing data": (["{config}", "--set", "data.source={tmp}/absent.csv"], r"absent\.csv: no such file"),
+    "missing column": (["{config}", "--set", "data.source={csv}", "--set", "data.response=txt"],
+                       r"rows\.csv:2: no column 'txt'.*found: mr, text, label.*did you mean 'text'"),
+    "missing column of the prompt": (["{config}", "--set", "data.source={csv}", "--set", "data.prompt={{meaning}}"],
+                                     r"no column 'meaning'.*found: mr, text, label"),
+    "empty data": (["{config}", "--set", "data.source={tmp}/empty.csv"], r"empty\.csv: no rows"),
+    "more clients than samples": (["{config}", "--set", "data.samples=2"], r"2 samples cannot give 3 clients"),
+    "more held out than there is": (["{config}", "--set", "data.source={csv}", "--set", "data.held_out_samples=30"],
+                                    r"data\.held_out_samples = 30: .*rows\.csv has 30 rows"),
+    "cut outside the model": (["{config}", "--set", "model.cut=4"], r"cut = 4 .*cut >= 1.*cut \+ tail_blocks <= 3"),
+    "missing model": (["{config}", "--set", "model.source={tmp}/absent"], r"absent: no such folder"),
+    "unknown stage": (["{config}", "--set", "flows.activation_up.codec=temporl(0.9)"],
+                      r"activation_up\.codec.*temporl.*temporal"),
+    "wrong argument": (["{config}", "--set", "flows.activation_up.codec=temporal(1.5)"],
+                       r"activation_up\.codec.*threshold"),
+    "unknown method": (["{config}", "--set", "method=splitcomm"],
+                       r"method = 'splitcomm': no such method; there are splitlora"),
+    "unknown target": (["{config}", "--set", "lora.targets=['queries']"], r"targets.*queries.*q_proj"),
+    "unknown device": (["{config}", "--set", "model.device=tpu"], r"model\.device = 'tpu'"),
+    "unwritable folder": (["{config}", "--out", "{csv}/run"], r"rows\.csv/run: cannot write the run folder"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_input_is_named_and_leaves_nothing(splitcom, config_file, csv_file, tmp_path, case):
+    (tmp_path / "empty.csv").write_text("mr,text\n")
+    arguments, expected = WRONG[case]
+    places = {"tmp": tmp_path, "config": config_file, "csv": csv_file}
+    arguments = [argument.format(**places) for argument in arguments]
+    out = [] if "--out" in arguments else ["--out", tmp_path / "run"]
+    before = sorted(tmp_path.iterdir())
+    code, _, err = splitcom("train", *arguments, *out)
+    assert code == 1
+    assert re.search(expected, err), err
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_earlier_results_are_never_touched(splitcom, config_file, tmp_path):
+    run = tmp_path / "run"
+    assert splitcom("train", config_file, "--out", run)[0] == 0
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    code, _, err = splitcom("train", config_file, "--out", run)
+    assert code == 1 and f"{run}: this run folder exists; continue it with --resume" in err
+    code, _, err = splitcom("train", config_file, "--out", run, "--resume", "--set", "training.lr=0.5")
+    assert code == 1 and "training.lr was 0.01, is 0.5" in err
+    assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+
+def test_a_full_disk_is_named_and_the_run_resumes(splitcom, config_file, tmp_path, monkeypatch):
+    real = checkpoint.save_file
+    calls = []
+
+    def full(*arguments):
+        calls.append(arguments)
+        if len(calls) > 6:  # in the checkpoint after round 1
+            raise OSError(28, "No space left on device")
+        return real(*arguments)
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    run = tmp_path / "run"
+    code, _, err = splitcom("train", config_file, "--out", run)
+    assert code == 1 and f"{run}: cannot write the run folder: No space left on device" in err
+    monkeypatch.undo()
+    code, *_ = splitcom("train", config_file, "--out", run, "--resume")
+    assert code == 0 and (run / "result.json").exists()
+
+
+def test_an_adapter_of_another_model_is_refused(splitcom, config_file, tmp_path):
+    run = tmp_path / "run"
+    assert splitcom("train", config_file, "--out", run)[0] == 0
+    weights = run / "adapter" / "adapter_model.safetensors"
+    tensors = load_file(weights)
+    save_file({name: tensor[..., :4].contiguous() for name, tensor in tensors.items()}, weights)
+    code, _, err = splitcom("export", run, tmp_path / "out", "--merge")
+    assert code == 1 and "no PEFT adapter that fits" in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_ctrl_c_leaves_a_checkpoint_that_resumes_to_the_same_bits(splitcom, config_file, tmp_path):
+    command = [BIN / "splitcom", "train", config_file, "--set", "training.rounds=12", "--out"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    halted = tmp_path / "halted"
+    process = subprocess.Popen([*command, halted], env=environment, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (halted / "checkpoint" / "round-00002").exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "--resume" in err
+    assert not (halted / "result.json").exists()
+    for out, resume in ((halted, ["--resume"]), (tmp_path / "straight", [])):
+        arguments = ("train", config_file, "--set", "training.rounds=12", "--out", out, *resume)
+        assert splitcom(*arguments)[0] == 0
+    one, other = (
+        load_file(out / "adapter" / "adapter_model.safetensors") for out in (halted, tmp_path / "straight")
+    )
+    assert all(torch.equal(one[name], other[name]) for name in one)

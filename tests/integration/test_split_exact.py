@@ -1,0 +1,176 @@
+"""A cut model equals the uncut one bit for bit: logits and all LoRA gradients, in fp32 on the CPU."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from splitcom.errors import CutError
+from splitcom.models import (
+    SplitModel,
+    adapter_state,
+    add_lora,
+    cut,
+    export_adapter,
+    load_adapter_state,
+    load_body,
+    load_front,
+    load_model,
+    load_tail,
+)
+
+from .tiny_models import CASES, OTHER_CASES, REFUSED, loss_of, right_padded_batch, tiny_model
+
+# peft reads a property of transformers' models by its deprecated name.
+pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+
+RANK, ALPHA = 4, 16
+
+
+def boundaries(num_blocks: int) -> list[tuple[int, int]]:
+    return [(k, j) for k in range(1, num_blocks) for j in range(num_blocks - k)]
+
+
+def split_with_lora(model: PreTrainedModel, at: int, tail_blocks: int) -> SplitModel:
+    """Cut, add LoRA and move B away from zero, so that every LoRA gradient counts."""
+    split = cut(model, at, tail_blocks)
+    for part in split.parts:
+        add_lora(part, RANK, ALPHA)
+        load_adapter_state(part, {name: away_from_zero(name, t) for name, t in adapter_state(part).items()})
+    return split
+
+
+def away_from_zero(name: str, tensor: Tensor) -> Tensor:
+    generator = torch.Generator().manual_seed(sum(name.encode()))
+    return tensor + 0.1 * torch.randn(tensor.shape, generator=generator)
+
+
+def states(split: SplitModel) -> dict[str, Tensor]:
+    return {name: tensor for part in split.parts for name, tensor in adapter_state(part).items()}
+
+
+def uncut_with_lora(model: PreTrainedModel, state: dict[str, Tensor]) -> PeftModel:
+    """The reference: peft alone, on the whole model, with the same LoRA weights."""
+    targets = sorted({name.rsplit(".lora_", 1)[0] for name in state})
+    conv1d = "Conv1D" in type(model.get_submodule(targets[0])).__name__
+    config = LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=targets, fan_in_fan_out=conv1d)
+    whole = get_peft_model(copy.deepcopy(model), config).train(model.training)
+    own = lora_parameters(whole)
+    assert own.keys() == state.keys()
+    with torch.no_grad():
+        for name, parameter in own.items():
+            parameter.copy_(state[name])
+    return whole
+
+
+def lora_parameters(module: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
+    return {
+        name.removeprefix("base_model.model.").replace(".default.", "."): parameter
+        for name, parameter in module.named_parameters()
+        if parameter.requires_grad
+    }
+
+
+def gradients(module: torch.nn.Module) -> dict[str, Tensor | None]:
+    return {name: parameter.grad for name, parameter in lora_parameters(module).items()}
+
+
+def assert_exact(model: PreTrainedModel, at: int, tail_blocks: int) -> None:
+    """Compare logits and gradients, each part's backward pass run on its own as a party would."""
+    ids, mask = right_padded_batch()
+    split = split_with_lora(model, at, tail_blocks)
+    whole = uncut_with_lora(model, states(split))
+
+    torch.manual_seed(2)  # dropout
+    logits = whole(input_ids=ids, attention_mask=mask, use_cache=False).logits
+    loss_of(logits, ids, mask).backward()
+
+    torch.manual_seed(2)
+    sent = [split.front(ids, mask)]
+    received = []
+    for part in split.parts[1:]:
+        received.append(sent[-1].detach().requires_grad_())
+        sent.append(part(received[-1], mask))
+    loss_of(sent[-1], ids, mask).backward()
+    for output, copied in zip(reversed(sent[:-1]), reversed(received), strict=True):
+        output.backward(copied.grad)
+
+    assert torch.equal(sent[-1], logits)
+    expected = gradients(whole)
+    found = {name: gradient for part in split.parts for name, gradient in gradients(part.model).items()}
+    assert found.keys() == expected.keys()
+    assert any(gradient is not None and gradient.abs().sum() > 0 for gradient in expected.values())
+    for name, gradient in expected.items():
+        same = found[name] is None if gradient is None else torch.equal(found[name], gradient)
+        assert same, f"{name}: the gradient differs"
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_boundary_is_exact(case: str) -> None:
+    model = tiny_model(case, CASES[case])
+    for at, tail_blocks in boundaries(model.config.num_hidden_layers):
+        assert_exact(model, at, tail_blocks)
+
+
+@pytest.mark.parametrize("case", OTHER_CASES)
+def test_families_that_nobody_listed_are_exact(case: str) -> None:
+    model = tiny_model(case, OTHER_CASES[case])
+    assert_exact(model, 1, 1)
+    assert_exact(model, 2, 0)
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_family_that_cannot_be_cut_is_refused(case: str) -> None:
+    options, reason = REFUSED[case]
+    with pytest.raises(CutError, match=reason):
+        cut(tiny_model(case, options), 2)
+
+
+@pytest.mark.parametrize("case", ["gpt2", "llama", "gemma3_text", "qwen2", "smollm3"])
+def test_sdpa_is_exact(case: str) -> None:
+    model = tiny_model(case, CASES[case], attention="sdpa")
+    for at, tail_blocks in [(1, 0), (2, 1), (3, 0)]:
+        assert_exact(model, at, tail_blocks)
+
+
+@pytest.mark.parametrize("case", ["gpt2", "bloom", "opt"])
+def test_dropout_is_drawn_once_and_in_the_same_order(case: str) -> None:
+    options = {
+        "gpt2": dict(embd_pdrop=0.5, attn_pdrop=0.2, resid_pdrop=0.2),
+        "bloom": dict(hidden_dropout=0.3, attention_dropout=0.3),
+        "opt": dict(dropout=0.3, attention_dropout=0.3, layerdrop=0.0),
+    }[case]
+    model = tiny_model(case, options).train()
+    if case == "opt":  # it draws one number per block to decide on layerdrop, the absent blocks' too
+        assert cut(model, 2).front.training
+        return
+    assert_exact(model, 2, 1)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_parts_loaded_alone_make_the_model_and_the_adapter(case: str, tmp_path: Path) -> None:
+    base, adapter = tmp_path / "base", tmp_path / "adapter"
+    tiny_model(case, CASES[case]).save_pretrained(base, max_shard_size="20KB")
+    whole = load_model(base, attn_implementation="eager")
+    eager = {"attn_implementation": "eager"}
+    split = SplitModel(
+        load_front(base, 1, **eager), load_body(base, 1, 1, **eager), load_tail(base, 1, **eager)
+    )
+    ids, mask = right_padded_batch()
+    assert torch.equal(split(ids, mask), whole(input_ids=ids, attention_mask=mask).logits)
+
+    num_parameters = sum(p.numel() for part in split.parts for p in part.parameters())
+    tied = whole.get_input_embeddings().weight.numel() if whole.config.tie_word_embeddings else 0
+    assert num_parameters == sum(p.numel() for p in whole.parameters()) + tied
+
+    for part in split.parts[1:]:  # the front stays frozen
+        add_lora(part, RANK, ALPHA)
+        load_adapter_state(part, {name: away_from_zero(name, t) for name, t in adapter_state(part).items()})
+    front, body, tail = map(adapter_state, split.parts)
+    export_adapter(adapter, base, front, body, tail, cut=1, rank=RANK, alpha=ALPHA)
+    tuned = PeftModel.from_pretrained(whole, adapter)
+    assert torch.equal(split(ids, mask), tuned(input_ids=ids, attention_mask=mask).logits)

@@ -1,0 +1,201 @@
+"""The training loop: equal to an uncut one, deterministic, resumable, and its books in order."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+
+from splitcom.errors import NonFiniteError, RunError
+from splitcom.federation.build import load_texts
+from splitcom.federation.observe import Observer
+from splitcom.federation.optimize import Optimizer
+from splitcom.federation.plan import progress_of, round_batches
+from splitcom.methods import METHODS
+from splitcom.methods.run import configured, train
+from splitcom.models import load_model
+from splitcom.seeds import derive_seed
+
+TEMPORAL = {
+    "flows.activation_up.codec": "temporal(0.9) > delta > int4 > zstd",
+    "flows.gradient_down.codec": "delta > int8(rounding=stochastic)",
+    "lora.dropout": 0.1,
+}
+
+
+def adapter_of(run):
+    return load_file(run.adapter / "adapter_model.safetensors")
+
+
+def assert_same_adapter(one, other):
+    assert one.keys() == other.keys()
+    for name in one:
+        assert torch.equal(one[name], other[name]), name
+
+
+def lines_of(run):
+    return [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+
+
+class Stop(Exception):
+    pass
+
+
+class StopAt(Observer):
+    """Breaks off in the middle of a round, as Ctrl-C or a crash would."""
+
+    def __init__(self, round_index, step):
+        self._at = (round_index, step)
+
+    def on_step(self, report):
+        if (report.round, report.step) == self._at:
+            raise Stop
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_same_seed_gives_the_same_bits(tiny_config, tmp_path, method):
+    config = tiny_config.override({"method": method, **TEMPORAL})
+    first, second = (train(config, tmp_path / name) for name in "ab")
+    assert_same_adapter(adapter_of(first), adapter_of(second))
+    assert first.result["bytes"] == second.result["bytes"]
+    assert first.result["eval"] == second.result["eval"]
+    assert first.result["eval"]["loss"] < first.result["eval"]["initial_loss"]
+    other = train(config.override({"seed": 1}), tmp_path / "c")
+    assert any(not torch.equal(adapter_of(first)[n], t) for n, t in adapter_of(other).items())
+
+
+@pytest.mark.parametrize(
+    ("method", "changes"),
+    [
+        ("splitcom", TEMPORAL),
+        ("splitcom", TEMPORAL | {"references.store": "file", "references.limit_mb": 0.02}),
+        ("splitcom", {"training.body_update": "sequential", "federation.sample": 0.7}),
+        ("fedlora", {}),
+    ],
+)
+@pytest.mark.parametrize("at", [(1, 2), (2, 1)])
+def test_a_run_resumed_after_an_interruption_ends_with_the_same_bits(
+    tiny_config, tmp_path, method, changes, at
+):
+    config = tiny_config.override({"method": method, "training.rounds": 3, **changes})
+    straight = train(config, tmp_path / "straight")
+    at = at if method == "splitcom" else (at[0], 3)
+    with pytest.raises(Stop):
+        train(config, tmp_path / "halted", observer=StopAt(*at))
+    assert not (tmp_path / "halted" / "result.json").exists()
+    resumed = train(config, tmp_path / "halted", resume=True)
+    assert_same_adapter(adapter_of(straight), adapter_of(resumed))
+    assert straight.result["eval"] == resumed.result["eval"]
+    flows = [flow for flow in straight.result["bytes"] if flow not in ("control", "up", "down", "total")]
+    assert {f: straight.result["bytes"][f] for f in flows} == {f: resumed.result["bytes"][f] for f in flows}
+    rounds = [[(line["round"], line["client"]) for line in lines_of(run)] for run in (straight, resumed)]
+    assert rounds[0] == rounds[1]
+
+
+def test_centralised_training_is_a_plain_peft_loop_bit_for_bit(tiny_config, tmp_path):
+    config = configured(tiny_config.override({"method": "centralised"}))
+    run = train(config, tmp_path / "run")
+    untrained = train(config.override({"training.lr": 1e-30, "training.rounds": 1}), tmp_path / "start")
+
+    model = PeftModel.from_pretrained(
+        load_model(config.model.source), str(untrained.adapter), is_trainable=True
+    ).train()
+    samples = load_texts(config).partition.parts[0]
+    optimizer = Optimizer((p for p in model.parameters() if p.requires_grad), config.training)
+    for round_index in (1, 2):
+        plan = round_batches(samples, config, "client-0", round_index)
+        for step, batch in enumerate(plan):
+            torch.manual_seed(derive_seed(config.seed, "client-0", round_index, step))
+            model(batch.input_ids, attention_mask=batch.attention_mask, labels=batch.labels).loss.backward()
+            optimizer.step(progress_of(config, round_index, step, len(plan)))
+    model.save_pretrained(tmp_path / "plain")
+    plain = load_file(tmp_path / "plain" / "adapter_model.safetensors")
+    assert_same_adapter(plain, adapter_of(run))
+
+
+def test_one_uncompressed_client_trains_as_if_nothing_were_split(tiny_config, tmp_path):
+    exact = {
+        "federation.clients": 1,
+        "federation.adapter_dtype": "float32",
+        "training.clip_norm": 1e9,  # the norm of the whole is known to nobody where the model is split
+        "flows.activation_up.codec": "none",
+        "flows.gradient_down.codec": "none",
+    }
+    split = train(tiny_config.override(exact), tmp_path / "split")
+    whole = train(tiny_config.override(exact | {"method": "centralised"}), tmp_path / "whole")
+    assert_same_adapter(adapter_of(split), adapter_of(whole))
+    assert split.result["eval"]["loss"] == pytest.approx(whole.result["eval"]["loss"], rel=1e-12)
+    assert set(whole.result["bytes"].values()) == {0}
+
+
+def test_the_books_add_up(tiny_config, tmp_path):
+    run = train(tiny_config.override(TEMPORAL), tmp_path / "run")
+    lines = lines_of(run)
+    result = run.result
+    for key, total in result["bytes"].items():
+        assert sum(line["bytes"][key] for line in lines) == total, key
+        assert sum(line["uncompressed_bytes"][key] for line in lines) == result["uncompressed_bytes"][key], (
+            key
+        )
+    sent = result["bytes"]
+    flows = [flow for flow in sent if flow not in ("evaluation", "up", "down", "total")]
+    assert sent["total"] == sent["up"] + sent["down"] == sum(sent[flow] for flow in flows)
+    assert [line["round"] for line in lines] == [0] * 3 + [1] * 3 + [2] * 3
+    assert all(line["skip_ratio"]["activation_up"] == 0 for line in lines if line["round"] == 1)
+    assert any(line["skip_ratio"]["activation_up"] > 0 for line in lines if line["round"] == 2)
+    assert 0 < result["saving"]["up"] < 1
+
+
+def test_uncompressed_split_training_saves_nothing(tiny_config, tmp_path):
+    run = train(tiny_config.override({"method": "splitlora"}), tmp_path / "run")
+    assert run.result["bytes"] == run.result["uncompressed_bytes"]
+    assert run.result["saving"] == {"up": 0.0, "down": 0.0, "total": 0.0}
+
+
+def test_a_frozen_front_sends_each_activation_once_and_gets_nothing_back(tiny_config, tmp_path):
+    run = train(tiny_config.override({"method": "frozen_front"}), tmp_path / "run")
+    sent = run.result["bytes"]
+    assert sent["gradient_down"] == sent["adapter_up"] == sent["adapter_down"] == 0
+    rounds = [0, 0, 0]
+    for line in lines_of(run):
+        rounds[line["round"]] += line["bytes"]["activation_up"]
+    assert rounds[2] < 0.05 * rounds[1]
+
+
+def test_clients_of_different_sizes_all_train_to_the_end(tiny_config, tmp_path):
+    uneven = {"partition.kind": "dirichlet_length", "partition.alpha": 0.4, "seed": 2}
+    run = train(tiny_config.override(uneven), tmp_path / "run")
+    steps = {line["client"]: line["steps"] for line in lines_of(run) if line["round"] == 2}
+    assert len(set(steps.values())) > 1
+    sizes = {
+        f"client-{index}": -(-len(part) // 4)
+        for index, part in enumerate(load_texts(tiny_config.override(uneven)).partition.parts)
+    }
+    assert steps == sizes
+
+
+def test_divergence_is_named_by_client_step_and_flow(tiny_config, tmp_path):
+    config = tiny_config.override({"training.lr": 1e30, "training.clip_norm": 1e30, "training.warmup": 0.0})
+    with pytest.raises(
+        NonFiniteError, match=r"client-\d, round \d, step \d, flow (activation_up|gradient_down)"
+    ):
+        train(config, tmp_path / "run")
+
+
+def test_a_used_folder_and_a_changed_configuration_are_refused(tiny_config, tmp_path):
+    config = tiny_config.override({"method": "splitlora"})
+    run = train(config, tmp_path / "run")
+    before = {path: path.read_bytes() for path in run.folder.rglob("*") if path.is_file()}
+    with pytest.raises(RunError, match=r"exists; continue it with --resume"):
+        train(config, run.folder)
+    with pytest.raises(RunError, match=r"training\.lr was 0\.01, is 0\.5"):
+        train(config.override({"training.lr": 0.5}), run.folder, resume=True)
+    assert before == {path: path.read_bytes() for path in run.folder.rglob("*") if path.is_file()}
+
+
+def test_a_folder_that_cannot_be_written_is_named(tiny_config, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match="file/run: cannot write the run folder"):
+        train(tiny_config, Path(tmp_path / "file" / "run"))
