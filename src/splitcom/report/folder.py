@@ -1,0 +1,184 @@
+"""Reads run and comparison folders and checks them; knows nothing of how they are shown."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+
+from splitcom.errors import RunError
+from splitcom.metrics.ledger import FLOWS
+
+RESULT, METRICS, CONFIG, COMPARISON, REPORT = (
+    "result.json",
+    "metrics.jsonl",
+    "config.toml",
+    "comparison.json",
+    "report.html",
+)
+
+TOTAL_FLOWS = tuple(flow for flow in FLOWS if flow != "evaluation")  # evaluation is in no total
+
+
+def _with_totals(traffic: dict[str, int]) -> dict[str, int]:
+    missing = [key for key in ("up", "down", "total") if key not in traffic]
+    if missing:
+        raise ValueError(f"lacks {', '.join(missing)}")
+    return traffic
+
+
+Totals = Annotated[dict[str, int], AfterValidator(_with_totals)]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class Evaluation(_Record):
+    """Held-out quality: losses in nats per token, after the last round, at best and before training."""
+
+    loss: float
+    perplexity: float
+    best_loss: float
+    initial_loss: float
+
+
+class Seconds(_Record):
+    """Time of a run: measured here, and on the virtual clock of the link model."""
+
+    wall: float
+    virtual: float
+
+
+class Sample(_Record):
+    """A generation before and after training, beside what the data says."""
+
+    prompt: str
+    reference: str
+    before: str
+    after: str
+
+
+class Result(_Record):
+    """`result.json`: the outcome of one run; sizes in bytes, savings as fractions."""
+
+    method: str
+    label: str
+    model: str
+    seed: int
+    rounds: int
+    clients: int
+    eval: Evaluation
+    bytes: Totals
+    uncompressed_bytes: Totals
+    saving: Annotated[dict[str, float], AfterValidator(_with_totals)]
+    seconds: Seconds
+    environment: dict[str, object] = {}
+    samples: list[Sample] = []
+
+    @property
+    def model_name(self) -> str:
+        """The model's name on the hub or of its folder, without the way to that folder."""
+        local = self.model.startswith((".", "/", "~")) or Path(self.model).is_absolute()
+        return Path(self.model).name if local else self.model
+
+
+class ClientRound(_Record):
+    """One line of `metrics.jsonl`: a client in a round (0: before training); some values are per flow."""
+
+    round: int
+    client: int | str
+    loss: float | None = None
+    eval_loss: float | None = None
+    threshold: dict[str, float | None] = {}
+    skip_ratio: dict[str, float | None] = {}
+    bytes: dict[str, int] = {}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run; `metrics` is empty where only the results of a comparison were kept."""
+
+    folder: Path
+    result: Result
+    metrics: list[ClientRound]
+    config: str = ""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Finished runs that are to be compared."""
+
+    folder: Path
+    runs: list[Run]
+
+
+class _ComparedRun(_Record):
+    folder: str
+    result: Result
+
+
+class _ComparisonFile(_Record):
+    runs: list[_ComparedRun]
+
+
+RecordT = TypeVar("RecordT", bound=BaseModel)
+
+
+def load_run(folder: str | os.PathLike[str]) -> Run:
+    """Read a finished run; raises RunError naming the file and the field that is missing or wrong."""
+    folder = Path(folder)
+    text = _read(folder / RESULT, "only a finished run has one; resume it")
+    result = _validate(Result, text, folder / RESULT)
+    return Run(folder, result, _load_metrics(folder), _read(folder / CONFIG, "copy it back into the folder"))
+
+
+def load_comparison(folder: str | os.PathLike[str]) -> Comparison:
+    """Read a comparison; raises RunError as `load_run` does.
+
+    A run whose folder is no longer there keeps its result and has no metrics.
+    """
+    folder = Path(folder)
+    path = folder / COMPARISON
+    compared = _validate(_ComparisonFile, _read(path, "run the comparison first"), path).runs
+    if not compared:
+        raise RunError(f"{path}: runs is empty, expected at least one run; run the comparison again")
+    runs = []
+    for one in compared:
+        own = folder / one.folder
+        runs.append(Run(own, one.result, _load_metrics(own) if own.is_dir() else []))
+    return Comparison(folder, runs)
+
+
+def as_result(result: Result | Mapping[str, object]) -> Result:
+    """Check a result that was not read from a file."""
+    return result if isinstance(result, Result) else _validate(Result, dict(result), "result")
+
+
+def _load_metrics(folder: Path) -> list[ClientRound]:
+    path = folder / METRICS
+    lines = _read(path, "the run folder is incomplete; run it again").splitlines()
+    return [_validate(ClientRound, line, f"{path}, line {number}") for number, line in enumerate(lines, 1)]
+
+
+def _read(path: Path, remedy: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        raise RunError(f"{path}: no such file; {remedy}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RunError(f"{path}: cannot be read ({error}); {remedy}") from error
+
+
+def _validate(kind: type[RecordT], data: str | dict[str, object], where: object) -> RecordT:
+    try:
+        return kind.model_validate_json(data) if isinstance(data, str) else kind.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"])) or "content"
+        value = "" if first["type"] == "missing" else f", found {str(first['input'])[:60]!r}"
+        raise RunError(
+            f"{where}: {field}: {first['msg']}{value}; the file is damaged or of another version, run again"
+        ) from error

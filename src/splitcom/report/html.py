@@ -1,0 +1,212 @@
+"""Writes `report.html` for a run or a comparison: one file that opens anywhere, offline."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+from splitcom.errors import RunError
+from splitcom.metrics.record import write_atomic
+from splitcom.report import markup
+from splitcom.report.colour import flow_colour, label_styles
+from splitcom.report.folder import (
+    COMPARISON,
+    REPORT,
+    RESULT,
+    TOTAL_FLOWS,
+    Comparison,
+    Result,
+    Run,
+    load_comparison,
+    load_run,
+)
+from splitcom.report.format import format_bytes, format_percent, format_seconds
+from splitcom.report.markup import Markup
+from splitcom.report.summary import summarise
+from splitcom.report.tables import NONE, table_cells
+
+
+def write_report(folder: str | os.PathLike[str]) -> Path:
+    """Write `report.html` into a run or comparison folder and give its path.
+
+    Raises RunError where the folder is neither, is damaged, or cannot be written.
+    """
+    folder = Path(folder)
+    if (folder / COMPARISON).exists():
+        content = _comparison_page(load_comparison(folder))
+    elif (folder / RESULT).exists():
+        content = _run_page(load_run(folder))
+    else:
+        raise RunError(
+            f"{folder}: holds neither {RESULT} nor {COMPARISON}; "
+            "expected the folder of a finished run or comparison"
+        )
+    return write_atomic(folder / REPORT, content.encode())
+
+
+def _run_page(run: Run) -> str:
+    result = run.result
+    subtitle = (
+        f"{result.method} · model {result.model_name} · {_count(result.rounds, 'round')} · "
+        f"{_count(result.clients, 'client')} · seed {result.seed}"
+    )
+    sections = [
+        markup.cards(_headlines(result)),
+        _run_figures(run),
+        *([markup.section("Bytes per flow", _flow_table(result))] if result.bytes["total"] else []),
+        *_samples(result),
+        markup.section("How it was run", *_provenance(run)),
+    ]
+    return markup.page(result.label, subtitle, sections)
+
+
+def _headlines(result: Result) -> list[tuple[str, str, str]]:
+    quality, sent, saving = result.eval, result.bytes, result.saving
+    items = [
+        (
+            "Held-out loss",
+            f"{quality.loss:.3f}",
+            f"nats/token, perplexity {quality.perplexity:.2f}; "
+            f"{quality.initial_loss:.3f} before, {quality.best_loss:.3f} at best",
+        )
+    ]
+    if sent["total"]:
+        items += [
+            ("Sent up", format_bytes(sent["up"]), f"saving {format_percent(saving['up'])}"),
+            ("Sent down", format_bytes(sent["down"]), f"saving {format_percent(saving['down'])}"),
+            (
+                "Sent in all",
+                format_bytes(sent["total"]),
+                f"{format_bytes(result.uncompressed_bytes['total'])} as fp16",
+            ),
+            ("Saving", format_percent(saving["total"]), "against the same run with fp16 flows"),
+        ]
+    else:
+        items.append(("Sent in all", format_bytes(0), "nothing crosses a link"))
+    wall, virtual = format_seconds(result.seconds.wall), format_seconds(result.seconds.virtual)
+    if result.seconds.virtual:
+        items.append(("Time", virtual, f"on the modelled links; computed in {wall}"))
+    else:
+        items.append(("Time", wall, "measured; no link model"))
+    return items
+
+
+def _run_figures(run: Run) -> Markup:
+    from splitcom.report import plots  # matplotlib takes its time: only where something is drawn
+
+    drawn = []
+    trained = [line for line in run.metrics if line.round > 0]
+    if any(line.eval_loss is not None for line in trained):
+        against = "bytes" if run.result.bytes["total"] else "rounds"
+        drawn.append((f"Held-out loss against {against}", plots.loss_against_bytes))
+    if trained and run.result.bytes["total"]:
+        drawn.append(("Bytes per flow and round", plots.bytes_by_round))
+    if any(plots.controlled(trained)):
+        drawn.append(("Threshold and skipped samples, mean over clients", plots.threshold_and_skips))
+    if any(line.loss is not None for line in trained):
+        drawn.append(("Training loss per client", plots.training_loss))
+    return markup.figures([(caption, plots.render_svg(draw, run, caption)) for caption, draw in drawn])
+
+
+def _flow_table(result: Result) -> Markup:
+    sent, whole = result.bytes, result.uncompressed_bytes
+
+    def line(key: str, name: object) -> list[object]:
+        own, uncompressed = sent.get(key, 0), whole.get(key, 0)
+        share = own / uncompressed if uncompressed else None
+        return [
+            name,
+            format_bytes(own),
+            format_bytes(uncompressed),
+            NONE if share is None else format_percent(share),
+        ]
+
+    flows = [flow for flow in TOTAL_FLOWS if sent.get(flow, 0) or whole.get(flow, 0)]
+    return Markup(
+        markup.table(
+            ["Flow", "Sent", "Uncompressed (fp16)", "Part"],
+            [line(flow, markup.swatch(flow_colour(flow), flow)) for flow in flows],
+            [line("up", "up"), line("down", "down"), line("total", "total")],
+        )
+        + markup.paragraph(f"Evaluation apart, in no total: {format_bytes(sent.get('evaluation', 0))}.")
+    )
+
+
+def _samples(result: Result) -> Iterator[Markup]:
+    if result.samples:
+        texts = [
+            markup.terms(
+                [
+                    ("Prompt", sample.prompt),
+                    ("Reference", sample.reference),
+                    ("Before", sample.before),
+                    ("After", sample.after),
+                ]
+            )
+            for sample in result.samples
+        ]
+        yield markup.section("Generated text, before and after", *texts)
+
+
+def _provenance(run: Run) -> Iterator[Markup]:
+    if run.config:
+        yield markup.details("Configuration", markup.preformatted(run.config))
+    if run.result.environment:
+        rows = [[name, value] for name, value in run.result.environment.items()]
+        yield markup.details("Environment", markup.table(["What", "Value"], rows, texts=2))
+
+
+def _comparison_page(comparison: Comparison) -> str:
+    from splitcom.report import plots
+
+    results = [run.result for run in comparison.runs]
+    first, seeds = results[0], {result.seed for result in results}
+    rounds = " or ".join(map(str, sorted({result.rounds for result in results})))
+    name = comparison.folder.resolve().name
+    plane, flows = "Held-out loss against bytes", "Bytes per flow and method, mean over seeds"
+    drawn = [(plane, plots.render_svg(plots.loss_plane, comparison, plane))]
+    if any(result.bytes["total"] for result in results):
+        drawn.append((flows, plots.render_svg(plots.bytes_by_flow, comparison, flows)))
+    return markup.page(
+        name,
+        f"{_count(len(results), 'run')} · model {first.model_name} · rounds: {rounds} · "
+        f"{_count(first.clients, 'client')} · {_count(len(seeds), 'seed')}",
+        [
+            markup.section("Methods", _method_table(results)),
+            markup.figures(drawn),
+            markup.section("Runs", _run_table(comparison)),
+        ],
+    )
+
+
+def _method_table(results: list[Result]) -> Markup:
+    names = ["method", "seeds", "held-out loss", "perplexity", "up", "down", "total", "share", "saving"]
+    names += ["link time"] if any(result.seconds.virtual for result in results) else []
+    names += ["wall time"]
+    styles = label_styles(summarise(results))
+    rows = [
+        [markup.swatch(styles[label].colour, label), *others]
+        for label, *others in table_cells(results, names)
+    ]
+    explained = (
+        "Mean ± sample standard deviation over seeds; sizes and times are means. “Share” is the part of "
+        "splitlora's total where that was run, otherwise of the same run with fp16 flows; “saving” is always "
+        "against the same run with fp16 flows."
+    )
+    return Markup(markup.table([name.capitalize() for name in names], rows) + markup.paragraph(explained))
+
+
+def _run_table(comparison: Comparison) -> Markup:
+    rows = []
+    for run in comparison.runs:
+        name: object = run.folder.name
+        if (run.folder / REPORT).exists():
+            address = Path(os.path.relpath(run.folder / REPORT, comparison.folder)).as_posix()
+            name = markup.link(quote(address), run.folder.name)
+        loss, total = run.result.eval.loss, run.result.bytes["total"]
+        rows.append([name, run.result.label, run.result.seed, f"{loss:.3f}", format_bytes(total)])
+    return markup.table(["Folder", "Method", "Seed", "Held-out loss", "Total"], rows, texts=2)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,55 @@
+"""Tables of what a cut gives: parameters and memory of each part, bytes of a step."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Protocol
+
+from splitcom.report.format import format_bytes
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+class _Part(Protocol):
+    @property
+    def name(self) -> str: ...
+    @property
+    def blocks(self) -> int: ...
+    @property
+    def parameters(self) -> int: ...
+    @property
+    def weight_bytes(self) -> int: ...
+    @property
+    def lora_parameters(self) -> int: ...
+
+
+def part_table(parts: "tuple[_Part, ...]", title: str) -> "Table":
+    """A row per part."""
+    table = _table(title, "part", "blocks", "parameters", "weights", "LoRA parameters")
+    for part in parts:
+        table.add_row(
+            part.name,
+            str(part.blocks),
+            f"{part.parameters:,}",
+            format_bytes(part.weight_bytes),
+            f"{part.lora_parameters:,}",
+        )
+    return table
+
+
+def flow_table(flows: Mapping[str, int], title: str) -> "Table":
+    """A row per flow, uncompressed, with the sum."""
+    table = _table(title, "flow", "bytes of a step")
+    for flow, size in flows.items():
+        table.add_row(flow, format_bytes(size))
+    table.add_row("together", format_bytes(sum(flows.values())), style="bold")
+    return table
+
+
+def _table(title: str, *columns: str) -> "Table":
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(title=title, box=SIMPLE_HEAD, title_justify="left")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="right" if index else "left")
+    return table

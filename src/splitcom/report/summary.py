@@ -1,0 +1,105 @@
+"""Mean and spread over the seeds of each method; knows nothing of how they are shown."""
+
+import math
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from splitcom.report.folder import Result
+
+BASELINE = "splitlora"
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Mean over seeds and their sample standard deviation (None for a single seed)."""
+
+    mean: float
+    spread: float | None
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> "Measure":
+        """Summarise one value or more."""
+        numbers = [float(value) for value in values]
+        if not all(map(math.isfinite, numbers)):  # a run diverged
+            return cls(sum(numbers) / len(numbers), math.nan if len(numbers) > 1 else None)
+        return cls(statistics.fmean(numbers), statistics.stdev(numbers) if len(numbers) > 1 else None)
+
+    @classmethod
+    def of_known(cls, values: Iterable[float | None]) -> "Measure | None":
+        """Summarise the values that exist; None where there is none."""
+        known = [value for value in values if value is not None]
+        return cls.of(known) if known else None
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method in a comparison: losses in nats per token, sizes in bytes, ratios as fractions.
+
+    `share` is the part of uncompressed SplitLoRA's traffic, or, where that was not run, of what the
+    same run would send with fp16 flows. `change` is the held-out loss against SplitLoRA's of the same seed.
+    """
+
+    label: str
+    method: str
+    seeds: tuple[int, ...]
+    loss: Measure
+    best_loss: Measure
+    perplexity: Measure
+    change: Measure | None
+    up: Measure
+    down: Measure
+    total: Measure
+    evaluation: Measure
+    share: Measure | None
+    saving: Measure
+    wall: Measure
+    virtual: Measure
+
+
+def group(results: Iterable[Result]) -> dict[str, list[Result]]:
+    """Collect the results of each label, in the order in which the labels first occur."""
+    groups: dict[str, list[Result]] = {}
+    for result in results:
+        groups.setdefault(result.label, []).append(result)
+    return groups
+
+
+def summarise(results: Sequence[Result]) -> list[Row]:
+    """Give a row per label, in the order in which the labels first occur."""
+    baseline = {result.seed: result for result in results if result.method == BASELINE}
+    return [_row(label, members, baseline) for label, members in group(results).items()]
+
+
+def _row(label: str, members: list[Result], baseline: dict[int, Result]) -> Row:
+    def measure(value: Callable[[Result], float]) -> Measure:
+        return Measure.of(map(value, members))
+
+    # The mean over the seeds, as a seed of a method need not have its counterpart.
+    whole = statistics.fmean(result.bytes["total"] for result in baseline.values()) if baseline else None
+
+    def share(result: Result) -> float | None:
+        denominator = result.uncompressed_bytes["total"] if whole is None else whole
+        return result.bytes["total"] / denominator if denominator else None
+
+    def change(result: Result) -> float | None:
+        same_seed = baseline.get(result.seed)
+        return None if same_seed is None else result.eval.loss / same_seed.eval.loss - 1
+
+    return Row(
+        label=label,
+        method=members[0].method,
+        seeds=tuple(result.seed for result in members),
+        loss=measure(lambda result: result.eval.loss),
+        best_loss=measure(lambda result: result.eval.best_loss),
+        perplexity=measure(lambda result: result.eval.perplexity),
+        change=Measure.of_known(map(change, members)),
+        up=measure(lambda result: result.bytes["up"]),
+        down=measure(lambda result: result.bytes["down"]),
+        total=measure(lambda result: result.bytes["total"]),
+        evaluation=measure(lambda result: result.bytes.get("evaluation", 0)),
+        share=Measure.of_known(map(share, members)),
+        saving=measure(lambda result: result.saving["total"]),
+        wall=measure(lambda result: result.seconds.wall),
+        virtual=measure(lambda result: result.seconds.virtual),
+    )
