@@ -1,0 +1,138 @@
+"""What splitting costs: tokens per second of the whole split loop in process against plain peft on the uncut model.
+
+One client; the same batches, precision, optimizer and clipping. The loops take turns, round by round, and the median of
+the ratios of neighbouring rounds is what counts, since a shared machine is noisy:
+
+    python benchmarks/overhead.py [--rounds 7] [--out overhead.json]
+
+The split loop is the product's: messages as bytes, both sessions, both codecs, both reference stores, the ledger and the
+virtual clock. What a run does between rounds (evaluation, checkpoints) is in neither loop.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from time import perf_counter
+
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from splitcom.config import Config
+from splitcom.data import Batch
+from splitcom.federation.build import build_simulation, load_parts, load_texts
+from splitcom.federation.optimize import Optimizer
+from splitcom.federation.plan import progress_of, round_batches
+from splitcom.models import load_model, load_tokenizer
+
+CODECS = {
+    "none": ("none", "none"),
+    "temporal + delta + int4 + zstd": ("temporal(0.98) > delta > int4 > zstd", "int8 > zstd"),
+}
+
+
+def gpt2_small(folder: Path, blocks: int) -> str:
+    """GPT-2 small's shape with random weights, the bundled tokenizer, and fewer blocks to keep a round short."""
+    torch.manual_seed(0)
+    tokenizer = load_tokenizer("bundled")
+    config = GPT2Config(n_layer=blocks, vocab_size=len(tokenizer), resid_pdrop=0, embd_pdrop=0, attn_pdrop=0)
+    GPT2LMHeadModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def plain_loop(config: Config, plans: list[list[Batch]]) -> Iterator[None]:
+    """Plain peft: forward, backward, clip, step."""
+    model = load_model(config.model.source, attn_implementation=config.model.attention)
+    model = get_peft_model(model, LoraConfig(r=config.lora.rank, lora_alpha=config.lora.alpha)).train()
+    optimizer = Optimizer((p for p in model.parameters() if p.requires_grad), config.training)
+    for index, plan in enumerate(plans):
+        for step, batch in enumerate(plan):
+            out = model(
+                batch.input_ids, attention_mask=batch.attention_mask, labels=batch.labels, use_cache=False
+            )
+            out.loss.backward()
+            optimizer.step(progress_of(config, index + 1, step, len(plan)))
+        yield
+
+
+def split_loop(config: Config, folder: Path) -> Iterator[None]:
+    """The product's own loop with one client."""
+    simulation = build_simulation(config, load_texts(config), load_parts(config), folder)
+    rounds = simulation.federation.run()
+    next(rounds)  # before training
+    for _ in rounds:
+        yield
+
+
+def timed(step: Callable[[], None]) -> float:
+    """Seconds a call takes."""
+    started = perf_counter()
+    step()
+    return perf_counter() - started
+
+
+def measure(config: Config, folder: Path) -> dict[str, float]:
+    """Median over rounds of plain seconds over split seconds, for each codec."""
+    texts = load_texts(config)
+    rounds = range(1, config.training.rounds + 1)
+    plans = [round_batches(texts.partition.parts[0], config, "client-0", index) for index in rounds]
+    tokens = sum(int(batch.lengths.sum()) for batch in plans[0])
+    loops = {"plain": plain_loop(config, plans)}
+    for name, (up, down) in CODECS.items():
+        changes = {"flows.activation_up.codec": up, "flows.gradient_down.codec": down}
+        loops[name] = split_loop(config.override(changes), folder / name)
+    seconds: dict[str, list[float]] = {name: [] for name in loops}
+    for index in rounds:
+        order = list(loops) if index % 2 else list(reversed(loops))
+        for name in order:
+            seconds[name].append(timed(lambda name=name: next(loops[name])))
+    result = {"plain tokens/s": tokens / statistics.median(seconds["plain"][1:])}
+    for name in CODECS:
+        pairs = zip(seconds["plain"][1:], seconds[name][1:], strict=True)  # the first round warms up
+        result[name] = statistics.median(plain / split for plain, split in pairs)
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        models = {
+            "bundled": ("bundled", 64, 8),
+            "GPT-2 small's shape, 4 blocks": (gpt2_small(folder / "gpt2", blocks=4), 8, 8),
+        }
+        results = {}
+        for label, (source, samples, batch_size) in models.items():
+            config = Config().override(
+                {
+                    "model.source": source,
+                    "model.device": "cpu",
+                    "federation.clients": 1,
+                    "data.samples": samples,
+                    "data.held_out_samples": 1,
+                    "training.rounds": arguments.rounds,
+                    "training.batch_size": batch_size,
+                    "evaluation.every": arguments.rounds,
+                }
+            )
+            results[label] = measure(config, folder)
+    for label, figures in results.items():
+        print(f"{label}: plain peft {figures['plain tokens/s']:,.0f} tokens/s")
+        for codec in CODECS:
+            print(f"  split, {codec:32} {figures[codec]:.3f} x plain")
+    if arguments.out:
+        arguments.out.write_text(json.dumps({"cores": os.cpu_count(), "results": results}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

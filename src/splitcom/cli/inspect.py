@@ -1,0 +1,34 @@
+"""`splitcom inspect`: what each part of a cut model holds, and what a step sends."""
+
+from typing import Annotated
+
+import typer
+
+
+def inspect(
+    model: Annotated[
+        str, typer.Argument(help="'bundled', a local folder, or a name on the hub.")
+    ] = "bundled",
+    cut: Annotated[int, typer.Option(help="Blocks in the front.")] = 2,
+    tail_blocks: Annotated[int, typer.Option(help="Blocks in the tail; 0 for the standard form.")] = 0,
+    rank: Annotated[int, typer.Option(help="LoRA rank.")] = 8,
+    batch_size: Annotated[int, typer.Option(help="Samples in a step.")] = 8,
+    tokens: Annotated[int, typer.Option(help="Tokens of a sample.")] = 512,
+) -> None:
+    """Show parameters and memory of each part, and the bytes of each flow in a step; loads no weights."""
+    from rich.console import Console
+
+    from splitcom.methods.inspect import bytes_of_step
+    from splitcom.models import describe
+    from splitcom.report.inspection import flow_table, part_table
+
+    console = Console()
+    found = describe(model, cut=cut, tail_blocks=tail_blocks, rank=rank)
+    tied = ", tied embeddings" if found.tied_embeddings else ""
+    title = (
+        f"{model}: {found.model_type}, {found.num_blocks} blocks, hidden {found.hidden_size}, vocabulary "
+        f"{found.vocab_size:,}, {found.parameters:,} parameters in {found.dtype}{tied}"
+    )
+    console.print(part_table(found.parts, title))
+    flows = bytes_of_step(found.hidden_size, batch_size, tokens, tail_blocks)
+    console.print(flow_table(flows, f"uncompressed fp16, {batch_size} samples of {tokens} tokens"))

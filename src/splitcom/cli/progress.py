@@ -1,0 +1,82 @@
+"""A progress bar for one run: steps, loss, skip ratio, bytes, time left."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from splitcom.config import Config
+from splitcom.federation.observe import Observer, StepReport
+from splitcom.methods.compare import compare
+from splitcom.report.format import format_bytes
+
+
+class ProgressBar(Observer):
+    """Shows where a run stands; use as a context manager. `label` opens the line."""
+
+    def __init__(self, label: str, rounds: int, console: Console, *, show_data: bool = True) -> None:
+        self._rounds = rounds
+        self._console = console
+        self._show_data = show_data
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            TextColumn("{task.fields[status]}"),
+            TimeRemainingColumn(compact=True),
+            console=console,
+        )
+        self._label = label
+        self._task = self._progress.add_task(label, total=float(rounds), status="loading")
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._progress.stop()
+
+    def on_data(self, encoding: str, partition: str) -> None:
+        """Print what was loaded and who got what."""
+        if self._show_data:
+            self._console.print(f"data: {encoding}\n{partition}\n", highlight=False)
+
+    def on_step(self, report: StepReport) -> None:
+        """Move the bar."""
+        skipped = f"  skipped {report.skip_ratio:4.0%}" if report.skip_ratio else ""
+        self._progress.update(
+            self._task,
+            completed=report.round - 1 + report.step / report.num_steps,
+            status=f"round {report.round}/{self._rounds}  loss {report.loss:.3f}{skipped}  "
+            f"{format_bytes(report.total_bytes)}",
+        )
+
+    def on_round(self, lines: Sequence[Mapping[str, Any]]) -> None:
+        """Show the held-out loss until the next step."""
+        if lines and lines[0]["eval_loss"] is not None:
+            self._progress.update(
+                self._task,
+                completed=float(lines[0]["round"]),
+                status=f"round {lines[0]['round']}/{self._rounds}  held-out loss {lines[0]['eval_loss']:.3f}",
+            )
+
+
+def run_comparison(
+    config: Config, out: Path, methods: Sequence[str], seeds: Sequence[int], console: Console
+) -> dict[str, Any]:
+    """Run a comparison with a progress bar for each of its runs, and return comparison.json's content."""
+    with ExitStack() as bars:
+        shown_data = False
+
+        def observer_of(name: str, seed: int) -> Observer:
+            nonlocal shown_data
+            bars.pop_all().close()
+            bar = bars.enter_context(
+                ProgressBar(f"{name}, seed {seed}", config.training.rounds, console, show_data=not shown_data)
+            )
+            shown_data = True
+            return bar
+
+        return compare(config, out, methods=methods, seeds=seeds, observer_of=observer_of)

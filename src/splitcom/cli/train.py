@@ -1,0 +1,50 @@
+"""`splitcom train`: one run from a configuration file."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Assignments = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Change a setting, such as training.rounds=3. Repeatable."
+    ),
+]
+
+
+def train(
+    config: Annotated[
+        Path | None, typer.Argument(help="TOML file; without one, the defaults are used.")
+    ] = None,
+    assignments: Assignments = None,
+    out: Annotated[Path, typer.Option(help="Run folder to write.")] = Path("runs/run"),
+    resume: Annotated[bool, typer.Option(help="Continue an interrupted run in --out.")] = False,
+) -> None:
+    """Fine-tune a model split between clients and a server, all in this process.
+
+    With --resume and no CONFIG, the configuration is that of the run folder.
+    """
+    from rich.console import Console
+
+    from splitcom.cli.progress import ProgressBar
+    from splitcom.cli.samples import print_samples
+    from splitcom.config import Config, parse_assignment
+    from splitcom.methods.run import train as run
+    from splitcom.metrics.record import RunFolder
+    from splitcom.report import closing_table, write_report
+
+    console = Console()
+    overrides = dict(map(parse_assignment, assignments or []))
+    if config is not None:
+        settings = Config.load(config, overrides)
+    elif resume:
+        settings = Config.from_toml(RunFolder(out).config_toml(), str(out / "config.toml"), overrides)
+    else:
+        settings = Config.from_toml("", "defaults", overrides)
+    with ProgressBar(settings.method, settings.training.rounds, console) as observer:
+        finished = run(settings, out, resume=resume, observer=observer)
+    page = write_report(finished.folder)
+    console.print(closing_table([finished.result]))
+    print_samples(console, finished.result.get("samples", []))
+    console.print(f"adapter  {finished.adapter}\nreport   {page}", highlight=False, soft_wrap=True)
