@@ -20,6 +20,7 @@ from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from splitcom.data import HELD_OUT_DOMAIN, Batch, Row, Sample, batches, domains, encode, load_rows
+from splitcom.data.generate import Attribute, Domain, draw_pair, load_domain
 
 OUT = Path(__file__).parent.parent / "src/splitcom/models/bundled"
 SEED = 0
@@ -29,18 +30,18 @@ VOCAB_SIZE = 1536
 BATCH_SIZE = 16
 PEAK_LR = 3e-3
 WARMUP_STEPS = 100
-PLAIN_TEXT_EVERY = (
-    10  # one row in ten is trained on without its prompt, so that the model can also just write
-)
+LABEL_SMOOTHING = 0.05  # else the model is so sure of its few domains that it hardly takes to a new one
+MIXED_SHARE = 0.4  # of the rows come from a world made up for that row
+PLAIN_TEXT_EVERY = 10  # rows: one without its prompt, so that the model can also just write
 TRAINED = [domain for domain in domains() if domain != HELD_OUT_DOMAIN]
 
 
 def train_tokenizer(rows: list[Row]) -> PreTrainedTokenizerFast:
     """Train a byte-level BPE on prompts and responses; a text starts with <s>."""
     bpe = Tokenizer(models.BPE())
-    # Digits stay apart, so that the model copies numbers instead of knowing each one.
+    # Numbers stay apart from the space before them: the same tokens in what is read and what is written.
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        [pre_tokenizers.Digits(individual_digits=False), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
     bpe.decoder = decoders.ByteLevel()
     special = ["<pad>", "<s>", "</s>"]
@@ -88,6 +89,86 @@ def generated(domain: str, count: int, seed: int) -> list[Row]:
     return load_rows("generated", domain=domain, count=count, seed=seed)
 
 
+def mixed(count: int, seed: int) -> list[Row]:
+    """Return rows from worlds made up row by row: a new noun, attributes of all trained domains, new ones too.
+
+    They leave nothing to know, only to read: from them the model learns to copy words that it has never seen.
+    """
+    rng = random.Random(f"splitcom/mixed/{seed}")
+    known = [load_domain(name) for name in TRAINED]
+    pairs = [draw_pair(_made_up_domain(known, rng), rng) for _ in range(count)]
+    return [Row(index, f"{mr} =>", text, {}) for index, (mr, text) in enumerate(pairs)]
+
+
+def _made_up_domain(known: list[Domain], rng: random.Random) -> Domain:
+    names = [*rng.choice(known).names, "{coined}", f"{{coined}} {_word(rng).capitalize()}"]
+    kinds = [rng.choice(rng.choice(known).kinds), _word(rng), f"{_word(rng)} {_word(rng)}"]
+    attributes = {}
+    for _ in range(6):
+        source = rng.choice(rng.choice(known).attributes)
+        attributes[source.name] = _with_new_values(source, rng)
+    for _ in range(2):
+        new = _new_attribute(rng)
+        attributes[new.name] = new
+    return Domain(names, kinds, list(attributes.values()), rng.choice(known).openings, "")
+
+
+def _value(rng: random.Random) -> str:
+    patterns = ["{coined}", "{person}", "{2-99}", "{100-2020}", "{count}", "{colour}", _word(rng)]
+    return rng.choice(
+        [*patterns, f"{_word(rng)} {_word(rng)}", f"{{2-99}} {_word(rng)}", f"{{coined}} {_word(rng)}"]
+    )
+
+
+def _with_new_values(attribute: Attribute, rng: random.Random) -> Attribute:
+    """Give an attribute other values half of the time, where its phrases do not hang on the value."""
+    roles = next(iter(attribute.phrasings.values()))
+    if "{v}" not in roles["verb"][0] or rng.random() < 0.5:
+        return attribute
+    return Attribute(attribute.name, {_value(rng): roles})
+
+
+def _new_attribute(rng: random.Random) -> Attribute:
+    word = _word(rng)
+    as_noun = {
+        "post": [f"with {{v}} {word}", f"with a {word} of {{v}}"],
+        "verb": [f"has {{v}} {word}", f"has a {word} of {{v}}", f"is known for its {word}: {{v}}"],
+    }
+    as_verb = {
+        "post": [f"{word}ed by {{v}}", f"{word}ing {{v}}"],
+        "verb": [f"{word}s {{v}}", f"was {word}ed by {{v}}", f"is {word}ed in {{v}}"],
+        "front": [f"{word.capitalize()}ed by {{v}}", f"{word.capitalize()}ing {{v}}"],
+    }
+    return Attribute(word, {_value(rng): rng.choice([as_noun, as_verb])})
+
+
+def _word(rng: random.Random) -> str:
+    """Make up a lower-case word of one or two syllables, from all over the alphabet."""
+    onsets = [
+        "",
+        *"bcdfghjklmnprstvwz",
+        "bl",
+        "ch",
+        "cl",
+        "cr",
+        "fr",
+        "gr",
+        "pl",
+        "qu",
+        "sh",
+        "sp",
+        "st",
+        "th",
+        "tr",
+    ]
+    rimes = [
+        vowel + coda
+        for vowel in ("a", "e", "i", "o", "u", "ee", "oa", "ou", "y")
+        for coda in ("", *"dklmnprstx")
+    ]
+    return "".join(rng.choice(onsets) + rng.choice(rimes) for _ in range(rng.randint(1, 2)))
+
+
 def training_batches(samples: list[Sample], steps: int) -> list[Batch]:
     """Arrange the samples into `steps` batches of like lengths, in random order: this saves padding."""
     by_length = sorted(samples, key=lambda sample: sample.num_tokens)
@@ -97,9 +178,12 @@ def training_batches(samples: list[Sample], steps: int) -> list[Batch]:
 
 
 def loss_of(model: LlamaForCausalLM, batch: Batch) -> torch.Tensor:
-    """Return the mean loss per response token, in nats."""
+    """Return the mean loss per response token, in nats; smoothed in training."""
     logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False).logits
-    return cross_entropy(logits[:, :-1].flatten(0, 1), batch.labels[:, 1:].flatten())
+    smoothing = LABEL_SMOOTHING if model.training else 0.0
+    return cross_entropy(
+        logits[:, :-1].flatten(0, 1), batch.labels[:, 1:].flatten(), label_smoothing=smoothing
+    )
 
 
 def train(model: LlamaForCausalLM, arranged: list[Batch]) -> None:
@@ -141,13 +225,15 @@ def main() -> None:
     """Train, save and measure."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=OUT)
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=3800)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
 
-    per_domain = math.ceil(arguments.steps * BATCH_SIZE / len(TRAINED))
+    num_rows = arguments.steps * BATCH_SIZE
+    per_domain = math.ceil(num_rows * (1 - MIXED_SHARE) / len(TRAINED))
     rows = [row for domain in TRAINED for row in generated(domain, per_domain, SEED)]
+    rows += mixed(num_rows - len(rows), SEED)
     tokenizer = train_tokenizer(rows)
     plain = [Row(row.sample_id, "", row.response, row.columns) for row in rows[::PLAIN_TEXT_EVERY]]
     rows[::PLAIN_TEXT_EVERY] = plain

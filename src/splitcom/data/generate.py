@@ -2,7 +2,7 @@
 
 Every pair is a meaning representation and one of many ways to say it:
 
-    name[Alder House] | kind[inn] | area[harbour] | price[low]
+    name: Alder House | kind: inn | area: harbour | price: low
     Alder House is a cheap inn in the harbour.
 
 A pair is a function of (domain, seed, its index) alone, on every platform; a digest in the tests guards it.
@@ -59,16 +59,20 @@ _CONTINUATIONS = {
 
 
 @dataclass(frozen=True)
-class _Attribute:
+class Attribute:
+    """What can be said of a thing: value pattern -> role ("pre", "post", "verb", "front") -> phrases with {v}."""
+
     name: str
-    phrasings: Mapping[str, Mapping[str, Sequence[str]]]  # value pattern -> role -> phrases with {v}
+    phrasings: Mapping[str, Mapping[str, Sequence[str]]]
 
 
 @dataclass(frozen=True)
-class _Domain:
+class Domain:
+    """A kind of world: patterns of names, nouns, attributes, and sentence plans to open a text with."""
+
     names: Sequence[str]
     kinds: Sequence[str]
-    attributes: Sequence[_Attribute]
+    attributes: Sequence[Attribute]
     openings: Sequence[str]
     article: str
 
@@ -113,7 +117,7 @@ def generate(domain: str, count: int, seed: int = 0) -> list[dict[str, str]]:
     pairs: dict[tuple[str, str], None] = {}
     repeats = 0
     while len(pairs) < count:
-        pair = _pair(_domain(domain), rng)
+        pair = draw_pair(load_domain(domain), rng)
         repeats = repeats + 1 if pair in pairs else 0
         if repeats == MAX_REPEATS:
             raise DataError(
@@ -123,17 +127,17 @@ def generate(domain: str, count: int, seed: int = 0) -> list[dict[str, str]]:
     return [{"mr": mr, "text": text, "domain": domain} for mr, text in pairs]
 
 
-def _pair(domain: _Domain, rng: random.Random) -> tuple[str, str]:
+def draw_pair(domain: Domain, rng: random.Random) -> tuple[str, str]:
     """Draw a meaning representation and put it into words."""
     name, kind = _fill(rng.choice(domain.names), rng), rng.choice(domain.kinds)
     number = rng.randint(1, min(MAX_ATTRIBUTES - 2, len(domain.attributes)))
     chosen = sorted(rng.sample(range(len(domain.attributes)), number))
     facts = _Facts(name, kind, domain.article)
-    mr = [f"name[{name}]", f"kind[{kind}]"]
+    mr = [f"name: {name}", f"kind: {kind}"]
     for attribute in (domain.attributes[index] for index in chosen):
         pattern = rng.choice(list(attribute.phrasings))
         value = _fill(pattern, rng)
-        mr.append(f"{attribute.name}[{value}]")
+        mr.append(f"{attribute.name}: {value}")
         phrasings = attribute.phrasings[pattern]
         facts.roles.append(
             {role: rng.choice(phrases).replace("{v}", value) for role, phrases in phrasings.items()}
@@ -234,11 +238,12 @@ def _words() -> dict[str, list[str]]:
 
 
 @cache
-def _domain(name: str) -> _Domain:
+def load_domain(name: str) -> Domain:
+    """Return the domain of that name from `domains.toml`."""
     table = _tables()[name]
     attributes = []
     for key, entry in table["attributes"].items():
         roles = {role: entry[role] for role in ("pre", "post", "verb", "front") if role in entry}
-        attributes.append(_Attribute(key, entry.get("cases") or dict.fromkeys(entry["values"], roles)))
+        attributes.append(Attribute(key, entry.get("cases") or dict.fromkeys(entry["values"], roles)))
     openings = (*_OPENINGS, *table["frames"])
-    return _Domain(table["names"], table["kind"], attributes, openings, table.get("article", ""))
+    return Domain(table["names"], table["kind"], attributes, openings, table.get("article", ""))
