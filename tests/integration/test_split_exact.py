@@ -1,10 +1,13 @@
 """A cut model equals the uncut one bit for bit: logits and all LoRA gradients, in fp32 on the CPU."""
 
 import copy
+import functools
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -137,18 +140,32 @@ def test_sdpa_is_exact(case: str) -> None:
         assert_exact(model, at, tail_blocks)
 
 
-@pytest.mark.parametrize("case", ["gpt2", "bloom", "opt"])
-def test_dropout_is_drawn_once_and_in_the_same_order(case: str) -> None:
-    options = {
-        "gpt2": dict(embd_pdrop=0.5, attn_pdrop=0.2, resid_pdrop=0.2),
-        "bloom": dict(hidden_dropout=0.3, attention_dropout=0.3),
-        "opt": dict(dropout=0.3, attention_dropout=0.3, layerdrop=0.0),
-    }[case]
-    model = tiny_model(case, options).train()
-    if case == "opt":  # it draws one number per block to decide on layerdrop, the absent blocks' too
-        assert cut(model, 2).front.training
-        return
-    assert_exact(model, 2, 1)
+@settings(deadline=None, max_examples=20)
+@given(
+    lengths=st.lists(st.integers(1, 12), min_size=1, max_size=4), at=st.integers(1, 3), seed=st.integers(0, 9)
+)
+def test_any_lengths_give_the_same_logits(lengths: list[int], at: int, seed: int) -> None:
+    model = windowed_model()
+    mask = (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).long()
+    ids = torch.randint(3, 60, mask.shape, generator=torch.Generator().manual_seed(seed)) * mask
+    with torch.no_grad():
+        assert torch.equal(cut(model, at)(ids, mask), model(input_ids=ids, attention_mask=mask).logits)
+
+
+@functools.cache
+def windowed_model() -> PreTrainedModel:
+    return tiny_model("gemma3_text", CASES["gemma3_text"]).requires_grad_(False)
+
+
+@pytest.mark.parametrize(
+    ("case", "options"),
+    [
+        ("gpt2", {"embd_pdrop": 0.5, "attn_pdrop": 0.2, "resid_pdrop": 0.2}),
+        ("bloom", {"hidden_dropout": 0.3, "attention_dropout": 0.3}),
+    ],
+)
+def test_dropout_is_drawn_once_and_in_the_same_order(case: str, options: dict[str, object]) -> None:
+    assert_exact(tiny_model(case, options).train(), 2, 1)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -136,18 +136,6 @@ def export_adapter(
 
 
 def load_adapted(base: str | Path, adapter_folder: str | Path) -> PeftModel:
-    """Load the whole base model with an adapter; AdapterError where there is none that fits."""
-    model = load_model(base)
-    try:
-        with warnings.catch_warnings():
-            # peft asks transformers for a property by the name that transformers has since deprecated.
-            warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
-            return PeftModel.from_pretrained(model, str(adapter_folder))
-    except (ValueError, RuntimeError, OSError, KeyError) as error:
-        raise AdapterError(f"{adapter_folder}: no PEFT adapter that fits {base}: {error}") from error
-
-
-def load_adapted(base: str | Path, adapter_folder: str | Path) -> PeftModel:
     """Load the whole base model with a PEFT adapter on it; AdapterError where the adapter does not fit."""
     model = load_model(base)
     try:
@@ -233,7 +221,13 @@ def _parent(name: str) -> str:
 
 
 def _initialise(layer: LoraLayer, seed: int) -> None:
-    """Draw A as peft does by default, but from a generator of its own; B is zero already."""
+    """Draw A as peft does by default, but from a generator of its own; B is zero already.
+
+    As peft does for its own models, both train in float32 where the base has 16 bits.
+    """
+    if layer.weight.dtype in (torch.float16, torch.bfloat16):
+        layer.lora_A.float()
+        layer.lora_B.float()
     weight = layer.lora_A[_NAME].weight
     drawn = torch.empty(weight.shape)
     nn.init.kaiming_uniform_(drawn, a=math.sqrt(5), generator=torch.Generator().manual_seed(seed))

@@ -142,6 +142,8 @@ class _Recorder(Passed):
         return tree_map(lambda value: marked if value is None else value, self.form(out))
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def survey(model: PreTrainedModel) -> Anatomy:
     """Find where `model` (real or on the meta device) can be cut; allocates no weights.
 
@@ -151,7 +153,7 @@ def survey(model: PreTrainedModel) -> Anatomy:
     for name, why in UNCUTTABLE.items():
         if value := getattr(config, name, None):
             raise CutError(f"{_name(model)} cannot be cut: its configuration has {name} = {value!r}: {why}")
-    path, blocks = _find_blocks(model, config.num_hidden_layers)
+    path, blocks = _find_blocks(model, getattr(config, "num_hidden_layers", None))
     decoder = _find_decoder(model, path)
     failures: list[str] = []
     for form in FORMS:
@@ -183,7 +185,7 @@ def _name(model: nn.Module) -> str:
     return type(model).__name__
 
 
-def _find_blocks(model: PreTrainedModel, num_blocks: int) -> tuple[str, nn.ModuleList]:
+def _find_blocks(model: PreTrainedModel, num_blocks: int | None) -> tuple[str, nn.ModuleList]:
     lists = {name: m for name, m in model.named_modules() if isinstance(m, nn.ModuleList)}
     outer = {name: m for name, m in lists.items() if not any(name.startswith(f"{other}.") for other in lists)}
     # Some configurations count layers otherwise; then the list must be the only one.
@@ -237,7 +239,6 @@ class _Stage:
             and any(True for _ in module.parameters(recurse=False))
         ]
 
-    @torch.enable_grad()
     def run(self, without: tuple[str, ...] = (), **inputs: Tensor) -> _Trace:
         """Run the decoder on two texts of two tokens, the second padded."""
         ghost, trace = self._ghost()

@@ -29,7 +29,7 @@ class StoredTensor:
     embedding would for a moment take half as much memory again.
     """
 
-    source: str
+    files: "Files"
     file: str
     name: str
     widen: bool = False
@@ -49,7 +49,33 @@ class StoredTensor:
         return whole
 
     def _open(self) -> Any:
-        return safe_open(_fetch(self.source, self.file), framework="pt")
+        return safe_open(self.files.fetch(self.file), framework="pt")
+
+
+class Files:
+    """The files of a checkpoint, each looked up (and on the hub fetched) once."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self._paths: dict[str, str] = {}
+
+    def find(self, file: str) -> str | None:
+        """Return a file's path, None where the checkpoint has no such file."""
+        if file not in self._paths:
+            path = cached_file(self.source, file, _raise_exceptions_for_missing_entries=False)
+            if path is None:
+                return None
+            self._paths[file] = str(path)
+        return self._paths[file]
+
+    def fetch(self, file: str) -> str:
+        """Return a file's path; ModelError where the checkpoint has no such file."""
+        if (path := self.find(file)) is None:
+            raise ModelError(
+                f"{self.source}: no file {file}; a safetensors checkpoint is expected, whole or in shards with an "
+                "index (pickled .bin files are not read: save the model again with save_pretrained)"
+            )
+        return path
 
 
 def stored_tensors(source: str, widen: bool = False) -> dict[str, StoredTensor]:
@@ -57,23 +83,14 @@ def stored_tensors(source: str, widen: bool = False) -> dict[str, StoredTensor]:
 
     Raises ModelError where there is no safetensors checkpoint, or its index names a file that is missing.
     """
-    return {name: StoredTensor(source, file, name, widen) for name, file in _names(source)}
+    files = Files(source)
+    return {name: StoredTensor(files, file, name, widen) for name, file in _names(files)}
 
 
-def _names(source: str) -> Iterator[tuple[str, str]]:
-    index = cached_file(source, SAFE_WEIGHTS_INDEX_NAME, _raise_exceptions_for_missing_entries=False)
+def _names(files: Files) -> Iterator[tuple[str, str]]:
+    index = files.find(SAFE_WEIGHTS_INDEX_NAME)
     if index is not None:
         yield from json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].items()
         return
-    with safe_open(_fetch(source, SAFE_WEIGHTS_NAME), framework="pt") as opened:
+    with safe_open(files.fetch(SAFE_WEIGHTS_NAME), framework="pt") as opened:
         yield from ((name, SAFE_WEIGHTS_NAME) for name in opened.keys())  # noqa: SIM118 (not a mapping)
-
-
-def _fetch(source: str, file: str) -> str:
-    path = cached_file(source, file, _raise_exceptions_for_missing_entries=False)
-    if path is None:
-        raise ModelError(
-            f"{source}: no file {file}; a safetensors checkpoint is expected, whole or in shards with an index "
-            "(pickled .bin files are not read: save the model again with save_pretrained)"
-        )
-    return str(path)

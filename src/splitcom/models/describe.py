@@ -84,9 +84,10 @@ def describe(
 def fingerprint(source: str | Path) -> str:
     """Return a SHA-256 digest that two parties share exactly if they hold the same base model.
 
-    Covers the configuration, every tensor's name, shape and dtype, and 64 evenly spaced values of each: enough to
-    tell fine-tuned or differently initialised weights apart without reading them, but no protection against
-    someone who changes weights on purpose. How the checkpoint is sharded does not matter.
+    Covers the configuration, every tensor's name, shape and dtype, and some 64 evenly spaced values of each:
+    enough to tell fine-tuned or differently initialised weights apart without reading them whole, but no
+    protection against someone who changes weights on purpose. How the checkpoint is sharded does not matter; all
+    shards must be there (on the hub they are fetched).
     """
     config = {k: v for k, v in load_config(source).to_dict().items() if k not in _VOLATILE}
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())

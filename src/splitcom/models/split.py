@@ -95,6 +95,12 @@ class Part(nn.Module):
         return list(self._slots)[self.span.start : self.span.stop]
 
     @property
+    def dtype(self) -> torch.dtype:
+        """The frozen weights' dtype, which is that of activations; LoRA may have another."""
+        parameters = cast(nn.Module, self.model).parameters()
+        return next(p.dtype for p in parameters if not p.requires_grad and p.is_floating_point())
+
+    @property
     def _slots(self) -> nn.ModuleList:
         return cast(nn.ModuleList, self.model.get_submodule(self.anatomy.blocks))
 
@@ -134,7 +140,7 @@ class _Later(Part):
         Differentiable in `hidden`, which may have another float dtype than the model.
         """
         door = cast(Entry, self._slots[self.span.start - 1])
-        door.given = hidden.to(self.model.dtype)
+        door.given = hidden.to(self.dtype)
         zeros = door.given.new_zeros(*hidden.shape[:2], self.anatomy.width)
         try:
             return self._run(attention_mask, inputs_embeds=zeros)
