@@ -1,12 +1,12 @@
 """What splitting costs: tokens per second of the whole split loop in process against plain peft on the uncut model.
 
-One client; the same batches, precision, optimizer and clipping. The loops take turns, round by round, and the median of
-the ratios of neighbouring rounds is what counts, since a shared machine is noisy:
+One client; the same batches, precision, optimizer and clipping. The loops take turns, round by round, and the median
+of the ratios of neighbouring rounds is what counts, since a shared machine is noisy:
 
     python benchmarks/overhead.py [--rounds 7] [--out overhead.json]
 
-The split loop is the product's: messages as bytes, both sessions, both codecs, both reference stores, the ledger and the
-virtual clock. What a run does between rounds (evaluation, checkpoints) is in neither loop.
+The split loop is the product's: messages as bytes, both sessions, both codecs, both reference stores, the ledger
+and the virtual clock. What a run does between rounds (evaluation, checkpoints) is in neither loop.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from splitcom.config import Config
 from splitcom.data import Batch
-from splitcom.federation.build import build_simulation, load_parts, load_texts
+from splitcom.federation.build import Simulation, load_parts, load_texts
 from splitcom.federation.optimize import Optimizer
 from splitcom.federation.plan import progress_of, round_batches
 from splitcom.models import load_model, load_tokenizer
@@ -62,7 +62,7 @@ def plain_loop(config: Config, plans: list[list[Batch]]) -> Iterator[None]:
 
 def split_loop(config: Config, folder: Path) -> Iterator[None]:
     """The product's own loop with one client."""
-    simulation = build_simulation(config, load_texts(config), load_parts(config), folder)
+    simulation = Simulation(config, load_texts(config), load_parts(config), folder)
     rounds = simulation.federation.run()
     next(rounds)  # before training
     for _ in rounds:

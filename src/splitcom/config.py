@@ -90,6 +90,8 @@ class FederationConfig(Section):
     clients: Positive = 3
     sample: Fraction = 1.0  # part of the clients in each round
     adapter_dtype: Literal["float32", "bfloat16", "float16"] = "float16"
+    drop_after_s: Annotated[float, Field(gt=0)] | None = None  # a lost client; None waits for ever
+    min_clients: Positive = 1  # that a round can end with
 
 
 class FlowConfig(Section):

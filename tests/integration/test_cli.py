@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from splitcom.cli import main
-from splitcom.federation import checkpoint
+from splitcom.federation import store
 
 BIN = Path(sys.executable).parent
 
@@ -144,19 +144,19 @@ def test_earlier_results_are_never_touched(splitcom, config_file, tmp_path):
 
 
 def test_a_full_disk_is_named_and_the_run_resumes(splitcom, config_file, tmp_path, monkeypatch):
-    real = checkpoint.save_file
+    real = store.save_file
     calls = []
 
     def full(*arguments):
         calls.append(arguments)
-        if len(calls) > 6:  # in the checkpoint after round 1
+        if len(calls) > 3:  # in the checkpoint after round 1
             raise OSError(28, "No space left on device")
         return real(*arguments)
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
+    monkeypatch.setattr(store, "save_file", full)
     run = tmp_path / "run"
     code, _, err = splitcom("train", config_file, "--out", run)
-    assert code == 1 and f"{run}: cannot write the run folder: No space left on device" in err
+    assert code == 1 and "cannot write the checkpoint: No space left on device" in err
     monkeypatch.undo()
     code, *_ = splitcom("train", config_file, "--out", run, "--resume")
     assert code == 0 and (run / "result.json").exists()
@@ -179,7 +179,7 @@ def test_ctrl_c_leaves_a_checkpoint_that_resumes_to_the_same_bits(splitcom, conf
     halted = tmp_path / "halted"
     process = subprocess.Popen([*command, halted], env=environment, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
-    while not (halted / "checkpoint" / "round-00002").exists():
+    while not (halted / "checkpoint" / "server" / "round-00002").exists():
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)

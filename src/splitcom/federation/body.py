@@ -10,6 +10,7 @@ from splitcom.config import Config
 from splitcom.errors import RemoteProtocolError
 from splitcom.federation.loss import token_losses
 from splitcom.federation.optimize import Optimizer
+from splitcom.federation.store import sections_of
 from splitcom.models import Body, adapter_state, load_adapter_state
 from splitcom.protocol.labels import IGNORED, Labels
 from splitcom.seeds import derive_seed
@@ -113,9 +114,6 @@ class BodyTrainer:
 
     def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
         """Go on from a checkpoint."""
-        sections: dict[str, dict[str, torch.Tensor]] = {"adapter": {}, "optimizer": {}}
-        for name, tensor in state.items():
-            section, _, rest = name.partition(".")
-            sections[section][rest] = tensor
+        sections = sections_of(state)
         load_adapter_state(self._body, sections["adapter"])
         self._optimizer.load_state(sections["optimizer"])

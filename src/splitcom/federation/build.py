@@ -1,6 +1,7 @@
 """From a configuration to the parties of a simulation: every client and the server, in this process."""
 
 import random
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -9,7 +10,7 @@ import torch
 
 from splitcom.codecs import FileReferences, MemoryReferences, ReferenceStore, parse
 from splitcom.config import Config
-from splitcom.data import HELD_OUT_DOMAIN, Encoded, Partition, Row, encode, load_rows, partition
+from splitcom.data import HELD_OUT_DOMAIN, Encoded, Partition, Row, Sample, encode, load_rows, partition
 from splitcom.errors import ConfigError
 from splitcom.federation.body import BodyTrainer
 from splitcom.federation.channel import Channel, Channels
@@ -17,6 +18,7 @@ from splitcom.federation.client import Client, Trainer
 from splitcom.federation.front import FrontTrainer
 from splitcom.federation.observe import Observer
 from splitcom.federation.rounds import Federation
+from splitcom.federation.store import PartyStore
 from splitcom.federation.whole import WholeTrainer
 from splitcom.models import (
     Body,
@@ -31,6 +33,7 @@ from splitcom.models import (
     replicate,
 )
 from splitcom.seeds import derive_seed
+from splitcom.transports.events import Transport
 from splitcom.transports.inproc import InProcess
 from splitcom.transports.link import VirtualClock
 
@@ -44,22 +47,56 @@ class Texts:
     held_out: Encoded
 
 
-@dataclass(frozen=True)
 class Simulation:
-    """All parties of a run in this process."""
+    """All parties of a run in this process.
 
-    federation: Federation
-    clients: dict[str, Client]
-    clock: VirtualClock
-    parts: tuple[Front, Body]
+    `parts` are those of `load_parts`: the server trains this very body, clients train copies of the front. `folder` is
+    where the parties keep their states and, where so configured, their references.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        texts: Texts,
+        parts: tuple[Front, Body],
+        folder: Path,
+        observer: Observer | None = None,
+    ) -> None:
+        self._config = config
+        self._parts = parts
+        self._folder = folder
+        self._fingerprint = fingerprint(config.model.source)
+        names = config.client_names
+        self._samples = dict(zip(names, texts.partition.parts, strict=True))
+        self._held_out = {
+            name: texts.held_out.samples[index :: len(names)] for index, name in enumerate(names)
+        }
+        self._clients: dict[str, Client] = {}
+        self.clock = VirtualClock(config.links, config.seed)
+        transport = InProcess(names, self._make_client, self.clock)
+        self.federation = build_server(
+            config, transport, parts, self._fingerprint, folder / "server", observer
+        )
 
     def close(self) -> None:
         """Let go of references that are kept in files."""
-        for _, _, references in self.federation.references():
-            references.close()
-        for client in self.clients.values():
-            for _, references in client.trainer.references():
-                references.close()
+        self.federation.close()
+        for client in self._clients.values():
+            client.close()
+
+    def _make_client(self, name: str) -> Client:
+        if name in self._clients:
+            self._clients[name].close()
+        self._clients[name] = build_client(
+            name,
+            self._config,
+            self._parts,
+            self._samples[name],
+            self._held_out[name],
+            self._fingerprint,
+            self._folder / name,
+        )
+        return self._clients[name]
 
 
 def load_texts(config: Config) -> Texts:
@@ -100,39 +137,57 @@ def load_texts(config: Config) -> Texts:
     return Texts(parts, train, encode(held_out, tokenizer, data.max_tokens))
 
 
-def build_simulation(
-    config: Config, texts: Texts, parts: tuple[Front, Body], folder: Path, observer: Observer | None = None
-) -> Simulation:
-    """Every party of a run, connected; `folder` holds references that are kept in files.
+def build_server(
+    config: Config,
+    transport: Transport,
+    parts: tuple[Front | None, Body],
+    model_fingerprint: str,
+    folder: Path,
+    observer: Observer | None = None,
+    front_adapter: Mapping[str, torch.Tensor] | None = None,
+) -> Federation:
+    """The server; its state goes below `folder`.
 
-    `parts` are those of `load_parts`; the server trains this very body, clients train copies of the front.
+    Where the server holds no front, `front_adapter` is the one that training begins with.
     """
-    names = config.client_names
-    held_out = {name: texts.held_out.samples[index :: len(names)] for index, name in enumerate(names)}
-    samples = dict(zip(names, texts.partition.parts, strict=True))
     front, body = parts
-    digest = fingerprint(config.model.source)
-
-    def trainer(name: str) -> Trainer:
-        own = replicate(front)
-        if config.training.split:
-            channels = open_channels(config, name, folder / "client")
-            return FrontTrainer(name, own, samples[name], held_out[name], channels, config)
-        return WholeTrainer(name, own, replicate(body), samples[name], held_out[name], config)
-
-    clients = {name: Client(name, trainer(name), config, digest) for name in names}
-    clock = VirtualClock(config.links, config.seed)
+    adapter = dict(front_adapter or ({} if front is None else adapter_state(front)))
     split = config.training.split
-    federation = Federation(
+    return Federation(
         config,
-        InProcess(clients, clock),
+        transport,
         BodyTrainer(body, config) if split else None,
-        adapter_state(front) | ({} if split else adapter_state(body)),
-        {name: open_channels(config, name, folder / "server") if split else {} for name in names},
-        digest,
+        adapter if split else adapter | adapter_state(body),
+        lambda name: open_channels(config, name, folder / "references") if split else {},
+        model_fingerprint,
+        PartyStore(folder),
         observer,
     )
-    return Simulation(federation, clients, clock, parts)
+
+
+def build_client(
+    name: str,
+    config: Config,
+    parts: tuple[Front, Body | None],
+    samples: Sequence[Sample],
+    held_out: Sequence[Sample],
+    model_fingerprint: str,
+    folder: Path,
+) -> Client:
+    """A client at the beginning of a conversation, with copies of `parts`; its state goes below `folder`.
+
+    The body is needed where nothing is split.
+    """
+    front, body = parts
+    own = replicate(front)
+    trainer: Trainer
+    if config.training.split:
+        channels = open_channels(config, name, folder / "references")
+        trainer = FrontTrainer(name, own, samples, held_out, channels, config)
+    else:
+        assert body is not None
+        trainer = WholeTrainer(name, own, replicate(body), samples, held_out, config)
+    return Client(name, trainer, config, model_fingerprint, PartyStore(folder))
 
 
 def load_parts(config: Config) -> tuple[Front, Body]:

@@ -13,14 +13,16 @@ import torch
 from splitcom.codecs import ReferenceStore
 from splitcom.config import Config
 from splitcom.errors import RemoteProtocolError
+from splitcom.federation.store import PartyStore, sections_of
 from splitcom.protocol.adapters import pack_adapter, unpack_adapter
 from splitcom.protocol.messages_pb2 import (
     EvaluationEnd,
     Hello,
     Message,
     RoundEnd,
+    StateSaved,
 )
-from splitcom.protocol.session import PROTOCOL_VERSION, Role, Session
+from splitcom.protocol.session import PROTOCOL_VERSION, Role, Session, State
 
 Conversation = Generator[Message | None, Message, Any]
 
@@ -64,14 +66,17 @@ class Trainer(Protocol):
 
 
 class Client:
-    """Turns received bytes into the bytes to answer with."""
+    """Turns received bytes into the bytes to answer with; one conversation, which begins from `trainer` as it is."""
 
-    def __init__(self, name: str, trainer: Trainer, config: Config, model_fingerprint: str) -> None:
+    def __init__(
+        self, name: str, trainer: Trainer, config: Config, model_fingerprint: str, store: PartyStore
+    ) -> None:
         self.name = name
-        self.trainer = trainer
-        self.adapter_version = 0
+        self._trainer = trainer
+        self._adapter_version = 0
         self._adapter_dtype = getattr(torch, config.federation.adapter_dtype)
         self._fingerprint = model_fingerprint
+        self._store = store
         self._session = Session(Role.CLIENT)
         self._conversation = self._converse()
 
@@ -82,7 +87,10 @@ class Client:
         return self._session.send(hello)
 
     def receive(self, data: bytes) -> bytes | None:
-        """Work on a message and return the answer; None where there is nothing to say."""
+        """Work on a message and return the answer; None where there is nothing to say.
+
+        Raises RemoteProtocolError where the server refuses this client or breaks the protocol.
+        """
         message = self._session.receive(data)
         if message.WhichOneof("kind") == "failure":
             raise RemoteProtocolError(
@@ -94,38 +102,36 @@ class Client:
             return None
         return None if answer is None else self._session.send(answer)
 
-    def state(self) -> dict[str, torch.Tensor]:
-        """What a checkpoint keeps."""
-        adapter = {f"adapter.{name}": tensor for name, tensor in self.trainer.adapter().items()}
-        version = {"version": torch.tensor(self.adapter_version)}
-        return adapter | version | self.trainer.state()
+    @property
+    def finished(self) -> bool:
+        """Whether the server has said that the run is over."""
+        return self._session.state is State.CLOSED
 
-    def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Go on from a checkpoint."""
-        state = dict(state)
-        self.adapter_version = int(state.pop("version"))
-        adapter = {name: state.pop(name) for name in list(state) if name.startswith("adapter.")}
-        self.trainer.load_adapter({name.removeprefix("adapter."): tensor for name, tensor in adapter.items()})
-        self.trainer.load_state(state)
+    def close(self) -> None:
+        """Let go of references that are kept in files."""
+        for _, references in self._trainer.references():
+            references.close()
 
     def _converse(self) -> Conversation:
-        yield Message(
+        message = yield Message(
             hello=Hello(
                 protocol_version=PROTOCOL_VERSION,
                 client=self.name,
                 model_fingerprint=self._fingerprint,
-                num_samples=self.trainer.num_samples,
-                num_held_out=self.trainer.num_held_out,
-                adapter_version=self.adapter_version,
+                num_samples=self._trainer.num_samples,
+                num_held_out=self._trainer.num_held_out,
+                saved_rounds=self._store.rounds(),
             )
         )
+        if message.welcome.HasField("round"):
+            self._restore(message.welcome.round)
         message = yield None
         while True:
             match message.WhichOneof("kind"):
                 case "round_start":
                     start = message.round_start
                     self._take_adapter(start.adapter_version, start.adapter)
-                    summary = yield from self.trainer.train(start.round)
+                    summary = yield from self._trainer.train(start.round)
                     message = yield Message(
                         round_end=RoundEnd(
                             round=start.round,
@@ -133,21 +139,36 @@ class Client:
                             num_steps=summary.num_steps,
                             loss_sum=summary.loss_sum,
                             num_labels=summary.num_labels,
-                            adapter=pack_adapter(self.trainer.adapter(), self._adapter_dtype),
+                            adapter=pack_adapter(self._trainer.adapter(), self._adapter_dtype),
                         )
                     )
                 case "evaluation_start":
                     self._take_adapter(
                         message.evaluation_start.adapter_version, message.evaluation_start.adapter
                     )
-                    message = yield Message(evaluation_end=(yield from self.trainer.evaluate()))
-                case "finish":
+                    message = yield Message(evaluation_end=(yield from self._trainer.evaluate()))
+                case "save_state":
+                    self._save(message.save_state.round)
+                    message = yield Message(state_saved=StateSaved())
+                case _:  # finish
                     return
-                case _:
-                    message = yield None
 
     def _take_adapter(self, version: int, data: bytes) -> None:
-        if version == self.adapter_version:
+        if version == self._adapter_version:
             return
-        self.trainer.load_adapter(unpack_adapter(data))
-        self.adapter_version = version
+        self._trainer.load_adapter(unpack_adapter(data))
+        self._adapter_version = version
+
+    def _save(self, round_index: int) -> None:
+        adapter = {f"adapter.{name}": tensor for name, tensor in self._trainer.adapter().items()}
+        tensors = adapter | {f"trainer.{name}": tensor for name, tensor in self._trainer.state().items()}
+        scalars = {"adapter_version": self._adapter_version}
+        self._store.save(round_index, tensors, scalars, self._trainer.references())
+
+    def _restore(self, round_index: int) -> None:
+        tensors, scalars = self._store.load(round_index)
+        sections = sections_of(tensors)
+        self._trainer.load_adapter(sections["adapter"])
+        self._trainer.load_state(sections["trainer"])
+        self._store.load_references(round_index, self._trainer.references())
+        self._adapter_version = scalars["adapter_version"]

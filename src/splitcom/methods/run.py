@@ -1,7 +1,7 @@
 """One run from configuration to run folder: build the parties, train, record after each round, export."""
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -11,13 +11,13 @@ from typing import Any
 
 from splitcom.config import Config
 from splitcom.errors import ConfigError, RunError
-from splitcom.federation.build import Simulation, build_simulation, load_parts, load_texts
-from splitcom.federation.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
+from splitcom.federation.build import Simulation, load_parts, load_texts
 from splitcom.federation.observe import Observer
+from splitcom.federation.rounds import Federation
 from splitcom.methods import METHODS
 from splitcom.methods.sentences import generate_pairs
 from splitcom.metrics.record import RunFolder
-from splitcom.models import adapter_state, export_adapter
+from splitcom.models import Part, adapter_state, export_adapter
 
 
 @dataclass(frozen=True)
@@ -68,30 +68,22 @@ def train(
     parts = load_parts(config)
     if not resume:
         folder.create(config.to_toml())
-    simulation = build_simulation(config, texts, parts, folder.path / "references", observer)
+    simulation = Simulation(config, texts, parts, folder.checkpoints, observer)
     with closing(simulation):
-        _rounds(simulation, folder, resume, config, observer)
-    _export(simulation, folder, config)
-    result = _result(simulation, config, label or config.method)
+        run_rounds(simulation.federation, folder, observer)
+    export(simulation.federation, parts, folder, config)
+    result = result_of(simulation.federation, config, label or config.method, simulation.clock.server_time_s)
     if config.evaluation.generate:
         result["samples"] = generate_pairs(config, folder.adapter, texts.held_out.samples)
     folder.write_result(result)
     return Run(folder.path, result)
 
 
-def _rounds(
-    simulation: Simulation, folder: RunFolder, resume: bool, config: Config, observer: Observer
-) -> None:
-    federation, clients, clock = simulation.federation, simulation.clients, simulation.clock
-    checkpoint = latest_checkpoint(folder.checkpoints) if resume else None
-    if checkpoint is not None:
-        load_checkpoint(checkpoint, federation, clients, clock)
-    folder.truncate_metrics(last_round=federation.round if checkpoint is not None else -1)
+def run_rounds(federation: Federation, folder: RunFolder, observer: Observer) -> None:
+    """Run what is left of a run, and record each round as it ends."""
     for lines in federation.run():
+        folder.truncate_metrics(last_round=federation.round - 1)  # a round that had to be repeated
         folder.append_metrics(lines)
-        last = federation.round == config.training.rounds
-        if last or federation.round % config.training.checkpoint_every == 0:
-            folder.guard(lambda: save_checkpoint(folder.checkpoints, federation, clients, clock))
         observer.on_round(lines)
 
 
@@ -118,11 +110,14 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _export(simulation: Simulation, folder: RunFolder, config: Config) -> None:
-    adapter = simulation.federation.adapter
-    if simulation.federation.body is not None:
-        adapter = adapter | simulation.federation.body.adapter()
-    front, body = ({name: adapter[name] for name in adapter_state(part)} for part in simulation.parts)
+def export(federation: Federation, parts: Sequence[Part], folder: RunFolder, config: Config) -> None:
+    """Write the adapter of front and body."""
+    adapter = federation.adapter
+    if federation.body is not None:
+        adapter = adapter | federation.body.adapter()
+    body_names = adapter_state(parts[-1]).keys()
+    front = {name: tensor for name, tensor in adapter.items() if name not in body_names}
+    body = {name: tensor for name, tensor in adapter.items() if name in body_names}
     folder.guard(
         lambda: export_adapter(
             folder.adapter,
@@ -137,11 +132,12 @@ def _export(simulation: Simulation, folder: RunFolder, config: Config) -> None:
     )
 
 
-def _result(simulation: Simulation, config: Config, label: str) -> dict[str, Any]:
-    federation = simulation.federation
+def result_of(federation: Federation, config: Config, label: str, virtual_s: float) -> dict[str, Any]:
+    """The content of result.json."""
     losses = federation.eval_losses
     last = losses[max(losses)]
-    sent, uncompressed = federation.ledger.totals(), federation.uncompressed_totals()
+    sent = federation.ledger.totals()
+    uncompressed = {key: federation.uncompressed[key] for key in sent}
     return {
         "method": config.method,
         "label": label,
@@ -157,11 +153,12 @@ def _result(simulation: Simulation, config: Config, label: str) -> dict[str, Any
         },
         "bytes": sent,
         "uncompressed_bytes": uncompressed,
+        "repeated_bytes": federation.ledger.repeated_bytes,
         "saving": {
             key: 1 - sent[key] / uncompressed[key] if uncompressed[key] else 0.0
             for key in ("up", "down", "total")
         },
-        "seconds": {"wall": federation.wall_s, "virtual": simulation.clock.server_time_s},
+        "seconds": {"wall": federation.wall_s, "virtual": virtual_s},
         "environment": {
             "python": platform.python_version(),
             "platform": platform.platform(),

@@ -2,6 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping
+from typing import Any
 
 FLOWS = (
     "activation_up",
@@ -30,6 +31,7 @@ class Ledger:
     def __init__(self) -> None:
         self._bytes: dict[str, Counter[str]] = defaultdict(Counter)
         self._round: dict[str, Counter[str]] = defaultdict(Counter)
+        self.repeated_bytes = 0
 
     def count(self, client: str, flows: Mapping[str, int], *, upwards: bool) -> None:
         """Add bytes by flow; control goes both ways, so the direction is told."""
@@ -57,13 +59,19 @@ class Ledger:
                 total.update(counter)
         return {key: total[key] for key in (*FLOWS, "up", "down", "total")}
 
-    def state(self) -> dict[str, dict[str, int]]:
+    def state(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
-        return {client: dict(counter) for client, counter in self._bytes.items()}
+        return {
+            "bytes": {client: dict(counter) for client, counter in self._bytes.items()},
+            "repeated_bytes": self.repeated_bytes,
+        }
 
-    def load_state(self, state: Mapping[str, Mapping[str, int]]) -> None:
-        """Go on from a checkpoint; what was counted since then is forgotten."""
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go back to a checkpoint; what this object has counted since then becomes `repeated_bytes`."""
+        before = self.totals()["total"]
         self._round.clear()
         self._bytes.clear()
-        for client, counter in state.items():
+        for client, counter in state["bytes"].items():
             self._bytes[client].update(counter)
+        repeated = max(before - self.totals()["total"], 0)
+        self.repeated_bytes = max(self.repeated_bytes, state["repeated_bytes"]) + repeated

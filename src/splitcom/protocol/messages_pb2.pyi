@@ -7,7 +7,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Message(_message.Message):
-    __slots__ = ("hello", "welcome", "round_start", "activation", "gradient", "reference_lost", "round_end", "evaluation_start", "evaluation_batch", "evaluation_next", "evaluation_end", "finish", "failure")
+    __slots__ = ("hello", "welcome", "round_start", "activation", "gradient", "reference_lost", "round_end", "evaluation_start", "evaluation_batch", "evaluation_next", "evaluation_end", "finish", "failure", "save_state", "state_saved")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     ROUND_START_FIELD_NUMBER: _ClassVar[int]
@@ -21,6 +21,8 @@ class Message(_message.Message):
     EVALUATION_END_FIELD_NUMBER: _ClassVar[int]
     FINISH_FIELD_NUMBER: _ClassVar[int]
     FAILURE_FIELD_NUMBER: _ClassVar[int]
+    SAVE_STATE_FIELD_NUMBER: _ClassVar[int]
+    STATE_SAVED_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     welcome: Welcome
     round_start: RoundStart
@@ -34,29 +36,33 @@ class Message(_message.Message):
     evaluation_end: EvaluationEnd
     finish: Finish
     failure: Failure
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., welcome: _Optional[_Union[Welcome, _Mapping]] = ..., round_start: _Optional[_Union[RoundStart, _Mapping]] = ..., activation: _Optional[_Union[Activation, _Mapping]] = ..., gradient: _Optional[_Union[Gradient, _Mapping]] = ..., reference_lost: _Optional[_Union[ReferenceLost, _Mapping]] = ..., round_end: _Optional[_Union[RoundEnd, _Mapping]] = ..., evaluation_start: _Optional[_Union[EvaluationStart, _Mapping]] = ..., evaluation_batch: _Optional[_Union[EvaluationBatch, _Mapping]] = ..., evaluation_next: _Optional[_Union[EvaluationNext, _Mapping]] = ..., evaluation_end: _Optional[_Union[EvaluationEnd, _Mapping]] = ..., finish: _Optional[_Union[Finish, _Mapping]] = ..., failure: _Optional[_Union[Failure, _Mapping]] = ...) -> None: ...
+    save_state: SaveState
+    state_saved: StateSaved
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., welcome: _Optional[_Union[Welcome, _Mapping]] = ..., round_start: _Optional[_Union[RoundStart, _Mapping]] = ..., activation: _Optional[_Union[Activation, _Mapping]] = ..., gradient: _Optional[_Union[Gradient, _Mapping]] = ..., reference_lost: _Optional[_Union[ReferenceLost, _Mapping]] = ..., round_end: _Optional[_Union[RoundEnd, _Mapping]] = ..., evaluation_start: _Optional[_Union[EvaluationStart, _Mapping]] = ..., evaluation_batch: _Optional[_Union[EvaluationBatch, _Mapping]] = ..., evaluation_next: _Optional[_Union[EvaluationNext, _Mapping]] = ..., evaluation_end: _Optional[_Union[EvaluationEnd, _Mapping]] = ..., finish: _Optional[_Union[Finish, _Mapping]] = ..., failure: _Optional[_Union[Failure, _Mapping]] = ..., save_state: _Optional[_Union[SaveState, _Mapping]] = ..., state_saved: _Optional[_Union[StateSaved, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("protocol_version", "client", "model_fingerprint", "num_samples", "num_held_out", "adapter_version")
+    __slots__ = ("protocol_version", "client", "model_fingerprint", "num_samples", "num_held_out", "saved_rounds")
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     CLIENT_FIELD_NUMBER: _ClassVar[int]
     MODEL_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     NUM_SAMPLES_FIELD_NUMBER: _ClassVar[int]
     NUM_HELD_OUT_FIELD_NUMBER: _ClassVar[int]
-    ADAPTER_VERSION_FIELD_NUMBER: _ClassVar[int]
+    SAVED_ROUNDS_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
     client: str
     model_fingerprint: str
     num_samples: int
     num_held_out: int
-    adapter_version: int
-    def __init__(self, protocol_version: _Optional[int] = ..., client: _Optional[str] = ..., model_fingerprint: _Optional[str] = ..., num_samples: _Optional[int] = ..., num_held_out: _Optional[int] = ..., adapter_version: _Optional[int] = ...) -> None: ...
+    saved_rounds: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, protocol_version: _Optional[int] = ..., client: _Optional[str] = ..., model_fingerprint: _Optional[str] = ..., num_samples: _Optional[int] = ..., num_held_out: _Optional[int] = ..., saved_rounds: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Welcome(_message.Message):
-    __slots__ = ("config_toml",)
+    __slots__ = ("config_toml", "round")
     CONFIG_TOML_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
     config_toml: str
-    def __init__(self, config_toml: _Optional[str] = ...) -> None: ...
+    round: int
+    def __init__(self, config_toml: _Optional[str] = ..., round: _Optional[int] = ...) -> None: ...
 
 class RoundStart(_message.Message):
     __slots__ = ("round", "adapter_version", "adapter")
@@ -137,6 +143,16 @@ class EvaluationEnd(_message.Message):
     loss_sum: float
     num_labels: int
     def __init__(self, loss_sum: _Optional[float] = ..., num_labels: _Optional[int] = ...) -> None: ...
+
+class SaveState(_message.Message):
+    __slots__ = ("round",)
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    round: int
+    def __init__(self, round: _Optional[int] = ...) -> None: ...
+
+class StateSaved(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class Finish(_message.Message):
     __slots__ = ()

@@ -12,8 +12,9 @@ refuses whatever the table does not allow. No I/O, no threads, no clocks.
     │ gradient         activation    │      evaluation_next│             │ evaluation_batch
     └── AWAITING_GRADIENT ◄──────────┘                     └─ AWAITING_NEXT ◄─┘
 
-`reference_lost` answers an activation (back to TRAINING: the client sends it again) or a gradient (back to
-AWAITING_GRADIENT: the server sends it again). `finish` leads from IDLE, `failure` from anywhere, to CLOSED.
+`save_state` and `state_saved` lead from IDLE to SAVING and back. `reference_lost` answers an activation (back to
+TRAINING: the client sends it again) or a gradient (back to AWAITING_GRADIENT: the server sends it again). `finish`
+leads from IDLE, `failure` from anywhere, to CLOSED.
 """
 
 from enum import Enum
@@ -49,6 +50,7 @@ class State(Enum):
     AWAITING_GRADIENT = "awaiting gradient"
     EVALUATING = "evaluating"
     AWAITING_NEXT = "awaiting next"
+    SAVING = "saving"
     CLOSED = "closed"
 
 
@@ -66,6 +68,8 @@ TRANSITIONS: dict[tuple[State, Role, str], State] = {
     (State.EVALUATING, C, "evaluation_batch"): State.AWAITING_NEXT,
     (State.AWAITING_NEXT, S, "evaluation_next"): State.EVALUATING,
     (State.EVALUATING, C, "evaluation_end"): State.IDLE,
+    (State.IDLE, S, "save_state"): State.SAVING,
+    (State.SAVING, C, "state_saved"): State.IDLE,
     (State.IDLE, S, "finish"): State.CLOSED,
     **{
         (state, role, "failure"): State.CLOSED

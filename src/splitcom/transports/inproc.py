@@ -1,38 +1,37 @@
-"""All clients in this process: the same bytes as on a network, carried by function calls, timed by a virtual clock."""
+"""All clients in this process: the same bytes as on a network, carried by function calls, on a virtual clock."""
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from time import perf_counter
-from typing import Protocol
+from typing import Any
 
+from splitcom.transports.events import Event, Joined, Peer, Received
 from splitcom.transports.link import VirtualClock
 
 
-class Peer(Protocol):
-    """A client as a transport sees it."""
-
-    def connect(self) -> bytes:
-        """Its first message."""
-
-    def receive(self, data: bytes) -> bytes | None:
-        """Work on a message; the answer, if there is one."""
-
-
 class InProcess:
-    """Delivers at once, in order, and never loses anything."""
+    """Delivers at once, in order, and never loses anything; `make_peer` begins a client's conversation."""
 
-    def __init__(self, peers: Mapping[str, Peer], clock: VirtualClock) -> None:
-        self._peers = peers
+    def __init__(self, clients: Iterable[str], make_peer: Callable[[str], Peer], clock: VirtualClock) -> None:
+        self._make_peer = make_peer
         self._clock = clock
-        self._arrived: deque[tuple[float, str, bytes]] = deque()
+        self._peers: dict[str, Peer] = {}
+        self._reported_s: dict[str, float] = {}
+        self._to_join = deque(clients)
+        self._arrived: deque[tuple[float, Event]] = deque()
         self._working_since: float | None = None
-        self._reported_s = {name: clock.client_compute_s(name) for name in peers}
-        self._connected = False
 
-    @property
-    def clients(self) -> list[str]:
-        """Names of the connected clients."""
-        return list(self._peers)
+    def receive(self, timeout_s: float | None = None) -> Event | None:
+        """The next event; raises LookupError where none is under way, since none can come."""
+        if self._to_join:
+            self._join(self._to_join.popleft())
+        if not self._arrived:
+            raise LookupError("no client has anything to say")
+        arrival_s, event = self._arrived.popleft()
+        self._clock.server_received(arrival_s)
+        if self._working_since is None:
+            self._working_since = perf_counter()
+        return event
 
     def send(self, client: str, data: bytes) -> None:
         """Hand a message to a client, which works on it before this returns."""
@@ -46,25 +45,34 @@ class InProcess:
         if answer is not None:
             self._answer(client, answer)
 
-    def receive(self) -> tuple[str, bytes]:
-        """The next message and its sender; raises LookupError where none is under way, since none can come."""
-        if not self._connected:  # not before: a client may have to load a checkpoint first
-            self._connected = True
-            for name, peer in self._peers.items():
-                self._answer(name, peer.connect())
-        if not self._arrived:
-            raise LookupError("no client has anything to say")
-        arrival_s, client, data = self._arrived.popleft()
-        self._clock.server_received(arrival_s)
-        if self._working_since is None:
-            self._working_since = perf_counter()
-        return client, data
+    def reset(self, client: str) -> None:
+        """Drop what the client has said, and let it join anew."""
+        self._arrived = deque(item for item in self._arrived if item[1].client != client)
+        self._to_join.append(client)
+
+    def refuse(self, client: str, reason: str) -> None:
+        """Drop the client."""
+        self._arrived = deque(item for item in self._arrived if item[1].client != client)
+
+    def state(self) -> dict[str, Any]:
+        """The virtual clock, for a checkpoint."""
+        return self._clock.state()
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Set the virtual clock to that of a checkpoint."""
+        self._clock.load_state(state)
 
     def take_seconds(self, client: str) -> dict[str, float]:
         """Seconds that the client has computed since the last call, and the virtual time."""
         total = self._clock.client_compute_s(client)
-        since, self._reported_s[client] = total - self._reported_s[client], total
-        return {"client": since, "virtual": self._clock.server_time_s}
+        since = total - self._reported_s.get(client, 0.0)
+        self._reported_s[client] = total
+        return {"client": max(since, 0.0), "virtual": self._clock.server_time_s}
+
+    def _join(self, client: str) -> None:
+        self._peers[client] = self._make_peer(client)
+        self._arrived.append((0.0, Joined(client)))
+        self._answer(client, self._peers[client].connect())
 
     def _answer(self, client: str, data: bytes) -> None:
-        self._arrived.append((self._clock.up(client, len(data)), client, data))
+        self._arrived.append((self._clock.up(client, len(data)), Received(client, data)))

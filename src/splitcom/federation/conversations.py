@@ -1,0 +1,267 @@
+"""The server's conversations with its clients: who is there, what each has said, and that all of it is counted.
+
+Nothing here knows what training is. A client whose connection is lost is waited for, and dropped after a deadline; one
+that begins a new conversation in the middle of something has lost what it was doing, which `Rejoined` tells.
+"""
+
+import logging
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Any, NoReturn
+
+from splitcom.codecs import Ragged
+from splitcom.config import Config
+from splitcom.errors import CodecError, RemoteProtocolError, UnknownReference
+from splitcom.federation.channel import Channels
+from splitcom.metrics.ledger import Ledger
+from splitcom.protocol.accounting import flows_of
+from splitcom.protocol.labels import Labels
+from splitcom.protocol.messages_pb2 import Failure, Finish, Message, Welcome
+from splitcom.protocol.session import PROTOCOL_VERSION, Role, Session, State
+from splitcom.transports.events import Gone, Joined, Received, Transport
+
+
+class Rejoined(Exception):  # noqa: N818  (an event, no error)
+    """A client has begun anew in the middle of something: it must be done again by all."""
+
+
+class Ended(Exception):  # noqa: N818
+    """The server has ended a client's conversation, since what the client sent was malformed or not allowed."""
+
+
+@dataclass
+class Peer:
+    """What the server knows of one client; `session` is None while there is no conversation."""
+
+    channels: Channels
+    session: Session | None = None
+    gone_since: float | None = None
+    saved_rounds: list[int] = field(default_factory=list)  # that the client says it can go on from
+    acknowledged_round: int | None = None  # after which both sides have kept their state
+    num_samples: int = 0
+    num_held_out: int = 0
+    adapter_version: int = 0
+    labels: dict[int, Labels] = field(default_factory=dict)
+    gradient: tuple[Ragged, list[int]] | None = None  # of the last step, in case it must be sent again
+    steps: int = 0
+    tokens: int = 0
+    loss_sum: float = 0.0
+    num_labels: int = 0
+
+    @property
+    def present(self) -> bool:
+        """Whether it can be spoken to."""
+        return self.session is not None and self.session.state is not State.CONNECTING
+
+    def forget_round(self) -> None:
+        """Begin the counts of a round."""
+        self.steps = self.tokens = self.num_labels = 0
+        self.loss_sum = 0.0
+        for channel in self.channels.values():
+            channel.take_traffic()
+
+
+class Conversations:
+    """All clients of a run."""
+
+    def __init__(
+        self,
+        config: Config,
+        transport: Transport,
+        ledger: Ledger,
+        open_channels: Callable[[str], Channels],
+        model_fingerprint: str,
+    ) -> None:
+        self.peers: dict[str, Peer] = {}
+        self.transport = transport
+        self._config = config
+        self._ledger = ledger
+        self._open_channels = open_channels
+        self._fingerprint = model_fingerprint
+        self._busy: set[str] = set()
+        # A single party that holds model and data has nobody to send anything to.
+        self._counts = config.training.split or config.federation.clients > 1
+
+    @property
+    def present(self) -> list[str]:
+        """The clients that can be spoken to, in their order."""
+        return [name for name, peer in self.peers.items() if peer.present]
+
+    def gather(self) -> None:
+        """Wait until all clients of the run have said hello.
+
+        With `federation.drop_after_s`, for no longer than that where `federation.min_clients` are there.
+        """
+        settings = self._config.federation
+        deadline = None if settings.drop_after_s is None else monotonic() + settings.drop_after_s
+        while len(self.present) < settings.clients:
+            enough = len(self.present) >= settings.min_clients
+            if deadline is not None and monotonic() > deadline and enough:
+                break
+            with suppress(Ended):
+                self._next(deadline if enough else None)
+        self.peers = dict(sorted(self.peers.items(), key=lambda item: (len(item[0]), item[0])))
+
+    def welcome(self, saved_round: int) -> None:
+        """Answer every hello: go on from the state after `saved_round` where both sides have it, else begin anew."""
+        for name in self.present:
+            peer = self.peers[name]
+            if peer.session is None or peer.session.state is not State.GREETED:
+                continue
+            if peer.acknowledged_round != saved_round or saved_round not in peer.saved_rounds:
+                self._renew(name)
+            welcome = Welcome(config_toml=self._config.to_toml(), round=peer.acknowledged_round)
+            self.send(name, Message(welcome=welcome))
+
+    def collect(self, names: Iterable[str]) -> dict[str, Message]:
+        """One message from each of these clients, in their order, whatever the order of arrival.
+
+        A client that is dropped or refused meanwhile is missing from the result. Raises Rejoined.
+        """
+        names = list(names)
+        messages: dict[str, Message] = {}
+        self._busy |= set(names)
+        while waiting := [name for name in names if name not in messages and self.peers[name].present]:
+            try:
+                received = self._next(self._deadline(waiting))
+            except Ended:
+                continue
+            if received is None:
+                self._drop(waiting)
+            elif received[0] in waiting:
+                messages[received[0]] = received[1]
+        return {name: messages[name] for name in names if name in messages}
+
+    def send(self, name: str, message: Message) -> None:
+        """Send a message and count it."""
+        peer = self.peers[name]
+        assert peer.session is not None
+        data = peer.session.send(message)
+        self._count(name, message, len(data), upwards=False)
+        self.transport.send(name, data)
+
+    def idle(self) -> None:
+        """Nothing is under way: a client that begins anew now disturbs nobody."""
+        self._busy.clear()
+
+    def finish(self) -> None:
+        """Tell every client that the run is over."""
+        for name in self.present:
+            session = self.peers[name].session
+            if session is not None and session.state is State.IDLE:
+                self.send(name, Message(finish=Finish()))
+
+    def reset(self) -> None:
+        """End all conversations that have got further than a hello, so that everybody begins anew."""
+        self.idle()
+        for name in self.present:
+            self.peers[name].session = None
+            self.transport.reset(name)
+
+    def parse(self, name: str, parser: Callable[..., Any], *arguments: Any) -> Any:
+        """Run a parser on what a client has sent; raises Ended where it is malformed, and tells the client."""
+        try:
+            return parser(*arguments)
+        except UnknownReference:
+            raise
+        except (CodecError, RemoteProtocolError) as error:
+            self._refuse(name, str(error))
+
+    def _next(self, deadline: float | None) -> tuple[str, Message] | None:
+        """The next message of a conversation; None where something else has happened or time is up."""
+        event = self.transport.receive(None if deadline is None else max(deadline - monotonic(), 0.0))
+        match event:
+            case Joined(name):
+                peer = self.peer(name)
+                peer.session, peer.gone_since = Session(Role.SERVER), None
+                if name in self._busy:
+                    raise Rejoined(name)
+            case Gone(name):
+                self.peer(name).gone_since = monotonic()
+            case Received(name, data):
+                return self._take(name, data)
+        return None
+
+    def _take(self, name: str, data: bytes) -> tuple[str, Message] | None:
+        peer = self.peers[name]
+        if peer.session is None:  # of a conversation that has been ended
+            return None
+        peer.gone_since = None
+        message = self.parse(name, peer.session.receive, data)
+        self._count(name, message, len(data), upwards=True)
+        kind = message.WhichOneof("kind")
+        if kind == "failure":
+            _LOG.warning("%s has ended its session: %s", name, message.failure.reason)
+            self._leave(name)
+            raise Ended(name)
+        if kind == "hello":
+            self._hear_hello(name, message)
+            return None
+        return name, message
+
+    def _count(self, name: str, message: Message, size: int, *, upwards: bool) -> None:
+        if self._counts:
+            self._ledger.count(name, flows_of(message, size), upwards=upwards)
+
+    def _hear_hello(self, name: str, message: Message) -> None:
+        hello = message.hello
+        for what, theirs, ours in (
+            ("protocol version", hello.protocol_version, PROTOCOL_VERSION),
+            ("client name", hello.client, name),
+            ("model fingerprint", hello.model_fingerprint, self._fingerprint),
+        ):
+            if theirs != ours:
+                self._refuse(name, f"{what} is {theirs}, the server's is {ours}")
+        peer = self.peers[name]
+        peer.num_samples, peer.num_held_out = hello.num_samples, hello.num_held_out
+        peer.saved_rounds = list(hello.saved_rounds)
+
+    def _deadline(self, names: Iterable[str]) -> float | None:
+        """When the first of these clients that are gone is to be dropped."""
+        patience = self._config.federation.drop_after_s
+        gone = [since for name in names if (since := self.peers[name].gone_since) is not None]
+        return min(gone) + patience if gone and patience is not None else None
+
+    def _drop(self, names: Iterable[str]) -> None:
+        """Go on without those that have been gone for too long; they may join anew."""
+        patience = self._config.federation.drop_after_s
+        for name in names:
+            since = self.peers[name].gone_since
+            if since is not None and patience is not None and since + patience <= monotonic():
+                _LOG.warning("%s has been gone for %g s and is dropped", name, patience)
+                self._leave(name)
+                self.transport.reset(name)
+
+    def _refuse(self, name: str, reason: str) -> NoReturn:
+        _LOG.warning("%s is refused: %s", name, reason)
+        session = self.peers[name].session
+        if session is not None and session.state is not State.CLOSED:
+            self.send(name, Message(failure=Failure(reason=reason)))
+        self._leave(name)
+        self.transport.refuse(name, reason)
+        raise Ended(f"{name}: {reason}")
+
+    def _leave(self, name: str) -> None:
+        self._busy.discard(name)
+        self._renew(name)
+        self.peers[name].session = None
+
+    def peer(self, name: str) -> Peer:
+        """What is known of a client; made where it is new."""
+        if name not in self.peers:
+            self.peers[name] = Peer(self._open_channels(name))
+        return self.peers[name]
+
+    def _renew(self, name: str) -> None:
+        """Forget what this side holds for a client that begins anew."""
+        peer = self.peers[name]
+        peer.adapter_version, peer.acknowledged_round = 0, None
+        peer.labels.clear()
+        for channel in peer.channels.values():
+            if channel.references is not None:
+                channel.references.clear()
+
+
+_LOG = logging.getLogger(__name__)

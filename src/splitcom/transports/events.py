@@ -1,0 +1,65 @@
+"""What a transport tells the server; the same for clients in this process and across a network."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True)
+class Joined:
+    """A client begins a conversation: its next message is a hello, whatever there was before."""
+
+    client: str
+
+
+@dataclass(frozen=True)
+class Received:
+    """A message of a client's, exactly once and in order within its conversation."""
+
+    client: str
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Gone:
+    """A client's connection is lost. It may go on where it was, of which nothing is told, or join anew."""
+
+    client: str
+
+
+Event = Joined | Received | Gone
+
+
+class Transport(Protocol):
+    """Carries bytes between the server and its clients."""
+
+    def receive(self, timeout_s: float | None = None) -> Event | None:
+        """Wait for the next event; None where there is none within `timeout_s` (None: wait for ever)."""
+
+    def send(self, client: str, data: bytes) -> None:
+        """Send a message, or keep it until the client is back; returns at once, whatever the client's link."""
+
+    def reset(self, client: str) -> None:
+        """End a client's conversation: what is under way is dropped, and the client will join anew."""
+
+    def refuse(self, client: str, reason: str) -> None:
+        """End a client's conversation for good, telling it why."""
+
+    def state(self) -> dict[str, Any]:
+        """Its clocks, for a checkpoint; what `load_state` takes."""
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Set the clocks to those of a checkpoint."""
+
+    def take_seconds(self, client: str) -> dict[str, float]:
+        """`client`: seconds it has computed since the last call; `virtual`: seconds since the run's start."""
+
+
+class Peer(Protocol):
+    """A client as a transport sees it: one conversation."""
+
+    def connect(self) -> bytes:
+        """Its first message."""
+
+    def receive(self, data: bytes) -> bytes | None:
+        """Work on a message; the answer, if there is one."""
