@@ -11,6 +11,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from splitcom.config import Config
 from splitcom.federation.observe import Observer, StepReport
 from splitcom.methods.compare import compare
+from splitcom.report import write_report
 from splitcom.report.format import format_bytes
 
 
@@ -66,7 +67,7 @@ class ProgressBar(Observer):
 def run_comparison(
     config: Config, out: Path, methods: Sequence[str], seeds: Sequence[int], console: Console
 ) -> dict[str, Any]:
-    """Run a comparison with a progress bar for each of its runs, and return comparison.json's content."""
+    """Run a comparison with a progress bar and a report for each of its runs; returns comparison.json's content."""
     with ExitStack() as bars:
         shown_data = False
 
@@ -79,4 +80,7 @@ def run_comparison(
             shown_data = True
             return bar
 
-        return compare(config, out, methods=methods, seeds=seeds, observer_of=observer_of)
+        comparison = compare(config, out, methods=methods, seeds=seeds, observer_of=observer_of)
+    for run in comparison["runs"]:
+        write_report(out / run["folder"])
+    return comparison

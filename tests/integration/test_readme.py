@@ -1,0 +1,34 @@
+"""The README's Python lines run as they stand."""
+
+import re
+from pathlib import Path
+
+from peft import PeftModel
+
+from splitcom.models import load_model
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+def test_the_python_example_runs(tiny_config, tmp_path, monkeypatch):
+    (code,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    assert len(code.strip().splitlines()) <= 10
+    (tmp_path / "run.toml").write_text(tiny_config.to_toml())
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "README.md", "exec"), {})
+    PeftModel.from_pretrained(load_model(tiny_config.model.source), str(tmp_path / "my-adapter"))
+
+
+def test_the_toml_example_is_a_configuration():
+    from splitcom.config import Config
+
+    (text,) = re.findall(r"```toml\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    config = Config.from_toml(text)
+    assert config.partition.column == "clinic" and config.data.prompt == "{question} =>"
+
+
+def test_every_public_name_is_there():
+    import splitcom
+
+    assert all(getattr(splitcom, name) is not None for name in splitcom.__all__)
+    assert dir(splitcom) == sorted(splitcom.__all__)
