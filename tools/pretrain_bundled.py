@@ -4,7 +4,7 @@
 
 The held-out domain (`splitcom.data.HELD_OUT_DOMAIN`) is what the demo fine-tunes on. With the same versions
 of torch and tokenizers, on the same kind of processor, the result is the same to the bit: seeds and the
-number of threads are fixed here. About 18 minutes on one core.
+number of threads are fixed here. About 16 minutes on one core.
 """
 
 import argparse
