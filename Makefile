@@ -35,13 +35,12 @@ $(VENV)/.created: Makefile
 	@touch $@
 
 $(VENV)/.installed: $(VENV)/.created pyproject.toml constraints.txt
-	@$(INSTALL) --editable . 2> $(VENV)/install.log || { cat $(VENV)/install.log; exit 1; }
+	@$(INSTALL) --editable . 2> $(VENV)/install.log || { cat $(VENV)/install.log; echo "Set-up failed; \"make clean\" removes what it left."; exit 1; }
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	@$(INSTALL) --editable '.[dev]' 2> $(VENV)/install.log || { cat $(VENV)/install.log; exit 1; }
+	@$(INSTALL) --editable '.[dev]' 2> $(VENV)/install.log || { cat $(VENV)/install.log; echo "Set-up failed; \"make clean\" removes what it left."; exit 1; }
 	@touch $@
 
-src/splitcom/protocol/messages_pb2.py: src/splitcom/protocol/messages.proto
-	@$(BIN)/python -m grpc_tools.protoc -I src/splitcom/protocol \
-	  --python_out=src/splitcom/protocol --pyi_out=src/splitcom/protocol $<
+%_pb2.py: %.proto
+	@$(BIN)/python -m grpc_tools.protoc -I $(dir $<) --python_out=$(dir $<) --pyi_out=$(dir $<) $<

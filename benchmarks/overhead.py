@@ -39,7 +39,15 @@ def gpt2_small(folder: Path, blocks: int) -> str:
     """GPT-2 small's shape with random weights, the bundled tokenizer, and fewer blocks to keep a round short."""
     torch.manual_seed(0)
     tokenizer = load_tokenizer("bundled")
-    config = GPT2Config(n_layer=blocks, vocab_size=len(tokenizer), resid_pdrop=0, embd_pdrop=0, attn_pdrop=0)
+    config = GPT2Config(
+        n_layer=blocks,
+        vocab_size=len(tokenizer),
+        resid_pdrop=0,
+        embd_pdrop=0,
+        attn_pdrop=0,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
     GPT2LMHeadModel(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)
@@ -125,7 +133,7 @@ def main() -> None:
                     "evaluation.every": arguments.rounds,
                 }
             )
-            results[label] = measure(config, folder)
+            results[label] = measure(config, folder / label)
     for label, figures in results.items():
         print(f"{label}: plain peft {figures['plain tokens/s']:,.0f} tokens/s")
         for codec in CODECS:

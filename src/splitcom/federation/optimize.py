@@ -63,10 +63,12 @@ class Optimizer:
         }
 
     def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Go on from a checkpoint."""
+        """Go on from a checkpoint; what has been learnt since then is forgotten."""
+        if self._adamw is None:
+            return
+        self._adamw.state.clear()
         for name, tensor in state.items():
             index, key = name.split(".")
             parameter = self.parameters[int(index)]
             device = "cpu" if key == _SCALAR else parameter.device
-            assert self._adamw is not None
             self._adamw.state[parameter][key] = tensor.to(device, copy=True)

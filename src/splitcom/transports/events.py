@@ -37,7 +37,11 @@ class Transport(Protocol):
         """Wait for the next event; None where there is none within `timeout_s` (None: wait for ever)."""
 
     def send(self, client: str, data: bytes) -> None:
-        """Send a message, or keep it until the client is back; returns at once, whatever the client's link."""
+        """Send a message, or keep it until the client is back; returns at once, whatever the client's link.
+
+        Belongs to the conversation whose beginning the server has heard of last; where the client has begun another
+        since, the message is dropped.
+        """
 
     def reset(self, client: str) -> None:
         """End a client's conversation: what is under way is dropped, and the client will join anew."""

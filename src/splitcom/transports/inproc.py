@@ -18,6 +18,7 @@ class InProcess:
         self._peers: dict[str, Peer] = {}
         self._reported_s: dict[str, float] = {}
         self._to_join = deque(clients)
+        self._unheard = set(self._to_join)
         self._arrived: deque[tuple[float, Event]] = deque()
         self._working_since: float | None = None
 
@@ -28,13 +29,20 @@ class InProcess:
         if not self._arrived:
             raise LookupError("no client has anything to say")
         arrival_s, event = self._arrived.popleft()
+        if isinstance(event, Joined):
+            self._unheard.discard(event.client)
         self._clock.server_received(arrival_s)
         if self._working_since is None:
             self._working_since = perf_counter()
         return event
 
     def send(self, client: str, data: bytes) -> None:
-        """Hand a message to a client, which works on it before this returns."""
+        """Hand a message to a client, which works on it before this returns.
+
+        It is dropped where the client has begun a new conversation of which the server has not heard yet.
+        """
+        if client in self._unheard:
+            return
         if self._working_since is not None:
             self._clock.server_computed(perf_counter() - self._working_since)
             self._working_since = None
@@ -49,6 +57,7 @@ class InProcess:
         """Drop what the client has said, and let it join anew."""
         self._arrived = deque(item for item in self._arrived if item[1].client != client)
         self._to_join.append(client)
+        self._unheard.add(client)
 
     def refuse(self, client: str, reason: str) -> None:
         """Drop the client."""

@@ -1,0 +1,82 @@
+"""Clients that begin anew in the middle of a run, lose their state, or send what is not allowed."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from splitcom.errors import RemoteProtocolError
+from splitcom.federation import build
+from splitcom.methods.run import train
+from splitcom.transports.events import Received
+from splitcom.transports.inproc import InProcess
+
+CHANGES = {
+    "training.rounds": 3,
+    "flows.activation_up.codec": "temporal(0.9) > delta > int4 > zstd",
+    "flows.gradient_down.codec": "delta > int8(rounding=stochastic)",
+}
+
+
+def adapter_of(run):
+    return load_file(run.adapter / "adapter_model.safetensors")
+
+
+def disturbed(monkeypatch, at, act):
+    """Have `act(transport)` happen before the `at`-th event of a run."""
+
+    class Disturbed(InProcess):
+        events = 0
+
+        def receive(self, timeout_s=None):
+            Disturbed.events += 1
+            if Disturbed.events == at:
+                act(self)
+            return super().receive(timeout_s)
+
+    monkeypatch.setattr(build, "InProcess", Disturbed)
+    return Disturbed
+
+
+@pytest.mark.parametrize("at", [8, 20, 33, 47, 61])
+def test_a_client_restarted_in_mid_round_changes_no_bit(tiny_config, tmp_path, monkeypatch, at):
+    config = tiny_config.override(CHANGES)
+    undisturbed = train(config, tmp_path / "undisturbed")
+    spy = disturbed(monkeypatch, at, lambda transport: transport.reset("client-1"))
+    run = train(config, tmp_path / "disturbed")
+    assert spy.events > at
+    one, other = adapter_of(undisturbed), adapter_of(run)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert run.result["eval"] == undisturbed.result["eval"]
+    assert run.result["repeated_bytes"] > 0 == undisturbed.result["repeated_bytes"]
+    flows = ("activation_up", "gradient_down", "labels_up")
+    assert all(run.result["bytes"][flow] == undisturbed.result["bytes"][flow] for flow in flows)
+
+
+def test_a_client_that_sends_garbage_is_refused_and_the_others_go_on(tiny_config, tmp_path, monkeypatch):
+    told = []
+
+    def corrupt(transport):
+        for index, (arrival, event) in enumerate(transport._arrived):
+            if isinstance(event, Received) and event.client == "client-1":
+                transport._arrived[index] = (arrival, Received("client-1", b"\xff" * 40))
+
+    spy = disturbed(monkeypatch, 33, corrupt)
+    monkeypatch.setattr(spy, "refuse", lambda self, client, reason: told.append((client, reason)))
+    monkeypatch.setattr(build, "Client", quiet(build.Client))
+    run = train(tiny_config.override(CHANGES), tmp_path / "run")
+    assert [client for client, _ in told] == ["client-1"]
+    assert "no message" in told[0][1]
+    assert run.result["eval"]["loss"] < run.result["eval"]["initial_loss"]
+
+
+def quiet(client_class):
+    """A client whose program ends when the server refuses it, rather than the test."""
+
+    class Quiet(client_class):
+        def receive(self, data):
+            try:
+                return super().receive(data)
+            except RemoteProtocolError:
+                return None
+
+    return Quiet
