@@ -174,22 +174,24 @@ def test_an_adapter_of_another_model_is_refused(splitcom, config_file, tmp_path)
 
 
 def test_ctrl_c_leaves_a_checkpoint_that_resumes_to_the_same_bits(splitcom, config_file, tmp_path):
-    command = [BIN / "splitcom", "train", config_file, "--set", "training.rounds=12", "--out"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    halted = tmp_path / "halted"
-    process = subprocess.Popen([*command, halted], env=environment, stderr=subprocess.PIPE, text=True)
+    long = ["training.rounds=60", "data.samples=9", "data.held_out_samples=3"]
+    settings = [word for change in long for word in ("--set", change)]
+    halted, straight = tmp_path / "halted", tmp_path / "straight"
+    process = subprocess.Popen(
+        [BIN / "splitcom", "train", config_file, *settings, "--out", halted],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     deadline = time.monotonic() + 120
-    while not (halted / "checkpoint" / "server" / "round-00002").exists():
+    while not list((halted / "checkpoint" / "server").glob("round-0000[1-9]")):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130 and "--resume" in err
     assert not (halted / "result.json").exists()
-    for out, resume in ((halted, ["--resume"]), (tmp_path / "straight", [])):
-        arguments = ("train", config_file, "--set", "training.rounds=12", "--out", out, *resume)
-        assert splitcom(*arguments)[0] == 0
-    one, other = (
-        load_file(out / "adapter" / "adapter_model.safetensors") for out in (halted, tmp_path / "straight")
-    )
+    assert splitcom("train", config_file, *settings, "--out", halted, "--resume")[0] == 0
+    assert splitcom("train", config_file, *settings, "--out", straight)[0] == 0
+    one, other = (load_file(out / "adapter" / "adapter_model.safetensors") for out in (halted, straight))
     assert all(torch.equal(one[name], other[name]) for name in one)
