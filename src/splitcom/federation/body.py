@@ -45,6 +45,29 @@ class BodyTrainer:
         self._device = next(body.parameters()).device
         self._dtype = next(body.parameters()).dtype
         self._optimizer = Optimizer((p for p in body.parameters() if p.requires_grad), config.training)
+        shape = body.model.config.get_text_config()
+        self._hidden_size, self._vocab_size = shape.hidden_size, shape.vocab_size
+        batch_size = max(config.training.batch_size, config.evaluation.batch_size)
+        self.max_batch_bytes = batch_size * config.data.max_tokens * self._hidden_size * 4
+
+    def admit(self, decoded: Decoded, labels: Mapping[int, Labels]) -> Arrival:
+        """Join a client's batch with its labels; raises RemoteProtocolError where they do not fit this model."""
+        batch = decoded.batch
+        if batch.hidden != self._hidden_size:
+            raise RemoteProtocolError(
+                f"an activation of width {batch.hidden}; the model's is {self._hidden_size}"
+            )
+        if missing := [sample for sample in decoded.ids if sample not in labels]:
+            raise RemoteProtocolError(f"no labels for sample ids {missing}")
+        rows = [labels[sample] for sample in decoded.ids]
+        for length, row in zip(batch.lengths.tolist(), rows, strict=True):
+            if len(row) != length or length < 2 or length > self._config.data.max_tokens:
+                raise RemoteProtocolError(f"{len(row)} labels for an activation of {length} tokens")
+            if int(row.max()) >= self._vocab_size:
+                raise RemoteProtocolError(
+                    f"a label of {int(row.max())}; the vocabulary has {self._vocab_size}"
+                )
+        return Arrival(decoded, rows)
 
     def step(
         self, arrivals: Mapping[str, Arrival], position: tuple[int, int], progress: float
@@ -97,8 +120,6 @@ class BodyTrainer:
         labels = torch.full((len(lengths), num_tokens), IGNORED)
         rows = [row for arrival in arrivals for row in arrival.labels]
         for index, row in enumerate(rows):
-            if len(row) != lengths[index]:
-                raise RemoteProtocolError(f"{len(row)} labels for a sample of {int(lengths[index])} tokens")
             labels[index, : len(row)] = torch.from_numpy(row)
         hidden = Ragged(values, lengths).to_padded(mask).to(self._device, self._dtype)
         return hidden, mask.to(self._device), labels.to(self._device)

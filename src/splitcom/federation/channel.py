@@ -63,10 +63,10 @@ class Channel:
         self._count(batch, ids, encoded.skipped)
         return encoded.packet
 
-    def decode(self, packet: bytes) -> Decoded:
-        """Turn a packet back; raises UnknownReference and PacketError."""
+    def decode(self, packet: bytes, limit_bytes: int = 1 << 32) -> Decoded:
+        """Turn a packet back, of at most `limit_bytes` as fp32; raises UnknownReference and PacketError."""
         started = perf_counter()
-        decoded = self.codec.decode(packet, self.references)
+        decoded = self.codec.decode(packet, self.references, limit_bytes=limit_bytes)
         self.traffic.seconds += perf_counter() - started
         self._count(decoded.batch, decoded.ids, decoded.skipped)
         return decoded

@@ -167,7 +167,7 @@ class Conversations:
         except UnknownReference:
             raise
         except (CodecError, RemoteProtocolError) as error:
-            self._refuse(name, str(error))
+            self.refuse(name, str(error))
 
     def _next(self, deadline: float | None) -> tuple[str, Message] | None:
         """The next message of a conversation; None where something else has happened or time is up."""
@@ -213,7 +213,7 @@ class Conversations:
             ("model fingerprint", hello.model_fingerprint, self._fingerprint),
         ):
             if theirs != ours:
-                self._refuse(name, f"{what} is {theirs}, the server's is {ours}")
+                self.refuse(name, f"{what} is {theirs}, the server's is {ours}")
         peer = self.peers[name]
         peer.num_samples, peer.num_held_out = hello.num_samples, hello.num_held_out
         peer.saved_rounds = list(hello.saved_rounds)
@@ -234,7 +234,8 @@ class Conversations:
                 self._leave(name)
                 self.transport.reset(name)
 
-    def _refuse(self, name: str, reason: str) -> NoReturn:
+    def refuse(self, name: str, reason: str) -> NoReturn:
+        """End a client's conversation for good, telling it why; raises Ended."""
         _LOG.warning("%s is refused: %s", name, reason)
         session = self.peers[name].session
         if session is not None and session.state is not State.CLOSED:

@@ -8,6 +8,7 @@ saved round, so that the run ends with the same bits as an undisturbed one.
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from math import isfinite
 from time import perf_counter
 from typing import Any, TypeVar
 
@@ -15,7 +16,7 @@ import torch
 
 from splitcom.codecs import ReferenceStore
 from splitcom.config import Config
-from splitcom.errors import UnknownReference
+from splitcom.errors import RemoteProtocolError, UnknownReference
 from splitcom.federation.aggregate import weighted_average
 from splitcom.federation.body import Arrival, BodyTrainer, StepResult
 from splitcom.federation.channel import Channels
@@ -139,36 +140,34 @@ class Federation:
         ends = self._train(chosen)
         if len(ends) < min(self.config.federation.min_clients, len(sampled)):
             raise Rejoined(f"round {self.round} ended with {len(ends)} clients")
-        average = weighted_average(
-            [self._parse(name, unpack_adapter, ends[name].adapter) for name in ends],
-            [ends[name].num_tokens for name in ends],
-        )
+        average = weighted_average(*zip(*ends.values(), strict=True))
         self.adapter = self._as_sent(average)
         self.adapter_version += 1
         if self._is_last or self.round % self.config.evaluation.every == 0:
             self._evaluate()
 
-    def _train(self, chosen: list[str]) -> dict[str, RoundEnd]:
+    def _train(self, chosen: list[str]) -> dict[str, tuple[dict[str, torch.Tensor], int]]:
         """Steps until every client has ended its round; a client with fewer batches simply ends earlier."""
         num_steps = max(
             (num_round_batches(self.peers[name].num_samples, self.config) for name in chosen), default=1
         )
-        training, ends = list(chosen), {}
+        training = list(chosen)
+        ends: dict[str, tuple[dict[str, torch.Tensor], int]] = {}
         step = 0
         while training:
             arrivals: dict[str, Arrival] = {}
             messages = self._clients.collect(training)
             training = [name for name in training if name in messages]
             for name, message in messages.items():
-                if message.WhichOneof("kind") == "round_end":
-                    training.remove(name)
-                    ends[name] = message.round_end
-                    self._note_end(name, message.round_end)
-                    continue
                 try:
-                    arrivals[name] = self._decode(name, message)
+                    if message.WhichOneof("kind") == "round_end":
+                        training.remove(name)
+                        ends[name] = self._end_of(name, message.round_end)
+                        self._note_end(name, message.round_end)
+                    else:
+                        arrivals[name] = self._decode(name, message)
                 except Ended:
-                    training.remove(name)
+                    training = [other for other in training if other != name]
             if arrivals:
                 self._step(arrivals, step, num_steps)
                 step += 1
@@ -214,9 +213,10 @@ class Federation:
         self._clients.send(name, Message(gradient=message))
 
     def _decode(self, name: str, message: Message) -> Arrival:
-        """Decode an activation; where either side has lost a reference, have the packet sent again first."""
+        """Decode an activation; where either side has lost a reference, have the packet sent again first, once."""
+        assert self.body is not None
         peer = self.peers[name]
-        while True:
+        for _ in range(3):
             if message.WhichOneof("kind") == "reference_lost":
                 self._send_gradient(name, message.reference_lost.step, self_contained=True)
             else:
@@ -224,11 +224,15 @@ class Federation:
                 peer.labels |= self._parse(
                     name, unpack_labels, activation.labels, self.config.data.max_tokens
                 )
+                if len(peer.labels) > peer.num_samples:
+                    self._clients.refuse(name, f"labels of more samples than the {peer.num_samples} it has")
+                decode = peer.channels["activation_up"].decode
                 try:
-                    decoded = self._parse(name, peer.channels["activation_up"].decode, activation.activation)
+                    decoded = self._parse(name, decode, activation.activation, self.body.max_batch_bytes)
                     missing = [sample for sample in decoded.ids if sample not in peer.labels]
                     if not missing:
-                        return Arrival(decoded, [peer.labels[sample] for sample in decoded.ids])
+                        arrival: Arrival = self._parse(name, self.body.admit, decoded, peer.labels)
+                        return arrival
                     lost = UnknownReference(missing)
                 except UnknownReference as error:
                     lost = error
@@ -237,9 +241,30 @@ class Federation:
             if not (messages := self._clients.collect([name])):
                 raise Ended(name)
             message = messages[name]
+        self._clients.refuse(name, "references are lost again and again in one step")
 
     def _parse(self, name: str, parser: Callable[..., Any], *arguments: Any) -> Any:
         return self._clients.parse(name, parser, *arguments)
+
+    def _end_of(self, name: str, end: RoundEnd) -> tuple[dict[str, torch.Tensor], int]:
+        """A client's adapter and its weight in the average: the tokens it has trained on in this round."""
+        peer = self.peers[name]
+        if self.body is None:
+            peer.steps, peer.tokens = end.num_steps, end.num_tokens
+            peer.loss_sum, peer.num_labels = end.loss_sum, end.num_labels
+            limit = peer.num_samples * self.config.data.max_tokens * self.config.training.local_epochs
+            if not 0 < end.num_tokens <= limit:
+                self._clients.refuse(name, f"{end.num_tokens} tokens trained on; {limit} are possible")
+        return self._parse(name, self._checked_adapter, end.adapter), peer.tokens
+
+    def _checked_adapter(self, data: bytes) -> dict[str, torch.Tensor]:
+        adapter = unpack_adapter(data)
+        theirs = {name: tensor.shape for name, tensor in adapter.items()}
+        if theirs != {name: tensor.shape for name, tensor in self.adapter.items()}:
+            raise RemoteProtocolError(
+                f"an adapter of {len(theirs)} tensors whose names or shapes are not the model's"
+            )
+        return adapter
 
     def _evaluate(self) -> None:
         """Held-out loss of the averaged adapter over all present clients' held-out samples."""
@@ -255,8 +280,10 @@ class Federation:
             for name, message in messages.items():
                 if message.WhichOneof("kind") == "evaluation_end":
                     names.remove(name)
-                    loss_sum += message.evaluation_end.loss_sum
-                    num_labels += message.evaluation_end.num_labels
+                    end = message.evaluation_end
+                    if self.body is None and isfinite(end.loss_sum):
+                        loss_sum += end.loss_sum
+                        num_labels += end.num_labels
                     continue
                 try:
                     arrival = self._held_out(name, message)
@@ -274,10 +301,12 @@ class Federation:
             self.eval_losses[self.round] = loss_sum / num_labels
 
     def _held_out(self, name: str, message: Message) -> Arrival:
-        batch = message.evaluation_batch
-        decoded = self._parse(name, self.peers[name].channels["evaluation"].decode, batch.activation)
+        assert self.body is not None
+        batch, decode = message.evaluation_batch, self.peers[name].channels["evaluation"].decode
+        decoded = self._parse(name, decode, batch.activation, self.body.max_batch_bytes)
         labels = self._parse(name, unpack_labels, batch.labels, self.config.data.max_tokens)
-        return Arrival(decoded, [labels[sample] for sample in decoded.ids])
+        arrival: Arrival = self._parse(name, self.body.admit, decoded, labels)
+        return arrival
 
     def _adapter_for(self, name: str, message: _Start) -> _Start:
         """Put the adapter into a message, but for a client that holds this version already."""
@@ -294,9 +323,6 @@ class Federation:
 
     def _note_end(self, name: str, end: RoundEnd) -> None:
         if self.body is None:
-            peer = self.peers[name]
-            peer.steps, peer.tokens = end.num_steps, end.num_tokens
-            peer.loss_sum, peer.num_labels = end.loss_sum, end.num_labels
             mean = end.loss_sum / max(end.num_labels, 1)
             total = self.ledger.totals()["total"]
             self._observer.on_step(StepReport(self.round, end.num_steps, end.num_steps, mean, 0.0, total))

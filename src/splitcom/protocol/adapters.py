@@ -22,6 +22,18 @@ def unpack_adapter(data: bytes) -> dict[str, torch.Tensor]:
     if not data:
         return {}
     try:
-        return {name: tensor.float() for name, tensor in sorted(load(data).items())}
-    except (SafetensorError, ValueError, KeyError) as error:
+        state = load(data)
+    except (
+        SafetensorError,
+        ValueError,
+        KeyError,
+        TypeError,
+        RuntimeError,
+    ) as error:  # the last two: absurd shapes
         raise RemoteProtocolError(f"{len(data)} bytes that are no adapter: {error}") from error
+    for name, tensor in state.items():
+        if not (tensor.is_floating_point() and tensor.float().isfinite().all()):
+            raise RemoteProtocolError(
+                f"tensor {name!r} of an adapter ({tensor.dtype}) holds other than finite floats"
+            )
+    return {name: tensor.float() for name, tensor in sorted(state.items())}

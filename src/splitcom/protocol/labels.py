@@ -45,7 +45,7 @@ def unpack_labels(data: bytes, max_tokens: int) -> dict[int, Labels]:
         raise RemoteProtocolError("labels end within their header")
     width, num_samples = struct.unpack_from("<BI", data)
     body = header + 12 * num_samples
-    if width not in (2, 4) or len(data) < body:
+    if width not in (2, 4) or num_samples == 0 or len(data) < body:
         raise RemoteProtocolError(
             f"labels of {num_samples} samples with {width}-byte tokens in {len(data)} bytes"
         )

@@ -1,0 +1,247 @@
+"""What hostile frames are fed to, and what must hold of it whatever the frame says."""
+
+import re
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import torch
+
+from splitcom.codecs import Codec, MemoryReferences, Ragged, parse
+from splitcom.codecs.entropy import Zstd
+from splitcom.codecs.wire import HEADER_BYTES
+from splitcom.errors import PacketError, RemoteProtocolError, UnknownReference
+from splitcom.protocol.adapters import pack_adapter, unpack_adapter
+from splitcom.protocol.labels import IGNORED, pack_labels, unpack_labels
+from splitcom.protocol.messages_pb2 import Message
+from splitcom.protocol.session import TRANSITIONS, Role, Session, State
+
+SPECS = [
+    "none",
+    "fp16",
+    "bf16",
+    "int8(group=4)",
+    "int4(rounding=stochastic)",
+    "int2(group=7)",
+    "topk(0.05) > none",
+    "topk(0.5) > int8",
+    "randtopk(0.3) > bf16",
+    "svd(2) > fp16",
+    "int4 > zstd",
+    "svd(3) > int8 > zstd",
+    "topk(0.1) > int2 > zstd",
+    "delta > none",
+    "temporal(0.98) > fp16",
+    "temporal(0.9, per=token) > delta > int4 > zstd",
+    "temporal(0.9) > delta > svd(1) > int2",
+    "temporal(0.05, metric=relative_l2, per=token) > delta > topk(0.3) > int8 > zstd",
+]
+LIMIT_BYTES = 1 << 20
+"""Of a decoded batch."""
+STORE_BYTES = 1 << 9
+"""Of a receiver's references: small, so that packets evict."""
+MAX_TOKENS = 64
+IDS, LENGTHS = [3, 70_000, 1 << 40], [2, 1, 4]
+_BOMB_BYTES = 1 << 27
+_MAX_SEED_BYTES = 1 << 14
+_MAX_REASON_BYTES = 1 << 16
+
+Feed = Callable[[bytes], None]
+
+
+@dataclass(frozen=True)
+class Target:
+    """`feed` takes a frame; it raises what the receiver's code raises, and AssertionError where that is broken."""
+
+    name: str
+    corpus: Sequence[bytes]
+    feed: Feed
+
+
+class Receiver:
+    """A decoder with its references, which must be as they were after a packet that is refused."""
+
+    def __init__(self, codec: Codec, history: Sequence[bytes]) -> None:
+        self._codec = codec
+        self._history = history
+        self.store = MemoryReferences("fp16", STORE_BYTES)
+        self._rewind()
+
+    def _rewind(self) -> None:
+        self.store.clear()
+        for packet in self._history:
+            self._codec.decode(packet, self.store)
+
+    def _state(self) -> tuple[object, ...]:
+        ids = list(self.store)
+        values = self.store.read(ids).numpy().tobytes() if ids else b""
+        return ids, self.store.peek(ids), self.store.num_bytes, self.store.hidden, values
+
+    def feed(self, packet: bytes) -> None:
+        before = self._state()
+        try:
+            decoded = self._codec.decode(packet, self.store, limit_bytes=LIMIT_BYTES)
+        except (PacketError, UnknownReference):
+            assert self._state() == before, "a refused packet has changed the references"
+            raise
+        batch, width = decoded.batch, before[3]
+        assert batch.values.nbytes <= LIMIT_BYTES
+        assert width in (None, batch.hidden), "a store holds references of one width"
+        assert batch.values.isfinite().all()
+        assert len(set(decoded.ids)) == len(batch.lengths) == len(decoded.skipped)
+        assert self.store.num_bytes <= STORE_BYTES
+        self._rewind()
+        with suppress(PacketError):
+            self._codec.decode(packet + b"\0", self.store, limit_bytes=LIMIT_BYTES)
+            raise AssertionError("a byte too many is accepted")
+
+
+def codec_targets() -> list[Target]:
+    """Every codec with the references that its packets build on, and, where it has any, without."""
+    targets = []
+    for text in SPECS:
+        codec = parse(text)
+        corpus = _packets(codec)
+        targets.append(Target(f"codec {text}", corpus, Receiver(codec, corpus[:1]).feed))
+        if codec.needs_references:
+            targets.append(Target(f"codec {text}, no references", corpus, Receiver(codec, []).feed))
+    return targets
+
+
+def _packets(codec: Codec) -> list[bytes]:
+    """A first packet, one that builds on it, others of other shapes, and, where few bytes give much, too large ones."""
+    generator = torch.Generator().manual_seed(0)
+    sender, values = MemoryReferences("fp16", STORE_BYTES), torch.randn(7, 9, generator=generator)
+    later = values + 0.3 * torch.randn(7, 9, generator=generator) * (torch.arange(7) % 2)[:, None]
+    lengths = torch.tensor(LENGTHS)
+    packets = [codec.encode(Ragged(visit, lengths), IDS, sender).packet for visit in (values, later)]
+    largest = LIMIT_BYTES // (4 * 4096)
+    for tokens, hidden in ([1], 1), ([1, 1, 1, 2], 33), ([largest], 4096), ([largest // 2] * 4, 4096):
+        batch = Ragged(torch.ones(sum(tokens), hidden), torch.tensor(tokens))
+        packets.append(codec.encode(batch, range(4, 4 + len(tokens)), MemoryReferences()).packet)
+    packets.append(packets[3].replace(b"\4\5\6\7", b"\4\4\6\7", 1))  # an id twice
+    if any(isinstance(stage, Zstd) for stage in codec.stages):
+        prefix = packets[4][: HEADER_BYTES + 2]  # one id and one length of a byte each
+        packets.append(prefix + _bomb())
+    return [packet for packet in packets if len(packet) <= _MAX_SEED_BYTES]
+
+
+@cache
+def _bomb() -> bytes:
+    return Zstd().compress(bytes(_BOMB_BYTES))
+
+
+def protocol_targets() -> list[Target]:
+    """The server's session with the parsers of what its messages carry, and each parser by itself."""
+    labels = _labels()
+    adapters = _adapters()
+    session = _ServerSession(_packets(parse(_ServerSession.CODEC)))
+    return [
+        Target("labels", labels, _feed_labels),
+        Target("adapter", adapters, _feed_adapter),
+        Target("session", _messages(session.packets, labels, adapters), session.feed),
+    ]
+
+
+def _labels() -> list[bytes]:
+    rows = {3: [IGNORED, IGNORED, 5, 6], 70_000: [1], 5: [IGNORED, 70_000]}
+    samples = {sample: np.array(row, np.int64) for sample, row in rows.items()}
+    short = {sample: np.minimum(row, 9) for sample, row in samples.items()}
+    long = {3: np.array([IGNORED] * MAX_TOKENS + [5], np.int64)}
+    return [*map(pack_labels, (samples, short, long)), b"\2" + bytes(4)]
+
+
+def _feed_labels(data: bytes) -> None:
+    received = unpack_labels(data, MAX_TOKENS)
+    assert all(1 <= len(row) <= MAX_TOKENS and row.dtype == np.int64 for row in received.values())
+
+
+def _adapters() -> list[bytes]:
+    """In every precision, and one whose header leaves room for larger numbers."""
+    state = {"a": torch.ones(2, 3), "b": torch.arange(4.0), "c": torch.empty(3, 0)}
+    packed = [pack_adapter(state, dtype) for dtype in (torch.float32, torch.float16, torch.bfloat16)]
+    size = int.from_bytes(packed[0][:8], "little")
+    header = re.sub(rb"(?<=[\[,])\d+", lambda number: number[0].rjust(20), packed[0][8 : 8 + size])
+    return [*packed, len(header).to_bytes(8, "little") + header + packed[0][8 + size :]]
+
+
+def _feed_adapter(data: bytes) -> None:
+    received = unpack_adapter(data)
+    assert all(tensor.dtype == torch.float32 for tensor in received.values())
+    assert sum(tensor.nbytes for tensor in received.values()) <= 4 * len(data)
+
+
+def _messages(packets: Sequence[bytes], labels: Sequence[bytes], adapters: Sequence[bytes]) -> list[bytes]:
+    """One of every kind, the server's own among them."""
+    messages = [
+        Message(hello={"protocol_version": 1, "client": "clinic-a", "model_fingerprint": "f" * 16}),
+        Message(welcome={"config_toml": "seed = 1"}),
+        Message(round_start={"round": 1, "adapter": adapters[0]}),
+        *(Message(activation={"step": 3, "activation": p, "labels": labels[0]}) for p in packets),
+        Message(gradient={"step": 3, "gradient": packets[0]}),
+        Message(reference_lost={"step": 3, "sample_ids": IDS[:2]}),
+        *(Message(round_end={"round": 1, "num_tokens": 99, "adapter": adapter}) for adapter in adapters),
+        Message(evaluation_start={"adapter_version": 2, "adapter": adapters[1]}),
+        Message(evaluation_batch={"activation": packets[0], "labels": labels[1]}),
+        Message(evaluation_next={}),
+        Message(evaluation_end={"loss_sum": 2.5, "num_labels": 7}),
+        Message(save_state={"round": 1}),
+        Message(state_saved={}),
+        Message(finish={}),
+        Message(failure={"reason": "disk full"}),
+    ]
+    return [message.SerializeToString() for message in messages]
+
+
+class _ServerSession:
+    """A frame from the bytes to the tensors, in every state of the session, and the answer to a bad one."""
+
+    CODEC = "temporal(0.9, per=token) > delta > int4 > zstd"
+
+    def __init__(self, packets: Sequence[bytes]) -> None:
+        self.packets = packets
+        self._receiver = Receiver(parse(self.CODEC), packets[:1])
+
+    def feed(self, data: bytes) -> None:
+        accepted = 0
+        for state in State:
+            session = Session(Role.SERVER, state)
+            try:
+                message = session.receive(data)
+            except RemoteProtocolError as error:
+                assert session.state is state
+                refused = error
+            else:
+                accepted += 1
+                kind = message.WhichOneof("kind")
+                assert TRANSITIONS[state, Role.CLIENT, kind] is session.state
+                self._parse(session, message)
+        if not accepted:
+            raise refused
+
+    def _parse(self, session: Session, message: Message) -> None:
+        """Read what a message carries, as the server does; what is wrong with it can be told to the client."""
+        content = getattr(message, message.WhichOneof("kind") or "")
+        try:
+            if hasattr(content, "labels"):
+                _feed_labels(content.labels)
+            if hasattr(content, "adapter"):
+                _feed_adapter(content.adapter)
+            if hasattr(content, "activation"):
+                self._receiver.feed(content.activation)
+        except UnknownReference as error:
+            if session.state is State.AWAITING_GRADIENT:
+                session.send(Message(reference_lost={"sample_ids": error.sample_ids}))
+            raise
+        except (PacketError, RemoteProtocolError) as error:
+            answer = session.send(Message(failure={"reason": str(error)}))
+            assert len(answer) <= _MAX_REASON_BYTES
+            raise
+
+
+@cache
+def all_targets() -> tuple[Target, ...]:
+    """Everything that reads bytes of a peer's."""
+    return (*protocol_targets(), *codec_targets())
