@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 # The constraints pin torch among others: an unpinned one pulls gigabytes.
 INSTALL := PIP_CONSTRAINT=constraints.txt $(PIP) install
 
-.PHONY: demo test check bench clean
+.PHONY: demo test faults check bench clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -14,6 +14,9 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev
 	@$(BIN)/python -m pytest
+
+faults: $(VENV)/.installed-dev
+	@$(BIN)/python -m pytest tests/faults -m ""
 
 check: $(VENV)/.installed-dev
 	@$(BIN)/ruff check .
