@@ -6,11 +6,14 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from splitcom.cli.certs import certs
 from splitcom.cli.compare import compare
 from splitcom.cli.demo import demo
 from splitcom.cli.export import export
 from splitcom.cli.inspect import inspect
+from splitcom.cli.join import join
 from splitcom.cli.report import report
+from splitcom.cli.serve import serve
 from splitcom.cli.train import train
 from splitcom.errors import SplitComError
 
@@ -24,8 +27,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for command in (demo, train, compare, inspect, export, report):
+for command in (demo, train, compare, inspect, export, report, serve, join):
     app.command()(command)
+app.add_typer(certs, name="certs")
 
 
 def main() -> None:

@@ -200,8 +200,8 @@ def load_parts(config: Config) -> tuple[Front, Body]:
     }
     front = load_front(model.source, model.cut, **place)
     body = load_body(model.source, model.cut, **place)
-    _adapt(front, config, trains=config.lora.train_front)
-    _adapt(body, config, trains=True)
+    adapt(front, config, trains=config.lora.train_front)
+    adapt(body, config, trains=True)
     return front, body
 
 
@@ -243,7 +243,8 @@ def _references(config: Config, folder: Path) -> ReferenceStore:
     return FileReferences(folder, limit_bytes, settings.precision)
 
 
-def _adapt(part: Part, config: Config, trains: bool) -> None:
+def adapt(part: Part, config: Config, trains: bool) -> None:
+    """Add the configured LoRA to a part, or none where it is not trained."""
     lora = config.lora
     add_lora(
         part,

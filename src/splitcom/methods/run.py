@@ -58,7 +58,7 @@ def train(
     observer = observer or Observer()
     folder = RunFolder(out)
     if resume:
-        _check_same_configuration(folder, config)
+        check_same_configuration(folder, config)
         if (result := folder.result()) is not None:
             return Run(folder.path, result)
     else:
@@ -87,7 +87,8 @@ def run_rounds(federation: Federation, folder: RunFolder, observer: Observer) ->
         observer.on_round(lines)
 
 
-def _check_same_configuration(folder: RunFolder, config: Config) -> None:
+def check_same_configuration(folder: RunFolder, config: Config) -> None:
+    """Raise RunError, naming what differs, where a run folder was started with another configuration."""
     started = Config.from_toml(folder.config_toml(), where=str(folder.path / "config.toml"))
     if started == config:
         return

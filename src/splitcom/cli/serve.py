@@ -1,0 +1,57 @@
+"""`splitcom serve`: one run's server over a network."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from splitcom.cli.train import Assignments
+
+
+def serve(
+    listen: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where clients reach this server.")],
+    authority: Annotated[Path, typer.Option(help="Folder made by `splitcom certs init`.")],
+    config: Annotated[
+        Path | None, typer.Argument(help="TOML file; without one, the defaults are used.")
+    ] = None,
+    assignments: Assignments = None,
+    out: Annotated[Path, typer.Option(help="Run folder to write.")] = Path("runs/run"),
+    resume: Annotated[
+        bool, typer.Option(help="Continue the run in --out, or begin it where there is none.")
+    ] = False,
+    metrics_port: Annotated[
+        int | None, typer.Option(help="Serve /metrics and /healthz on this port of this machine.")
+    ] = None,
+) -> None:
+    """Wait for the clients that the configuration asks for, train with them, and write the run folder.
+
+    With --resume and no CONFIG, the configuration is that of the run folder.
+    """
+    from contextlib import ExitStack
+
+    from rich.console import Console
+
+    from splitcom.cli.status import StatusPage, log_to
+    from splitcom.config import Config, parse_assignment
+    from splitcom.methods.monitor import MonitorPage
+    from splitcom.methods.serve import ServeOptions
+    from splitcom.methods.serve import serve as run
+    from splitcom.report import closing_table, write_report
+
+    console = Console()
+    log_to(console)
+    resume = resume and (out / "config.toml").exists()
+    overrides = dict(map(parse_assignment, assignments or []))
+    path = config or (out / "config.toml" if resume else None)
+    settings = Config.from_toml("", "defaults", overrides) if path is None else Config.load(path, overrides)
+    with ExitStack() as stack:
+        page = stack.enter_context(StatusPage(settings.training.rounds, console))
+        if metrics_port is not None:
+            stack.enter_context(MonitorPage(page.snapshot, metrics_port))
+        finished = run(settings, ServeOptions(listen, authority, out, resume), page, page.watch)
+    console.print(closing_table([finished.result]))
+    console.print(
+        f"adapter  {finished.adapter}\nreport   {write_report(finished.folder)}",
+        highlight=False,
+        soft_wrap=True,
+    )

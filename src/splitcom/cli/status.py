@@ -1,0 +1,116 @@
+"""What server and client show in a terminal while they run; plain lines where it is none."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from time import monotonic
+from typing import Any, Self
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.logging import RichHandler
+from rich.table import Table
+from rich.text import Text
+
+from splitcom.federation.observe import StepReport
+from splitcom.methods.join import Check
+from splitcom.methods.monitor import Monitor
+from splitcom.report.format import format_bytes
+
+_LOG = logging.getLogger("splitcom")
+_LINE_S = 10.0  # between two lines of progress where there is no terminal
+
+
+def log_to(console: Console) -> None:
+    """Show the package's log: above a live page in a terminal, else as lines with a time."""
+    handler: logging.Handler
+    if console.is_terminal:
+        handler = RichHandler(console=console, show_path=False, show_level=False)
+    else:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    _LOG.addHandler(handler)
+    _LOG.setLevel(logging.INFO)
+    _LOG.propagate = False
+
+
+class StatusPage(Monitor):
+    """A monitor that shows itself; a context manager."""
+
+    def __init__(self, rounds: int, console: Console) -> None:
+        super().__init__(rounds)
+        self._terminal = console.is_terminal
+        self._last_line = 0.0
+        self._before: tuple[float, Mapping[str, int]] = (monotonic(), {})
+        self._rates: Mapping[str, float] = {}
+        self._live = Live(console=console, get_renderable=self._render, refresh_per_second=2, transient=True)
+
+    def __enter__(self) -> Self:
+        if self._terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._terminal:
+            self._live.stop()
+
+    def on_step(self, report: StepReport) -> None:
+        """Log a line from time to time, where there is no page."""
+        super().on_step(report)
+        if not self._terminal and monotonic() - self._last_line > _LINE_S:
+            self._last_line = monotonic()
+            _LOG.info("%s", self._headline())
+
+    def on_round(self, lines: Sequence[Mapping[str, Any]]) -> None:
+        """Log the round."""
+        super().on_round(lines)
+        snapshot = self.snapshot()
+        loss = "" if snapshot.held_out_loss is None else f", held-out loss {snapshot.held_out_loss:.4f}"
+        _LOG.info("round %d of %d is done%s", snapshot.round, snapshot.rounds, loss)
+
+    def _headline(self) -> str:
+        snapshot = self.snapshot()
+        loss = "" if snapshot.loss is None else f"  loss {snapshot.loss:.3f}"
+        connected = sum(client.connected for client in snapshot.clients.values())
+        return (
+            f"round {snapshot.round}/{snapshot.rounds}  step {snapshot.step}/{snapshot.num_steps}{loss}  "
+            f"skipped {snapshot.skip_ratio:.0%}  {format_bytes(snapshot.total_bytes)}  {connected} clients connected"
+        )
+
+    def _render(self) -> RenderableType:
+        clients = self.snapshot().clients
+        now, totals = monotonic(), {name: c.up_bytes + c.down_bytes for name, c in clients.items()}
+        then, before = self._before
+        if now - then >= 1.0:
+            self._rates = {
+                name: (total - before.get(name, 0)) / (now - then) for name, total in totals.items()
+            }
+            self._before = now, totals
+        table = Table(box=None, pad_edge=False)
+        table.add_column("client")
+        for column in ("up", "down", "per second", "reconnections"):
+            table.add_column(column, justify="right")
+        for name, client in clients.items():
+            table.add_row(
+                Text(name, style="" if client.connected else "red"),
+                format_bytes(client.up_bytes),
+                format_bytes(client.down_bytes),
+                format_bytes(int(self._rates.get(name, 0))) if client.connected else "not connected",
+                str(client.reconnections),
+            )
+        return Group(Text(self._headline(), style="bold"), table)
+
+
+def print_check(console: Console, check: Check) -> None:
+    """Print what a dry run has found."""
+    link = check.link
+    for key, value in (
+        ("client", check.client),
+        ("server", f"splitcom {check.package_version}, method {check.config.method}"),
+        ("weights", check.weights),
+        ("rows", f"{check.num_rows} to train on, {check.num_held_out} held out"),
+        ("round trip", f"{link.round_trip_s * 1e3:.1f} ms"),
+        ("up", f"{link.up_bps / 1e6:.1f} Mbit/s"),
+        ("down", f"{link.down_bps / 1e6:.1f} Mbit/s"),
+    ):
+        console.print(f"{key:11}{value}", highlight=False, soft_wrap=True)
+    console.print("all is well; leave out --dry-run to take part", highlight=False)

@@ -1,0 +1,198 @@
+"""A run's client over a network: it asks the server what the run is, and trains on its own rows."""
+
+import logging
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from splitcom.config import Config
+from splitcom.data import Encoded, Row
+from splitcom.errors import ModelError, RemoteProtocolError
+from splitcom.federation.build import build_client
+from splitcom.federation.client import Client
+from splitcom.federation.remote import encode_client_rows, load_client_parts, load_client_rows
+from splitcom.federation.store import PartyStore
+from splitcom.metrics.record import write_atomic
+from splitcom.models import fingerprint
+from splitcom.transports.endpoint import Limits
+from splitcom.transports.frames_pb2 import Description
+from splitcom.transports.grpc import RefusedError, Timeouts, TransportError
+from splitcom.transports.grpc_client import LinkMeasurement, ServerCalls, run_client
+from splitcom.transports.tls import Identity, load_identity
+
+_LOG = logging.getLogger(__name__)
+_LOCAL = "bundled"  # the model that every installation holds
+
+
+@dataclass(frozen=True)
+class JoinOptions:
+    """What a client brings. `model` is where it has the base model, if it has; `cache` is for what it is sent."""
+
+    address: str
+    data: Path
+    identity: Path
+    state: Path
+    cache: Path
+    held_out: Path | None = None
+    model: str | None = None
+    device: str = "auto"
+    give_up_s: float = Timeouts().give_up_s
+
+
+@dataclass(frozen=True)
+class Check:
+    """What a client that would join has found out."""
+
+    client: str
+    config: Config
+    package_version: str
+    weights: str
+    num_rows: int
+    num_held_out: int
+    link: LinkMeasurement
+
+
+@dataclass(frozen=True)
+class _Welcome:
+    """What the server has told and the client has found fit for it."""
+
+    identity: Identity
+    description: Description
+    config: Config
+    rows: tuple[list[Row], list[Row]]
+    weights: str | None  # None: to be fetched from the server
+    link: LinkMeasurement
+
+
+def check(options: JoinOptions) -> Check:
+    """All that `join` does before it loads a model: certificate, versions, model, columns, and the link."""
+    with _calls(options) as calls:
+        welcome = _inquire(options, calls)
+    train, held_out = welcome.rows
+    return Check(
+        welcome.identity.name,
+        welcome.config,
+        welcome.description.package_version,
+        welcome.weights or "the server sends the front's",
+        len(train),
+        len(held_out),
+        welcome.link,
+    )
+
+
+def join(
+    options: JoinOptions, on_data: Callable[[Encoded, Encoded], None] = lambda train, held_out: None
+) -> None:
+    """Take part in a run until it has ended.
+
+    Where the server is not there any more and this client's part is done, that is all there is to do. Raises
+    IdentityError, RefusedError, TransportError, and what wrong data or models raise.
+    """
+    try:
+        _join(options, on_data)
+    except RefusedError:
+        raise
+    except TransportError:
+        if not _is_complete(options.state):
+            raise
+        _LOG.info(
+            "the server is gone, and this client has trained and saved its last round: nothing is left to do"
+        )
+
+
+def _join(options: JoinOptions, on_data: Callable[[Encoded, Encoded], None]) -> None:
+    with _calls(options) as calls:
+        welcome = _inquire(options, calls)
+        source = welcome.weights or str(_fetch(options, welcome, calls))
+    config = welcome.config.override({"model.source": source})
+    train, held_out = encode_client_rows(welcome.rows, config)
+    on_data(train, held_out)
+    parts = load_client_parts(config)
+    folder = options.state / welcome.description.run
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(options.state / "last-run", f"{welcome.description.run} {config.training.rounds}".encode())
+    clients: list[Client] = []
+
+    def begin() -> Client:
+        while clients:
+            clients.pop().close()
+        digest = welcome.description.model_fingerprint
+        clients.append(
+            build_client(
+                welcome.identity.name, config, parts, train.samples, held_out.samples, digest, folder
+            )
+        )
+        return clients[-1]
+
+    link, limits = welcome.link, Limits()
+    timeouts = Timeouts(give_up_s=options.give_up_s).for_link(
+        link.round_trip_s, min(link.up_bps, link.down_bps), limits.window_bytes
+    )
+    try:
+        run_client(options.address, welcome.identity, begin, timeouts, limits)
+    finally:
+        while clients:
+            clients.pop().close()
+
+
+def _calls(options: JoinOptions) -> ServerCalls:
+    return ServerCalls(
+        options.address, load_identity(options.identity), Timeouts(give_up_s=options.give_up_s)
+    )
+
+
+def _inquire(options: JoinOptions, calls: ServerCalls) -> _Welcome:
+    description = calls.describe()
+    if not re.fullmatch("[0-9a-f]{1,64}", description.run):
+        raise RemoteProtocolError(
+            f"the server calls its run {description.run[:80]!r}, which is no identifier"
+        )
+    changes = {
+        "data.source": str(options.data),
+        "data.held_out": None if options.held_out is None else str(options.held_out),
+        "model.device": options.device,
+    }
+    config = Config.from_toml(description.config_toml, where="the server's configuration").override(changes)
+    weights = _own_weights(options, config, description)
+    if weights is not None:
+        calls.describe(fingerprint(weights))
+    return _Welcome(
+        load_identity(options.identity),
+        description,
+        config,
+        load_client_rows(config),
+        weights,
+        calls.measure(),
+    )
+
+
+def _own_weights(options: JoinOptions, config: Config, description: Description) -> str | None:
+    """Where this client has the base model; None where the server is to send the front."""
+    if options.model is not None:
+        return options.model
+    if config.model.source == _LOCAL and fingerprint(_LOCAL) == description.model_fingerprint:
+        return _LOCAL
+    if not config.training.split:
+        raise ModelError(
+            f"the method {config.method} trains the whole model at the client: give its folder or name with --model"
+        )
+    return None
+
+
+def _fetch(options: JoinOptions, welcome: _Welcome, calls: ServerCalls) -> Path:
+    model, digest = welcome.config.model, welcome.description.model_fingerprint
+    if not re.fullmatch("[0-9a-f]{64}", digest):
+        raise RemoteProtocolError(f"the server's model fingerprint {digest[:80]!r} is none")
+    folder = options.cache / f"front-{digest[:32]}-cut{model.cut}-{model.dtype}"
+    _LOG.info("the front's weights: %s", folder if folder.exists() else "to be fetched from the server")
+    return calls.fetch_front(folder)
+
+
+def _is_complete(state: Path) -> bool:
+    """Whether the state after the last round of the last run is there."""
+    try:
+        run, rounds = (state / "last-run").read_text(encoding="ascii").split()
+    except (OSError, ValueError):
+        return False
+    return int(rounds) in PartyStore(state / run).rounds()

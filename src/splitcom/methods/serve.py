@@ -1,0 +1,126 @@
+"""A run's server over a network: it holds the body, waits for its clients, trains, and writes the run folder."""
+
+import logging
+import secrets
+import tempfile
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from splitcom.config import Config
+from splitcom.errors import RunError
+from splitcom.federation.build import build_server
+from splitcom.federation.observe import Observer
+from splitcom.federation.remote import initial_front_adapter, load_server_body
+from splitcom.methods.run import (
+    Run,
+    check_same_configuration,
+    configured,
+    export,
+    result_of,
+    run_rounds,
+)
+from splitcom.metrics.record import RunFolder, write_atomic
+from splitcom.models import fingerprint
+from splitcom.models.front import write_front
+from splitcom.transports.frames_pb2 import Description
+from splitcom.transports.grpc import SERVER_TIMEOUTS, TRANSPORT_VERSION, Timeouts
+from splitcom.transports.grpc_server import GrpcServer
+from splitcom.transports.tls import Revocations, load_server_identity
+
+_LOG = logging.getLogger(__name__)
+_FAREWELL_S = 30.0  # for clients that are on their way back when the run ends
+
+
+@dataclass(frozen=True)
+class ServeOptions:
+    """Where a server listens, whom it believes, and where it writes."""
+
+    listen: str
+    authority: Path
+    out: Path
+    resume: bool = False
+    timeouts: Timeouts = SERVER_TIMEOUTS
+
+
+def serve(
+    config: Config,
+    options: ServeOptions,
+    observer: Observer | None = None,
+    on_listening: Callable[[GrpcServer], None] = lambda server: None,
+) -> Run:
+    """Serve one run to its end; `on_listening` is given the server as soon as clients can reach it.
+
+    Raises what `train` does, IdentityError for certificates, and TransportError where it cannot listen.
+    """
+    config = configured(config)
+    observer = observer or Observer()
+    folder = RunFolder(options.out)
+    if options.resume:
+        check_same_configuration(folder, config)
+        if (result := folder.result()) is not None:
+            return Run(folder.path, result)
+    else:
+        folder.refuse_if_used()
+    identity = load_server_identity(options.authority)
+    digest = fingerprint(config.model.source)
+    body = load_server_body(config)
+    if not options.resume:
+        folder.create(config.to_toml())
+    description = Description(
+        protocol_version=TRANSPORT_VERSION,
+        package_version=version("splitcom"),
+        run=_run_identifier(folder),
+        config_toml=config.to_toml(),
+        model_fingerprint=digest,
+    )
+    with (
+        tempfile.TemporaryDirectory(prefix="splitcom-front-") as temporary,
+        GrpcServer(
+            options.listen,
+            identity,
+            Revocations(options.authority),
+            description,
+            max_clients=config.federation.clients,
+            front=(lambda: _front_folder(config, Path(temporary))) if config.training.split else None,
+            timeouts=options.timeouts,
+        ) as transport,
+    ):
+        _LOG.info("listening on port %d for %d clients", transport.port, config.federation.clients)
+        on_listening(transport)
+        federation = build_server(
+            config,
+            transport,
+            (None, body),
+            digest,
+            folder.checkpoints / "server",
+            observer,
+            initial_front_adapter(config),
+        )
+        with closing(federation):
+            run_rounds(federation, folder, observer)
+        transport.close(_FAREWELL_S)
+        export(federation, (body,), folder, config)
+        result = result_of(federation, config, config.method, transport.state()["virtual_s"])
+        folder.write_result(result)
+    return Run(folder.path, result)
+
+
+def _front_folder(config: Config, folder: Path) -> Path:
+    write_front(config.model.source, config.model.cut, getattr(torch, config.model.dtype), folder)
+    return folder
+
+
+def _run_identifier(folder: RunFolder) -> str:
+    """Tells this run from others, also after a restart: clients keep their states below it."""
+    path = folder.path / "run-id"
+    try:
+        if not path.exists():
+            write_atomic(path, secrets.token_hex(8).encode())
+        return path.read_text(encoding="ascii")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RunError(f"{path}: cannot be read: {error}") from error

@@ -1,0 +1,48 @@
+"""Parts for parties that lack their weights: their shapes alone, or a folder that holds just the front."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from splitcom.models.anatomy import survey
+from splitcom.models.load import load_config, load_front, load_tokenizer, quiet, skeleton
+from splitcom.models.split import PARTS, PartT, spans, strip
+
+_NARROW = (torch.bfloat16, torch.float16)
+
+
+def outline(source: str | Path, part: type[PartT], cut: int) -> PartT:
+    """A Front or Body without weights, to which LoRA can be added as to the real one.
+
+    Its frozen parameters have their shapes, all elements of each being one and the same in memory.
+    """
+    config = load_config(source)
+    anatomy = survey(skeleton(config))
+    name = next(name for name, kind in PARTS.items() if kind is part)
+    span = spans(anatomy.num_blocks, cut)[name]
+    model = strip(skeleton(config), anatomy, span)
+    for module in model.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            element = torch.zeros(1, dtype=parameter.dtype).expand(parameter.shape)
+            module.register_parameter(name, nn.Parameter(element, requires_grad=False))
+    return part(model, anatomy, span)
+
+
+def write_front(source: str | Path, cut: int, dtype: torch.dtype, folder: Path) -> None:
+    """Write a model folder of which `load_front` with this cut and dtype gives the same front, bit for bit.
+
+    Holds configuration, tokenizer, and the front's tensors, in 16 bits where that loses nothing.
+    """
+    front = load_front(source, cut, dtype)
+    state = {name: _narrowed(tensor) for name, tensor in front.model.state_dict().items()}
+    with quiet():
+        front.model.save_pretrained(folder, state_dict=state)
+        load_tokenizer(source).save_pretrained(folder)
+
+
+def _narrowed(tensor: Tensor) -> Tensor:
+    for dtype in _NARROW:
+        if tensor.dtype == torch.float32 and torch.equal(narrow := tensor.to(dtype), tensor):
+            return narrow
+    return tensor

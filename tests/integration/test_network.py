@@ -1,0 +1,307 @@
+"""Real processes over mutual TLS on loopback: the bits of the in-process run, crashes, and strangers."""
+
+import json
+import multiprocessing
+import re
+import runpy
+import shutil
+import socket
+import time
+from dataclasses import replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from unittest import mock
+
+import grpc
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from splitcom.federation.build import load_texts
+from splitcom.methods.run import configured, train
+from splitcom.models import fingerprint
+from splitcom.protocol.messages_pb2 import Hello, Message
+from splitcom.protocol.session import PROTOCOL_VERSION
+from splitcom.transports import tls
+from splitcom.transports.frames_pb2 import Frame, Open, Position
+from splitcom.transports.framing import Parcel, pack, unpack
+from splitcom.transports.grpc import SERVICE, RefusedError, Timeouts
+from splitcom.transports.grpc_client import ServerCalls, run_client
+
+PROCESS = Path(__file__).with_name("process.py")
+TEMPORAL = {
+    "flows.activation_up.codec": "temporal(0.9) > delta > int4 > zstd",
+    "flows.gradient_down.codec": "delta > int8(rounding=stochastic)",
+    "lora.dropout": 0.1,
+}
+PATIENCE_S = 60.0  # of the tests, never used up where all is well
+
+
+@pytest.fixture(scope="module")
+def forks():
+    """Processes are forked from one that has imported what takes seconds, and has no threads."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(
+        [
+            "torch",
+            "transformers",
+            "peft",
+            "splitcom.methods.serve",
+            "splitcom.methods.join",
+            "splitcom.report",
+        ]
+    )
+    return context
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("authority")
+    tls.create_authority(folder)
+    tls.issue_server(folder, ["localhost", "127.0.0.1"])
+    for index in range(3):
+        tls.issue_client(folder, f"client-{index}")
+    return folder
+
+
+class Party:
+    """A process that runs a command; started anew by `start`."""
+
+    def __init__(self, forks, log, *arguments):
+        self._forks = forks
+        self._log = log
+        self._arguments = [str(argument) for argument in arguments]
+
+    def start(self):
+        globals_ = {"ARGUMENTS": self._arguments, "LOG": str(self._log)}
+        self.process = self._forks.Process(
+            target=runpy.run_path, args=(str(PROCESS), globals_, "__main__"), daemon=True
+        )
+        self.process.start()
+        return self
+
+    @property
+    def log(self):
+        return self._log.read_text() if self._log.exists() else ""
+
+    def wait_for(self, pattern, count=1):
+        deadline = time.monotonic() + PATIENCE_S
+        while len(found := re.findall(pattern, self.log)) < count:
+            assert time.monotonic() < deadline, f"no {pattern!r} in:\n{self.log}"
+            assert self.process.is_alive() or re.search(pattern, self.log), self.log
+            time.sleep(0.02)
+        return found[-1]
+
+    def end(self):
+        self.process.join(PATIENCE_S)
+        assert self.process.exitcode == 0, self.log
+
+    def kill(self):
+        self.process.kill()
+        self.process.join()
+
+
+class Network:
+    """A server and three clients, whose rows are those of the in-process run."""
+
+    def __init__(self, forks, authority, config, folder, *, port=0):
+        self.authority = authority
+        self.out = folder / "run"
+        self.fingerprint = fingerprint(config.model.source)
+        self._forks = forks
+        self._folder = folder
+        (folder / "config.toml").write_text(config.to_toml())
+        self.server = self._server(port)
+        texts = load_texts(configured(config))
+        for index, name in enumerate(config.client_names):
+            for kind, samples in (
+                ("train", texts.partition.parts[index]),
+                ("held-out", texts.held_out.samples[index :: len(config.client_names)]),
+            ):
+                rows = [json.dumps(dict(sample.row.columns)) for sample in samples]
+                (folder / f"{name}-{kind}.jsonl").write_text("\n".join(rows))
+
+    def _server(self, port):
+        return Party(
+            self._forks, self._folder / "server.log", "serve", self._folder / "config.toml", "--resume",
+            "--listen", f"127.0.0.1:{port}", "--authority", self.authority, "--out", self.out,
+            "--metrics-port", 0 if port == 0 else port + 1,
+        )  # fmt: skip
+
+    def start_server(self):
+        self.server.start()
+        self.port = int(self.server.wait_for(r"listening on port (\d+)"))
+        return self
+
+    def client(self, index, *options):
+        name = f"client-{index}"
+        return Party(
+            self._forks, self._folder / f"{name}.log", "join", f"localhost:{self.port}",
+            "--data", self._folder / f"{name}-train.jsonl", "--held-out", self._folder / f"{name}-held-out.jsonl",
+            "--identity", self.authority / "clients" / f"{name}.pem", "--state", self._folder / f"{name}-state",
+            "--cache", self._folder / f"{name}-cache", "--device", "cpu", *options,
+        )  # fmt: skip
+
+    def clients(self, *options):
+        return [self.client(index, *options) for index in range(3)]
+
+
+def assert_same_run(network, expected):
+    result = json.loads((network.out / "result.json").read_text())
+    theirs = load_file(network.out / "adapter" / "adapter_model.safetensors")
+    ours = load_file(expected.adapter / "adapter_model.safetensors")
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert result["eval"] == expected.result["eval"]
+    return result
+
+
+@pytest.fixture
+def expected(tiny_config, tmp_path):
+    """The in-process run that the networked one must equal."""
+    return train(tiny_config.override(TEMPORAL), tmp_path / "in-process")
+
+
+def test_the_bits_are_those_of_the_run_in_one_process(forks, authority, tiny_config, tmp_path, expected):
+    network = Network(forks, authority, tiny_config.override(TEMPORAL), tmp_path).start_server()
+    parties = [client.start() for client in network.clients()]
+    for party in (*parties, network.server):
+        party.end()
+    result = assert_same_run(network, expected)
+    assert result["bytes"]["activation_up"] > 0
+    assert "run is over" in parties[0].log
+    cached = list((tmp_path / "client-0-cache").glob("front-*/model.safetensors"))
+    assert cached, "the front came from the server"
+    texts = json.loads((tmp_path / "client-0-train.jsonl").read_text().splitlines()[0])
+    assert texts["text"] not in network.server.log
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+@pytest.mark.parametrize("victim", ["client", "server"])
+def test_a_killed_party_that_is_started_again_changes_no_bit(
+    forks, authority, tiny_config, tmp_path, expected, victim
+):
+    network = Network(forks, authority, tiny_config.override(TEMPORAL), tmp_path, port=free_port())
+    network.start_server()
+    parties = [client.start() for client in network.clients()]
+    network.server.wait_for("round 1 of 2 is done")
+    killed = network.server if victim == "server" else parties[1]
+    killed.kill()
+    killed.start()
+    for party in (*parties, network.server):
+        party.end()
+    assert_same_run(network, expected)
+
+
+def test_strangers_are_told_why_and_disturb_nobody(forks, authority, tiny_config, tmp_path, expected):
+    network = Network(forks, authority, tiny_config.override(TEMPORAL), tmp_path).start_server()
+    clients = network.clients()
+    running = [client.start() for client in clients[:2]]
+    for name in ("client-0", "client-1"):
+        network.server.wait_for(f"{name} is connected")
+    address, server = f"localhost:{network.port}", network.server
+    mine = tls.load_identity(authority / "clients" / "client-2.pem")
+    impatient = Timeouts(connect_s=5.0, give_up_s=1.0)
+
+    def refused(identity, reason):
+        with pytest.raises(RefusedError, match=reason), ServerCalls(address, identity, impatient) as calls:
+            calls.describe()
+
+    # no certificate
+    credentials = grpc.ssl_channel_credentials(mine.authority)
+    with grpc.secure_channel(address, credentials) as channel:
+        call = channel.unary_unary(f"/{SERVICE}/Describe")
+        with pytest.raises(grpc.RpcError):
+            call(b"", timeout=5)
+    server.wait_for("PEER_DID_NOT_RETURN_A_CERTIFICATE")
+    # of another authority, which does not believe the server either; and one that believes it
+    tls.create_authority(tmp_path / "other")
+    other = tls.load_identity(tls.issue_client(tmp_path / "other", "client-2"))
+    refused(other, "the server's certificate is not accepted: unable to get local issuer certificate")
+    refused(
+        replace(other, authority=mine.authority),
+        "does not accept the certificate of client-2.* of another authority",
+    )
+    server.wait_for("CERTIFICATE_VERIFY_FAILED: unable to get local issuer certificate")
+    # expired: the client notices itself; a server's clock may be ahead
+    old = expired(authority, tmp_path)
+    with pytest.raises(tls.IdentityError, match=r"client-2'? is valid from .* to .* have a new one issued"):
+        tls.load_identity(old)
+    certificates = PEM.findall(old.read_text())
+    refused(tls.Identity(*(part.encode() for part in certificates)), "expired or not yet valid")
+    server.wait_for("CERTIFICATE_VERIFY_FAILED: certificate has expired")
+    # revoked
+    revoked = tls.load_identity(tls.issue_client(authority, "revoked"))
+    with ServerCalls(address, revoked, impatient) as calls:
+        calls.describe()
+    tls.revoke(authority, "revoked")
+    refused(revoked, "the certificate of revoked has been revoked")
+    server.wait_for("revoked, from .*, is refused: the certificate of revoked has been revoked")
+    # an old version, and another base model
+    with grpc.secure_channel(address, credentials_of(mine)) as channel:
+        converse = channel.stream_stream(f"/{SERVICE}/Converse")
+        opening = Open(protocol_version=0, conversation=bytes(16), position=Position())
+        (answer,) = converse(iter([pack(Parcel(Frame(open=opening)))]), timeout=5)
+    assert "the protocol version is 0, the server's 1" in unpack(answer).frame.refused.reason
+    server.wait_for("client-2, from .*, is refused: the protocol version is 0")
+    other_model = network.client(2, "--model", "bundled", "--dry-run").start()
+    other_model.wait_for("error: the server has refused client-2: another base model: its fingerprint is")
+    server.wait_for("client-2, from .*, is refused: another base model")
+    # a second session, and one more client than there is room for
+    second = network.client(0).start()
+    second.wait_for("error: the server has refused client-0: client-0 is connected already")
+    server.wait_for("client-0, from .*, is refused: client-0 is connected already")
+    # under another's name
+    with pytest.raises(RefusedError, match="client name is client-0, the server's is client-2"):
+        run_client(address, mine, lambda: Impostor("client-0", network.fingerprint), impatient)
+    server.wait_for("client-2 is refused: client name is client-0")
+
+    dry = network.client(2, "--dry-run").start()
+    dry.end()
+    assert re.search(r"round trip +[\d.]+ ms", dry.log)
+    for party in (*running, clients[2].start(), server):
+        party.end()
+    assert not re.search("refused|again", running[1].log)
+    assert_same_run(network, expected)
+
+
+class Impostor:
+    """Says hello under a name that is not its certificate's."""
+
+    finished = False
+
+    def __init__(self, name, fingerprint):
+        self._hello = Hello(protocol_version=PROTOCOL_VERSION, client=name, model_fingerprint=fingerprint)
+
+    def connect(self):
+        return Message(hello=self._hello).SerializeToString()
+
+    def receive(self, data):
+        raise AssertionError("the server answers an impostor")
+
+
+PEM = re.compile(r"-----BEGIN.*?-----END [A-Z ]+-----\n", re.DOTALL)
+
+
+def expired(authority, folder):
+    """A bundle of the authority's whose certificate was valid a hundred days ago."""
+    copy = folder / "past"
+    shutil.copytree(authority, copy)
+    shutil.rmtree(copy / "clients")
+    (copy / "issued.json").unlink()
+
+    class Past(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return datetime.now(tz) - timedelta(days=100)
+
+    with mock.patch.object(tls, "datetime", Past):
+        return tls.issue_client(copy, "client-2", days=10)
+
+
+def credentials_of(identity):
+    return grpc.ssl_channel_credentials(identity.authority, identity.key, identity.certificate)

@@ -1,0 +1,405 @@
+"""Server and client in this process: reconnections through a proxy that cuts, resets, refusals, calls."""
+
+import logging
+import socket
+import threading
+from contextlib import ExitStack, closing, suppress
+from dataclasses import replace
+from pathlib import Path
+
+import grpc
+import pytest
+
+from splitcom.errors import RemoteProtocolError
+from splitcom.protocol.messages_pb2 import Message
+from splitcom.transports import tls
+from splitcom.transports.endpoint import Limits
+from splitcom.transports.events import Gone, Joined, Received
+from splitcom.transports.frames_pb2 import Description, Frame, Open, Position, Refused
+from splitcom.transports.framing import Parcel, pack, unpack
+from splitcom.transports.grpc import SERVICE, RefusedError, Timeouts, TransportError
+from splitcom.transports.grpc_client import ServerCalls, run_client
+from splitcom.transports.grpc_server import GrpcServer
+
+HASTY = Timeouts(connect_s=5.0, pause_s=0.2, give_up_s=5.0)
+LIMITS = Limits(chunk_bytes=1 << 14, window_bytes=1 << 16, message_bytes=1 << 22)
+WAIT_S = 20.0
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("authority")
+    tls.create_authority(folder)
+    tls.issue_server(folder, ["localhost"])
+    for name in "abc":
+        tls.issue_client(folder, name)
+    return folder
+
+
+@pytest.fixture
+def serve(authority):
+    """Start servers that end with the test."""
+    with ExitStack() as stack:
+
+        def start(**options):
+            options = {
+                "max_clients": 2,
+                "limits": LIMITS,
+                "timeouts": HASTY,
+                "address": "localhost:0",
+            } | options
+            return stack.enter_context(
+                GrpcServer(
+                    options.pop("address"),
+                    tls.load_server_identity(authority),
+                    tls.Revocations(authority),
+                    Description(protocol_version=1, model_fingerprint="f" * 64),
+                    **options,
+                )
+            )
+
+        yield start
+
+
+@pytest.fixture
+def join(authority):
+    """Run clients in threads; what they end with is their outcome."""
+    threads = []
+
+    def start(port, name="a", make_peer=None, timeouts=HASTY):
+        client = Client(port, tls.load_identity(authority / "clients" / f"{name}.pem"), make_peer, timeouts)
+        threads.append(client)
+        return client
+
+    yield start
+    for client in threads:
+        client.join(WAIT_S)
+        assert not client.is_alive()
+
+
+@pytest.fixture
+def through_proxy():
+    """Start proxies that end with the test."""
+    with ExitStack() as stack:
+        yield lambda *arguments: stack.enter_context(closing(Proxy(*arguments)))
+
+
+class Echo:
+    """Says hello, sends back what it gets, and is finished by b"end"."""
+
+    def __init__(self):
+        self.finished = False
+
+    def connect(self):
+        return b"hello"
+
+    def receive(self, data):
+        self.finished = data == b"end"
+        return None if self.finished else data
+
+
+class Client(threading.Thread):
+    def __init__(self, port, identity, make_peer, timeouts):
+        super().__init__()
+        self.outcome = None
+        self._arguments = (f"localhost:{port}", identity, make_peer or Echo, timeouts, LIMITS)
+        self.start()
+
+    def run(self):
+        try:
+            run_client(*self._arguments)
+        except Exception as error:
+            self.outcome = error
+
+
+def expect(server, *events):
+    for event in events:
+        assert server.receive(WAIT_S) == event
+
+
+def test_messages_go_there_and_back(serve, join):
+    server = serve()
+    join(server.port)
+    expect(server, Joined("a"), Received("a", b"hello"))
+    big = bytes(range(256)) * 4000  # many windows
+    for data in (b"", b"x", big):
+        server.send("a", data)
+        expect(server, Received("a", data))
+    seconds = server.take_seconds("a")
+    assert 0 < seconds["client"] <= seconds["virtual"]
+    assert server.take_seconds("a")["client"] == 0
+    server.send("a", b"end")
+    server.close(WAIT_S)
+    traffic = server.traffic()["a"]
+    assert (traffic.up_bytes, traffic.down_bytes) == (
+        len(b"hello") + 1 + len(big),
+        1 + len(big) + len(b"end"),
+    )
+
+
+class Proxy:
+    """Between client and server; cuts every connection after so many bytes in either direction."""
+
+    def __init__(self, port, cut_after):
+        self._target = port
+        self._cut_after = cut_after
+        self._frozen = 0  # connections up to this number pass nothing on
+        self._sockets = []
+        self._threads = []
+        self.connections = 0
+        self._listener = socket.create_server(("localhost", 0))
+        self.port = self._listener.getsockname()[1]
+        self._start(self._accept)
+
+    def freeze(self):
+        """Let the present connections live, but pass nothing on."""
+        self._frozen = self.connections
+
+    def close(self):
+        for end in (self._listener, *self._sockets):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join(WAIT_S)
+        for end in (self._listener, *self._sockets):
+            end.close()
+
+    def _start(self, target, *arguments):
+        self._threads.append(threading.Thread(target=target, args=arguments))
+        self._threads[-1].start()
+
+    def _accept(self):
+        with suppress(OSError):
+            while True:
+                near, _ = self._listener.accept()
+                self._sockets.append(near)
+                far = socket.create_connection(("localhost", self._target))
+                self._sockets.append(far)
+                self.connections += 1
+                self._start(self._pump, near, far, self.connections)
+                self._start(self._pump, far, near, self.connections)
+
+    def _pump(self, source, sink, number):
+        left = self._cut_after
+        with suppress(OSError):
+            while left > 0 and (data := source.recv(min(left, 1 << 14))):
+                if number > self._frozen:
+                    sink.sendall(data)
+                left -= len(data)
+        if number <= self._frozen:
+            return
+        for end in (source, sink):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+
+def test_a_connection_that_is_cut_again_and_again_loses_nothing_and_repeats_nothing(
+    serve, join, through_proxy
+):
+    server = serve()
+    proxy = through_proxy(server.port, 100_000)
+    join(proxy.port)
+    messages = [bytes([index]) * 150_000 for index in range(8)]
+    answers = []
+    expect(server, Joined("a"), Received("a", b"hello"))
+    for message in messages:
+        server.send("a", message)
+        while not isinstance(event := server.receive(WAIT_S), Received):
+            assert event == Gone("a")
+        answers.append(event.data)
+    server.send("a", b"end")
+    server.close(WAIT_S)
+    assert answers == messages
+    assert proxy.connections > 8
+    assert server.traffic()["a"].reconnections > 8
+
+
+def test_a_reset_begins_a_new_conversation_with_a_new_peer(serve, join):
+    server = serve()
+    peers = []
+    join(server.port, make_peer=lambda: peers.append(Echo()) or peers[-1])
+    expect(server, Joined("a"), Received("a", b"hello"))
+    server.send("a", b"lost")
+    server.reset("a")
+    expect(server, Joined("a"), Received("a", b"hello"))
+    server.send("a", b"end")
+    server.close(WAIT_S)
+    assert [peer.finished for peer in peers] == [False, True]
+
+
+def test_what_is_meant_for_the_conversation_before_never_reaches_the_next(serve, join, authority):
+    server = serve()
+    failing = join(server.port, make_peer=Broken, timeouts=replace(HASTY, connect_s=0.5))
+    expect(server, Joined("a"), Received("a", b"hello"))
+    server.send("a", b"fail")
+    failing.join(WAIT_S)
+    again = join(server.port)
+    while server._events.qsize() < 4:  # failure, gone, joined, hello: none of it taken
+        assert again.is_alive()
+    server.send("a", b"of the conversation before")
+    seen = [server.receive(WAIT_S) for _ in range(2)]
+    assert seen == [Joined("a"), Received("a", b"hello")]
+    server.send("a", b"end")
+    server.close(WAIT_S)
+    assert again.outcome is None
+
+
+class Broken(Echo):
+    def receive(self, data):
+        raise RemoteProtocolError("this cannot be")
+
+
+def test_a_client_that_fails_tells_the_server_why(serve, join):
+    server = serve()
+    client = join(server.port, make_peer=Broken)
+    expect(server, Joined("a"), Received("a", b"hello"))
+    server.send("a", b"fail")
+    event = server.receive(WAIT_S)
+    assert Message.FromString(event.data).failure.reason == "this cannot be"
+    assert str(client_outcome(client)) == "this cannot be"
+
+
+def client_outcome(client):
+    client.join(WAIT_S)
+    return client.outcome
+
+
+def test_a_refused_client_is_told_why_also_when_it_comes_back(serve, join, caplog):
+    server = serve()
+    client = join(server.port)
+    expect(server, Joined("a"), Received("a", b"hello"))
+    with caplog.at_level(logging.WARNING, "splitcom"):
+        server.refuse("a", "for a reason")
+    assert isinstance(client_outcome(client), RefusedError)
+    assert "the server has refused a: for a reason" in str(client.outcome)
+    assert "a is refused: for a reason (REJECTED)" in caplog.text
+
+
+def test_a_second_session_and_one_client_too_many_are_refused_and_the_others_go_on(serve, join):
+    server = serve()
+    join(server.port, "a"), join(server.port, "b")
+    for _ in range(4):
+        server.receive(WAIT_S)
+    assert "a is connected already" in str(client_outcome(join(server.port, "a")))
+    assert "the run has its 2 clients" in str(client_outcome(join(server.port, "c")))
+    for name in "ab":
+        server.send(name, b"still here")
+        expect(server, Received(name, b"still here"))
+    for name in "ab":
+        server.send(name, b"end")
+    server.close(WAIT_S)
+
+
+def test_a_client_that_is_revoked_in_the_middle_is_refused(serve, join, authority):
+    tls.issue_client(authority, "leaving")
+    server = serve()
+    client = join(server.port, "leaving")
+    expect(server, Joined("leaving"), Received("leaving", b"hello"))
+    tls.revoke(authority, "leaving")
+    server.send("leaving", b"more")
+    assert "has been revoked" in str(client_outcome(client))
+
+
+def test_a_server_that_does_not_know_the_conversation_asks_for_a_new_one(serve, join):
+    first = serve()
+    peers = []
+    join(first.port, make_peer=lambda: peers.append(Echo()) or peers[-1])
+    expect(first, Joined("a"), Received("a", b"hello"))
+    first.close()
+    second = serve(address=f"localhost:{first.port}")
+    expect(second, Joined("a"), Received("a", b"hello"))
+    second.send("a", b"end")
+    second.close(WAIT_S)
+    assert len(peers) == 2
+
+
+def test_patience_ends(join, authority):
+    with socket.create_server(("localhost", 0)) as unused:
+        port = unused.getsockname()[1]
+    hasty = Timeouts(connect_s=1.0, pause_s=0.1, give_up_s=0.3)
+    outcome = client_outcome(join(port, timeouts=hasty))
+    assert isinstance(outcome, TransportError) and not isinstance(outcome, RefusedError)
+    assert f"localhost:{port}: not reached for" in str(outcome)
+
+
+def opening(**fields):
+    return pack(Parcel(Frame(open=Open(protocol_version=1, **fields))))
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        b"",
+        b"not a frame",
+        opening(conversation=b"short"),
+        opening(conversation=bytes(16), position=Position(sequence=1)),
+    ],
+)
+def test_a_connection_that_begins_wrongly_is_refused(serve, authority, first):
+    server = serve()
+    identity = tls.load_identity(authority / "clients" / "a.pem")
+    credentials = grpc.ssl_channel_credentials(identity.authority, identity.key, identity.certificate)
+    with grpc.secure_channel(f"localhost:{server.port}", credentials) as channel:
+        call = channel.stream_stream(f"/{SERVICE}/Converse")
+        (answer,) = call(iter([first]), timeout=WAIT_S)
+    assert unpack(answer).frame.refused.code == Refused.MALFORMED
+
+
+def test_the_front_is_fetched_once_and_whole(serve, authority, tmp_path):
+    folder = tmp_path / "front"
+    folder.mkdir()
+    contents = {"config.json": b"{}", "model.safetensors": bytes(3 << 20), "tokenizer.json": b""}
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+    server = serve(front=lambda: folder)
+    identity = tls.load_identity(authority / "clients" / "a.pem")
+    with ServerCalls(f"localhost:{server.port}", identity, HASTY) as calls:
+        cached = calls.fetch_front(tmp_path / "cache" / "it")
+        assert {path.name: path.read_bytes() for path in cached.iterdir()} == contents
+        assert list(cached.parent.iterdir()) == [cached]
+        (folder / "config.json").write_bytes(b"changed")
+        assert calls.fetch_front(cached) == cached
+        assert (cached / "config.json").read_bytes() == b"{}"
+
+
+@pytest.mark.parametrize("name", ["evil.py", ".hidden.json", "config.json.pkl"])
+def test_files_that_are_no_model_are_not_written(serve, authority, tmp_path, name):
+    folder = tmp_path / "front"
+    folder.mkdir()
+    for file in ("config.json", "model.safetensors", name):
+        (folder / file).write_bytes(b"x")
+    server = serve(front=lambda: folder)
+    identity = tls.load_identity(authority / "clients" / "a.pem")
+    with (
+        ServerCalls(f"localhost:{server.port}", identity, HASTY) as calls,
+        pytest.raises(RemoteProtocolError, match="no part of a model"),
+    ):
+        calls.fetch_front(tmp_path / "cache" / "it")
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_a_link_is_measured_and_another_model_refused(serve, authority):
+    server = serve()
+    identity = tls.load_identity(authority / "clients" / "a.pem")
+    with ServerCalls(f"localhost:{server.port}", identity, HASTY) as calls:
+        link = calls.measure()
+        assert 0 < link.round_trip_s < 1 < link.up_bps and link.down_bps > 1
+        calls.describe("f" * 64)
+        with pytest.raises(RefusedError, match="another base model: its fingerprint is 0000"):
+            calls.describe("0" * 64)
+        with pytest.raises(RefusedError, match="gives no weights away"):
+            calls.fetch_front(Path("nowhere") / "at" / "all")
+
+
+def test_a_connection_that_has_gone_silent_is_given_up_and_taken_over(serve, join, through_proxy):
+    quick = replace(HASTY, probe_s=0.2, silence_s=0.3)
+    server = serve()  # which would notice much later
+    proxy = through_proxy(server.port, 1 << 30)
+    join(proxy.port, timeouts=quick)
+    expect(server, Joined("a"), Received("a", b"hello"))
+    proxy.freeze()
+    server.send("a", b"into the void")
+    assert server.receive(WAIT_S) == Received("a", b"into the void")
+    assert server.traffic()["a"].reconnections == 1
+    server.send("a", b"end")
+    server.close(WAIT_S)
