@@ -26,7 +26,8 @@ from splitcom.transports import tls
 from splitcom.transports.frames_pb2 import Frame, Open, Position
 from splitcom.transports.framing import Parcel, pack, unpack
 from splitcom.transports.grpc import SERVICE, RefusedError, Timeouts
-from splitcom.transports.grpc_client import ServerCalls, run_client
+from splitcom.transports.grpc_calls import ServerCalls
+from splitcom.transports.grpc_client import run_client
 
 PROCESS = Path(__file__).with_name("process.py")
 TEMPORAL = {
@@ -168,7 +169,10 @@ def test_the_bits_are_those_of_the_run_in_one_process(forks, authority, tiny_con
     for party in (*parties, network.server):
         party.end()
     result = assert_same_run(network, expected)
-    assert result["bytes"]["activation_up"] > 0
+    carried = re.findall(r"(client-\d): (\d+) bytes of messages up, (\d+) down", network.server.log)
+    assert len(carried) == 3
+    counted = result["bytes"]["total"] + result["bytes"]["evaluation"]
+    assert sum(int(up) + int(down) for _, up, down in carried) == counted
     assert "run is over" in parties[0].log
     cached = list((tmp_path / "client-0-cache").glob("front-*/model.safetensors"))
     assert cached, "the front came from the server"

@@ -18,7 +18,8 @@ from splitcom.models import fingerprint
 from splitcom.transports.endpoint import Limits
 from splitcom.transports.frames_pb2 import Description
 from splitcom.transports.grpc import RefusedError, Timeouts, TransportError
-from splitcom.transports.grpc_client import LinkMeasurement, ServerCalls, run_client
+from splitcom.transports.grpc_calls import LinkMeasurement, ServerCalls
+from splitcom.transports.grpc_client import run_client
 from splitcom.transports.tls import Identity, load_identity
 
 _LOG = logging.getLogger(__name__)

@@ -14,12 +14,12 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Lock, Thread, Timer
 from time import monotonic
-from typing import Any, NoReturn, Protocol, Self
+from typing import Any, Protocol, Self
 
 import grpc
-from cryptography import x509
 
 from splitcom.errors import RemoteProtocolError, SplitComError
+from splitcom.transports.admission import Admission, Refusal, abort, log_refusal, version_reason
 from splitcom.transports.conversation import Conversation, Superseded
 from splitcom.transports.endpoint import MAX_CHUNK_BYTES, Limits
 from splitcom.transports.events import Event, Gone, Joined, Received
@@ -45,7 +45,7 @@ from splitcom.transports.grpc import (
     channel_options,
     code_name,
 )
-from splitcom.transports.tls import Identity, common_name
+from splitcom.transports.tls import Identity
 
 _LOG = logging.getLogger(__name__)
 _CALLS = 8  # threads for calls beside the conversations
@@ -89,7 +89,7 @@ class GrpcServer:
         limits: Limits | None = None,
         timeouts: Timeouts | None = None,
     ) -> None:
-        self._revoked = revoked
+        self._admission = Admission(revoked)
         self._description = description
         self._max_clients = max_clients
         self._front = front
@@ -196,6 +196,9 @@ class GrpcServer:
             if not conversation.wait_until_acknowledged(max(deadline - monotonic(), 0.0)):
                 _LOG.warning("%s has not received the end of the run", conversation.client)
         self._server.stop(min(1.0, grace_s)).wait()
+        if grace_s:
+            for name, traffic in self.traffic().items():
+                _LOG.info("%s: %d bytes of messages up, %d down", name, traffic.up_bytes, traffic.down_bytes)
 
     def __enter__(self) -> Self:
         return self
@@ -207,10 +210,10 @@ class GrpcServer:
 
     def _converse(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
         try:
-            name, serial = self._identify(context)
+            name, serial = self._admission.identify(context)
             conversation, connection, opened = self._open(name, requests, context)
-        except _Refusal as refusal:
-            _log_refusal(context, refusal.refused)
+        except Refusal as refusal:
+            log_refusal(context, refusal.refused)
             yield pack(Parcel(Frame(refused=refusal.refused)))
             return
         except grpc.RpcError:
@@ -230,23 +233,23 @@ class GrpcServer:
         try:
             first = unpack(next(requests, b"")).frame
         except RemoteProtocolError as error:
-            raise _Refusal(Refused.MALFORMED, str(error)) from error
+            raise Refusal(Refused.MALFORMED, str(error)) from error
         finally:
             timer.cancel()
         if first.WhichOneof("kind") != "open":
-            raise _Refusal(Refused.MALFORMED, "a connection begins with a frame 'open'")
+            raise Refusal(Refused.MALFORMED, "a connection begins with a frame 'open'")
         opening = first.open
         if opening.protocol_version != TRANSPORT_VERSION:
-            raise _Refusal(Refused.PROTOCOL_VERSION, _version_reason(opening.protocol_version))
+            raise Refusal(Refused.PROTOCOL_VERSION, version_reason(opening.protocol_version))
         if len(opening.conversation) != 16:
-            raise _Refusal(Refused.MALFORMED, "a conversation is identified by 16 bytes")
+            raise Refusal(Refused.MALFORMED, "a conversation is identified by 16 bytes")
         with self._lock:
             conversation = self._choose(name, opening.conversation, opening.resumes)
             connection, position = conversation.connect()
             try:
                 conversation.resume(connection, opening.position)
             except RemoteProtocolError as error:
-                raise _Refusal(Refused.MALFORMED, str(error)) from error
+                raise Refusal(Refused.MALFORMED, str(error)) from error
             if conversation.connections == 1 and not conversation.ended:
                 self._events.put((conversation, Joined(name)))
         _LOG.info("%s is connected from %s", name, context.peer())
@@ -256,7 +259,7 @@ class GrpcServer:
         """The conversation that a connection belongs to; see the table in grpc.py."""
         refused = self._refusals.get(name)
         if refused is not None and refused[0] == identifier:
-            raise _Refusal(refused[1].code, refused[1].reason)
+            raise Refusal(refused[1].code, refused[1].reason)
         present = self._conversations.get(name)
         if present is not None and present.identifier == identifier:
             return present  # one that has been reset says so once more
@@ -265,14 +268,14 @@ class GrpcServer:
             ended.end(Frame(reset=Reset()))
             return ended
         if present is not None and present.connected and not present.ended:
-            raise _Refusal(
+            raise Refusal(
                 Refused.CONNECTED,
                 f"{name} is connected already; if its machine has failed, try again in "
                 f"{self._timeouts.probe_s + self._timeouts.silence_s:.0f} s",
             )
         others = [c for c in self._conversations.values() if not c.ended and c.client != name]
         if len(others) >= self._max_clients:
-            raise _Refusal(Refused.FULL, f"the run has its {self._max_clients} clients")
+            raise Refusal(Refused.FULL, f"the run has its {self._max_clients} clients")
         if present is not None:
             present.end(Frame(reset=Reset()))
             up, down = self._past_bytes[name]
@@ -286,13 +289,13 @@ class GrpcServer:
         name = conversation.client
         try:
             for request in requests:
-                self._check_not_revoked(name, serial)
+                self._admission.check(name, serial)
                 data = conversation.incoming(connection, unpack(request))
                 if data is not None:
                     self._events.put((conversation, Received(name, data)))
         except Superseded:
             return
-        except _Refusal as refusal:
+        except Refusal as refusal:
             self._refuse(conversation, refusal.refused)
         except RemoteProtocolError as error:
             self._refuse(conversation, Refused(code=Refused.MALFORMED, reason=str(error)))
@@ -323,62 +326,36 @@ class GrpcServer:
     # -- the other calls
 
     def _describe(self, inquiry: Inquiry, context: grpc.ServicerContext) -> Description:
-        self._identify_or_abort(context)
+        self._admission.identify_or_abort(context)
         held, ours = inquiry.model_fingerprint, self._description.model_fingerprint
         if inquiry.protocol_version != TRANSPORT_VERSION:
-            _abort(
+            abort(
                 context,
-                Refused(code=Refused.PROTOCOL_VERSION, reason=_version_reason(inquiry.protocol_version)),
+                Refused(code=Refused.PROTOCOL_VERSION, reason=version_reason(inquiry.protocol_version)),
             )
         if held and held != ours:
             reason = f"another base model: its fingerprint is {held[:16]}…, the server's is {ours[:16]}…"
-            _abort(context, Refused(code=Refused.REJECTED, reason=reason))
+            abort(context, Refused(code=Refused.REJECTED, reason=reason))
         return self._description
 
     def _probe(self, probe: Probe, context: grpc.ServicerContext) -> Probe:
-        self._identify_or_abort(context)
+        self._admission.identify_or_abort(context)
         return Probe(data=bytes(min(probe.answer_bytes, PROBE_BYTES)))
 
     def _send_front(self, request: FrontRequest, context: grpc.ServicerContext) -> Iterator[FilePiece]:
-        name = self._identify_or_abort(context)
+        name = self._admission.identify_or_abort(context)
         with self._front_lock:
             if self._front_folder is None and self._front is not None:
                 try:
                     self._front_folder = self._front()
                 except SplitComError as error:
-                    _abort(context, Refused(code=Refused.FAILED, reason=str(error)))
+                    abort(context, Refused(code=Refused.FAILED, reason=str(error)))
         if self._front_folder is None:
             reason = "the server gives no weights away: give the model's folder or name to the client"
-            _abort(context, Refused(code=Refused.REJECTED, reason=reason))
+            abort(context, Refused(code=Refused.REJECTED, reason=reason))
         _LOG.info("%s is sent the front's weights", name)
         for path in sorted(self._front_folder.iterdir()):
             yield from _pieces(path)
-
-    def _identify(self, context: grpc.ServicerContext) -> tuple[str, int]:
-        """The client's name and its certificate's serial number; gRPC has verified authority and dates."""
-        certificate = x509.load_pem_x509_certificate(_property(context, "x509_pem_cert"))
-        name = common_name(certificate)
-        if not name:
-            raise _Refusal(Refused.CERTIFICATE, "the certificate names nobody")
-        self._check_not_revoked(name, certificate.serial_number)
-        return name, certificate.serial_number
-
-    def _check_not_revoked(self, name: str, serial: int) -> None:
-        try:
-            revoked = serial in self._revoked
-        except SplitComError as error:
-            _LOG.error("nobody is let in: %s", error)
-            raise _Refusal(
-                Refused.CERTIFICATE, "the server cannot check certificates; tell its operator"
-            ) from error
-        if revoked:
-            raise _Refusal(Refused.CERTIFICATE, f"the certificate of {name} has been revoked")
-
-    def _identify_or_abort(self, context: grpc.ServicerContext) -> str:
-        try:
-            return self._identify(context)[0]
-        except _Refusal as refusal:
-            _abort(context, refusal.refused)
 
     def _handlers(self) -> grpc.GenericRpcHandler:
         def send(message: _Message) -> bytes:
@@ -408,34 +385,6 @@ class GrpcServer:
             ) from error
         self._server.start()
         return port
-
-
-class _Refusal(Exception):  # noqa: N818
-    def __init__(self, code: Refused.Code, reason: str) -> None:
-        super().__init__(reason)
-        self.refused = Refused(code=code, reason=reason)
-
-
-def _version_reason(theirs: int) -> str:
-    return f"the protocol version is {theirs}, the server's {TRANSPORT_VERSION}: install the same release of splitcom"
-
-
-def _log_refusal(context: grpc.ServicerContext, refused: Refused) -> None:
-    who = _property(context, "x509_common_name").decode(errors="replace")
-    _LOG.warning(
-        "%s, from %s, is refused: %s (%s)", who, context.peer(), refused.reason, code_name(refused.code)
-    )
-
-
-def _property(context: grpc.ServicerContext, name: str) -> bytes:
-    values = context.auth_context().get(name)
-    return bytes(next(iter(values))) if values else b""
-
-
-def _abort(context: grpc.ServicerContext, refused: Refused) -> NoReturn:
-    _log_refusal(context, refused)
-    context.abort(grpc.StatusCode.PERMISSION_DENIED, refused.reason)
-    raise AssertionError("abort raises")
 
 
 def _pieces(path: Path) -> Iterator[FilePiece]:

@@ -18,7 +18,8 @@ from splitcom.transports.events import Gone, Joined, Received
 from splitcom.transports.frames_pb2 import Description, Frame, Open, Position, Refused
 from splitcom.transports.framing import Parcel, pack, unpack
 from splitcom.transports.grpc import SERVICE, RefusedError, Timeouts, TransportError
-from splitcom.transports.grpc_client import ServerCalls, run_client
+from splitcom.transports.grpc_calls import ServerCalls
+from splitcom.transports.grpc_client import run_client
 from splitcom.transports.grpc_server import GrpcServer
 
 HASTY = Timeouts(connect_s=5.0, pause_s=0.2, give_up_s=5.0)
