@@ -17,6 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from splitcom.errors import RemoteProtocolError, SplitComError
 from splitcom.federation.build import load_texts
 from splitcom.methods.run import configured, train
 from splitcom.models import fingerprint
@@ -260,7 +261,7 @@ def test_strangers_are_told_why_and_disturb_nobody(forks, authority, tiny_config
     second.wait_for("error: the server has refused client-0: client-0 is connected already")
     server.wait_for("client-0, from .*, is refused: client-0 is connected already")
     # under another's name
-    with pytest.raises(RefusedError, match="client name is client-0, the server's is client-2"):
+    with pytest.raises(SplitComError, match="client name is client-0, the server's is client-2"):
         run_client(address, mine, lambda: Impostor("client-0", network.fingerprint), impatient)
     server.wait_for("client-2 is refused: client name is client-0")
 
@@ -285,7 +286,7 @@ class Impostor:
         return Message(hello=self._hello).SerializeToString()
 
     def receive(self, data):
-        raise AssertionError("the server answers an impostor")
+        raise RemoteProtocolError(Message.FromString(data).failure.reason)  # as a client does
 
 
 PEM = re.compile(r"-----BEGIN.*?-----END [A-Z ]+-----\n", re.DOTALL)
