@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -192,17 +193,29 @@ def build_client(
 
 def load_parts(config: Config) -> tuple[Front, Body]:
     """Front and body with their adapters, on the configured device."""
-    model = config.model
-    place = {
-        "dtype": getattr(torch, model.dtype),
-        "device": device_of(config),
-        "attn_implementation": model.attention,
-    }
-    front = load_front(model.source, model.cut, **place)
-    body = load_body(model.source, model.cut, **place)
+    return front_of(config), body_of(config)
+
+
+def front_of(config: Config) -> Front:
+    """The front with its adapter, on the configured device."""
+    front = load_front(config.model.source, config.model.cut, **_place(config))
     adapt(front, config, trains=config.lora.train_front)
+    return front
+
+
+def body_of(config: Config) -> Body:
+    """The body with its adapter, on the configured device."""
+    body = load_body(config.model.source, config.model.cut, **_place(config))
     adapt(body, config, trains=True)
-    return front, body
+    return body
+
+
+def _place(config: Config) -> dict[str, Any]:
+    return {
+        "dtype": getattr(torch, config.model.dtype),
+        "device": device_of(config),
+        "attn_implementation": config.model.attention,
+    }
 
 
 def device_of(config: Config) -> torch.device:

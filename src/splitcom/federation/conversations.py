@@ -22,6 +22,8 @@ from splitcom.protocol.messages_pb2 import Failure, Finish, Message, Welcome
 from splitcom.protocol.session import PROTOCOL_VERSION, Role, Session, State
 from splitcom.transports.events import Gone, Joined, Received, Transport
 
+_LOG = logging.getLogger(__name__)
+
 
 class Rejoined(Exception):  # noqa: N818  (an event, no error)
     """A client has begun anew in the middle of something: it must be done again by all."""
@@ -263,6 +265,3 @@ class Conversations:
         for channel in peer.channels.values():
             if channel.references is not None:
                 channel.references.clear()
-
-
-_LOG = logging.getLogger(__name__)

@@ -4,24 +4,22 @@ import math
 import random
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
 
 import torch
 
 from splitcom.config import Config
 from splitcom.data import Encoded, Row, encode, load_rows
 from splitcom.errors import ConfigError
-from splitcom.federation.build import adapt, device_of
-from splitcom.models import Body, Front, adapter_state, load_body, load_front, load_tokenizer
+from splitcom.federation.build import adapt, body_of, front_of
+from splitcom.models import Body, Front, adapter_state, load_tokenizer
 from splitcom.models.front import outline
 
 
 def load_server_body(config: Config) -> Body:
     """The body with its adapter; where nothing is split, its outline, since the server only averages."""
     if config.training.split:
-        body = load_body(config.model.source, config.model.cut, **_place(config))
-    else:
-        body = outline(config.model.source, Body, config.model.cut)
+        return body_of(config)
+    body = outline(config.model.source, Body, config.model.cut)
     adapt(body, config, trains=True)
     return body
 
@@ -35,13 +33,7 @@ def initial_front_adapter(config: Config) -> Mapping[str, torch.Tensor]:
 
 def load_client_parts(config: Config) -> tuple[Front, Body | None]:
     """The front with its adapter, and the body where nothing is split."""
-    front = load_front(config.model.source, config.model.cut, **_place(config))
-    adapt(front, config, trains=config.lora.train_front)
-    if config.training.split:
-        return front, None
-    body = load_body(config.model.source, config.model.cut, **_place(config))
-    adapt(body, config, trains=True)
-    return front, body
+    return front_of(config), None if config.training.split else body_of(config)
 
 
 def load_client_rows(config: Config) -> tuple[list[Row], list[Row]]:
@@ -73,11 +65,3 @@ def encode_client_rows(rows: tuple[list[Row], list[Row]], config: Config) -> tup
     tokenizer = load_tokenizer(config.model.source)
     train, held_out = (encode(part, tokenizer, config.data.max_tokens) for part in rows)
     return train, held_out
-
-
-def _place(config: Config) -> dict[str, Any]:
-    return {
-        "dtype": getattr(torch, config.model.dtype),
-        "device": device_of(config),
-        "attn_implementation": config.model.attention,
-    }
