@@ -153,6 +153,11 @@ class EvaluationConfig(Section):
     batch_size: Positive = 16
     codec: str = "none"
     generate: Annotated[int, Field(ge=0)] = 2  # sentences generated before and after training
+    text_samples: Annotated[int, Field(ge=0)] = (
+        0  # held-out prompts whose continuations are scored at the end
+    )
+    beams: Positive = 1  # 1: greedy
+    max_new_tokens: Positive = 64
 
     _readable = field_validator("codec")(FlowConfig._readable.__func__)  # type: ignore[attr-defined]
 

@@ -14,7 +14,8 @@ SplitComError
 ├── ProtocolError
 │   ├── LocalProtocolError   our side is about to break the protocol: a bug here
 │   └── RemoteProtocolError  the other side broke it
-└── RunError               a run folder that cannot be written, read or resumed
+├── RunError               a run folder that cannot be written, read or resumed
+└── MissingExtraError      an optional dependency that is not installed
 """
 
 from collections.abc import Sequence
@@ -87,3 +88,10 @@ class RemoteProtocolError(ProtocolError):
 
 class RunError(SplitComError):
     """A run folder cannot be written, read or resumed."""
+
+
+class MissingExtraError(SplitComError):
+    """Something needs an optional dependency that is not installed."""
+
+    def __init__(self, what: str, extra: str, cause: ImportError) -> None:
+        super().__init__(f"{what} needs the extra '{extra}' ({cause}): pip install 'splitcom[{extra}]'")

@@ -9,7 +9,9 @@ from rich.text import Text
 from splitcom.cli.certs import certs
 from splitcom.cli.compare import compare
 from splitcom.cli.demo import demo
+from splitcom.cli.evaluate import evaluate
 from splitcom.cli.export import export
+from splitcom.cli.generate import generate
 from splitcom.cli.inspect import inspect
 from splitcom.cli.join import join
 from splitcom.cli.report import report
@@ -27,7 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for command in (demo, train, compare, inspect, export, report, serve, join):
+for command in (demo, train, compare, evaluate, generate, inspect, export, report, serve, join):
     app.command()(command)
 app.add_typer(certs, name="certs")
 

@@ -54,6 +54,10 @@ class ProgressBar(Observer):
             f"{format_bytes(report.total_bytes)}",
         )
 
+    def on_text(self, done: int, total: int) -> None:
+        """Show how many texts are written."""
+        self._progress.update(self._task, status=f"writing text to score: {done}/{total}")
+
     def on_round(self, lines: Sequence[Mapping[str, Any]]) -> None:
         """Show the held-out loss until the next step."""
         if lines and lines[0]["eval_loss"] is not None:

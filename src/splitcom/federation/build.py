@@ -105,8 +105,24 @@ def load_texts(config: Config) -> Texts:
 
     Which rows train and which are held out does not depend on the run's seed, so that seeds can be compared.
     """
-    data = config.data
     tokenizer = load_tokenizer(config.model.source)
+    rows, held_out = load_all_rows(config)
+    train = encode(rows, tokenizer, config.data.max_tokens)
+    parts = partition(
+        train.samples,
+        config.federation.clients,
+        kind=config.partition.kind,
+        alpha=config.partition.alpha,
+        column=config.partition.column,
+        seed=derive_seed(config.seed, "partition"),
+    )
+    held_out = held_out[: config.data.held_out_samples]
+    return Texts(parts, train, encode(held_out, tokenizer, config.data.max_tokens))
+
+
+def load_all_rows(config: Config) -> tuple[list[Row], list[Row]]:
+    """The rows that train, and every row that may be held out, of which a run takes the first."""
+    data = config.data
     generated = data.source == "generated"
     num_train = data.samples or (600 if generated else None)
     load = partial(
@@ -117,25 +133,14 @@ def load_texts(config: Config) -> Texts:
         count=(num_train or 0) + data.held_out_samples,
     )
     rows = _shuffled(load(data.source), "train")
-    if data.held_out is None:
-        if len(rows) <= data.held_out_samples:
-            raise ConfigError(
-                f"data.held_out_samples = {data.held_out_samples}: {data.source} has {len(rows)} rows in all; "
-                "lower it, or name another source in data.held_out"
-            )
-        held_out, rows = rows[: data.held_out_samples], rows[data.held_out_samples :]
-    else:
-        held_out = _shuffled(load(data.held_out), "held out")[: data.held_out_samples]
-    train = encode(rows[:num_train], tokenizer, data.max_tokens)
-    parts = partition(
-        train.samples,
-        config.federation.clients,
-        kind=config.partition.kind,
-        alpha=config.partition.alpha,
-        column=config.partition.column,
-        seed=derive_seed(config.seed, "partition"),
-    )
-    return Texts(parts, train, encode(held_out, tokenizer, data.max_tokens))
+    if data.held_out is not None:
+        return rows[:num_train], _shuffled(load(data.held_out), "held out")
+    if len(rows) <= data.held_out_samples:
+        raise ConfigError(
+            f"data.held_out_samples = {data.held_out_samples}: {data.source} has {len(rows)} rows in all; "
+            "lower it, or name another source in data.held_out"
+        )
+    return rows[data.held_out_samples :][:num_train], rows[: data.held_out_samples]
 
 
 def build_server(

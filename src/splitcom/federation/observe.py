@@ -29,5 +29,8 @@ class Observer:
     def on_evaluation(self, round_index: int, done: int, total: int) -> None:
         """`done` of `total` held-out samples have been evaluated."""
 
+    def on_text(self, done: int, total: int) -> None:
+        """`done` of `total` held-out prompts have been continued, after training."""
+
     def on_round(self, lines: Sequence[Mapping[str, Any]]) -> None:
         """A round is done; its lines of metrics.jsonl, one for each client."""

@@ -15,7 +15,7 @@ from splitcom.federation.build import Simulation, load_parts, load_texts
 from splitcom.federation.observe import Observer
 from splitcom.federation.rounds import Federation
 from splitcom.methods import METHODS
-from splitcom.methods.sentences import generate_pairs
+from splitcom.methods.text import Writer, generate_pairs, score_text
 from splitcom.metrics.record import RunFolder
 from splitcom.models import Part, adapter_state, export_adapter
 
@@ -75,6 +75,8 @@ def train(
     result = result_of(simulation.federation, config, label or config.method, simulation.clock.server_time_s)
     if config.evaluation.generate:
         result["samples"] = generate_pairs(config, folder.adapter, texts.held_out.samples)
+    if config.evaluation.text_samples:
+        result["text"] = score_text(Writer.of_run(config, folder.adapter), observer.on_text)
     folder.write_result(result)
     return Run(folder.path, result)
 

@@ -113,13 +113,14 @@ class Part(nn.Module):
                 block.train(mode)
         return self
 
-    def _run(self, attention_mask: Tensor | None, **inputs: Tensor) -> Tensor:
+    def _run(self, attention_mask: Tensor | None, **inputs: Any) -> Tensor:
+        inputs = {"attention_mask": attention_mask, "use_cache": False, **inputs}
         if self.span.last:
-            return cast(Tensor, self.model(attention_mask=attention_mask, use_cache=False, **inputs).logits)
+            return cast(Tensor, self.model(**inputs).logits)
         decoder = self.model.get_submodule(self.anatomy.decoder)
         door = cast(Exit, self._slots[self.span.stop])
         try:
-            decoder(attention_mask=attention_mask, use_cache=False, **inputs)
+            decoder(**inputs)
             return cast(Tensor, door.taken)
         finally:
             door.taken = None  # or the graph would live until the next call
@@ -128,13 +129,16 @@ class Part(nn.Module):
 class Front(Part):
     """Embeddings and the first blocks."""
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """Map ids and mask (int64 [B, T]) to hidden states [B, T, D] in the model's dtype."""
-        return self._run(attention_mask, input_ids=input_ids)
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **context: Any) -> Tensor:
+        """Map ids and mask (int64 [B, T]) to hidden states [B, T, D] in the model's dtype.
+
+        `context` is what transformers' models take besides: a cache, position ids.
+        """
+        return self._run(attention_mask, input_ids=input_ids, **context)
 
 
 class _Later(Part):
-    def forward(self, hidden: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+    def forward(self, hidden: Tensor, attention_mask: Tensor | None = None, **context: Any) -> Tensor:
         """Map hidden states [B, T, D] to logits [B, T, V], or to hidden states where a tail follows.
 
         Differentiable in `hidden`, which may have another float dtype than the model.
@@ -143,7 +147,7 @@ class _Later(Part):
         door.given = hidden.to(self.dtype)
         zeros = door.given.new_zeros(*hidden.shape[:2], self.anatomy.width)
         try:
-            return self._run(attention_mask, inputs_embeds=zeros)
+            return self._run(attention_mask, inputs_embeds=zeros, **context)
         finally:
             door.given = None
 

@@ -1,0 +1,44 @@
+"""`splitcom evaluate`: loss and text scores of a finished run."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from splitcom.cli.train import Assignments
+
+
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    prompts: Annotated[
+        int | None, typer.Option(min=0, help="Held-out prompts whose continuations are scored; 0 for none.")
+    ] = None,
+    beams: Annotated[int | None, typer.Option(min=1, help="Beams of the search; 1 is greedy.")] = None,
+    assignments: Assignments = None,
+) -> None:
+    """Evaluate a finished run on its held-out data: loss, perplexity, and BLEU, NIST, ROUGE-L, chrF of its text.
+
+    Scores need the extra 'eval'. Writes evaluation.json into the run folder.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from splitcom.config import parse_assignment
+    from splitcom.methods.evaluate import EVALUATION, evaluate_run
+
+    console = Console()
+    options = {"evaluation.text_samples": 100 if prompts is None else prompts, "evaluation.beams": beams}
+    changes = {key: value for key, value in options.items() if value is not None}
+    changes |= dict(map(parse_assignment, assignments or []))
+    with console.status("loading") as status:
+        found = evaluate_run(
+            run, changes, lambda done, total: status.update(f"continued {done} of {total} prompts")
+        )
+    table = Table.grid(padding=(0, 2))
+    table.add_column()
+    table.add_column(justify="right")
+    for name, value in (found | found.pop("text", {})).items():
+        shown = ", ".join(f"{part:.1f}" for part in value) if isinstance(value, list) else value
+        table.add_row(name.replace("_", " "), f"{shown:.3f}" if isinstance(shown, float) else str(shown))
+    console.print(table)
+    console.print(f"written to {run / EVALUATION}", highlight=False, soft_wrap=True)

@@ -1,0 +1,34 @@
+"""`splitcom generate`: text from the model of a finished run."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def generate(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    prompt: Annotated[
+        list[str], typer.Option(help="Text to continue, in the form of the run's data.prompt. Repeatable.")
+    ],
+    beams: Annotated[int, typer.Option(min=1, help="Beams of the search; 1 is greedy.")] = 1,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to write at most.")] = 64,
+) -> None:
+    """Continue prompts with a finished run's model, cut as it was trained; shows what each token sends."""
+    from rich.console import Console
+
+    from splitcom.methods.evaluate import writer_of
+
+    console = Console()
+    with console.status("loading"):
+        writer = writer_of(run, {"evaluation.beams": beams, "evaluation.max_new_tokens": max_new_tokens})
+        texts = writer.write(prompt)
+    for given, text in zip(prompt, texts, strict=True):
+        console.print(given, style="dim", highlight=False, markup=False, soft_wrap=True)
+        console.print(text or "(nothing)", style="bold", highlight=False, markup=False, soft_wrap=True)
+    for index, wire in enumerate(writer.wires):
+        console.print(
+            f"{'front to body' if index == 0 else 'body to tail'}: {wire.positions} positions, {wire.bytes:,} bytes "
+            f"({wire.bytes / max(wire.positions, 1):.0f} each)",
+            highlight=False,
+        )

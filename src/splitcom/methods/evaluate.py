@@ -1,0 +1,54 @@
+"""What a finished run's model is worth on held-out data, beyond the loss in its result.json."""
+
+import json
+from collections.abc import Mapping
+from math import exp
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from splitcom.config import Config
+from splitcom.errors import RunError
+from splitcom.federation.build import load_texts
+from splitcom.federation.loss import token_losses
+from splitcom.federation.plan import held_out_batches
+from splitcom.methods.text import Progress, Writer, score_text
+from splitcom.metrics.record import RunFolder, write_atomic
+
+EVALUATION = "evaluation.json"
+
+
+def writer_of(run: str | Path, changes: Mapping[str, Any] | None = None) -> Writer:
+    """The model of a finished run; `changes` to its settings, such as {"evaluation.beams": 4}.
+
+    Raises RunError where there is no run or it has not ended, ConfigError, ModelError, AdapterError.
+    """
+    folder = RunFolder(run)
+    config = Config.from_toml(folder.config_toml(), str(folder.path / "config.toml"), changes)
+    if folder.result() is None:
+        raise RunError(f"{folder.path}: the run has not ended; continue it with `splitcom train --resume`")
+    return Writer.of_run(config, folder.adapter)
+
+
+@torch.no_grad()
+def evaluate_run(
+    run: str | Path, changes: Mapping[str, Any] | None = None, on_progress: Progress | None = None
+) -> dict[str, Any]:
+    """Evaluate a finished run and write evaluation.json into its folder; returns the content.
+
+    Loss (nats per token) and perplexity of the held-out samples; with `evaluation.text_samples`, the scores of
+    `splitcom.metrics.quality` for so many distinct held-out prompts, and what a generated token costs at the cut.
+    """
+    writer = writer_of(run, changes)
+    config = writer.config
+    losses = [
+        token_losses(writer.logits(batch.input_ids, batch.attention_mask), batch.labels)[0]
+        for batch in held_out_batches(load_texts(config).held_out.samples, config)
+    ]
+    loss = float(torch.cat(losses).double().mean())
+    found: dict[str, Any] = {"loss": loss, "perplexity": exp(min(loss, 700.0))}
+    if config.evaluation.text_samples:
+        found["text"] = score_text(writer, on_progress)
+    write_atomic(Path(run) / EVALUATION, (json.dumps(found, indent=2) + "\n").encode())
+    return found
