@@ -65,6 +65,8 @@ def test_a_run_from_file_to_report_and_merged_model(splitcom, config_file, tmp_p
     base = load_file(Path(result["model"]) / "model.safetensors")
     changed = {name for name in base if not torch.equal(base[name], merged[name])}
     assert changed and all(re.search(r"\.[qv]_proj\.", name) for name in changed)
+    code, out, _ = splitcom("watch", run)
+    assert code == 0 and "round 2 of 2" in out
     code, out, _ = splitcom("evaluate", run, "--prompts", "3", "--set", "evaluation.max_new_tokens=4")
     assert code == 0 and "bleu" in out and (run / "evaluation.json").exists()
     code, out, _ = splitcom("generate", run, "--prompt", "name[Alder] =>", "--max-new-tokens", "3")

@@ -17,6 +17,7 @@ from splitcom.cli.join import join
 from splitcom.cli.report import report
 from splitcom.cli.serve import serve
 from splitcom.cli.train import train
+from splitcom.cli.watch import watch
 from splitcom.errors import SplitComError
 
 INTERRUPTED = 130  # typer's exit code for Ctrl-C
@@ -29,7 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for command in (demo, train, compare, evaluate, generate, inspect, export, report, serve, join):
+for command in (demo, train, compare, watch, evaluate, generate, inspect, export, report, serve, join):
     app.command()(command)
 app.add_typer(certs, name="certs")
 

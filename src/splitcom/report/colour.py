@@ -14,6 +14,7 @@ INK = "#1b1f24"  # text and axes; SVGs replace it by the page's text colour
 _BLUE, _SKY, _GREEN, _ORANGE, _RED, _PINK = "#0072b2", "#56b4e9", "#009e73", "#e69f00", "#d55e00", "#cc79a7"
 _GREY, _PURPLE, _BROWN = "#8a8a8a", "#7b61c4", "#8c564b"
 CURVE = _BLUE  # a plot with one line
+BASELINE_COLOUR = _GREY
 
 _FLOWS = {
     "activation_up": _BLUE,

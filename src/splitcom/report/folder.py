@@ -61,6 +61,17 @@ class Sample(_Record):
     after: str
 
 
+class Text(_Record):
+    """Scores of generated text; those that were not computed are None."""
+
+    prompts: int
+    bleu: float | None = None
+    nist: float | None = None
+    meteor: float | None = None
+    rouge_l: float | None = None
+    chrf: float | None = None
+
+
 class Result(_Record):
     """`result.json`: the outcome of one run; sizes in bytes, savings as fractions."""
 
@@ -77,6 +88,7 @@ class Result(_Record):
     seconds: Seconds
     environment: dict[str, object] = {}
     samples: list[Sample] = []
+    text: Text | None = None
 
     @property
     def model_name(self) -> str:
@@ -94,7 +106,9 @@ class ClientRound(_Record):
     eval_loss: float | None = None
     threshold: dict[str, float | None] = {}
     skip_ratio: dict[str, float | None] = {}
+    steps: int = 0
     bytes: dict[str, int] = {}
+    uncompressed_bytes: dict[str, int] = {}
 
 
 @dataclass(frozen=True)
@@ -132,7 +146,7 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
     folder = Path(folder)
     text = _read(folder / RESULT, "only a finished run has one; resume it")
     result = _validate(Result, text, folder / RESULT)
-    return Run(folder, result, _load_metrics(folder), _read(folder / CONFIG, "copy it back into the folder"))
+    return Run(folder, result, load_metrics(folder), _read(folder / CONFIG, "copy it back into the folder"))
 
 
 def load_comparison(folder: str | os.PathLike[str]) -> Comparison:
@@ -148,7 +162,7 @@ def load_comparison(folder: str | os.PathLike[str]) -> Comparison:
     runs = []
     for one in compared:
         own = folder / one.folder
-        runs.append(Run(own, one.result, _load_metrics(own) if own.is_dir() else []))
+        runs.append(Run(own, one.result, load_metrics(own) if own.is_dir() else []))
     return Comparison(folder, runs)
 
 
@@ -157,7 +171,8 @@ def as_result(result: Result | Mapping[str, object]) -> Result:
     return result if isinstance(result, Result) else _validate(Result, dict(result), "result")
 
 
-def _load_metrics(folder: Path) -> list[ClientRound]:
+def load_metrics(folder: Path) -> list[ClientRound]:
+    """Read the lines of a run's metrics.jsonl; raises RunError naming the line that is wrong."""
     path = folder / METRICS
     lines = _read(path, "the run folder is incomplete; run it again").splitlines()
     return [_validate(ClientRound, line, f"{path}, line {number}") for number, line in enumerate(lines, 1)]

@@ -7,8 +7,8 @@ from urllib.parse import quote
 
 from splitcom.errors import RunError
 from splitcom.metrics.record import write_atomic
-from splitcom.report import markup
-from splitcom.report.colour import flow_colour, label_styles
+from splitcom.report import markup, traffic
+from splitcom.report.colour import BASELINE_COLOUR, CURVE, flow_colour, label_styles
 from splitcom.report.folder import (
     COMPARISON,
     REPORT,
@@ -50,14 +50,17 @@ def _run_page(run: Run) -> str:
         f"{result.method} · model {result.model_name} · {_count(result.rounds, 'round')} · "
         f"{_count(result.clients, 'client')} · seed {result.seed}"
     )
+    timed = traffic.of_run(run) if result.bytes["total"] else []
     sections = [
         markup.cards(_headlines(result)),
         _run_figures(run),
         *([markup.section("Bytes per flow", _flow_table(result))] if result.bytes["total"] else []),
+        *_link_times(timed, [CURVE, BASELINE_COLOUR]),
+        *_text_scores(result),
         *_samples(result),
         markup.section("How it was run", *_provenance(run)),
     ]
-    return markup.page(result.label, subtitle, sections)
+    return markup.page(result.label, subtitle, sections, {"methods": timed})
 
 
 def _headlines(result: Result) -> list[tuple[str, str, str]]:
@@ -132,6 +135,31 @@ def _flow_table(result: Result) -> Markup:
     )
 
 
+def _link_times(timed: list[dict[str, object]], colours: list[str]) -> Iterator[Markup]:
+    rows = [
+        (colour, str(method["label"]))
+        for colour, method in zip(colours, timed, strict=False)
+        if method["seeds"]
+    ]
+    if rows:
+        yield markup.section(
+            "Time on a link", markup.link_times(traffic.SLIDERS, rows), markup.paragraph(traffic.EXPLANATION)
+        )
+
+
+def _text_scores(result: Result) -> Iterator[Markup]:
+    if result.text is not None:
+        scores = result.text.model_dump(exclude={"prompts"}, exclude_none=True)
+        cells = [f"{value:.3f}" for value in scores.values()]
+        yield markup.section(
+            "Generated text, scored",
+            markup.table([name.replace("_", "-").upper() for name in scores], [cells], texts=0),
+            markup.paragraph(
+                f"Continuations of {result.text.prompts} held-out prompts against all their references."
+            ),
+        )
+
+
 def _samples(result: Result) -> Iterator[Markup]:
     if result.samples:
         texts = [
@@ -160,6 +188,9 @@ def _comparison_page(comparison: Comparison) -> str:
     from splitcom.report import plots
 
     results = [run.result for run in comparison.runs]
+    rows = summarise(results)
+    styles = label_styles(rows)
+    timed = traffic.of_comparison(rows, comparison.runs)
     first, seeds = results[0], {result.seed for result in results}
     rounds = " or ".join(map(str, sorted({result.rounds for result in results})))
     name = comparison.folder.resolve().name
@@ -174,18 +205,22 @@ def _comparison_page(comparison: Comparison) -> str:
         [
             markup.section("Methods", _method_table(results)),
             markup.figures(drawn),
+            *_link_times(timed, [styles[row.label].colour for row in rows]),
             markup.section("Runs", _run_table(comparison)),
         ],
+        {"methods": timed},
     )
 
 
 def _method_table(results: list[Result]) -> Markup:
-    names = ["method", "seeds", "held-out loss", "perplexity", "up", "down", "total", "share", "saving"]
+    names = ["method", "seeds", "held-out loss", "perplexity"]
+    names += ["bleu"] if any(result.text is not None for result in results) else []
+    names += ["up", "down", "total", "share", "saving"]
     names += ["link time"] if any(result.seconds.virtual for result in results) else []
     names += ["wall time"]
     styles = label_styles(summarise(results))
     rows = [
-        [markup.swatch(styles[label].colour, label), *others]
+        [markup.switch(styles[label].colour, label), *others]
         for label, *others in table_cells(results, names)
     ]
     explained = (

@@ -1,5 +1,8 @@
 """Elements of a self-contained HTML page; knows nothing of runs. Every text is escaped here."""
 
+import base64
+import hashlib
+import json
 from collections.abc import Sequence
 from html import escape
 from importlib.resources import files
@@ -14,14 +17,20 @@ def html(value: object) -> str:
     return value if isinstance(value, Markup) else escape(str(value))
 
 
-def page(title: str, subtitle: str, sections: Sequence[Markup]) -> str:
-    """Compose a whole document that fetches nothing and runs no script."""
-    style = files("splitcom.report").joinpath("page.css").read_text(encoding="utf-8")
+def page(title: str, subtitle: str, sections: Sequence[Markup], data: object) -> str:
+    """Compose a whole document that fetches nothing; its one script works on `data`, which is JSON."""
+    style, script = (
+        files("splitcom.report").joinpath(name).read_text(encoding="utf-8")
+        for name in ("page.css", "page.js")
+    )
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    embedded = json.dumps(data, ensure_ascii=False).replace("<", "\\u003c")  # nothing in it ends the element
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <title>{html(title)}</title>
@@ -32,6 +41,8 @@ def page(title: str, subtitle: str, sections: Sequence[Markup]) -> str:
 <main>
 <header><h1>{html(title)}</h1><p class="quiet">{html(subtitle)}</p></header>
 {"".join(sections)}</main>
+<script type="application/json" id="data">{embedded}</script>
+<script>{script}</script>
 </body>
 </html>
 """
@@ -105,6 +116,35 @@ def preformatted(text: str) -> Markup:
 def swatch(colour: str, text: str) -> Markup:
     """Mark a name with its colour in the plots."""
     return Markup(f'<span class="swatch" style="background:{html(colour)}"></span>{html(text)}')
+
+
+def switch(colour: str, label: str) -> Markup:
+    """Mark a name with its colour and, where the script runs, a box that shows and hides it in the plots."""
+    box = f'<input type="checkbox" checked hidden data-shows="{html(label)}" aria-label="show {html(label)}">'
+    return Markup(f"{box}{swatch(colour, label)}")
+
+
+def link_times(
+    sliders: Sequence[tuple[str, str, str, float, float, float]], rows: Sequence[tuple[str, str]]
+) -> Markup:
+    """Make sliders, of powers of ten, and a table of bars that the script fills.
+
+    `sliders` are (name, text, unit, lowest, highest, first exponent), `rows` are (colour, label).
+    """
+    inputs = "".join(
+        f'<label>{html(text)} <input type="range" name="{name}" data-unit="{html(unit)}" min="{low}" max="{high}" '
+        f'step="0.05" value="{first}"><output></output></label>'
+        for name, text, unit, low, high, first in sliders
+    )
+    body = "".join(
+        f'<tr><td class="text">{swatch(colour, label)}</td><td class="time">–</td>'
+        f'<td class="track"><span class="bar" style="background:{html(colour)}"></span></td></tr>'
+        for colour, label in rows
+    )
+    return Markup(
+        f'<div id="link"><div class="sliders">{inputs}</div>'
+        f'<div class="scroll times" tabindex="0"><table><tbody>{body}</tbody></table></div></div>\n'
+    )
 
 
 def link(address: str, text: str) -> Markup:

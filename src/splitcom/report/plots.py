@@ -21,12 +21,13 @@ from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatt
 from splitcom.report.colour import CURVE, INK, LabelStyle, client_colour, flow_colour, label_styles
 from splitcom.report.folder import TOTAL_FLOWS, ClientRound, Comparison, Run
 from splitcom.report.format import format_bytes, format_percent
-from splitcom.report.summary import Row, group, summarise
+from splitcom.report.summary import Row, group, pareto_front, summarise
 
 # Small figures with large type: a phone shows them at 0.8, a desktop two beside one another at 1.2.
 _WIDTH_IN = 4.8
 _MAX_NAMED_CLIENTS = 7  # as many as have a colour of their own
 _MAX_MARKED_POINTS = 30
+_SERIES = "series:"
 _STYLE = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
@@ -65,7 +66,9 @@ def render_svg(draw: Callable[[SubjectT], Figure], subject: SubjectT, descriptio
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # nothing refers to groups, and their ids repeat between plots
+    # The page's script finds a method's marks by name; other ids repeat between plots, and nothing refers to them.
+    svg = re.sub(rf'<g id="{_SERIES}([^"]*)"', r'<g data-series="\1"', svg)
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)
     svg = re.sub(r' (width|height)="[\d.]+pt"', "", svg, count=2)
     return svg.replace("<svg", f'<svg role="img" aria-label="{escape(description)}"', 1)
 
@@ -194,13 +197,16 @@ def loss_plane(comparison: Comparison) -> Figure:
     for run in comparison.runs:
         sent, losses = loss_curve(run)
         if sent and sent[0] > 0:
-            upper.plot(sent, losses, color=styles[run.result.label].colour, linewidth=1.2, alpha=0.8)
+            colour, gid = styles[run.result.label].colour, _SERIES + run.result.label
+            upper.plot(sent, losses, color=colour, linewidth=1.2, alpha=0.8, gid=gid)
     ends = {row.label: _draw_end(upper, lower, row, styles[row.label]) for row in rows}
     upper.set_title("during training, each seed")
-    lower.set_title("at the end, mean and spread over seeds")
+    lower.set_title("at the end, mean and spread; dotted: Pareto front")
     lower.set_xlabel("bytes sent, up and down (logarithmic)")
     figure.supylabel("held-out loss, nats/token", fontsize=10)
     _log_bytes_axis(lower)
+    front = pareto_front(row for row in rows if row.total.mean > 0)
+    _draw_front(lower, [(row.total.mean, row.loss.mean) for row in front])
     figure.legend(
         list(ends.values()), [textwrap.fill(label, 52) for label in ends], loc="outside lower left", ncols=1
     )
@@ -252,11 +258,12 @@ def loss_curve(run: Run) -> tuple[list[int], list[float]]:
 
 def _draw_end(upper: Axes, lower: Axes, row: Row, style: LabelStyle) -> Line2D:
     """Mark where a method ends; gives what stands for it in the legend."""
+    gid = _SERIES + row.label
     if row.total.mean == 0:  # has no place on a logarithmic axis
-        lower.axhline(row.loss.mean, color=style.colour, linestyle="--")
-        return upper.axhline(row.loss.mean, color=style.colour, linestyle="--")
+        lower.axhline(row.loss.mean, color=style.colour, linestyle="--", gid=gid)
+        return upper.axhline(row.loss.mean, color=style.colour, linestyle="--", gid=gid)
     x, y = row.total.mean, row.loss.mean
-    lower.errorbar(
+    end = lower.errorbar(
         x,
         y,
         xerr=row.total.spread,
@@ -266,8 +273,21 @@ def _draw_end(upper: Axes, lower: Axes, row: Row, style: LabelStyle) -> Line2D:
         markersize=7,
         capsize=3,
     )
-    [mark] = upper.plot(x, y, linestyle="", marker=style.marker, color=style.colour, markersize=7)
+    for artist in (end.lines[0], *end.lines[1], *end.lines[2]):
+        artist.set_gid(gid)
+    [mark] = upper.plot(x, y, linestyle="", marker=style.marker, color=style.colour, markersize=7, gid=gid)
     return mark
+
+
+def _draw_front(axes: Axes, ends: list[tuple[float, float]]) -> None:
+    """Draw steps below and left of which no method is, up to the edges of the plot as it is."""
+    if ends:
+        (_, right), (_, top) = axes.get_xlim(), axes.get_ylim()
+        sizes, losses = [ends[0][0], *(size for size, _ in ends), right], [top, *(loss for _, loss in ends)]
+        axes.autoscale(enable=False)
+        axes.step(
+            sizes, [*losses, losses[-1]], color=INK, linestyle=":", linewidth=1.2, zorder=0, where="post"
+        )
 
 
 def _figure(height_in: float) -> tuple[Figure, Axes]:

@@ -19,6 +19,7 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
     "best loss": lambda row: with_spread(row.best_loss, 4),
     "last loss": lambda row: with_spread(row.loss, 4),
     "against splitlora, %": lambda row: with_spread(row.change, 2, _HUNDRED, sign="+"),
+    "BLEU": lambda row: with_spread(row.bleu, 1),
     "up, MB": lambda row: with_spread(row.up, scale=_MB),
     "down, MB": lambda row: with_spread(row.down, scale=_MB),
     "total, MB": lambda row: with_spread(row.total, scale=_MB),
@@ -102,9 +103,12 @@ def _section(comparison: Comparison) -> str:
         )
     rows = summarise(results)
     facts = f"Model `{results[0].model_name}`, {results[0].clients} clients, {results[0].rounds} rounds."
-    header = "| " + " | ".join(COLUMNS) + " |"
+    columns = {
+        name: write for name, write in COLUMNS.items() if name != "BLEU" or any(row.bleu for row in rows)
+    }
+    header = "| " + " | ".join(columns) + " |"
     if not any(row.method == BASELINE for row in rows):
         header = header.replace("of splitlora", "of uncompressed")  # what `share` then is
-    rule = "| " + " | ".join("---" if name == "method" else "---:" for name in COLUMNS) + " |"
-    body = ["| " + " | ".join(write(row) for write in COLUMNS.values()) + " |" for row in rows]
+    rule = "| " + " | ".join("---" if name == "method" else "---:" for name in columns) + " |"
+    body = ["| " + " | ".join(write(row) for write in columns.values()) + " |" for row in rows]
     return "\n\n".join([f"## {comparison.folder.resolve().name}", facts, "\n".join([header, rule, *body])])

@@ -52,9 +52,19 @@ class Row:
     total: Measure
     evaluation: Measure
     share: Measure | None
+    bleu: Measure | None
     saving: Measure
     wall: Measure
     virtual: Measure
+
+
+def pareto_front(rows: Iterable[Row]) -> list[Row]:
+    """The rows that no other beats in both bytes and loss, from the least bytes to the lowest loss."""
+    front: list[Row] = []
+    for row in sorted(rows, key=lambda row: (row.total.mean, row.loss.mean)):
+        if math.isfinite(row.loss.mean) and (not front or row.loss.mean < front[-1].loss.mean):
+            front.append(row)
+    return front
 
 
 def group(results: Iterable[Result]) -> dict[str, list[Result]]:
@@ -99,6 +109,7 @@ def _row(label: str, members: list[Result], baseline: dict[int, Result]) -> Row:
         total=measure(lambda result: result.bytes["total"]),
         evaluation=measure(lambda result: result.bytes.get("evaluation", 0)),
         share=Measure.of_known(map(share, members)),
+        bleu=Measure.of_known(None if result.text is None else result.text.bleu for result in members),
         saving=measure(lambda result: result.saving["total"]),
         wall=measure(lambda result: result.seconds.wall),
         virtual=measure(lambda result: result.seconds.virtual),

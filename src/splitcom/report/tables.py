@@ -39,6 +39,7 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
     "seeds": lambda row: str(len(row.seeds)),
     "held-out loss": lambda row: with_spread(row.loss, 3),
     "perplexity": lambda row: f"{row.perplexity.mean:.2f}",
+    "bleu": lambda row: with_spread(row.bleu, 1),
     "up": lambda row: of_mean(row.up, format_bytes),
     "down": lambda row: of_mean(row.down, format_bytes),
     "total": lambda row: of_mean(row.total, format_bytes),
@@ -61,6 +62,7 @@ def closing_table(results: Sequence[Result | Mapping[str, object]], title: str |
 
     checked = [as_result(result) for result in results]
     names = ["method", "up", "down", "total", "share", "held-out loss", "perplexity"]
+    names += ["bleu"] * any(result.text is not None for result in checked)
     compared = any(result.method == BASELINE for result in checked)
     table = Table(
         title=title,

@@ -59,8 +59,8 @@ def make_run(
             "eval_loss": losses[done],
             "threshold": {"activation_up": 0.98} if "temporal" in label else {},
             "skip_ratio": {"activation_up": 0.9 - 0.8 / done} if "temporal" in label else {},
-            "bytes": sent,
-            "uncompressed_bytes": whole,
+            "bytes": totals(sent),
+            "uncompressed_bytes": totals(whole),
             "seconds": {"client": 1.2, "server": 0.8, "codec": 0.1, "virtual": 12.3 * done},
         }
         for done in range(1, rounds + 1)

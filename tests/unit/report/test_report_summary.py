@@ -13,7 +13,7 @@ from splitcom.report import closing_table, load_comparison, results_markdown, wr
 from splitcom.report.colour import flow_colour, label_styles
 from splitcom.report.folder import Result
 from splitcom.report.format import format_bytes, format_percent, format_significant
-from splitcom.report.summary import Row, summarise
+from splitcom.report.summary import Row, pareto_front, summarise
 
 from .report_runs import METHODS, make_comparison, make_run
 
@@ -162,3 +162,12 @@ def test_three_significant_digits(value: float) -> None:
 @pytest.mark.parametrize(("below", "above"), [(0.9994, 0.9996), (0.0098, 0.0102), (0.98996, 0.9905)])
 def test_percentages_stay_apart_where_digits_change(below: float, above: float) -> None:
     assert float(format_percent(below)[:-2]) < float(format_percent(above)[:-2])
+
+
+def test_the_pareto_front_is_what_no_other_row_beats_in_both(comparison_folder: Path) -> None:
+    rows = summarise([run.result for run in load_comparison(comparison_folder).runs])
+    front = pareto_front(rows)
+    for row in rows:
+        better = [o for o in rows if o.total.mean < row.total.mean and o.loss.mean < row.loss.mean]
+        assert (row in front) == (not better)
+    assert [row.total.mean for row in front] == sorted(row.total.mean for row in front)

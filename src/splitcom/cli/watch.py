@@ -1,0 +1,33 @@
+"""`splitcom watch`: a run in the terminal while it runs."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def watch(
+    run: Annotated[Path, typer.Argument(help="Run folder, of a run that may still be running.")],
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 1.0,
+) -> None:
+    """Show a run's rounds as they end: losses, thresholds, skipped samples, bytes per flow. Ends with the run."""
+    from time import sleep
+
+    from rich.console import Console
+    from rich.live import Live
+
+    from splitcom.config import Config
+    from splitcom.metrics.record import RunFolder
+    from splitcom.report.live import progress_table
+
+    folder = RunFolder(run)
+    rounds = Config.from_toml(folder.config_toml(), str(run / "config.toml")).training.rounds
+    console = Console()
+    with Live(console=console, auto_refresh=False) as live:
+        while True:
+            finished = folder.result() is not None
+            live.update(progress_table(run, rounds), refresh=True)
+            if finished:
+                break
+            sleep(every)
+    console.print()
