@@ -166,6 +166,7 @@ class VariantConfig(Section):
     """One entry of a comparison: a method with some settings changed."""
 
     name: str
+    group: str = ""  # compared with the splitlora of the same group
     method: str = "splitcom"
     set: dict[str, Any] = {}
 
@@ -214,28 +215,18 @@ class Config(Section):
 
     @classmethod
     def load(cls, path: str | Path, overrides: Mapping[str, Any] | None = None) -> Self:
-        """Read a TOML file; raises ConfigError naming file, key, value and remedy."""
-        path = Path(path)
-        try:
-            text = path.read_text(encoding="utf-8")
-        except FileNotFoundError as error:
-            raise ConfigError(
-                f"{path}: no such file; `splitcom train --help` shows how to start one"
-            ) from error
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path}: cannot be read: {error}") from error
-        return cls.from_toml(text, where=str(path), overrides=overrides)
+        """Read a TOML file; raises ConfigError naming file, key, value and remedy.
+
+        Where the file has `extends = "base.toml"` (relative to itself), it changes what that one says.
+        """
+        return cls._from_tree(_merged(_read_tree(Path(path)), overrides or {}), str(path))
 
     @classmethod
     def from_toml(
         cls, text: str, where: str = "configuration", overrides: Mapping[str, Any] | None = None
     ) -> Self:
         """Read TOML text; `overrides` maps dotted keys to values and wins over the text."""
-        try:
-            tree = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
-            raise ConfigError(f"{where}: not valid TOML: {error}") from error
-        return cls._from_tree(_merged(tree, overrides or {}), where)
+        return cls._from_tree(_merged(_parse(text, where), overrides or {}), where)
 
     @classmethod
     def _from_tree(cls, tree: Mapping[str, Any], where: str) -> Self:
@@ -266,6 +257,41 @@ def parse_assignment(text: str) -> tuple[str, Any]:
         return key.strip(), tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
         return key.strip(), value.strip()
+
+
+def _read_tree(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Read a file's tree on top of the one it extends."""
+    if path.resolve() in extended_by:
+        raise ConfigError(f"{path}: extends = ...: the file extends itself; take the key out of one of them")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: no such file; `splitcom train --help` shows how to start one") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    tree = _parse(text, str(path))
+    base = tree.pop("extends", None)
+    if base is None:
+        return tree
+    if not isinstance(base, str):
+        raise ConfigError(f"{path}: extends = {base!r}: expected the path of a TOML file")
+    return _layered(_read_tree(path.parent / base, (*extended_by, path.resolve())), tree)
+
+
+def _layered(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    both = {
+        key: _layered(below[key], above[key])
+        for key in below.keys() & above.keys()
+        if isinstance(below[key], Mapping) and isinstance(above[key], Mapping)
+    }
+    return {**below, **above, **both}
+
+
+def _parse(text: str, where: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{where}: not valid TOML: {error}") from error
 
 
 def _merged(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

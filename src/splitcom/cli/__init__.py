@@ -6,6 +6,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from splitcom.cli.campaign import campaign
 from splitcom.cli.certs import certs
 from splitcom.cli.compare import compare
 from splitcom.cli.demo import demo
@@ -30,7 +31,20 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for command in (demo, train, compare, watch, evaluate, generate, inspect, export, report, serve, join):
+for command in (
+    demo,
+    train,
+    compare,
+    campaign,
+    watch,
+    evaluate,
+    generate,
+    inspect,
+    export,
+    report,
+    serve,
+    join,
+):
     app.command()(command)
 app.add_typer(certs, name="certs")
 

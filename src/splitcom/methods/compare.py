@@ -1,8 +1,11 @@
 """Several methods on the same data over several seeds: run what is missing, collect the results."""
 
+import hashlib
 import json
+import os
 import re
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,57 @@ def variants_of(config: Config, methods: Iterable[str] = ()) -> list[VariantConf
     return list(chosen)
 
 
+@dataclass(frozen=True)
+class Planned:
+    """One run of a comparison; `folder` is where it goes."""
+
+    variant: VariantConfig
+    config: Config
+    folder: Path
+
+
+def plan(
+    config: Config,
+    out: Path,
+    methods: Iterable[str] = (),
+    seeds: Iterable[int] = (),
+    cache: Path | None = None,
+) -> list[Planned]:
+    """Every variant with every seed, its configuration checked; folders below `out`, by name.
+
+    With `cache`, folders below that one, by what is run: comparisons that share it share their runs.
+    """
+    planned = []
+    for seed in list(seeds) or config.comparison.seeds:
+        for variant in variants_of(config, methods):
+            changes = {**variant.set, "method": variant.method, "seed": seed, "comparison": {}}
+            run_config = configured(config.override(changes))
+            folder = out / f"{_slug(variant.name)}-seed{seed}"
+            if cache is not None:
+                folder = cache / hashlib.sha256(run_config.to_toml().encode()).hexdigest()[:16]
+            planned.append(Planned(variant, run_config, folder))
+    return planned
+
+
+def write_comparison(
+    out: Path, planned: Iterable[Planned], results: Iterable[dict[str, Any]]
+) -> dict[str, Any]:
+    """Write comparison.json of finished runs, and return its content."""
+    runs = [
+        {
+            "folder": Path(os.path.relpath(run.folder, out)).as_posix(),
+            "result": {**result, "label": run.variant.name, "group": run.variant.group},
+        }
+        for run, result in zip(planned, results, strict=True)
+    ]
+    comparison = {"runs": runs}
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomic(
+        out / "comparison.json", (json.dumps(comparison, indent=1, ensure_ascii=False) + "\n").encode()
+    )
+    return comparison
+
+
 def compare(
     config: Config,
     out: str | Path,
@@ -39,30 +93,17 @@ def compare(
     A run that has ended with the same configuration is not run again, one that was interrupted is continued. All
     configurations are checked before the first run starts.
     """
-    variants = variants_of(config, methods)
-    plan = [
-        (variant.name, seed, _variant_config(config, variant, seed))
-        for seed in (list(seeds) or config.comparison.seeds)
-        for variant in variants
+    planned = plan(config, Path(out), methods, seeds)
+    results = [
+        go_on(run, observer_of(run.variant.name, run.config.seed) if observer_of else None) for run in planned
     ]
-    folder = Path(out)
-    runs = []
-    for name, seed, run_config in plan:
-        run_folder = f"{_slug(name)}-seed{seed}"
-        path = folder / run_folder
-        observer = observer_of(name, seed) if observer_of else None
-        started = (path / "config.toml").exists()
-        run = train(run_config, path, resume=started, label=name, observer=observer)
-        runs.append({"folder": run_folder, "result": run.result})
-    comparison = {"runs": runs}
-    text = json.dumps(comparison, indent=1, ensure_ascii=False) + "\n"
-    write_atomic(folder / "comparison.json", text.encode())
-    return comparison
+    return write_comparison(Path(out), planned, results)
 
 
-def _variant_config(config: Config, variant: VariantConfig, seed: int) -> Config:
-    changes = {**variant.set, "method": variant.method, "seed": seed, "comparison": {}}
-    return configured(config.override(changes))
+def go_on(run: Planned, observer: Observer | None = None) -> dict[str, Any]:
+    """Run what is left of a planned run; its result."""
+    started = (run.folder / "config.toml").exists()
+    return train(run.config, run.folder, resume=started, label=run.variant.name, observer=observer).result
 
 
 def _slug(name: str) -> str:

@@ -77,6 +77,7 @@ class Result(_Record):
 
     method: str
     label: str
+    group: str = ""
     model: str
     seed: int
     rounds: int

@@ -2,6 +2,7 @@
 
 import math
 import statistics
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -37,7 +38,8 @@ class Row:
     """A method in a comparison: losses in nats per token, sizes in bytes, ratios as fractions.
 
     `share` is the part of uncompressed SplitLoRA's traffic, or, where that was not run, of what the
-    same run would send with fp16 flows. `change` is the held-out loss against SplitLoRA's of the same seed.
+    same run would send with fp16 flows. `change` is the held-out loss against SplitLoRA's of the same seed. Both
+    look at the SplitLoRA of the row's group alone.
     """
 
     label: str
@@ -77,8 +79,11 @@ def group(results: Iterable[Result]) -> dict[str, list[Result]]:
 
 def summarise(results: Sequence[Result]) -> list[Row]:
     """Give a row per label, in the order in which the labels first occur."""
-    baseline = {result.seed: result for result in results if result.method == BASELINE}
-    return [_row(label, members, baseline) for label, members in group(results).items()]
+    baselines: defaultdict[str, dict[int, Result]] = defaultdict(dict)
+    for result in results:
+        if result.method == BASELINE:
+            baselines[result.group][result.seed] = result
+    return [_row(label, members, baselines[members[0].group]) for label, members in group(results).items()]
 
 
 def _row(label: str, members: list[Result], baseline: dict[int, Result]) -> Row:

@@ -1,0 +1,110 @@
+"""Several comparisons at once: runs that they share are run once, and some run side by side."""
+
+import json
+import multiprocessing
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from splitcom.config import Config
+from splitcom.errors import RunError, SplitComError
+from splitcom.methods.compare import Planned, go_on, plan, write_comparison
+from splitcom.metrics.record import RunFolder
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How far a campaign has come: rounds of all runs, finished runs, and the names of those that run."""
+
+    rounds_done: int
+    rounds: int
+    runs_done: int
+    runs: int
+    running: tuple[str, ...]
+
+
+def run_campaign(
+    configs: Mapping[str, Config],
+    out: str | Path,
+    jobs: int,
+    on_progress: Callable[[Standing], None] | None = None,
+) -> list[Path]:
+    """Run the comparisons of `configs` into folders of these names below `out`, `jobs` runs at a time.
+
+    The runs themselves are below `out`/runs, named by the hash of their configuration: what has been run, by any of
+    the comparisons, is not run again, and what was interrupted is continued. Returns the comparisons' folders.
+    Raises ConfigError before anything is run; RunError, naming them, after the others have ended, where runs failed.
+    """
+    out = Path(out)
+    plans = {name: plan(config, out / name, cache=out / "runs") for name, config in configs.items()}
+    distinct = {run.folder: run for planned in plans.values() for run in planned}
+    failed = _run_all(distinct, jobs, on_progress)
+    for name, planned in plans.items():
+        results = [RunFolder(run.folder).result() for run in planned]
+        if None not in results:
+            write_comparison(out / name, planned, [result for result in results if result is not None])
+    if failed:
+        raise RunError("\n".join(f"{folder}: {why}" for folder, why in failed.items()))
+    return [out / name for name in plans]
+
+
+def _run_all(
+    runs: Mapping[Path, Planned], jobs: int, on_progress: Callable[[Standing], None] | None
+) -> dict[Path, str]:
+    """Run what is missing; returns why some failed."""
+    missing = [run for folder, run in runs.items() if not (folder / "result.json").exists()]
+    failed: dict[Path, str] = {}
+    with _pool(jobs) as pool:
+        futures: dict[Future[str | None], Planned] = {pool.submit(_run_one, run): run for run in missing}
+        while futures:
+            done, _ = wait(futures, timeout=1.0, return_when=FIRST_COMPLETED)
+            for future in done:
+                run = futures.pop(future)
+                if (why := future.result()) is not None:
+                    failed[run.folder] = why
+            if on_progress is not None:
+                running = tuple(run.variant.name for future, run in futures.items() if future.running())
+                rounds = sum(run.config.training.rounds for run in runs.values())
+                rounds_done = sum(map(_rounds_done, runs.values()))
+                on_progress(
+                    Standing(rounds_done, rounds, len(runs) - len(futures), len(runs), running[:jobs])
+                )
+    return failed
+
+
+@contextmanager
+def _pool(jobs: int) -> Iterator[ProcessPoolExecutor]:
+    """Processes that end at once where the campaign is interrupted; their runs go on from their last round."""
+    context = multiprocessing.get_context("spawn")  # a forked torch may hang
+    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        yield pool
+    except BaseException:
+        for process in multiprocessing.active_children():
+            process.terminate()
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    pool.shutdown()
+
+
+def _run_one(run: Planned) -> str | None:
+    """Run in another process; an error of ours comes back as text, since not all of them can be pickled."""
+    try:
+        go_on(run)
+    except SplitComError as error:
+        return f"{run.variant.name}: {error}"
+    return None
+
+
+def _rounds_done(run: Planned) -> int:
+    if (run.folder / "result.json").exists():
+        return run.config.training.rounds
+    try:
+        lines = (run.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        return int(json.loads(lines[-1])["round"])
+    except (OSError, ValueError, IndexError):  # not begun, or in the middle of a write
+        return 0

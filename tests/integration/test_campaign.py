@@ -1,0 +1,106 @@
+"""Several comparisons with shared runs: nothing runs twice, an interruption costs nothing, a failure is named."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from splitcom.config import VariantConfig
+from splitcom.errors import ConfigError, RunError
+from splitcom.methods.campaign import run_campaign
+from splitcom.report import load_comparison
+from splitcom.report.summary import summarise
+
+
+def variants(config, *chosen):
+    return config.override(
+        {"comparison.variants": [one.model_dump() for one in chosen], "comparison.seeds": [0]}
+    )
+
+
+BASE = VariantConfig(name="base", method="splitlora")
+OURS = VariantConfig(name="ours")
+
+
+def test_shared_runs_run_once_and_a_second_time_nothing_does(tiny_config, tmp_path):
+    small = tiny_config.override({"training.rounds": 1})
+    frozen = VariantConfig(name="frozen", method="frozen_front")
+    renamed = VariantConfig(name="uncompressed", method="splitlora")
+    configs = {"one": variants(small, BASE, OURS), "two": variants(small, renamed, frozen)}
+    seen = []
+    folders = run_campaign(configs, tmp_path, 2, seen.append)
+    assert folders == [tmp_path / "one", tmp_path / "two"]
+    assert len(list((tmp_path / "runs").iterdir())) == 3
+    assert seen[-1].runs_done == seen[-1].runs == seen[-1].rounds == seen[-1].rounds_done == 3
+    labels = [[run.result.label for run in load_comparison(folder).runs] for folder in folders]
+    assert labels == [["base", "ours"], ["uncompressed", "frozen"]]
+    assert all(run.metrics for folder in folders for run in load_comparison(folder).runs)
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("result.json")}
+    run_campaign(configs, tmp_path, 1)
+    assert times == {path: path.stat().st_mtime_ns for path in times}
+
+
+def test_a_failure_is_named_and_the_others_end(tiny_config, tmp_path):
+    small = tiny_config.override({"training.rounds": 1})
+    broken = VariantConfig(name="broken", set={"data.prompt": "{nowhere}"})
+    with pytest.raises(RunError, match=r"broken: .*no column 'nowhere'"):
+        run_campaign({"bad": variants(small, broken), "good": variants(small, BASE)}, tmp_path, 1)
+    assert load_comparison(tmp_path / "good").runs and not (tmp_path / "bad").exists()
+
+
+def test_each_group_has_its_own_baseline(tiny_config, tmp_path):
+    small = tiny_config.override({"training.rounds": 1})
+    chosen = [
+        VariantConfig(
+            name=f"{name}, {clients}", group=str(clients), method=method, set={"federation.clients": clients}
+        )
+        for clients in (1, 2)
+        for name, method in (("base", "splitlora"), ("ours", "splitcom"))
+    ]
+    [folder] = run_campaign({"clients": variants(small, *chosen)}, tmp_path, 2)
+    rows = {row.label: row for row in summarise([run.result for run in load_comparison(folder).runs])}
+    for clients in (1, 2):
+        base, ours = rows[f"base, {clients}"], rows[f"ours, {clients}"]
+        assert base.share.mean == 1 and base.change.mean == 0
+        assert ours.share.mean == pytest.approx(ours.total.mean / base.total.mean)
+        assert ours.change.mean == pytest.approx(ours.loss.mean / base.loss.mean - 1)
+
+
+def test_a_file_extends_another(tmp_path):
+    from splitcom.config import Config
+
+    (tmp_path / "base.toml").write_text("seed = 5\n[training]\nrounds = 7\nlr = 0.5\n")
+    top = tmp_path / "top.toml"
+    top.write_text('extends = "base.toml"\n[training]\nrounds = 3\n')
+    config = Config.load(top, {"seed": 6})
+    assert (config.seed, config.training.rounds, config.training.lr) == (6, 3, 0.5)
+    (tmp_path / "base.toml").write_text('extends = "top.toml"\n')
+    with pytest.raises(ConfigError, match="extends itself"):
+        Config.load(top)
+    top.write_text('extends = "nowhere.toml"\n')
+    with pytest.raises(ConfigError, match=r"nowhere\.toml: no such file"):
+        Config.load(top)
+
+
+def test_ctrl_c_ends_the_workers_and_the_same_command_goes_on(tiny_config, tmp_path):
+    path, out = tmp_path / "slow.toml", tmp_path / "out"
+    slow = variants(tiny_config.override({"training.rounds": 12}), BASE)
+    path.write_text(slow.to_toml())
+    command = [Path(sys.executable).parent / "splitcom", "campaign", path, "--out", out, "--jobs", "1"]
+    process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL)
+    while not any(out.rglob("metrics.jsonl")):
+        assert process.poll() is None
+        time.sleep(0.2)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(60) != 0
+    [metrics] = out.rglob("metrics.jsonl")
+    assert not any(out.rglob("result.json"))
+    before = json.loads(metrics.read_text().splitlines()[0])
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    assert load_comparison(out / "slow").runs[0].result.rounds == 12
+    assert json.loads(metrics.read_text().splitlines()[0]) == before
