@@ -13,6 +13,7 @@ import torch
 from splitcom.config import Config
 from splitcom.errors import RunError, SplitComError
 from splitcom.methods.compare import Planned, go_on, plan, write_comparison
+from splitcom.methods.run import check_same_configuration
 from splitcom.metrics.record import RunFolder
 
 
@@ -42,6 +43,9 @@ def run_campaign(
     out = Path(out)
     plans = {name: plan(config, out / name, cache=out / "runs") for name, config in configs.items()}
     distinct = {run.folder: run for planned in plans.values() for run in planned}
+    for folder, run in distinct.items():
+        if (folder / "config.toml").exists():
+            check_same_configuration(RunFolder(folder), run.config)
     failed = _run_all(distinct, jobs, on_progress)
     for name, planned in plans.items():
         results = [RunFolder(run.folder).result() for run in planned]

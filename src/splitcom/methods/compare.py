@@ -56,7 +56,10 @@ def plan(
             run_config = configured(config.override(changes))
             folder = out / f"{_slug(variant.name)}-seed{seed}"
             if cache is not None:
-                folder = cache / hashlib.sha256(run_config.to_toml().encode()).hexdigest()[:16]
+                # Without defaults, so that a new setting leaves old runs valid. A default that has changed is noticed
+                # when a run is to be continued, as config.toml is complete.
+                chosen = json.dumps(run_config.model_dump(exclude_defaults=True), sort_keys=True)
+                folder = cache / hashlib.sha256(chosen.encode()).hexdigest()[:16]
             planned.append(Planned(variant, run_config, folder))
     return planned
 
