@@ -47,6 +47,7 @@ class Peer:
     adapter_version: int = 0
     labels: dict[int, Labels] = field(default_factory=dict)
     gradient: tuple[Ragged, list[int]] | None = None  # of the last step, in case it must be sent again
+    position: tuple[int, int] = (0, 0)  # round and step of that gradient
     steps: int = 0
     tokens: int = 0
     loss_sum: float = 0.0

@@ -8,40 +8,27 @@ saved round, so that the run ends with the same bits as an undisturbed one.
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from math import isfinite
 from time import perf_counter
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
 from splitcom.codecs import ReferenceStore
 from splitcom.config import Config
-from splitcom.errors import RemoteProtocolError, UnknownReference
-from splitcom.federation.aggregate import weighted_average
-from splitcom.federation.body import Arrival, BodyTrainer, StepResult
+from splitcom.federation.body import BodyTrainer
 from splitcom.federation.channel import Channels
-from splitcom.federation.conversations import Conversations, Ended, Peer, Rejoined
+from splitcom.federation.conversations import Conversations, Peer, Rejoined
+from splitcom.federation.evaluation import Evaluation
 from splitcom.federation.lines import line_of
-from splitcom.federation.observe import Observer, StepReport
-from splitcom.federation.plan import num_round_batches, progress_of
-from splitcom.federation.sampling import sample_clients
+from splitcom.federation.observe import Observer
+from splitcom.federation.scheduling import Lockstep
+from splitcom.federation.shared import SharedAdapter
+from splitcom.federation.steps import Steps
 from splitcom.federation.store import PartyStore, sections_of
 from splitcom.metrics.ledger import Ledger
-from splitcom.protocol.adapters import pack_adapter, unpack_adapter
 from splitcom.protocol.labels import pack_labels, unpack_labels
-from splitcom.protocol.messages_pb2 import (
-    EvaluationNext,
-    EvaluationStart,
-    Gradient,
-    Message,
-    ReferenceLost,
-    RoundEnd,
-    RoundStart,
-    SaveState,
-)
+from splitcom.protocol.messages_pb2 import Message, SaveState
 from splitcom.transports.events import Transport
-
-_Start = TypeVar("_Start", RoundStart, EvaluationStart)
 
 
 class Federation:
@@ -62,22 +49,27 @@ class Federation:
         self.body = body
         self.ledger = Ledger()
         self.round = 0
-        self.adapter_version = 1
         self.eval_losses: dict[int, float] = {}
         self.uncompressed: Counter[str] = Counter()
         self.wall_s = 0.0
-        self._adapter_dtype = getattr(torch, config.federation.adapter_dtype)
-        self.adapter = self._as_sent(front_adapter)
         self._store = store
         self._saved_round = 0
-        self._observer = observer or Observer()
-        self._server_s = 0.0
+        self._shared = SharedAdapter(front_adapter, config.federation.adapter_dtype)
         self._clients = Conversations(config, transport, self.ledger, open_channels, model_fingerprint)
+        observer = observer or Observer()
+        self._steps = Steps(config, self._clients, self._shared, body, self.ledger, observer)
+        self._evaluation = Evaluation(config, self._clients, self._shared, body, observer)
+        self._scheduling = Lockstep(config, self._clients, self._shared, self._steps)
 
     @property
     def peers(self) -> dict[str, Peer]:
         """What is known of each client, by name."""
         return self._clients.peers
+
+    @property
+    def adapter(self) -> dict[str, torch.Tensor]:
+        """The adapter that clients share: the front's, or the whole model's where nothing is split."""
+        return self._shared.state
 
     def run(self) -> Iterator[list[dict[str, Any]]]:
         """Run all rounds that are left, from the last saved one; yields the lines of metrics.jsonl after each.
@@ -130,202 +122,13 @@ class Federation:
 
     def _round(self) -> None:
         self.round += 1
-        names = list(self.peers)
-        sampled = sample_clients(names, self.config.federation.sample, self.config.seed, self.round)
-        chosen = [name for name in sampled if self.peers[name].present]
-        for name in chosen:
-            self._clients.send(
-                name, Message(round_start=self._adapter_for(name, RoundStart(round=self.round)))
-            )
-        ends = self._train(chosen)
-        if len(ends) < min(self.config.federation.min_clients, len(sampled)):
-            raise Rejoined(f"round {self.round} ended with {len(ends)} clients")
-        average = weighted_average(*zip(*ends.values(), strict=True))
-        self.adapter = self._as_sent(average)
-        self.adapter_version += 1
+        self._scheduling.train(self.round)
         if self._is_last or self.round % self.config.evaluation.every == 0:
             self._evaluate()
 
-    def _train(self, chosen: list[str]) -> dict[str, tuple[dict[str, torch.Tensor], int]]:
-        """Steps until every client has ended its round; a client with fewer batches simply ends earlier."""
-        num_steps = max(
-            (num_round_batches(self.peers[name].num_samples, self.config) for name in chosen), default=1
-        )
-        training = list(chosen)
-        ends: dict[str, tuple[dict[str, torch.Tensor], int]] = {}
-        step = 0
-        while training:
-            arrivals: dict[str, Arrival] = {}
-            messages = self._clients.collect(training)
-            training = [name for name in training if name in messages]
-            for name, message in messages.items():
-                try:
-                    if message.WhichOneof("kind") == "round_end":
-                        training.remove(name)
-                        ends[name] = self._end_of(name, message.round_end)
-                        self._note_end(name, message.round_end)
-                    else:
-                        arrivals[name] = self._decode(name, message)
-                except Ended:
-                    training = [other for other in training if other != name]
-            if arrivals:
-                self._step(arrivals, step, num_steps)
-                step += 1
-        return {name: ends[name] for name in chosen if name in ends}
-
-    def _step(self, arrivals: dict[str, Arrival], step: int, num_steps: int) -> None:
-        assert self.body is not None
-        together = self.config.training.body_update == "parallel"
-        groups = [arrivals] if together else [{name: arrival} for name, arrival in arrivals.items()]
-        progress = progress_of(self.config, self.round, min(step, num_steps - 1), num_steps)
-        results: dict[str, StepResult] = {}
-        for index, group in enumerate(groups):
-            started = perf_counter()
-            results |= self.body.step(group, (self.round, step * len(groups) + index), progress)
-            self._server_s += perf_counter() - started
-        for name, result in results.items():
-            peer, arrival = self.peers[name], arrivals[name]
-            peer.steps += 1
-            peer.tokens += len(arrival.decoded.batch.values)
-            peer.loss_sum += result.loss_sum
-            peer.num_labels += result.num_labels
-            peer.gradient = None if result.gradient is None else (result.gradient, arrival.decoded.ids)
-            self._send_gradient(name, step)
-        self._observer.on_step(
-            StepReport(
-                round=self.round,
-                step=step + 1,
-                num_steps=num_steps,
-                loss=sum(r.loss_sum for r in results.values()) / sum(r.num_labels for r in results.values()),
-                skip_ratio=float(torch.cat([a.decoded.skipped for a in arrivals.values()]).float().mean()),
-                total_bytes=self.ledger.totals()["total"],
-            )
-        )
-
-    def _send_gradient(self, name: str, step: int, *, self_contained: bool = False) -> None:
-        peer = self.peers[name]
-        message = Gradient(step=step)
-        if peer.gradient is not None:
-            channel = peer.channels["gradient_down"]
-            message.gradient = channel.encode(
-                *peer.gradient, (self.round, step), self_contained=self_contained
-            )
-        self._clients.send(name, Message(gradient=message))
-
-    def _decode(self, name: str, message: Message) -> Arrival:
-        """Decode an activation; where either side has lost a reference, have the packet sent again first, once."""
-        assert self.body is not None
-        peer = self.peers[name]
-        for _ in range(3):
-            if message.WhichOneof("kind") == "reference_lost":
-                self._send_gradient(name, message.reference_lost.step, self_contained=True)
-            else:
-                activation = message.activation
-                peer.labels |= self._parse(
-                    name, unpack_labels, activation.labels, self.config.data.max_tokens
-                )
-                if len(peer.labels) > peer.num_samples:
-                    self._clients.refuse(name, f"labels of more samples than the {peer.num_samples} it has")
-                decode = peer.channels["activation_up"].decode
-                try:
-                    decoded = self._parse(name, decode, activation.activation, self.body.max_batch_bytes)
-                    missing = [sample for sample in decoded.ids if sample not in peer.labels]
-                    if not missing:
-                        arrival: Arrival = self._parse(name, self.body.admit, decoded, peer.labels)
-                        return arrival
-                    lost = UnknownReference(missing)
-                except UnknownReference as error:
-                    lost = error
-                answer = ReferenceLost(step=activation.step, sample_ids=lost.sample_ids)
-                self._clients.send(name, Message(reference_lost=answer))
-            if not (messages := self._clients.collect([name])):
-                raise Ended(name)
-            message = messages[name]
-        self._clients.refuse(name, "references are lost again and again in one step")
-
-    def _parse(self, name: str, parser: Callable[..., Any], *arguments: Any) -> Any:
-        return self._clients.parse(name, parser, *arguments)
-
-    def _end_of(self, name: str, end: RoundEnd) -> tuple[dict[str, torch.Tensor], int]:
-        """A client's adapter and its weight in the average: the tokens it has trained on in this round."""
-        peer = self.peers[name]
-        if self.body is None:
-            peer.steps, peer.tokens = end.num_steps, end.num_tokens
-            peer.loss_sum, peer.num_labels = end.loss_sum, end.num_labels
-            limit = peer.num_samples * self.config.data.max_tokens * self.config.training.local_epochs
-            if not 0 < end.num_tokens <= limit:
-                self._clients.refuse(name, f"{end.num_tokens} tokens trained on; {limit} are possible")
-        return self._parse(name, self._checked_adapter, end.adapter), peer.tokens
-
-    def _checked_adapter(self, data: bytes) -> dict[str, torch.Tensor]:
-        adapter = unpack_adapter(data)
-        theirs = {name: tensor.shape for name, tensor in adapter.items()}
-        if theirs != {name: tensor.shape for name, tensor in self.adapter.items()}:
-            raise RemoteProtocolError(
-                f"an adapter of {len(theirs)} tensors whose names or shapes are not the model's"
-            )
-        return adapter
-
     def _evaluate(self) -> None:
-        """Held-out loss of the averaged adapter over all present clients' held-out samples."""
-        names = [name for name in self._clients.present if self.peers[name].num_held_out]
-        total = sum(self.peers[name].num_held_out for name in names)
-        for name in names:
-            start = self._adapter_for(name, EvaluationStart())
-            self._clients.send(name, Message(evaluation_start=start))
-        loss_sum, num_labels, done = 0.0, 0, 0
-        while names:
-            messages = self._clients.collect(names)
-            names = list(messages)
-            for name, message in messages.items():
-                if message.WhichOneof("kind") == "evaluation_end":
-                    names.remove(name)
-                    end = message.evaluation_end
-                    if self.body is None and isfinite(end.loss_sum):
-                        loss_sum += end.loss_sum
-                        num_labels += end.num_labels
-                    continue
-                try:
-                    arrival = self._held_out(name, message)
-                except Ended:
-                    names.remove(name)
-                    continue
-                assert self.body is not None
-                batch_loss, batch_labels = self.body.evaluate(arrival)
-                loss_sum += batch_loss
-                num_labels += batch_labels
-                done += len(arrival.labels)
-                self._observer.on_evaluation(self.round, done, total)
-                self._clients.send(name, Message(evaluation_next=EvaluationNext()))
-        if num_labels:
-            self.eval_losses[self.round] = loss_sum / num_labels
-
-    def _held_out(self, name: str, message: Message) -> Arrival:
-        assert self.body is not None
-        batch, decode = message.evaluation_batch, self.peers[name].channels["evaluation"].decode
-        decoded = self._parse(name, decode, batch.activation, self.body.max_batch_bytes)
-        labels = self._parse(name, unpack_labels, batch.labels, self.config.data.max_tokens)
-        arrival: Arrival = self._parse(name, self.body.admit, decoded, labels)
-        return arrival
-
-    def _adapter_for(self, name: str, message: _Start) -> _Start:
-        """Put the adapter into a message, but for a client that holds this version already."""
-        peer = self.peers[name]
-        message.adapter_version = self.adapter_version
-        if peer.adapter_version != self.adapter_version:
-            message.adapter = pack_adapter(self.adapter, self._adapter_dtype)
-            peer.adapter_version = self.adapter_version
-        return message
-
-    def _as_sent(self, adapter: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """The adapter as clients will have it; the server goes on with the same numbers."""
-        return unpack_adapter(pack_adapter(adapter, self._adapter_dtype))
-
-    def _note_end(self, name: str, end: RoundEnd) -> None:
-        if self.body is None:
-            mean = end.loss_sum / max(end.num_labels, 1)
-            total = self.ledger.totals()["total"]
-            self._observer.on_step(StepReport(self.round, end.num_steps, end.num_steps, mean, 0.0, total))
+        if (loss := self._evaluation.run(self.round)) is not None:
+            self.eval_losses[self.round] = loss
 
     def _close_round(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl for this round; what was counted for it starts anew."""
@@ -334,12 +137,12 @@ class Federation:
         for name, peer in self.peers.items():
             sent = counted.get(name, {})
             if peer.steps or sent:
-                seconds = {"server": self._server_s, **self._clients.transport.take_seconds(name)}
+                seconds = {"server": self._steps.server_s, **self._clients.transport.take_seconds(name)}
                 line = line_of(name, self.round, self.eval_losses.get(self.round), peer, sent, seconds)
                 self.uncompressed.update(line["uncompressed_bytes"])
                 lines.append(line)
             peer.forget_round()
-        self._server_s = 0.0
+        self._steps.server_s = 0.0
         return lines
 
     def _save_clients(self) -> None:
@@ -362,7 +165,7 @@ class Federation:
                 )
         scalars = {
             "wall_s": self.wall_s,
-            "adapter_version": self.adapter_version,
+            "adapter_version": self._shared.version,
             "eval_losses": self.eval_losses,
             "ledger": self.ledger.state(),
             "uncompressed": self.uncompressed,
@@ -379,7 +182,7 @@ class Federation:
         self.round = self._saved_round = max(self._store.rounds())
         tensors, scalars = self._store.load(self.round)
         sections = sections_of(tensors)
-        self.adapter = sections["front"]
+        self._shared.restore(sections["front"], scalars["adapter_version"])
         if self.body is not None:
             self.body.load_state(sections["body"])
         for name, (acknowledged_round, adapter_version) in scalars["clients"].items():
@@ -392,12 +195,11 @@ class Federation:
             peer.forget_round()
         self._store.load_references(self.round, self._references())
         self.wall_s = max(self.wall_s, scalars["wall_s"])
-        self.adapter_version = scalars["adapter_version"]
         self.eval_losses = {int(index): loss for index, loss in scalars["eval_losses"].items()}
         self.uncompressed = Counter(scalars["uncompressed"])
         self.ledger.load_state(scalars["ledger"])
         self._clients.transport.load_state(scalars["transport"])
-        self._server_s = 0.0
+        self._steps.server_s = 0.0
 
     def _references(self) -> Iterator[tuple[str, ReferenceStore]]:
         for name, peer in self.peers.items():
