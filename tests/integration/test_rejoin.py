@@ -56,9 +56,9 @@ def test_a_client_that_sends_garbage_is_refused_and_the_others_go_on(tiny_config
     told = []
 
     def corrupt(transport):
-        for index, (arrival, event) in enumerate(transport._arrived):
+        for index, (arrival, order, event) in enumerate(transport._arrived):
             if isinstance(event, Received) and event.client == "client-1":
-                transport._arrived[index] = (arrival, Received("client-1", b"\xff" * 40))
+                transport._arrived[index] = (arrival, order, Received("client-1", b"\xff" * 40))
 
     spy = disturbed(monkeypatch, 33, corrupt)
     monkeypatch.setattr(spy, "refuse", lambda self, client, reason: told.append((client, reason)))

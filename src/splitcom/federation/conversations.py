@@ -8,7 +8,6 @@ import logging
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from time import monotonic
 from typing import Any, NoReturn
 
 from splitcom.codecs import Ragged
@@ -20,7 +19,7 @@ from splitcom.protocol.accounting import flows_of
 from splitcom.protocol.labels import Labels
 from splitcom.protocol.messages_pb2 import Failure, Finish, Message, Welcome
 from splitcom.protocol.session import PROTOCOL_VERSION, Role, Session, State
-from splitcom.transports.events import Gone, Joined, Received, Transport
+from splitcom.transports.events import Back, Gone, Joined, Received, Transport
 
 _LOG = logging.getLogger(__name__)
 
@@ -84,6 +83,7 @@ class Conversations:
         self._open_channels = open_channels
         self._fingerprint = model_fingerprint
         self._busy: set[str] = set()
+        self._inbox: dict[str, Message] = {}  # a client says one thing and waits for the answer
         # A single party that holds model and data has nobody to send anything to.
         self._counts = config.training.split or config.federation.clients > 1
 
@@ -98,10 +98,11 @@ class Conversations:
         With `federation.drop_after_s`, for no longer than that where `federation.min_clients` are there.
         """
         settings = self._config.federation
-        deadline = None if settings.drop_after_s is None else monotonic() + settings.drop_after_s
+        now = self.transport.now
+        deadline = None if settings.drop_after_s is None else now() + settings.drop_after_s
         while len(self.present) < settings.clients:
             enough = len(self.present) >= settings.min_clients
-            if deadline is not None and monotonic() > deadline and enough:
+            if deadline is not None and now() >= deadline and enough:
                 break
             with suppress(Ended):
                 self._next(deadline if enough else None)
@@ -124,18 +125,37 @@ class Conversations:
         A client that is dropped or refused meanwhile is missing from the result. Raises Rejoined.
         """
         names = list(names)
-        messages: dict[str, Message] = {}
         self._busy |= set(names)
-        while waiting := [name for name in names if name not in messages and self.peers[name].present]:
-            try:
-                received = self._next(self._deadline(waiting))
-            except Ended:
-                continue
-            if received is None:
-                self._drop(waiting)
-            elif received[0] in waiting:
-                messages[received[0]] = received[1]
-        return {name: messages[name] for name in names if name in messages}
+        while waiting := [name for name in names if name not in self._inbox and self.peers[name].present]:
+            self._wait(waiting)
+        return self._take_from_inbox(names)
+
+    def collect_arrived(self, names: Iterable[str], until_s: float | None = None) -> dict[str, Message]:
+        """Wait for a message from any of these clients; what is there by then, in their order.
+
+        Nothing where none of them is left, or has said anything by `until_s` of the transport's clock. Raises Rejoined.
+        """
+        names = list(names)
+        self._busy |= set(names)
+        while not any(name in self._inbox for name in names):
+            waiting = [name for name in names if self.peers[name].present]
+            if not waiting or (until_s is not None and self.transport.now() >= until_s):
+                break
+            self._wait(waiting, until_s)
+        with suppress(Ended):
+            while self._next(self.transport.now()):
+                pass
+        return self._take_from_inbox(names)
+
+    def _take_from_inbox(self, names: Iterable[str]) -> dict[str, Message]:
+        return {name: self._inbox.pop(name) for name in names if name in self._inbox}
+
+    def _wait(self, names: Iterable[str], until_s: float | None = None) -> None:
+        """Wait for the next event, and drop those of `names` that have been gone for too long."""
+        deadlines = [at for at in (self._deadline(names), until_s) if at is not None]
+        with suppress(Ended):
+            if not self._next(min(deadlines, default=None)):
+                self._drop(names)
 
     def send(self, name: str, message: Message) -> None:
         """Send a message and count it."""
@@ -159,6 +179,7 @@ class Conversations:
     def reset(self) -> None:
         """End all conversations that have got further than a hello, so that everybody begins anew."""
         self.idle()
+        self._inbox.clear()
         for name in self.present:
             self.peers[name].session = None
             self.transport.reset(name)
@@ -172,26 +193,30 @@ class Conversations:
         except (CodecError, RemoteProtocolError) as error:
             self.refuse(name, str(error))
 
-    def _next(self, deadline: float | None) -> tuple[str, Message] | None:
-        """The next message of a conversation; None where something else has happened or time is up."""
-        event = self.transport.receive(None if deadline is None else max(deadline - monotonic(), 0.0))
-        match event:
+    def _next(self, deadline: float | None) -> bool:
+        """Take the next event; False where time is up before there is one."""
+        timeout_s = None if deadline is None else max(deadline - self.transport.now(), 0.0)
+        match self.transport.receive(timeout_s):
+            case None:
+                return False
             case Joined(name):
                 peer = self.peer(name)
                 peer.session, peer.gone_since = Session(Role.SERVER), None
+                self._inbox.pop(name, None)
                 if name in self._busy:
                     raise Rejoined(name)
             case Gone(name):
-                self.peer(name).gone_since = monotonic()
+                self.peer(name).gone_since = self.transport.now()
+            case Back(name):
+                self.peer(name).gone_since = None
             case Received(name, data):
-                return self._take(name, data)
-        return None
+                self._take(name, data)
+        return True
 
-    def _take(self, name: str, data: bytes) -> tuple[str, Message] | None:
+    def _take(self, name: str, data: bytes) -> None:
         peer = self.peers[name]
         if peer.session is None:  # of a conversation that has been ended
-            return None
-        peer.gone_since = None
+            return
         message = self.parse(name, peer.session.receive, data)
         self._count(name, message, len(data), upwards=True)
         kind = message.WhichOneof("kind")
@@ -201,8 +226,8 @@ class Conversations:
             raise Ended(name)
         if kind == "hello":
             self._hear_hello(name, message)
-            return None
-        return name, message
+        else:
+            self._inbox[name] = message
 
     def _count(self, name: str, message: Message, size: int, *, upwards: bool) -> None:
         if self._counts:
@@ -232,7 +257,7 @@ class Conversations:
         patience = self._config.federation.drop_after_s
         for name in names:
             since = self.peers[name].gone_since
-            if since is not None and patience is not None and since + patience <= monotonic():
+            if since is not None and patience is not None and since + patience <= self.transport.now():
                 _LOG.warning("%s has been gone for %g s and is dropped", name, patience)
                 self._leave(name)
                 self.transport.reset(name)
@@ -249,6 +274,7 @@ class Conversations:
 
     def _leave(self, name: str) -> None:
         self._busy.discard(name)
+        self._inbox.pop(name, None)
         self._renew(name)
         self.peers[name].session = None
 

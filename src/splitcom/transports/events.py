@@ -22,12 +22,19 @@ class Received:
 
 @dataclass(frozen=True)
 class Gone:
-    """A client's connection is lost. It may go on where it was, of which nothing is told, or join anew."""
+    """A client's connection is lost. It may go on where it was, or join anew."""
 
     client: str
 
 
-Event = Joined | Received | Gone
+@dataclass(frozen=True)
+class Back:
+    """A client is connected again and goes on where it was; that it was gone may not have been noticed."""
+
+    client: str
+
+
+Event = Joined | Received | Gone | Back
 
 
 class Transport(Protocol):
@@ -35,6 +42,9 @@ class Transport(Protocol):
 
     def receive(self, timeout_s: float | None = None) -> Event | None:
         """Wait for the next event; None where there is none within `timeout_s` (None: wait for ever)."""
+
+    def now(self) -> float:
+        """Seconds since the run's start; what deadlines are set by."""
 
     def send(self, client: str, data: bytes) -> None:
         """Send a message, or keep it until the client is back; returns at once, whatever the client's link.

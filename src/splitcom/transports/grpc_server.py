@@ -22,7 +22,7 @@ from splitcom.errors import RemoteProtocolError, SplitComError
 from splitcom.transports.admission import Admission, Refusal, abort, log_refusal, version_reason
 from splitcom.transports.conversation import Conversation, Superseded
 from splitcom.transports.endpoint import MAX_CHUNK_BYTES, Limits
-from splitcom.transports.events import Event, Gone, Joined, Received
+from splitcom.transports.events import Back, Event, Gone, Joined, Received
 from splitcom.transports.frames_pb2 import (
     Description,
     FilePiece,
@@ -143,6 +143,10 @@ class GrpcServer:
                 self._client_s[event.client] += monotonic() - sent_at
             return event
 
+    def now(self) -> float:
+        """Seconds since the run's start."""
+        return monotonic() - self._started
+
     def send(self, client: str, data: bytes) -> None:
         """Send a message, or keep it until the client is back."""
         # Not to the newest conversation: of that the federation may not have heard yet.
@@ -159,7 +163,7 @@ class GrpcServer:
 
     def state(self) -> dict[str, Any]:
         """Seconds since the run's start."""
-        return {"virtual_s": monotonic() - self._started}
+        return {"virtual_s": self.now()}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Go on from at least that many seconds: time that was lost has passed nevertheless."""
@@ -167,7 +171,7 @@ class GrpcServer:
 
     def take_seconds(self, client: str) -> dict[str, float]:
         """`client`: between sending to it and its answer, so with the time on the link."""
-        return {"client": self._client_s.pop(client, 0.0), "virtual": monotonic() - self._started}
+        return {"client": self._client_s.pop(client, 0.0), "virtual": self.now()}
 
     # -- for whoever runs the server
 
@@ -250,8 +254,9 @@ class GrpcServer:
                 conversation.resume(connection, opening.position)
             except RemoteProtocolError as error:
                 raise Refusal(Refused.MALFORMED, str(error)) from error
-            if conversation.connections == 1 and not conversation.ended:
-                self._events.put((conversation, Joined(name)))
+            if not conversation.ended:
+                event = Joined(name) if conversation.connections == 1 else Back(name)
+                self._events.put((conversation, event))
         _LOG.info("%s is connected from %s", name, context.peer())
         return conversation, connection, Opened(position=position)
 
@@ -305,9 +310,13 @@ class GrpcServer:
             self._disconnect(conversation, connection)
 
     def _disconnect(self, conversation: Conversation, connection: int) -> None:
-        if conversation.disconnect(connection):
-            _LOG.info("%s is disconnected", conversation.client)
+        with (
+            self._lock
+        ):  # or else a connection that is made meanwhile could be told of before the loss of this one
+            if not conversation.disconnect(connection):
+                return
             self._events.put((conversation, Gone(conversation.client)))
+        _LOG.info("%s is disconnected", conversation.client)
 
     def _end(self, client: str, farewell: Frame) -> None:
         if (conversation := self._addressed.get(client)) is None:

@@ -1,7 +1,12 @@
-"""All clients in this process: the same bytes as on a network, carried by function calls, on a virtual clock."""
+"""All clients in this process: the same bytes as on a network, carried by function calls, on a virtual clock.
+
+A client works as soon as it is sent something, but the server hears of it when the clock says so.
+"""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from heapq import heapify, heappop, heappush
+from itertools import count
 from time import perf_counter
 from typing import Any
 
@@ -10,7 +15,7 @@ from splitcom.transports.link import VirtualClock
 
 
 class InProcess:
-    """Delivers at once, in order, and never loses anything; `make_peer` begins a client's conversation."""
+    """Delivers in the order of arrival and never loses anything; `make_peer` begins a client's conversation."""
 
     def __init__(self, clients: Iterable[str], make_peer: Callable[[str], Peer], clock: VirtualClock) -> None:
         self._make_peer = make_peer
@@ -19,22 +24,34 @@ class InProcess:
         self._reported_s: dict[str, float] = {}
         self._to_join = deque(clients)
         self._unheard = set(self._to_join)
-        self._arrived: deque[tuple[float, Event]] = deque()
+        self._arrived: list[
+            tuple[float, int, Event]
+        ] = []  # a heap; what arrives together comes in order of sending
+        self._order = count()
         self._working_since: float | None = None
 
     def receive(self, timeout_s: float | None = None) -> Event | None:
-        """The next event; raises LookupError where none is under way, since none can come."""
-        if self._to_join:
+        """The next event; raises LookupError where none is under way and it would wait for ever."""
+        while self._to_join:
             self._join(self._to_join.popleft())
+        if timeout_s is not None:
+            until_s = self.now() + timeout_s
+            if not self._arrived or self._arrived[0][0] > until_s:
+                self._clock.server_received(until_s)
+                return None
         if not self._arrived:
             raise LookupError("no client has anything to say")
-        arrival_s, event = self._arrived.popleft()
+        arrival_s, _, event = heappop(self._arrived)
         if isinstance(event, Joined):
             self._unheard.discard(event.client)
         self._clock.server_received(arrival_s)
         if self._working_since is None:
             self._working_since = perf_counter()
         return event
+
+    def now(self) -> float:
+        """The server's virtual time in seconds."""
+        return self._clock.server_time_s
 
     def send(self, client: str, data: bytes) -> None:
         """Hand a message to a client, which works on it before this returns.
@@ -55,13 +72,13 @@ class InProcess:
 
     def reset(self, client: str) -> None:
         """Drop what the client has said, and let it join anew."""
-        self._arrived = deque(item for item in self._arrived if item[1].client != client)
+        self._drop(client)
         self._to_join.append(client)
         self._unheard.add(client)
 
     def refuse(self, client: str, reason: str) -> None:
         """Drop the client."""
-        self._arrived = deque(item for item in self._arrived if item[1].client != client)
+        self._drop(client)
 
     def state(self) -> dict[str, Any]:
         """The virtual clock, for a checkpoint."""
@@ -80,8 +97,15 @@ class InProcess:
 
     def _join(self, client: str) -> None:
         self._peers[client] = self._make_peer(client)
-        self._arrived.append((0.0, Joined(client)))
+        self._put(0.0, Joined(client))
         self._answer(client, self._peers[client].connect())
 
     def _answer(self, client: str, data: bytes) -> None:
-        self._arrived.append((self._clock.up(client, len(data)), Received(client, data)))
+        self._put(self._clock.up(client, len(data)), Received(client, data))
+
+    def _put(self, arrival_s: float, event: Event) -> None:
+        heappush(self._arrived, (arrival_s, next(self._order), event))
+
+    def _drop(self, client: str) -> None:
+        self._arrived = [item for item in self._arrived if item[2].client != client]
+        heapify(self._arrived)

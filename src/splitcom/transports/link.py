@@ -75,6 +75,7 @@ class VirtualClock:
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Go on from a checkpoint."""
+        self._clients.clear()
         self.server_time_s, self.server_compute_s = state["server"]
         for name, (time_s, compute_s, messages) in state["clients"].items():
             self._clients[name] = _ClientClock(self._client(name).link, time_s, compute_s, messages)
