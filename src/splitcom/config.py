@@ -32,6 +32,7 @@ class ModelConfig(Section):
 
     source: str = "bundled"  # "bundled", a local folder, or a name on the hub
     cut: Positive = 2  # blocks in the front
+    tail_blocks: Annotated[int, Field(ge=0)] = 0  # blocks that the client has behind the body; 0: no U-shape
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     device: str = "auto"  # "auto" takes cuda where there is one
     attention: Literal["eager", "sdpa"] = "sdpa"
@@ -45,6 +46,7 @@ class LoraConfig(Section):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     targets: list[str] | None = None  # module names; None takes peft's choice for the model's family
     train_front: bool = True  # false: the frozen front, a baseline
+    train_head: bool = False  # LoRA on the LM head too; impossible where it is tied to the embeddings
 
 
 class DataConfig(Section):
@@ -113,6 +115,9 @@ class FlowsConfig(Section):
 
     activation_up: FlowConfig = FlowConfig(codec="temporal(0.98) > delta > int4 > zstd")
     gradient_down: FlowConfig = FlowConfig(codec="int8 > zstd")
+    # U-shape only
+    activation_down: FlowConfig = FlowConfig(codec="temporal(0.98) > delta > int4 > zstd")
+    gradient_up: FlowConfig = FlowConfig(codec="int8 > zstd")
 
 
 class ReferencesConfig(Section):
@@ -136,7 +141,8 @@ class LinkConfig(Section):
     down_mbps: Annotated[float, Field(gt=0)] | None = None
     latency_ms: NonNegative = 0.0
     jitter_ms: NonNegative = 0.0  # standard deviation, added to the latency
-    step_s: NonNegative | None = None  # compute time of a client's step; None measures it
+    # compute time of a client's step, in the U-shape of each of its two halves; None measures it
+    step_s: NonNegative | None = None
 
 
 class LinksConfig(LinkConfig):
@@ -160,6 +166,16 @@ class EvaluationConfig(Section):
     max_new_tokens: Positive = 64
 
     _readable = field_validator("codec")(FlowConfig._readable.__func__)  # type: ignore[attr-defined]
+
+    @field_validator("codec")
+    @classmethod
+    def _self_contained(cls, codec: str) -> str:
+        if parse(codec).needs_references:
+            raise ValueError(
+                "builds on what a sample sent before, and evaluation keeps nothing of it; use a codec without temporal "
+                "and delta, such as 'none' or 'int8'"
+            )
+        return codec
 
 
 class VariantConfig(Section):
@@ -207,6 +223,24 @@ class Config(Section):
             if name not in known:
                 raise ValueError(f"links.clients.{name}: no such client; there are {', '.join(known)}")
         return self
+
+    @model_validator(mode="after")
+    def _tail_of_a_split_model(self) -> Self:
+        if self.model.tail_blocks and not self.training.split:
+            raise ValueError(
+                f"model.tail_blocks = {self.model.tail_blocks}: with training.split = false the client has all of "
+                "the model; set one of them back"
+            )
+        return self
+
+    @property
+    def cut_flows(self) -> dict[str, FlowConfig]:
+        """The flows that cross a cut of this run's model, by name."""
+        flows = self.flows
+        standard = {"activation_up": flows.activation_up, "gradient_down": flows.gradient_down}
+        if not self.model.tail_blocks:
+            return standard
+        return standard | {"activation_down": flows.activation_down, "gradient_up": flows.gradient_up}
 
     @property
     def client_names(self) -> list[str]:

@@ -1,5 +1,6 @@
 """What hostile frames are fed to, and what must hold of it whatever the frame says."""
 
+import itertools
 import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -16,7 +17,7 @@ from splitcom.errors import PacketError, RemoteProtocolError, UnknownReference
 from splitcom.protocol.adapters import pack_adapter, unpack_adapter
 from splitcom.protocol.labels import IGNORED, pack_labels, unpack_labels
 from splitcom.protocol.messages_pb2 import Message
-from splitcom.protocol.session import TRANSITIONS, Role, Session, State
+from splitcom.protocol.session import TRANSITIONS, Form, Role, Session, State
 
 SPECS = [
     "none",
@@ -181,11 +182,16 @@ def _messages(packets: Sequence[bytes], labels: Sequence[bytes], adapters: Seque
         Message(round_start={"round": 1, "adapter": adapters[0]}),
         *(Message(activation={"step": 3, "activation": p, "labels": labels[0]}) for p in packets),
         Message(gradient={"step": 3, "gradient": packets[0]}),
+        Message(activation_up={"step": 3, "activation": packets[0]}),
+        Message(activation_down={"step": 3, "activation": packets[0]}),
+        Message(gradient_up={"step": 3, "gradient": packets[0], "num_labels": 5}),
         Message(reference_lost={"step": 3, "sample_ids": IDS[:2]}),
         *(Message(round_end={"round": 1, "num_tokens": 99, "adapter": adapter}) for adapter in adapters),
         Message(evaluation_start={"adapter_version": 2, "adapter": adapters[1]}),
         Message(evaluation_batch={"activation": packets[0], "labels": labels[1]}),
         Message(evaluation_next={}),
+        Message(evaluation_up={"activation": packets[0]}),
+        Message(evaluation_down={"activation": packets[0]}),
         Message(evaluation_end={"loss_sum": 2.5, "num_labels": 7}),
         Message(save_state={"round": 1}),
         Message(state_saved={}),
@@ -206,8 +212,8 @@ class _ServerSession:
 
     def feed(self, data: bytes) -> None:
         accepted = 0
-        for state in State:
-            session = Session(Role.SERVER, state)
+        for form, state in itertools.product(Form, State):
+            session = Session(Role.SERVER, state, form)
             try:
                 message = session.receive(data)
             except RemoteProtocolError as error:
@@ -216,7 +222,7 @@ class _ServerSession:
             else:
                 accepted += 1
                 kind = message.WhichOneof("kind")
-                assert TRANSITIONS[state, Role.CLIENT, kind] is session.state
+                assert TRANSITIONS[form][state, Role.CLIENT, kind] is session.state
                 self._parse(session, message)
         if not accepted:
             raise refused
@@ -229,10 +235,11 @@ class _ServerSession:
                 _feed_labels(content.labels)
             if hasattr(content, "adapter"):
                 _feed_adapter(content.adapter)
-            if hasattr(content, "activation"):
-                self._receiver.feed(content.activation)
+            for flow in ("activation", "gradient"):
+                if hasattr(content, flow):
+                    self._receiver.feed(getattr(content, flow))
         except UnknownReference as error:
-            if session.state is State.AWAITING_GRADIENT:
+            if session.state in (State.AWAITING_HIDDEN, State.AWAITING_GRADIENT):
                 session.send(Message(reference_lost={"sample_ids": error.sample_ids}))
             raise
         except (PacketError, RemoteProtocolError) as error:

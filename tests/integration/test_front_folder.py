@@ -5,7 +5,7 @@ import torch
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
-from splitcom.models import Body, Front, adapter_state, add_lora, load_body, load_front
+from splitcom.models import Body, Front, Tail, adapter_state, add_lora, load_body, load_front, load_tail
 from splitcom.models.front import outline, write_front
 
 from .tiny_models import CASES, tiny_model
@@ -18,14 +18,24 @@ def test_a_front_from_its_own_folder_and_adapters_of_outlines_are_the_same_bits(
     tiny_model(case, CASES[case]).save_pretrained(tmp_path / "whole")
     PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE())).save_pretrained(tmp_path / "whole")
     write_front(tmp_path / "whole", 2, torch.float32, tmp_path / "front")
+    write_front(tmp_path / "whole", 2, torch.float32, tmp_path / "ends", tail_blocks=1)
     sizes = [(tmp_path / kind / "model.safetensors").stat().st_size for kind in ("front", "whole")]
     assert sizes[0] < sizes[1]
-    sent, own = (load_front(tmp_path / kind, 2) for kind in ("front", "whole"))
-    theirs, ours = sent.model.state_dict(), own.model.state_dict()
-    assert theirs.keys() == ours.keys()
-    assert all(torch.equal(theirs[name], ours[name]) for name in ours)
-    for kind, real in ((Front, own), (Body, load_body(tmp_path / "whole", 2))):
-        outlined = outline(tmp_path / "whole", kind, 2)
+    own, tail = load_front(tmp_path / "whole", 2), load_tail(tmp_path / "whole", 1)
+    for sent, held in (
+        (load_front(tmp_path / "front", 2), own),
+        (load_front(tmp_path / "ends", 2), own),
+        (load_tail(tmp_path / "ends", 1), tail),
+    ):
+        theirs, ours = sent.model.state_dict(), held.model.state_dict()
+        assert theirs.keys() == ours.keys()
+        assert all(torch.equal(theirs[name], ours[name]) for name in ours)
+    for kind, real, tail_blocks in (
+        (Front, own, 0),
+        (Body, load_body(tmp_path / "whole", 2), 0),
+        (Tail, tail, 1),
+    ):
+        outlined = outline(tmp_path / "whole", kind, 2, tail_blocks)
         for part in (outlined, real):
             add_lora(part, 4, seed=3)
         expected = adapter_state(real)

@@ -60,6 +60,13 @@ def test_a_run_is_scored_and_writes_again_what_it_wrote(tiny_config, tmp_path):
     assert writer_of(run.folder).write([sample["prompt"]]) == [sample["after"]]
 
 
+def test_in_the_u_shape_each_token_crosses_two_cuts(tiny_config, tmp_path):
+    settings = {"model.tail_blocks": 1, "evaluation.text_samples": 2, "evaluation.max_new_tokens": 4}
+    run = train(tiny_config.override(settings), tmp_path / "run")
+    up, down = run.result["text"]["bytes_per_position"]
+    assert up == down > 0
+
+
 def test_a_method_that_splits_nothing_writes_too(tiny_config, tmp_path):
     settings = {"method": "centralised", "evaluation.text_samples": 2, "evaluation.max_new_tokens": 4}
     run = train(tiny_config.override(settings), tmp_path / "run")
@@ -72,7 +79,9 @@ def test_what_cannot_be_evaluated_is_said(tiny_config, tmp_path):
     run = train(tiny_config, tmp_path / "run")
     with pytest.raises(ConfigError, match="no held-out row has a prompt"):
         evaluate_run(run.folder, {"evaluation.text_samples": 3, "data.prompt": ""})
-    with pytest.raises(ConfigError, match="new text has not"):
+    with pytest.raises(
+        ConfigError, match=r"evaluation\.codec = 'delta > int8': .* without temporal and delta"
+    ):
         evaluate_run(run.folder, {"evaluation.codec": "delta > int8"})
     (run.folder / "result.json").unlink()
     with pytest.raises(RunError, match="has not ended"):

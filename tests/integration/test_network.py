@@ -15,6 +15,7 @@ from unittest import mock
 import grpc
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from splitcom.errors import RemoteProtocolError, SplitComError
@@ -35,6 +36,11 @@ TEMPORAL = {
     "flows.activation_up.codec": "temporal(0.9) > delta > int4 > zstd",
     "flows.gradient_down.codec": "delta > int8(rounding=stochastic)",
     "lora.dropout": 0.1,
+}
+U_SHAPE = {
+    "model.tail_blocks": 1,
+    "flows.activation_down.codec": "temporal(0.9) > delta > int4 > zstd",
+    "flows.gradient_up.codec": "delta > int8(rounding=stochastic)",
 }
 PATIENCE_S = 60.0  # of the tests, never used up where all is well
 
@@ -200,6 +206,28 @@ def test_a_killed_party_that_is_started_again_changes_no_bit(
     for party in (*parties, network.server):
         party.end()
     assert_same_run(network, expected)
+
+
+@pytest.mark.parametrize("victim", ["client", "server"])
+def test_the_u_shape_has_the_same_bits_also_where_a_party_is_killed(
+    forks, authority, tiny_config, tmp_path, victim
+):
+    config = tiny_config.override(TEMPORAL | U_SHAPE)
+    expected = train(config, tmp_path / "in-process")
+    network = Network(forks, authority, config, tmp_path, port=free_port()).start_server()
+    parties = [client.start() for client in network.clients()]
+    network.server.wait_for("round 1 of 2 is done")
+    killed = network.server if victim == "server" else parties[1]
+    killed.kill()
+    killed.start()
+    for party in (*parties, network.server):
+        party.end()
+    result = assert_same_run(network, expected)
+    assert result["bytes"]["labels_up"] == 0 < result["bytes"]["activation_down"]
+    (sent,) = (tmp_path / "client-0-cache").glob("front-*-tail1-float32/model.safetensors")
+    with safe_open(sent, framework="pt") as tensors:
+        blocks = {match[1] for name in tensors.keys() if (match := re.search(r"layers\.(\d)", name))}  # noqa: SIM118
+        assert blocks == {"0", "1", "3"}, "the server has sent front and tail, and no block of the body"
 
 
 def test_strangers_are_told_why_and_disturb_nobody(forks, authority, tiny_config, tmp_path, expected):

@@ -17,6 +17,13 @@ CHANGES = {
 }
 
 
+U_SHAPE = {
+    "model.tail_blocks": 1,
+    "flows.activation_down.codec": "temporal(0.9) > delta > int4 > zstd",
+    "flows.gradient_up.codec": "delta > int8(rounding=stochastic)",
+}
+
+
 def adapter_of(run):
     return load_file(run.adapter / "adapter_model.safetensors")
 
@@ -37,9 +44,11 @@ def disturbed(monkeypatch, at, act):
     return Disturbed
 
 
-@pytest.mark.parametrize("at", [8, 20, 33, 47, 61])
-def test_a_client_restarted_in_mid_round_changes_no_bit(tiny_config, tmp_path, monkeypatch, at):
-    config = tiny_config.override(CHANGES)
+@pytest.mark.parametrize(
+    ("at", "form"), [*((at, {}) for at in (8, 20, 33, 47, 61)), *((at, U_SHAPE) for at in (20, 28, 31, 61))]
+)
+def test_a_client_restarted_in_mid_round_changes_no_bit(tiny_config, tmp_path, monkeypatch, at, form):
+    config = tiny_config.override(CHANGES | form)
     undisturbed = train(config, tmp_path / "undisturbed")
     spy = disturbed(monkeypatch, at, lambda transport: transport.reset("client-1"))
     run = train(config, tmp_path / "disturbed")
@@ -48,7 +57,7 @@ def test_a_client_restarted_in_mid_round_changes_no_bit(tiny_config, tmp_path, m
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert run.result["eval"] == undisturbed.result["eval"]
     assert run.result["repeated_bytes"] > 0 == undisturbed.result["repeated_bytes"]
-    flows = ("activation_up", "gradient_down", "labels_up")
+    flows = ("activation_up", "gradient_down", "labels_up", "activation_down", "gradient_up")
     assert all(run.result["bytes"][flow] == undisturbed.result["bytes"][flow] for flow in flows)
 
 

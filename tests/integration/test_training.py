@@ -25,6 +25,13 @@ TEMPORAL = {
 }
 
 
+U_SHAPE = {
+    "model.tail_blocks": 1,
+    "flows.activation_down.codec": "temporal(0.9) > delta > int4 > zstd",
+    "flows.gradient_up.codec": "delta > int8(rounding=stochastic)",
+}
+
+
 def adapter_of(run):
     return load_file(run.adapter / "adapter_model.safetensors")
 
@@ -72,6 +79,8 @@ def test_the_same_seed_gives_the_same_bits(tiny_config, tmp_path, method):
         ("splitcom", TEMPORAL),
         ("splitcom", TEMPORAL | {"references.store": "file", "references.limit_mb": 0.02}),
         ("splitcom", {"training.body_update": "sequential", "federation.sample": 0.7}),
+        ("splitcom", TEMPORAL | U_SHAPE),
+        ("splitcom", TEMPORAL | U_SHAPE | {"training.body_update": "sequential"}),
         ("fedlora", {}),
     ],
 )

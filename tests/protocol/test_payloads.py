@@ -81,6 +81,9 @@ def test_a_damaged_adapter_is_refused(data):
         Message(round_end={"round": 2, "adapter": b"x" * 30, "num_tokens": 100}),
         Message(hello={"client": "clinic"}),
         Message(evaluation_batch={"activation": b"a" * 50, "labels": b"b"}),
+        Message(activation_up={"step": 300, "activation": b"a" * 50}),
+        Message(gradient_up={"step": 300, "gradient": b"a" * 50, "num_labels": 7}),
+        Message(evaluation_down={"activation": b"a" * 50}),
     ],
 )
 def test_every_byte_of_a_message_is_counted_once(message):

@@ -8,11 +8,21 @@ from hypothesis import strategies as st
 
 from splitcom.errors import LocalProtocolError, RemoteProtocolError
 from splitcom.protocol.messages_pb2 import Message
-from splitcom.protocol.session import TRANSITIONS, Role, Session, State
+from splitcom.protocol.session import TRANSITIONS, Form, Role, Session, State
 
 KINDS = [field.name for field in Message.DESCRIPTOR.oneofs_by_name["kind"].fields]
-ROUND = ["round_start", "activation", "gradient", "activation", "reference_lost", "activation", "gradient"]
-SENDER = {kind: role for (_, role, kind) in TRANSITIONS if kind not in ("failure", "reference_lost")}
+LOST = "reference_lost"
+SENDER = {
+    kind: role for table in TRANSITIONS.values() for (_, role, kind) in table if kind not in ("failure", LOST)
+}
+STEP = {
+    Form.STANDARD: ["activation", "gradient"],
+    Form.U_SHAPE: ["activation_up", "activation_down", "gradient_up", "gradient"],
+}
+EVALUATION = {
+    Form.STANDARD: ["evaluation_batch", "evaluation_next"],
+    Form.U_SHAPE: ["evaluation_up", "evaluation_down"],
+}
 
 
 def message(kind):
@@ -21,57 +31,100 @@ def message(kind):
     return built
 
 
-def test_a_whole_conversation_passes_through_a_pair():
-    sessions = {role: Session(role) for role in Role}
-    script = ["hello", "welcome", *ROUND, "round_end", "evaluation_start", "evaluation_batch"]
-    script += ["evaluation_next", "evaluation_end", "finish"]
+def pair(form, state=State.CONNECTING):
+    return {role: Session(role, state, form) for role in Role}
+
+
+def say(sessions, sender, kind):
+    data = sessions[sender].send(message(kind))
+    assert sessions[sender.peer].receive(data).WhichOneof("kind") == kind
+    assert sessions[sender].state is sessions[sender.peer].state
+    return sessions[sender].state
+
+
+@pytest.mark.parametrize("form", Form)
+def test_a_whole_conversation_passes_through_a_pair(form):
+    sessions = pair(form)
+    script = ["hello", "welcome", "round_start", *STEP[form], *STEP[form], "round_end", "evaluation_start"]
+    script += [*EVALUATION[form], "evaluation_end", "save_state", "state_saved", "finish"]
     for kind in script:
-        sender = SENDER.get(kind, Role.SERVER)
-        data = sessions[sender].send(message(kind))
-        assert sessions[sender.peer].receive(data).WhichOneof("kind") == kind
-        assert sessions[sender].state is sessions[sender.peer].state
-    assert sessions[Role.CLIENT].state is State.CLOSED
+        state = say(sessions, SENDER[kind], kind)
+    assert state is State.CLOSED
 
 
-def test_a_client_that_lost_a_reference_gets_the_gradient_again():
-    client, server = Session(Role.CLIENT, State.TRAINING), Session(Role.SERVER, State.TRAINING)
-    for sender, receiver, kind in (
-        (client, server, "activation"),
-        (server, client, "gradient"),
-        (client, server, "reference_lost"),
-        (server, client, "gradient"),
-    ):
-        receiver.receive(sender.send(message(kind)))
-    assert client.state is server.state is State.TRAINING
+@pytest.mark.parametrize("form", Form)
+def test_every_packet_of_a_step_is_sent_again_where_its_receiver_has_lost_references(form):
+    sessions = pair(form, State.TRAINING)
+    for kind in STEP[form]:
+        sender = SENDER[kind]
+        state = say(sessions, sender, kind)
+        say(sessions, sender.peer, LOST)
+        assert say(sessions, sender, kind) is state
+    assert state is State.TRAINING
 
 
-ILLEGAL = [case for case in itertools.product(State, Role, KINDS) if case not in TRANSITIONS]
+def test_no_message_of_a_step_in_the_u_shape_has_a_field_for_labels_or_losses():
+    kinds = {kind for _, _, kind in TRANSITIONS[Form.U_SHAPE]}
+    by_kind = {field.name: field.message_type for field in Message.DESCRIPTOR.oneofs_by_name["kind"].fields}
+    telling = {kind for kind in kinds if {"labels", "loss_sum"} & set(by_kind[kind].fields_by_name)}
+    assert telling == {"round_end", "evaluation_end"}, "sums over a round, and over all held-out samples"
+    fields = {
+        kind: set(by_kind[kind].fields_by_name) for kind in (*STEP[Form.U_SHAPE], *EVALUATION[Form.U_SHAPE])
+    }
+    assert fields == {
+        "activation_up": {"step", "activation"},
+        "activation_down": {"step", "activation"},
+        "gradient_up": {"step", "gradient", "num_labels"},
+        "gradient": {"step", "gradient"},
+        "evaluation_up": {"activation"},
+        "evaluation_down": {"activation"},
+    }
+    labelled = Message(activation={"activation": b"a", "labels": b"b"})
+    sessions = pair(Form.U_SHAPE, State.TRAINING)
+    with pytest.raises(LocalProtocolError, match="may not send 'activation'"):
+        sessions[Role.CLIENT].send(labelled)
+    with pytest.raises(RemoteProtocolError, match="may not send 'activation'"):
+        sessions[Role.SERVER].receive(labelled.SerializeToString())
+
+
+ILLEGAL = [
+    (form, *case)
+    for form in Form
+    for case in itertools.product(State, Role, KINDS)
+    if case not in TRANSITIONS[form]
+]
 
 
 @pytest.mark.parametrize(
-    ("state", "sender", "kind"), ILLEGAL, ids=lambda value: getattr(value, "value", value)
+    ("form", "state", "sender", "kind"), ILLEGAL, ids=lambda value: getattr(value, "value", value)
 )
-def test_every_illegal_message_is_refused_at_both_ends(state, sender, kind):
+def test_every_illegal_message_is_refused_at_both_ends(form, state, sender, kind):
     with pytest.raises(LocalProtocolError, match=f"may not send '{kind}'"):
-        Session(sender, state).send(message(kind))
-    receiver = Session(sender.peer, state)
+        Session(sender, state, form).send(message(kind))
+    receiver = Session(sender.peer, state, form)
     with pytest.raises(RemoteProtocolError, match=f"may not send '{kind}'"):
         receiver.receive(message(kind).SerializeToString())
     assert receiver.state is state
 
 
-def test_every_kind_of_message_and_every_state_is_in_the_table():
-    assert {kind for _, _, kind in TRANSITIONS} == set(KINDS)
-    assert {state for state, _, _ in TRANSITIONS} | {State.CLOSED} == set(State)
+def test_every_kind_of_message_and_every_state_is_in_a_table():
+    keys = {key for table in TRANSITIONS.values() for key in table}
+    assert {kind for _, _, kind in keys} == set(KINDS)
+    assert {state for state, _, _ in keys} | {State.CLOSED} == set(State)
 
 
 @settings(deadline=None, max_examples=300)
-@given(data=st.binary(max_size=200), state=st.sampled_from(State), role=st.sampled_from(Role))
-def test_random_bytes_are_a_message_or_a_remote_error(data, state, role):
-    session = Session(role, state)
+@given(
+    data=st.binary(max_size=200),
+    form=st.sampled_from(Form),
+    state=st.sampled_from(State),
+    role=st.sampled_from(Role),
+)
+def test_random_bytes_are_a_message_or_a_remote_error(data, form, state, role):
+    session = Session(role, state, form)
     try:
         received = session.receive(data)
     except RemoteProtocolError:
         assert session.state is state
     else:
-        assert (state, role.peer, received.WhichOneof("kind")) in TRANSITIONS
+        assert (state, role.peer, received.WhichOneof("kind")) in TRANSITIONS[form]

@@ -30,7 +30,7 @@ def compare(
     from splitcom.cli.progress import run_comparison
     from splitcom.config import Config, parse_assignment
     from splitcom.errors import ConfigError
-    from splitcom.report import closing_table, write_report
+    from splitcom.report import closing_table, flow_table, write_report
 
     console = Console()
     overrides = dict(map(parse_assignment, assignments or []))
@@ -43,5 +43,7 @@ def compare(
         raise ConfigError(f"--seeds {seeds}: expected whole numbers, such as 0,1,2") from error
     chosen_methods = [method.strip() for method in methods.split(",") if method.strip()]
     comparison = run_comparison(settings, out, chosen_methods, chosen_seeds, console)
-    console.print(closing_table([run["result"] for run in comparison["runs"]]))
+    results = [run["result"] for run in comparison["runs"]]
+    console.print(closing_table(results))
+    console.print(flow_table(results))
     console.print(f"report  {write_report(out)}", highlight=False, soft_wrap=True)

@@ -14,21 +14,37 @@ def inspect(
     rank: Annotated[int, typer.Option(help="LoRA rank.")] = 8,
     batch_size: Annotated[int, typer.Option(help="Samples in a step.")] = 8,
     tokens: Annotated[int, typer.Option(help="Tokens of a sample.")] = 512,
+    train_head: Annotated[bool, typer.Option("--train-head", help="LoRA on the LM head too.")] = False,
 ) -> None:
     """Show parameters and memory of each part, and the bytes of each flow in a step; loads no weights."""
     from rich.console import Console
 
     from splitcom.methods.inspect import bytes_of_step
     from splitcom.models import describe
+    from splitcom.report.format import format_bytes
     from splitcom.report.inspection import flow_table, part_table
 
     console = Console()
-    found = describe(model, cut=cut, tail_blocks=tail_blocks, rank=rank)
+    found = describe(model, cut=cut, tail_blocks=tail_blocks, rank=rank, head=train_head)
     tied = ", tied embeddings" if found.tied_embeddings else ""
     title = (
         f"{model}: {found.model_type}, {found.num_blocks} blocks, hidden {found.hidden_size}, vocabulary "
         f"{found.vocab_size:,}, {found.parameters:,} parameters in {found.dtype}{tied}"
     )
     console.print(part_table(found.parts, title))
+    holder = found.parts[-1].name
+    weights = format_bytes(found.head_parameters * found.dtype.itemsize)
+    console.print(
+        f"LM head: {found.vocab_size:,} tokens x {found.hidden_size} = {found.head_parameters:,} parameters, "
+        f"{weights}, in the {holder}{' at each client' if tail_blocks else ''}"
+        f"{_tie(found.tied_embeddings, tail_blocks)}\n",
+        highlight=False,
+    )
     flows = bytes_of_step(found.hidden_size, batch_size, tokens, tail_blocks)
     console.print(flow_table(flows, f"uncompressed fp16, {batch_size} samples of {tokens} tokens"))
+
+
+def _tie(tied: bool, tail_blocks: int) -> str:
+    if not tied:
+        return ""
+    return ": the embeddings, which front and tail share" if tail_blocks else ": a copy of the embeddings"

@@ -46,12 +46,12 @@ class ProgressBar(Observer):
 
     def on_step(self, report: StepReport) -> None:
         """Move the bar."""
+        loss = "" if report.loss is None else f"  loss {report.loss:.3f}"
         skipped = f"  skipped {report.skip_ratio:4.0%}" if report.skip_ratio else ""
         self._progress.update(
             self._task,
             completed=report.round - 1 + report.step / report.num_steps,
-            status=f"round {report.round}/{self._rounds}  loss {report.loss:.3f}{skipped}  "
-            f"{format_bytes(report.total_bytes)}",
+            status=f"round {report.round}/{self._rounds}{loss}{skipped}  {format_bytes(report.total_bytes)}",
         )
 
     def on_text(self, done: int, total: int) -> None:

@@ -1,4 +1,7 @@
-"""What the server does with the batches of one step: body forward, loss, body backward, gradients back to the cut."""
+"""What the server does with the batches of one step: body forward, loss, body backward, gradients back to the cut.
+
+In the U-shape the loss is the clients' business: the body's two passes are apart, and what is between is a `Passage`.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,22 +21,43 @@ from splitcom.seeds import derive_seed
 
 @dataclass(frozen=True)
 class Arrival:
-    """One client's batch as the server has decoded it."""
+    """One client's batch as the server has decoded it; in the U-shape without labels."""
 
     decoded: Decoded
     labels: list[Labels]
+
+    @property
+    def num_samples(self) -> int:
+        """How many samples it holds."""
+        return len(self.decoded.ids)
 
 
 @dataclass(frozen=True)
 class StepResult:
     """For one client: the gradient of its own mean loss at the cut, and its loss in nats over `num_labels`.
 
-    The gradient is None where the front is frozen and needs none.
+    The gradient is None where the front is frozen and needs none; the loss is 0 in the U-shape, where the client
+    keeps it.
     """
 
     gradient: Ragged | None
     loss_sum: float
     num_labels: int
+
+
+@dataclass(frozen=True)
+class Passage:
+    """The body between its forward and its backward pass, with the rows of each client; the graph is kept."""
+
+    hidden: torch.Tensor  # [batch, tokens, hidden], what has come in
+    out: torch.Tensor  # the same shape
+    mask: torch.Tensor  # int64 [batch, tokens]
+    rows: Mapping[str, slice]
+
+    def out_of(self, client: str) -> Ragged:
+        """What the body gave for a client's batch."""
+        rows = self.rows[client]
+        return Ragged.from_padded(self.out.detach()[rows], self.mask[rows])
 
 
 class BodyTrainer:
@@ -50,18 +74,28 @@ class BodyTrainer:
         batch_size = max(config.training.batch_size, config.evaluation.batch_size)
         self.max_batch_bytes = batch_size * config.data.max_tokens * self._hidden_size * 4
 
-    def admit(self, decoded: Decoded, labels: Mapping[int, Labels]) -> Arrival:
-        """Join a client's batch with its labels; raises RemoteProtocolError where they do not fit this model."""
+    def admit(self, decoded: Decoded, labels: Mapping[int, Labels] | None) -> Arrival:
+        """Join a client's batch with its labels, None in the U-shape.
+
+        Raises RemoteProtocolError where they do not fit this model.
+        """
         batch = decoded.batch
         if batch.hidden != self._hidden_size:
             raise RemoteProtocolError(
                 f"an activation of width {batch.hidden}; the model's is {self._hidden_size}"
             )
+        lengths = batch.lengths.tolist()
+        if bad := [length for length in lengths if not 2 <= length <= self._config.data.max_tokens]:
+            raise RemoteProtocolError(
+                f"an activation of {bad[0]} tokens; expected 2 to {self._config.data.max_tokens}"
+            )
+        if labels is None:
+            return Arrival(decoded, [])
         if missing := [sample for sample in decoded.ids if sample not in labels]:
             raise RemoteProtocolError(f"no labels for sample ids {missing}")
         rows = [labels[sample] for sample in decoded.ids]
-        for length, row in zip(batch.lengths.tolist(), rows, strict=True):
-            if len(row) != length or length < 2 or length > self._config.data.max_tokens:
+        for length, row in zip(lengths, rows, strict=True):
+            if len(row) != length:
                 raise RemoteProtocolError(f"{len(row)} labels for an activation of {length} tokens")
             if int(row.max()) >= self._vocab_size:
                 raise RemoteProtocolError(
@@ -81,48 +115,94 @@ class BodyTrainer:
         The body learns from the mean over all labelled tokens; each client gets the gradient of the mean over its
         own, as if it were alone, so that its step does not shrink with the number of clients.
         """
-        hidden, mask, labels = self._join(list(arrivals.values()))
-        hidden.requires_grad_(self._config.lora.train_front)
-        torch.manual_seed(derive_seed(self._config.seed, "server", *position))  # dropout
-        self._body.train()
-        losses, rows = token_losses(self._body(hidden, mask), labels)
+        passage = self.forward(arrivals, position)
+        labels = self._join_labels(list(arrivals.values()), passage.mask)
+        losses, rows = token_losses(passage.out, labels)
         torch.autograd.backward(losses.mean())
         self._optimizer.step(progress)
 
         losses = losses.detach()
         results = {}
-        first = 0
-        for client, arrival in arrivals.items():
-            last = first + len(arrival.labels)
-            own = losses[(first <= rows) & (rows < last)]
-            gradient = None
-            if hidden.grad is not None:
-                gradient = Ragged.from_padded(hidden.grad[first:last], mask[first:last])
-                if len(arrivals) > 1:
-                    gradient = Ragged(gradient.values * (len(losses) / max(len(own), 1)), gradient.lengths)
+        for client, span in passage.rows.items():
+            own = losses[(span.start <= rows) & (rows < span.stop)]
+            gradient = self._gradient(passage, client, len(losses) / max(len(own), 1))
             results[client] = StepResult(gradient, float(own.sum()), len(own))
-            first = last
         return results
+
+    def forward(self, arrivals: Mapping[str, Arrival], position: tuple[int, int]) -> Passage:
+        """Run the batches of all clients together."""
+        hidden, mask = self._join(list(arrivals.values()))
+        hidden.requires_grad_(self._config.lora.train_front)
+        torch.manual_seed(derive_seed(self._config.seed, "server", *position))  # dropout
+        self._body.train()
+        rows, first = {}, 0
+        for client, arrival in arrivals.items():
+            rows[client] = slice(first, first + arrival.num_samples)
+            first += arrival.num_samples
+        return Passage(hidden, self._body(hidden, mask), mask, rows)
+
+    def backward(
+        self, passage: Passage, gradients: Mapping[str, tuple[Ragged, int]], progress: float
+    ) -> dict[str, StepResult]:
+        """The second half of a step in the U-shape, from each client's gradient and its number of labelled tokens.
+
+            gradient a ─┐                                              ┌─► gradient a
+            gradient b ─┼─► weighed ─► [B, T, D] ─► body ─► weighed back ┼─► gradient b
+            (c is gone) ┘   by number                └─ AdamW
+
+        What comes in is the gradient, at the tail's input, of the mean over the client's own labelled tokens; so body
+        and fronts learn from the same means as in `step`.
+        """
+        total = sum(num_labels for _, num_labels in gradients.values())
+        out_gradient = torch.zeros_like(passage.out)
+        for client, (gradient, num_labels) in gradients.items():
+            rows = passage.rows[client]
+            padded = gradient.to_padded(passage.mask[rows].cpu()).to(out_gradient)
+            out_gradient[rows] = padded * (num_labels / total)
+        torch.autograd.backward(passage.out, out_gradient)
+        self._optimizer.step(progress)
+        return {
+            client: StepResult(self._gradient(passage, client, total / num_labels), 0.0, num_labels)
+            for client, (_, num_labels) in gradients.items()
+        }
+
+    def _gradient(self, passage: Passage, client: str, scale: float) -> Ragged | None:
+        """A client's rows of the gradient at the cut, times `scale`: from the step's mean to that over its own."""
+        if passage.hidden.grad is None:
+            return None
+        rows = passage.rows[client]
+        gradient = Ragged.from_padded(passage.hidden.grad[rows], passage.mask[rows])
+        return gradient if scale == 1 else Ragged(gradient.values * scale, gradient.lengths)
 
     @torch.no_grad()
     def evaluate(self, arrival: Arrival) -> tuple[float, int]:
         """Loss in nats summed over the labelled tokens of a held-out batch, and their number."""
-        hidden, mask, labels = self._join([arrival])
+        hidden, mask = self._join([arrival])
         self._body.eval()
-        losses, _ = token_losses(self._body(hidden, mask), labels)
+        losses, _ = token_losses(self._body(hidden, mask), self._join_labels([arrival], mask))
         return float(losses.double().sum()), len(losses)
 
-    def _join(self, arrivals: list[Arrival]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    @torch.no_grad()
+    def pass_held_out(self, arrival: Arrival) -> Ragged:
+        """What a client's tail gets of a held-out batch, in the U-shape."""
+        hidden, mask = self._join([arrival])
+        self._body.eval()
+        return Ragged.from_padded(self._body(hidden, mask), mask)
+
+    def _join(self, arrivals: list[Arrival]) -> tuple[torch.Tensor, torch.Tensor]:
         lengths = torch.cat([arrival.decoded.batch.lengths for arrival in arrivals])
         values = torch.cat([arrival.decoded.batch.values for arrival in arrivals])
         num_tokens = int(lengths.max())
         mask = (torch.arange(num_tokens) < lengths[:, None]).to(torch.int64)
-        labels = torch.full((len(lengths), num_tokens), IGNORED)
+        hidden = Ragged(values, lengths).to_padded(mask).to(self._device, self._dtype)
+        return hidden, mask.to(self._device)
+
+    def _join_labels(self, arrivals: list[Arrival], mask: torch.Tensor) -> torch.Tensor:
+        labels = torch.full(mask.shape, IGNORED)
         rows = [row for arrival in arrivals for row in arrival.labels]
         for index, row in enumerate(rows):
             labels[index, : len(row)] = torch.from_numpy(row)
-        hidden = Ragged(values, lengths).to_padded(mask).to(self._device, self._dtype)
-        return hidden, mask.to(self._device), labels.to(self._device)
+        return labels.to(self._device)
 
     def adapter(self) -> dict[str, torch.Tensor]:
         """The body's adapter."""

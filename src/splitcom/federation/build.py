@@ -1,7 +1,7 @@
 """From a configuration to the parties of a simulation: every client and the server, in this process."""
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from splitcom.errors import ConfigError
 from splitcom.federation.body import BodyTrainer
 from splitcom.federation.channel import Channel, Channels
 from splitcom.federation.client import Client, Trainer
+from splitcom.federation.ends import EndsTrainer
 from splitcom.federation.front import FrontTrainer
 from splitcom.federation.observe import Observer
 from splitcom.federation.rounds import Federation
@@ -25,13 +26,16 @@ from splitcom.models import (
     Body,
     Front,
     Part,
+    Tail,
     adapter_state,
     add_lora,
     fingerprint,
     load_body,
     load_front,
+    load_tail,
     load_tokenizer,
     replicate,
+    share_embeddings,
 )
 from splitcom.seeds import derive_seed
 from splitcom.transports.events import Transport
@@ -48,18 +52,27 @@ class Texts:
     held_out: Encoded
 
 
+@dataclass(frozen=True)
+class Parts:
+    """The parts of a model with their adapters; a party may hold outlines of what it does not run, or nothing."""
+
+    front: Front
+    body: Body | None = None
+    tail: Tail | None = None
+
+
 class Simulation:
     """All parties of a run in this process.
 
-    `parts` are those of `load_parts`: the server trains this very body, clients train copies of the front. `folder` is
-    where the parties keep their states and, where so configured, their references.
+    `parts` are those of `load_parts`: the server trains this very body, clients train copies of the others. `folder`
+    is where the parties keep their states and, where so configured, their references.
     """
 
     def __init__(
         self,
         config: Config,
         texts: Texts,
-        parts: tuple[Front, Body],
+        parts: Parts,
         folder: Path,
         observer: Observer | None = None,
     ) -> None:
@@ -146,24 +159,25 @@ def load_all_rows(config: Config) -> tuple[list[Row], list[Row]]:
 def build_server(
     config: Config,
     transport: Transport,
-    parts: tuple[Front | None, Body],
+    parts: Parts,
     model_fingerprint: str,
     folder: Path,
     observer: Observer | None = None,
-    front_adapter: Mapping[str, torch.Tensor] | None = None,
 ) -> Federation:
     """The server; its state goes below `folder`.
 
-    Where the server holds no front, `front_adapter` is the one that training begins with.
+    It runs the body where the model is split; of the parts that clients train it needs no more than outlines.
     """
-    front, body = parts
-    adapter = dict(front_adapter or ({} if front is None else adapter_state(front)))
     split = config.training.split
+    theirs = (parts.front, parts.tail if split else parts.body)
+    adapter: dict[str, torch.Tensor] = {}
+    for part in theirs:
+        adapter |= {} if part is None else adapter_state(part)
     return Federation(
         config,
         transport,
-        BodyTrainer(body, config) if split else None,
-        adapter if split else adapter | adapter_state(body),
+        BodyTrainer(parts.body, config) if split and parts.body is not None else None,
+        adapter,
         lambda name: open_channels(config, name, folder / "references") if split else {},
         model_fingerprint,
         PartyStore(folder),
@@ -174,7 +188,7 @@ def build_server(
 def build_client(
     name: str,
     config: Config,
-    parts: tuple[Front, Body | None],
+    parts: Parts,
     samples: Sequence[Sample],
     held_out: Sequence[Sample],
     model_fingerprint: str,
@@ -182,23 +196,26 @@ def build_client(
 ) -> Client:
     """A client at the beginning of a conversation, with copies of `parts`; its state goes below `folder`.
 
-    The body is needed where nothing is split.
+    The tail is needed in the U-shape, the body where nothing is split.
     """
-    front, body = parts
-    own = replicate(front)
+    front = replicate(parts.front)
     trainer: Trainer
-    if config.training.split:
-        channels = open_channels(config, name, folder / "references")
-        trainer = FrontTrainer(name, own, samples, held_out, channels, config)
+    if not config.training.split:
+        assert parts.body is not None
+        trainer = WholeTrainer(name, front, replicate(parts.body), samples, held_out, config)
     else:
-        assert body is not None
-        trainer = WholeTrainer(name, own, replicate(body), samples, held_out, config)
+        channels = open_channels(config, name, folder / "references")
+        if parts.tail is None:
+            trainer = FrontTrainer(name, front, samples, held_out, channels, config)
+        else:
+            trainer = EndsTrainer(name, front, replicate(parts.tail), samples, held_out, channels, config)
     return Client(name, trainer, config, model_fingerprint, PartyStore(folder))
 
 
-def load_parts(config: Config) -> tuple[Front, Body]:
-    """Front and body with their adapters, on the configured device."""
-    return front_of(config), body_of(config)
+def load_parts(config: Config) -> Parts:
+    """All parts with their adapters, on the configured device."""
+    front = front_of(config)
+    return Parts(front, body_of(config), tail_of(config, front))
 
 
 def front_of(config: Config) -> Front:
@@ -210,9 +227,20 @@ def front_of(config: Config) -> Front:
 
 def body_of(config: Config) -> Body:
     """The body with its adapter, on the configured device."""
-    body = load_body(config.model.source, config.model.cut, **_place(config))
+    model = config.model
+    body = load_body(model.source, model.cut, model.tail_blocks, **_place(config))
     adapt(body, config, trains=True)
     return body
+
+
+def tail_of(config: Config, front: Front) -> Tail | None:
+    """The tail of the party that has this front, with its adapter; None in the standard form."""
+    if not config.model.tail_blocks:
+        return None
+    tail = load_tail(config.model.source, config.model.tail_blocks, **_place(config))
+    share_embeddings(front, tail)
+    adapt(tail, config, trains=True)
+    return tail
 
 
 def _place(config: Config) -> dict[str, Any]:
@@ -240,11 +268,8 @@ def device_of(config: Config) -> torch.device:
 
 def open_channels(config: Config, client: str, folder: Path) -> Channels:
     """One side's ends of the flows of one client."""
-    codecs = {
-        "activation_up": config.flows.activation_up.codec,
-        "gradient_down": config.flows.gradient_down.codec,
-        "evaluation": config.evaluation.codec,
-    }
+    codecs = {flow: settings.codec for flow, settings in config.cut_flows.items()}
+    codecs["evaluation"] = config.evaluation.codec
     channels = {}
     for flow, text in codecs.items():
         codec = parse(text)
@@ -270,6 +295,7 @@ def adapt(part: Part, config: Config, trains: bool) -> None:
         alpha=lora.alpha,
         dropout=lora.dropout,
         targets=lora.targets,
+        head=lora.train_head,
         seed=derive_seed(config.seed, "lora"),
     )
 

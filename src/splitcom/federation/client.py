@@ -1,7 +1,8 @@
 """A client's side of the conversation: what it answers to each message; no I/O, no threads, no clocks.
 
 The conversation is a generator that reads from top to bottom: it yields what the client sends and is sent what the
-client receives. What training means is the trainer's business: `FrontTrainer` (split) or `WholeTrainer`.
+client receives. What training means is the trainer's business: `FrontTrainer` (split), `EndsTrainer` (U-shape) or
+`WholeTrainer`.
 """
 
 from collections.abc import Generator, Iterator, Mapping
@@ -22,7 +23,7 @@ from splitcom.protocol.messages_pb2 import (
     RoundEnd,
     StateSaved,
 )
-from splitcom.protocol.session import PROTOCOL_VERSION, Role, Session, State
+from splitcom.protocol.session import PROTOCOL_VERSION, Form, Role, Session, State
 
 Conversation = Generator[Message | None, Message, Any]
 
@@ -77,7 +78,7 @@ class Client:
         self._adapter_dtype = getattr(torch, config.federation.adapter_dtype)
         self._fingerprint = model_fingerprint
         self._store = store
-        self._session = Session(Role.CLIENT)
+        self._session = Session(Role.CLIENT, form=Form.of(config.model.tail_blocks))
         self._conversation = self._converse()
 
     def connect(self) -> bytes:

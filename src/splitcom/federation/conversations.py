@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from splitcom.codecs import Ragged
 from splitcom.config import Config
@@ -17,11 +17,13 @@ from splitcom.federation.channel import Channels
 from splitcom.metrics.ledger import Ledger
 from splitcom.protocol.accounting import flows_of
 from splitcom.protocol.labels import Labels
-from splitcom.protocol.messages_pb2 import Failure, Finish, Message, Welcome
-from splitcom.protocol.session import PROTOCOL_VERSION, Role, Session, State
+from splitcom.protocol.messages_pb2 import Failure, Finish, Message, ReferenceLost, Welcome
+from splitcom.protocol.session import PROTOCOL_VERSION, Form, Role, Session, State
 from splitcom.transports.events import Back, Gone, Joined, Received, Transport
 
 _LOG = logging.getLogger(__name__)
+_LOST_AGAIN = "references are lost again and again in one step"
+_ReadT = TypeVar("_ReadT")
 
 
 class Rejoined(Exception):  # noqa: N818  (an event, no error)
@@ -82,6 +84,7 @@ class Conversations:
         self._ledger = ledger
         self._open_channels = open_channels
         self._fingerprint = model_fingerprint
+        self._form = Form.of(config.model.tail_blocks)
         self._busy: set[str] = set()
         self._inbox: dict[str, Message] = {}  # a client says one thing and waits for the answer
         # A single party that holds model and data has nobody to send anything to.
@@ -165,6 +168,40 @@ class Conversations:
         self._count(name, message, len(data), upwards=False)
         self.transport.send(name, data)
 
+    def caught_up(self, name: str, message: Message, resend: Callable[[], None]) -> Message:
+        """A client's message; where it is that the client has lost a reference, the one after `resend`.
+
+        Raises Ended and Rejoined.
+        """
+        if message.WhichOneof("kind") == "reference_lost":
+            resend()
+            message = self._next_of(name)
+            if message.WhichOneof("kind") == "reference_lost":
+                self.refuse(name, _LOST_AGAIN)
+        return message
+
+    def settle(self, name: str, message: Message, read: Callable[[Message], _ReadT]) -> _ReadT:
+        """What `read` makes of a client's packet; where it raises UnknownReference, of the packet sent again.
+
+        Raises Ended and Rejoined.
+        """
+        try:
+            return read(message)
+        except UnknownReference as lost:
+            step = getattr(message, message.WhichOneof("kind") or "").step
+            answer = ReferenceLost(step=step, sample_ids=lost.sample_ids)
+        self.send(name, Message(reference_lost=answer))
+        try:
+            return read(self._next_of(name))
+        except UnknownReference:
+            self.refuse(name, _LOST_AGAIN)
+
+    def _next_of(self, name: str) -> Message:
+        """The next message of one client; raises Ended where it is gone."""
+        if not (messages := self.collect([name])):
+            raise Ended(name)
+        return messages[name]
+
     def idle(self) -> None:
         """Nothing is under way: a client that begins anew now disturbs nobody."""
         self._busy.clear()
@@ -184,7 +221,7 @@ class Conversations:
             self.peers[name].session = None
             self.transport.reset(name)
 
-    def parse(self, name: str, parser: Callable[..., Any], *arguments: Any) -> Any:
+    def parse(self, name: str, parser: Callable[..., _ReadT], *arguments: Any) -> _ReadT:
         """Run a parser on what a client has sent; raises Ended where it is malformed, and tells the client."""
         try:
             return parser(*arguments)
@@ -201,7 +238,7 @@ class Conversations:
                 return False
             case Joined(name):
                 peer = self.peer(name)
-                peer.session, peer.gone_since = Session(Role.SERVER), None
+                peer.session, peer.gone_since = Session(Role.SERVER, form=self._form), None
                 self._inbox.pop(name, None)
                 if name in self._busy:
                     raise Rejoined(name)

@@ -3,11 +3,12 @@
 from math import isfinite
 
 from splitcom.config import Config
-from splitcom.federation.body import Arrival, BodyTrainer
+from splitcom.federation.arrivals import Arrivals
+from splitcom.federation.body import BodyTrainer
 from splitcom.federation.conversations import Conversations, Ended
 from splitcom.federation.observe import Observer
 from splitcom.federation.shared import SharedAdapter
-from splitcom.protocol.labels import unpack_labels
+from splitcom.federation.tails import Tails
 from splitcom.protocol.messages_pb2 import EvaluationNext, EvaluationStart, Message
 
 
@@ -22,10 +23,11 @@ class Evaluation:
         body: BodyTrainer | None,
         observer: Observer,
     ) -> None:
-        self._config = config
         self._clients = clients
         self._adapter = adapter
         self._body = body
+        self._arrivals = None if body is None else Arrivals(config, body, clients)
+        self._tails = Tails(body, clients) if body is not None and config.model.tail_blocks else None
         self._observer = observer
 
     def run(self, round_index: int) -> float | None:
@@ -44,29 +46,25 @@ class Evaluation:
                 if message.WhichOneof("kind") == "evaluation_end":
                     names.remove(name)
                     end = message.evaluation_end
-                    if self._body is None and isfinite(end.loss_sum):
+                    clients_know = self._body is None or self._tails is not None
+                    if clients_know and isfinite(end.loss_sum):
                         loss_sum += end.loss_sum
                         num_labels += end.num_labels
                     continue
+                assert self._body is not None and self._arrivals is not None
                 try:
-                    arrival = self._decode(name, message)
+                    arrival = self._arrivals.held_out(name, message)
                 except Ended:
                     names.remove(name)
                     continue
-                assert self._body is not None
-                batch_loss, batch_labels = self._body.evaluate(arrival)
-                loss_sum += batch_loss
-                num_labels += batch_labels
-                done += len(arrival.labels)
+                if self._tails is None:
+                    batch_loss, batch_labels = self._body.evaluate(arrival)
+                    loss_sum += batch_loss
+                    num_labels += batch_labels
+                    answer = Message(evaluation_next=EvaluationNext())
+                else:
+                    answer = self._tails.evaluate(name, arrival)
+                done += arrival.num_samples
                 self._observer.on_evaluation(round_index, done, total)
-                self._clients.send(name, Message(evaluation_next=EvaluationNext()))
+                self._clients.send(name, answer)
         return loss_sum / num_labels if num_labels else None
-
-    def _decode(self, name: str, message: Message) -> Arrival:
-        assert self._body is not None
-        parse, batch = self._clients.parse, message.evaluation_batch
-        decode = self._clients.peers[name].channels["evaluation"].decode
-        decoded = parse(name, decode, batch.activation, self._body.max_batch_bytes)
-        labels = parse(name, unpack_labels, batch.labels, self._config.data.max_tokens)
-        arrival: Arrival = parse(name, self._body.admit, decoded, labels)
-        return arrival

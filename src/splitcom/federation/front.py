@@ -1,20 +1,21 @@
 """What a client does in split training: front forward, send, receive the gradient, front backward, step."""
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from functools import partial
 
 import torch
 
 from splitcom.codecs import Ragged, ReferenceStore
 from splitcom.config import Config
 from splitcom.data import Batch, Sample
-from splitcom.errors import UnknownReference
 from splitcom.federation.channel import Channel, Channels
 from splitcom.federation.client import RoundSummary
 from splitcom.federation.optimize import Optimizer
+from splitcom.federation.packets import receive, send
 from splitcom.federation.plan import held_out_batches, progress_of, round_batches
 from splitcom.models import Front, adapter_state, load_adapter_state
 from splitcom.protocol.labels import pack_labels
-from splitcom.protocol.messages_pb2 import Activation, EvaluationBatch, EvaluationEnd, Message, ReferenceLost
+from splitcom.protocol.messages_pb2 import Activation, EvaluationBatch, EvaluationEnd, Message
 from splitcom.seeds import derive_seed
 
 
@@ -72,17 +73,11 @@ class FrontTrainer:
             hidden = self._front(batch.input_ids.to(self._device), mask)
         ragged = Ragged.from_padded(hidden.detach(), mask)
 
-        reply = yield self._activation(batch, ragged, position, lost=())
-        while reply.WhichOneof("kind") == "reference_lost":
-            reply = yield self._activation(batch, ragged, position, lost=reply.reference_lost.sample_ids)
-        while trains:
-            try:
-                gradient = self._down.decode(reply.gradient.gradient).batch
-                break
-            except UnknownReference as error:
-                lost = ReferenceLost(step=position[1], sample_ids=error.sample_ids)
-                reply = yield Message(reference_lost=lost)
+        reply = yield from send(partial(self._activation, batch, ragged, position))
         if trains:
+            gradient = yield from receive(
+                self._down, reply, lambda message: message.gradient.gradient, position[1]
+            )
             padded = gradient.to_padded(batch.attention_mask)
             hidden.backward(padded.to(hidden.device, hidden.dtype))
             self._optimizer.step(progress)

@@ -19,12 +19,11 @@ def line_of(
     traffic = {flow: channel.take_traffic() for flow, channel in peer.channels.items()}
     sent = {key: counted.get(key, 0) for key in (*FLOWS, "up", "down", "total")}
     uncompressed = dict(sent)
-    if "activation_up" in traffic:
-        # The gradient has the shape of the activation, also where a frozen front saves it.
-        for flow, direction in (("activation_up", "up"), ("gradient_down", "down")):
-            uncompressed[flow] = traffic["activation_up"].uncompressed_bytes
-            uncompressed[direction] += uncompressed[flow] - sent[flow]
-        uncompressed["total"] = uncompressed["up"] + uncompressed["down"]
+    for flow in traffic.keys() - {"evaluation"}:
+        # What else crosses a cut has the shape of the activation, also where a frozen front saves it.
+        uncompressed[flow] = traffic["activation_up"].uncompressed_bytes
+        uncompressed[flow.rpartition("_")[2]] += uncompressed[flow] - sent[flow]
+    uncompressed["total"] = uncompressed["up"] + uncompressed["down"]
     return {
         "round": round_index,
         "client": name,

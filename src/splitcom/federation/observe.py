@@ -12,7 +12,7 @@ class StepReport:
     round: int
     step: int
     num_steps: int
-    loss: float  # nats per labelled token, mean over the step's clients
+    loss: float | None  # nats per labelled token, mean over the step's clients; None in the U-shape
     skip_ratio: float  # of activation_up, over the step's samples
     total_bytes: int  # since the start of the run, evaluation not included
 

@@ -1,39 +1,39 @@
-"""What one party of a run over a network holds: the server the body, a client the front and its own rows."""
+"""What one party of a run over a network holds: the server the body, a client the front (and tail) and its own rows."""
 
 import math
 import random
-from collections.abc import Mapping
 from functools import partial
-
-import torch
 
 from splitcom.config import Config
 from splitcom.data import Encoded, Row, encode, load_rows
 from splitcom.errors import ConfigError
-from splitcom.federation.build import adapt, body_of, front_of
-from splitcom.models import Body, Front, adapter_state, load_tokenizer
+from splitcom.federation.build import Parts, adapt, body_of, front_of, tail_of
+from splitcom.models import Body, Front, Tail, load_tokenizer
 from splitcom.models.front import outline
 
 
-def load_server_body(config: Config) -> Body:
-    """The body with its adapter; where nothing is split, its outline, since the server only averages."""
-    if config.training.split:
-        return body_of(config)
-    body = outline(config.model.source, Body, config.model.cut)
-    adapt(body, config, trains=True)
-    return body
+def load_server_parts(config: Config) -> Parts:
+    """The body, and outlines of what clients run: an adapter before training follows from seed, names and shapes alone.
 
-
-def initial_front_adapter(config: Config) -> Mapping[str, torch.Tensor]:
-    """The front's adapter before training, which follows from seed, names and shapes alone."""
-    front = outline(config.model.source, Front, config.model.cut)
+    Where nothing is split, the body is an outline too, since the server only averages.
+    """
+    model = config.model
+    front = outline(model.source, Front, model.cut, model.tail_blocks)
     adapt(front, config, trains=config.lora.train_front)
-    return adapter_state(front)
+    tail = outline(model.source, Tail, model.cut, model.tail_blocks) if model.tail_blocks else None
+    if tail is not None:
+        adapt(tail, config, trains=True)
+    if config.training.split:
+        return Parts(front, body_of(config), tail)
+    body = outline(model.source, Body, model.cut)
+    adapt(body, config, trains=True)
+    return Parts(front, body)
 
 
-def load_client_parts(config: Config) -> tuple[Front, Body | None]:
-    """The front with its adapter, and the body where nothing is split."""
-    return front_of(config), None if config.training.split else body_of(config)
+def load_client_parts(config: Config) -> Parts:
+    """What a client runs: the front, the tail in the U-shape, the body where nothing is split."""
+    front = front_of(config)
+    return Parts(front, None if config.training.split else body_of(config), tail_of(config, front))
 
 
 def load_client_rows(config: Config) -> tuple[list[Row], list[Row]]:

@@ -53,6 +53,7 @@ class Lockstep:
             training = [name for name in training if name in messages]
             for name, message in messages.items():
                 try:
+                    message = self._steps.caught_up(name, message)
                     if message.WhichOneof("kind") == "round_end":
                         training.remove(name)
                         updates[name] = self._steps.end(name, message.round_end, round_index)

@@ -5,20 +5,21 @@ Which clients step together, and when a round is over, is the business of schedu
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
 from typing import Any
 
 import torch
 
 from splitcom.config import Config
-from splitcom.errors import UnknownReference
+from splitcom.federation.arrivals import Arrivals
 from splitcom.federation.body import Arrival, BodyTrainer, StepResult
-from splitcom.federation.conversations import Conversations, Ended
+from splitcom.federation.conversations import Conversations
 from splitcom.federation.observe import Observer, StepReport
 from splitcom.federation.shared import SharedAdapter
+from splitcom.federation.tails import Tails
 from splitcom.metrics.ledger import Ledger
-from splitcom.protocol.labels import unpack_labels
-from splitcom.protocol.messages_pb2 import Gradient, Message, ReferenceLost, RoundEnd
+from splitcom.protocol.messages_pb2 import Gradient, Message, RoundEnd
 
 
 @dataclass(frozen=True)
@@ -47,39 +48,25 @@ class Steps:
         self._body = body
         self._ledger = ledger
         self._observer = observer
+        self._arrivals = None if body is None else Arrivals(config, body, clients)
+        self._tails = Tails(body, clients) if body is not None and config.model.tail_blocks else None
         self.server_s = 0.0  # of the body's, since this was last set to zero
 
-    def decode(self, name: str, message: Message) -> Arrival:
-        """Decode an activation; where either side has lost a reference, have the packet sent again first, once.
+    def caught_up(self, name: str, message: Message) -> Message:
+        """What a client says, after it has been sent its last gradient again where it has lost a reference.
 
         Raises Ended where the client is lost or refused on the way.
         """
-        assert self._body is not None
-        peer, parse = self._clients.peers[name], self._clients.parse
-        for _ in range(3):
-            if message.WhichOneof("kind") == "reference_lost":
-                self._send_gradient(name, message.reference_lost.step, self_contained=True)
-            else:
-                activation = message.activation
-                peer.labels |= parse(name, unpack_labels, activation.labels, self._config.data.max_tokens)
-                if len(peer.labels) > peer.num_samples:
-                    self._clients.refuse(name, f"labels of more samples than the {peer.num_samples} it has")
-                decode = peer.channels["activation_up"].decode
-                try:
-                    decoded = parse(name, decode, activation.activation, self._body.max_batch_bytes)
-                    missing = [sample for sample in decoded.ids if sample not in peer.labels]
-                    if not missing:
-                        arrival: Arrival = parse(name, self._body.admit, decoded, peer.labels)
-                        return arrival
-                    lost = UnknownReference(missing)
-                except UnknownReference as error:
-                    lost = error
-                answer = ReferenceLost(step=activation.step, sample_ids=lost.sample_ids)
-                self._clients.send(name, Message(reference_lost=answer))
-            if not (messages := self._clients.collect([name])):
-                raise Ended(name)
-            message = messages[name]
-        self._clients.refuse(name, "references are lost again and again in one step")
+        resend = partial(self._send_gradient, name, message.reference_lost.step, self_contained=True)
+        return self._clients.caught_up(name, message, resend)
+
+    def decode(self, name: str, message: Message) -> Arrival:
+        """Decode an activation; where this side has lost a reference, have the packet sent again first, once.
+
+        Raises Ended where the client is lost or refused on the way.
+        """
+        assert self._arrivals is not None
+        return self._arrivals.activation(name, message)
 
     def take(
         self, arrivals: Mapping[str, Arrival], round_index: int, step: int, num_steps: int, progress: float
@@ -90,9 +77,17 @@ class Steps:
         groups = [arrivals] if together else [{name: arrival} for name, arrival in arrivals.items()]
         results: dict[str, StepResult] = {}
         for index, group in enumerate(groups):
-            started = perf_counter()
-            results |= self._body.step(group, (round_index, step * len(groups) + index), progress)
-            self.server_s += perf_counter() - started
+            position = (round_index, step * len(groups) + index)
+            if self._tails is None:
+                started = perf_counter()
+                results |= self._body.step(group, position, progress)
+                self.server_s += perf_counter() - started
+            else:
+                done, seconds = self._tails.step(group, position, (round_index, step), progress)
+                results |= done
+                self.server_s += seconds
+        if not results:  # all clients of the step were lost in the middle of it
+            return
         for name, result in results.items():
             peer, arrival = self._clients.peers[name], arrivals[name]
             peer.steps += 1
@@ -107,7 +102,9 @@ class Steps:
                 round=round_index,
                 step=step + 1,
                 num_steps=num_steps,
-                loss=sum(r.loss_sum for r in results.values()) / sum(r.num_labels for r in results.values()),
+                loss=None
+                if self._tails is not None
+                else sum(r.loss_sum for r in results.values()) / sum(r.num_labels for r in results.values()),
                 skip_ratio=float(torch.cat([a.decoded.skipped for a in arrivals.values()]).float().mean()),
                 total_bytes=self._ledger.totals()["total"],
             )
@@ -118,6 +115,8 @@ class Steps:
         peer = self._clients.peers[name]
         if self._body is None:
             self._note_unseen(name, end, round_index)
+        elif self._tails is not None:
+            peer.loss_sum = end.loss_sum
         return Update(self._parse_adapter(name, end.adapter), peer.tokens)
 
     def _note_unseen(self, name: str, end: RoundEnd, round_index: int) -> None:

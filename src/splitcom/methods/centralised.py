@@ -14,6 +14,7 @@ def _configure(config: Config) -> Config:
     return config.override(
         {
             "training.split": False,
+            "model.tail_blocks": 0,
             "training.batch_size": batch_size,
             "federation.clients": 1,
             "federation.adapter_dtype": "float32",

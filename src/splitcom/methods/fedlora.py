@@ -5,7 +5,7 @@ from splitcom.methods.method import Method
 
 
 def _configure(config: Config) -> Config:
-    return config.override({"training.split": False})
+    return config.override({"training.split": False, "model.tail_blocks": 0})
 
 
 FEDLORA = Method("fedlora", "not split, adapters averaged", _configure)

@@ -9,7 +9,10 @@ from splitcom.methods.method import Method
 
 def _configure(config: Config) -> Config:
     # A batch's padding changes the last bits of an activation, hence not exactly 1.
-    return config.override({"lora.train_front": False, "flows.activation_up.codec": "temporal(0.99) > fp16"})
+    changes = {"lora.train_front": False, "flows.activation_up.codec": "temporal(0.99) > fp16"}
+    if config.model.tail_blocks:  # body and tail learn, so what passes between them changes
+        changes |= {"flows.activation_down.codec": "fp16", "flows.gradient_up.codec": "fp16"}
+    return config.override(changes)
 
 
 FROZEN_FRONT = Method("frozen_front", "split, front not trained, fp16 activations sent once", _configure)

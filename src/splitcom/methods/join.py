@@ -185,7 +185,8 @@ def _fetch(options: JoinOptions, welcome: _Welcome, calls: ServerCalls) -> Path:
     model, digest = welcome.config.model, welcome.description.model_fingerprint
     if not re.fullmatch("[0-9a-f]{64}", digest):
         raise RemoteProtocolError(f"the server's model fingerprint {digest[:80]!r} is none")
-    folder = options.cache / f"front-{digest[:32]}-cut{model.cut}-{model.dtype}"
+    tail = f"-tail{model.tail_blocks}" if model.tail_blocks else ""
+    folder = options.cache / f"front-{digest[:32]}-cut{model.cut}{tail}-{model.dtype}"
     _LOG.info("the front's weights: %s", folder if folder.exists() else "to be fetched from the server")
     return calls.fetch_front(folder)
 

@@ -1,7 +1,7 @@
 """One run from configuration to run folder: build the parties, train, record after each round, export."""
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -9,9 +9,11 @@ from math import exp
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from splitcom.config import Config
 from splitcom.errors import ConfigError, RunError
-from splitcom.federation.build import Simulation, load_parts, load_texts
+from splitcom.federation.build import Parts, Simulation, load_parts, load_texts
 from splitcom.federation.observe import Observer
 from splitcom.federation.rounds import Federation
 from splitcom.methods import METHODS
@@ -113,20 +115,22 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def export(federation: Federation, parts: Sequence[Part], folder: RunFolder, config: Config) -> None:
-    """Write the adapter of front and body."""
+def export(federation: Federation, parts: Parts, folder: RunFolder, config: Config) -> None:
+    """Write the adapter of all parts."""
     adapter = federation.adapter
     if federation.body is not None:
         adapter = adapter | federation.body.adapter()
-    body_names = adapter_state(parts[-1]).keys()
-    front = {name: tensor for name, tensor in adapter.items() if name not in body_names}
-    body = {name: tensor for name, tensor in adapter.items() if name in body_names}
+
+    def of(part: Part | None) -> dict[str, torch.Tensor]:
+        return {} if part is None else {name: adapter[name] for name in adapter_state(part)}
+
     folder.guard(
         lambda: export_adapter(
             folder.adapter,
             config.model.source,
-            front,
-            body,
+            of(parts.front),
+            of(parts.body),
+            of(parts.tail),
             cut=config.model.cut,
             rank=config.lora.rank,
             alpha=config.lora.alpha,

@@ -15,7 +15,7 @@ from splitcom.config import Config
 from splitcom.errors import RunError
 from splitcom.federation.build import build_server
 from splitcom.federation.observe import Observer
-from splitcom.federation.remote import initial_front_adapter, load_server_body
+from splitcom.federation.remote import load_server_parts
 from splitcom.methods.run import (
     Run,
     check_same_configuration,
@@ -68,7 +68,7 @@ def serve(
         folder.refuse_if_used()
     identity = load_server_identity(options.authority)
     digest = fingerprint(config.model.source)
-    body = load_server_body(config)
+    parts = load_server_parts(config)
     if not options.resume:
         folder.create(config.to_toml())
     description = Description(
@@ -95,23 +95,23 @@ def serve(
         federation = build_server(
             config,
             transport,
-            (None, body),
+            parts,
             digest,
             folder.checkpoints / "server",
             observer,
-            initial_front_adapter(config),
         )
         with closing(federation):
             run_rounds(federation, folder, observer)
         transport.close(_FAREWELL_S)
-        export(federation, (body,), folder, config)
+        export(federation, parts, folder, config)
         result = result_of(federation, config, config.method, transport.state()["virtual_s"])
         folder.write_result(result)
     return Run(folder.path, result)
 
 
 def _front_folder(config: Config, folder: Path) -> Path:
-    write_front(config.model.source, config.model.cut, getattr(torch, config.model.dtype), folder)
+    model = config.model
+    write_front(model.source, model.cut, getattr(torch, model.dtype), folder, model.tail_blocks)
     return folder
 
 

@@ -5,7 +5,7 @@ from splitcom.methods.method import Method
 
 
 def _configure(config: Config) -> Config:
-    return config.override({"flows.activation_up.codec": "fp16", "flows.gradient_down.codec": "fp16"})
+    return config.override({f"flows.{flow}.codec": "fp16" for flow in config.cut_flows})
 
 
 SPLITLORA = Method("splitlora", "split, uncompressed fp16 flows", _configure)

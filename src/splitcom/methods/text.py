@@ -31,11 +31,6 @@ class Wire:
 
     def __post_init__(self) -> None:
         self._codec = parse(self.codec_text)
-        if self._codec.needs_references:
-            raise ConfigError(
-                f"evaluation.codec = {self.codec_text!r}: builds on what a sample sent before, which new text has "
-                "not; use a codec without temporal and delta, such as 'none' or 'int8'"
-            )
 
     def __call__(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Send hidden states [B, T, D] of the positions in `mask` [B, T]; returns what arrives."""
@@ -60,7 +55,7 @@ class Writer:
         self._tokenizer = load_tokenizer(self.config.model.source)
         self.split: SplitModel | None = None
         if self.config.training.split:
-            self.split = cut(model, self.config.model.cut)
+            self.split = cut(model, self.config.model.cut, self.config.model.tail_blocks)
             self.wires = [Wire(self.config.evaluation.codec) for _ in self.split.parts[1:]]
             model = generator(self.split, tuple(self.wires))
         self._generator = model

@@ -10,7 +10,7 @@ from splitcom.models.adapters import (
 )
 from splitcom.models.describe import Description, PartSize, describe, fingerprint
 from splitcom.models.load import load_body, load_config, load_front, load_model, load_tail, load_tokenizer
-from splitcom.models.split import Body, Front, Part, SplitModel, Tail, cut, replicate
+from splitcom.models.split import Body, Front, Part, SplitModel, Tail, cut, replicate, share_embeddings
 
 __all__ = [
     "Body",
@@ -36,4 +36,5 @@ __all__ = [
     "load_tokenizer",
     "merge_adapter",
     "replicate",
+    "share_embeddings",
 ]

@@ -17,6 +17,7 @@ from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from splitcom.errors import AdapterError
@@ -38,8 +39,12 @@ def add_lora(
     dropout: float = 0.0,
     targets: Targets = None,
     seed: int = 0,
+    head: bool = False,
 ) -> None:
     """Add LoRA to the part's blocks in place; nothing else of the part is trained. `rank` 0 adds nothing.
+
+    With `head`, also to the LM head where the part has it. One that is tied to the embeddings is refused: its update
+    could not be merged into the weights without changing the embeddings, which another part may hold.
 
     `targets` are names of linear modules or a regular expression, as in peft; None takes peft's default for
     the model type or, where peft has none, every linear module of the blocks (in mixtures of experts, of their
@@ -54,6 +59,13 @@ def add_lora(
     if rank < 0 or not 0.0 <= dropout < 1.0:
         raise AdapterError(f"rank = {rank} and dropout = {dropout}: expected rank >= 0 and 0 <= dropout < 1")
     chosen = _chosen_modules(part, targets)
+    if head and part.span.last:
+        if part.anatomy.tied:
+            raise AdapterError(
+                f"the LM head of {part.model.config.model_type} is tied to the embeddings and cannot be trained by "
+                "itself; set lora.train_head = false"
+            )
+        chosen |= _head_module(part.model)
     config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(chosen))
     config.fan_in_fan_out = any(isinstance(module, Conv1D) for module in chosen.values())
     try:
@@ -110,10 +122,12 @@ def export_adapter(
     model = skeleton(config)
     anatomy = survey(model)
     state = {**front, **body, **(tail or {})}
-    linear = _linear_modules(model, anatomy)
+    linear = _linear_modules(model, anatomy) | _head_module(model)
     adapted = sorted({name.rsplit(".lora_", 1)[0] for name in state})
     _check_fit(state, linear, rank)
     for name in adapted:
+        if not name.startswith(f"{anatomy.blocks}."):  # the head
+            continue
         index = int(name.removeprefix(f"{anatomy.blocks}.").split(".")[0])
         if (index < cut) != any(key.startswith(f"{name}.") for key in front):
             raise AdapterError(f"{name}: cut = {cut} puts block {index} into the other of front and body")
@@ -146,7 +160,8 @@ def load_adapted(base: str | Path, adapter_folder: str | Path) -> PeftModel:
             warnings.filterwarnings("ignore", "Found missing adapter keys", UserWarning)
             adapted = PeftModel.from_pretrained(model, str(adapter_folder))
         with safe_open(Path(adapter_folder) / "adapter_model.safetensors", framework="pt") as stored:
-            strange = set(stored.keys()) ^ get_peft_model_state_dict(adapted).keys()
+            own = get_peft_model_state_dict(adapted, save_embedding_layers=False).keys()
+            strange = set(stored.keys()) ^ own
     except Exception as error:  # peft, safetensors and torch raise many unrelated types
         raise AdapterError(f"{adapter_folder}: no PEFT adapter that fits {base}: {error}") from error
     if strange:
@@ -182,6 +197,16 @@ def _linear_modules(model: nn.Module, anatomy: Anatomy) -> dict[str, nn.Linear |
         and name.startswith(f"{anatomy.blocks}.")
         # In mixtures of experts peft takes these names for the stacked weights of the experts of all layers.
         and not (anatomy.mixture and _leaf(name) in _EXPERT_NAMES)
+    }
+
+
+def _head_module(model: PreTrainedModel) -> dict[str, nn.Linear | Conv1D]:
+    """Return the LM head by its name; nothing where it is no linear module."""
+    head = model.get_output_embeddings()
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if module is head and isinstance(head, nn.Linear)
     }
 
 

@@ -39,6 +39,7 @@ class Description:
     vocab_size: int
     dtype: torch.dtype
     tied_embeddings: bool
+    head_parameters: int  # vocabulary x hidden, held by whoever has the last blocks
     parameters: int
     parts: tuple[PartSize, ...]
 
@@ -50,6 +51,7 @@ def describe(
     rank: int = 8,
     targets: Targets = None,
     dtype: torch.dtype | None = None,
+    head: bool = False,
 ) -> Description:
     """Measure the parts from the configuration alone; `dtype` None takes the configuration's.
 
@@ -65,7 +67,7 @@ def describe(
         part = PARTS[name](strip(skeleton(config, dtype), anatomy, span), anatomy, span)
         weights = list(part.parameters())
         size = sum(weight.numel() for weight in weights), sum(weight.nbytes for weight in weights)
-        add_lora(part, rank, targets=targets)
+        add_lora(part, rank, targets=targets, head=head)
         trained = sum(weight.numel() for weight in part.parameters() if weight.requires_grad)
         parts.append(PartSize(name, span.stop - span.start, *size, trained))
     text = config.get_text_config()
@@ -76,6 +78,7 @@ def describe(
         vocab_size=text.vocab_size,
         dtype=dtype,
         tied_embeddings=anatomy.tied,
+        head_parameters=sum(weight.numel() for weight in model.get_output_embeddings().parameters()),
         parameters=sum(weight.numel() for weight in model.parameters()),
         parts=tuple(parts),
     )

@@ -234,6 +234,14 @@ def replicate(part: PartT) -> PartT:
     return _share(part, trainable=False)
 
 
+def share_embeddings(front: Front, tail: Tail) -> None:
+    """Have a tail whose head is tied to the embeddings use those of a front at the same party: one copy for both."""
+    if tail.anatomy.tied:
+        weight = front.model.get_input_embeddings().weight
+        for module in (tail.model.get_input_embeddings(), tail.model.get_output_embeddings()):
+            cast(nn.Module, module).weight = cast(nn.Parameter, weight)
+
+
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 

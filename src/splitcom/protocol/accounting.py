@@ -5,11 +5,20 @@ from splitcom.protocol.messages_pb2 import Message
 _FIELDS = {
     "activation": {"activation": "activation_up", "labels": "labels_up"},
     "gradient": {"gradient": "gradient_down"},
+    "activation_up": {"activation": "activation_up"},
+    "activation_down": {"activation": "activation_down"},
+    "gradient_up": {"gradient": "gradient_up"},
     "round_start": {"adapter": "adapter_down"},
     "evaluation_start": {"adapter": "adapter_down"},
     "round_end": {"adapter": "adapter_up"},
 }
-_EVALUATION = {"evaluation_batch", "evaluation_next", "evaluation_end"}
+_EVALUATION = {
+    "evaluation_batch",
+    "evaluation_next",
+    "evaluation_up",
+    "evaluation_down",
+    "evaluation_end",
+}
 
 
 def flows_of(message: Message, size: int) -> dict[str, int]:

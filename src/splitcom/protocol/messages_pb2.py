@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x0emessages.proto\x12\x0bsplitcom.v1\"\xdb\x05\n\x07Message\x12#\n\x05hello\x18\x01 \x01(\x0b\x32\x12.splitcom.v1.HelloH\x00\x12\'\n\x07welcome\x18\x02 \x01(\x0b\x32\x14.splitcom.v1.WelcomeH\x00\x12.\n\x0bround_start\x18\x03 \x01(\x0b\x32\x17.splitcom.v1.RoundStartH\x00\x12-\n\nactivation\x18\x04 \x01(\x0b\x32\x17.splitcom.v1.ActivationH\x00\x12)\n\x08gradient\x18\x05 \x01(\x0b\x32\x15.splitcom.v1.GradientH\x00\x12\x34\n\x0ereference_lost\x18\x06 \x01(\x0b\x32\x1a.splitcom.v1.ReferenceLostH\x00\x12*\n\tround_end\x18\x07 \x01(\x0b\x32\x15.splitcom.v1.RoundEndH\x00\x12\x38\n\x10\x65valuation_start\x18\x08 \x01(\x0b\x32\x1c.splitcom.v1.EvaluationStartH\x00\x12\x38\n\x10\x65valuation_batch\x18\t \x01(\x0b\x32\x1c.splitcom.v1.EvaluationBatchH\x00\x12\x36\n\x0f\x65valuation_next\x18\n \x01(\x0b\x32\x1b.splitcom.v1.EvaluationNextH\x00\x12\x34\n\x0e\x65valuation_end\x18\x0b \x01(\x0b\x32\x1a.splitcom.v1.EvaluationEndH\x00\x12%\n\x06\x66inish\x18\x0c \x01(\x0b\x32\x13.splitcom.v1.FinishH\x00\x12\'\n\x07\x66\x61ilure\x18\r \x01(\x0b\x32\x14.splitcom.v1.FailureH\x00\x12,\n\nsave_state\x18\x0e \x01(\x0b\x32\x16.splitcom.v1.SaveStateH\x00\x12.\n\x0bstate_saved\x18\x0f \x01(\x0b\x32\x17.splitcom.v1.StateSavedH\x00\x42\x06\n\x04kind\"\x8d\x01\n\x05Hello\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x0e\n\x06\x63lient\x18\x02 \x01(\t\x12\x19\n\x11model_fingerprint\x18\x03 \x01(\t\x12\x13\n\x0bnum_samples\x18\x04 \x01(\r\x12\x14\n\x0cnum_held_out\x18\x05 \x01(\r\x12\x14\n\x0csaved_rounds\x18\x06 \x03(\r\"<\n\x07Welcome\x12\x13\n\x0b\x63onfig_toml\x18\x01 \x01(\t\x12\x12\n\x05round\x18\x02 \x01(\rH\x00\x88\x01\x01\x42\x08\n\x06_round\"E\n\nRoundStart\x12\r\n\x05round\x18\x01 \x01(\r\x12\x17\n\x0f\x61\x64\x61pter_version\x18\x02 \x01(\r\x12\x0f\n\x07\x61\x64\x61pter\x18\x03 \x01(\x0c\">\n\nActivation\x12\x0c\n\x04step\x18\x01 \x01(\r\x12\x12\n\nactivation\x18\x02 \x01(\x0c\x12\x0e\n\x06labels\x18\x03 \x01(\x0c\"*\n\x08Gradient\x12\x0c\n\x04step\x18\x01 \x01(\r\x12\x10\n\x08gradient\x18\x02 \x01(\x0c\"1\n\rReferenceLost\x12\x0c\n\x04step\x18\x01 \x01(\r\x12\x12\n\nsample_ids\x18\x02 \x03(\x04\"w\n\x08RoundEnd\x12\r\n\x05round\x18\x01 \x01(\r\x12\x12\n\nnum_tokens\x18\x02 \x01(\x04\x12\x0f\n\x07\x61\x64\x61pter\x18\x03 \x01(\x0c\x12\x11\n\tnum_steps\x18\x04 \x01(\r\x12\x10\n\x08loss_sum\x18\x05 \x01(\x01\x12\x12\n\nnum_labels\x18\x06 \x01(\x04\";\n\x0f\x45valuationStart\x12\x17\n\x0f\x61\x64\x61pter_version\x18\x01 \x01(\r\x12\x0f\n\x07\x61\x64\x61pter\x18\x02 \x01(\x0c\"5\n\x0f\x45valuationBatch\x12\x12\n\nactivation\x18\x01 \x01(\x0c\x12\x0e\n\x06labels\x18\x02 \x01(\x0c\"\x10\n\x0e\x45valuationNext\"5\n\rEvaluationEnd\x12\x10\n\x08loss_sum\x18\x01 \x01(\x01\x12\x12\n\nnum_labels\x18\x02 \x01(\x04\"\x1a\n\tSaveState\x12\r\n\x05round\x18\x01 \x01(\r\"\x0c\n\nStateSaved\"\x08\n\x06\x46inish\"\x19\n\x07\x46\x61ilure\x12\x0e\n\x06reason\x18\x01 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x0emessages.proto\x12\x0bsplitcom.v1\"\xe3\x07\n\x07Message\x12#\n\x05hello\x18\x01 \x01(\x0b\x32\x12.splitcom.v1.HelloH\x00\x12\'\n\x07welcome\x18\x02 \x01(\x0b\x32\x14.splitcom.v1.WelcomeH\x00\x12.\n\x0bround_start\x18\x03 \x01(\x0b\x32\x17.splitcom.v1.RoundStartH\x00\x12-\n\nactivation\x18\x04 \x01(\x0b\x32\x17.splitcom.v1.ActivationH\x00\x12)\n\x08gradient\x18\x05 \x01(\x0b\x32\x15.splitcom.v1.GradientH\x00\x12\x34\n\x0ereference_lost\x18\x06 \x01(\x0b\x32\x1a.splitcom.v1.ReferenceLostH\x00\x12*\n\tround_end\x18\x07 \x01(\x0b\x32\x15.splitcom.v1.RoundEndH\x00\x12\x38\n\x10\x65valuation_start\x18\x08 \x01(\x0b\x32\x1c.splitcom.v1.EvaluationStartH\x00\x12\x38\n\x10\x65valuation_batch\x18\t \x01(\x0b\x32\x1c.splitcom.v1.EvaluationBatchH\x00\x12\x36\n\x0f\x65valuation_next\x18\n \x01(\x0b\x32\x1b.splitcom.v1.EvaluationNextH\x00\x12\x34\n\x0e\x65valuation_end\x18\x0b \x01(\x0b\x32\x1a.splitcom.v1.EvaluationEndH\x00\x12%\n\x06\x66inish\x18\x0c \x01(\x0b\x32\x13.splitcom.v1.FinishH\x00\x12\'\n\x07\x66\x61ilure\x18\r \x01(\x0b\x32\x14.splitcom.v1.FailureH\x00\x12,\n\nsave_state\x18\x0e \x01(\x0b\x32\x16.splitcom.v1.SaveStateH\x00\x12.\n\x0bstate_saved\x18\x0f \x01(\x0b\x32\x17.splitcom.v1.StateSavedH\x00\x12\x32\n\ractivation_up\x18\x10 \x01(\x0b\x32\x19.splitcom.v1.ActivationUpH\x00\x12\x36\n\x0f\x61\x63tivation_down\x18\x11 \x01(\x0b\x32\x1b.splitcom.v1.ActivationDownH\x00\x12.\n\x0bgradient_up\x18\x12 \x01(\x0b\x32\x17.splitcom.v1.GradientUpH\x00\x12\x32\n\revaluation_up\x18\x13 \x01(\x0b\x32\x19.splitcom.v1.EvaluationUpH\x00\x12\x36\n\x0f\x65valuation_down\x18\x14 \x01(\x0b\x32\x1b.splitcom.v1.EvaluationDownH\x00\x42\x06\n\x04kind\"\x8d\x01\n\x05Hello\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x0e\n\x06\x63lient\x18\x02 \x01(\t\x12\x19\n\x11model_fingerprint\x18\x03 \x01(\t\x12\x13\n\x0bnum_samples\x18\x04 \x01(\r\x12\x14\n\x0cnum_held_out\x18\x05 \x01(\r\x12\x14\n\x0csaved_rounds\x18\x06 \x03(\r\"<\n\x07Welcome\x12\x13\n\x0b\x63onfig_toml\x18\x01 \x01(\t\x12\x12\n\x05round\x18\x02 \x01(\rH\x00\x88\x01\x01\x42\x08\n\x06_round\"E\n\nRoundStart\x12\r\n\x05round\x18\x01 \x01(\r\x12\x17\n\x0f\x61\x64\x61pter_version\x18\x02 \x01(\r\x12\x0f\n\x07\x61\x64\x61pter\x18\x03 \x01(\x0c\">\n\nActivation\x12\x0c\n\x04step\x18\x01 \x01(\r\x12\x12\n\nactivation\x18\x02 \x01(\x0c\x12\x0e\n\x06labels\x18\x03 \x01(\x0c\"*\n\x08Gradient\x12\x0c\n\x04step\x18\x01 \x01(\r\x12\x10\n\x08gradient\x18\x02 \x01(\x0c\"0\n\x0c\x41\x63tivationUp\x12\x0c\n\x04step\x18\x01 \x01(\r\x12\x12\n\nactivation\x18\x02 \x01(\x0c\"2\n\x0e\x41\x63tivationDown\x12\x0c\n\x04step\x18\x01 \x01(\r\x12\x12\n\nactivation\x18\x02 \x01(\x0c\"@\n\nGradientUp\x12\x0c\n\x04step\x18\x01 \x01(\r\x12\x10\n\x08gradient\x18\x02 \x01(\x0c\x12\x12\n\nnum_labels\x18\x03 \x01(\r\"1\n\rReferenceLost\x12\x0c\n\x04step\x18\x01 \x01(\r\x12\x12\n\nsample_ids\x18\x02 \x03(\x04\"w\n\x08RoundEnd\x12\r\n\x05round\x18\x01 \x01(\r\x12\x12\n\nnum_tokens\x18\x02 \x01(\x04\x12\x0f\n\x07\x61\x64\x61pter\x18\x03 \x01(\x0c\x12\x11\n\tnum_steps\x18\x04 \x01(\r\x12\x10\n\x08loss_sum\x18\x05 \x01(\x01\x12\x12\n\nnum_labels\x18\x06 \x01(\x04\";\n\x0f\x45valuationStart\x12\x17\n\x0f\x61\x64\x61pter_version\x18\x01 \x01(\r\x12\x0f\n\x07\x61\x64\x61pter\x18\x02 \x01(\x0c\"5\n\x0f\x45valuationBatch\x12\x12\n\nactivation\x18\x01 \x01(\x0c\x12\x0e\n\x06labels\x18\x02 \x01(\x0c\"\x10\n\x0e\x45valuationNext\"\"\n\x0c\x45valuationUp\x12\x12\n\nactivation\x18\x01 \x01(\x0c\"$\n\x0e\x45valuationDown\x12\x12\n\nactivation\x18\x01 \x01(\x0c\"5\n\rEvaluationEnd\x12\x10\n\x08loss_sum\x18\x01 \x01(\x01\x12\x12\n\nnum_labels\x18\x02 \x01(\x04\"\x1a\n\tSaveState\x12\r\n\x05round\x18\x01 \x01(\r\"\x0c\n\nStateSaved\"\x08\n\x06\x46inish\"\x19\n\x07\x46\x61ilure\x12\x0e\n\x06reason\x18\x01 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,35 +32,45 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'messages_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_MESSAGE']._serialized_start=32
-  _globals['_MESSAGE']._serialized_end=763
-  _globals['_HELLO']._serialized_start=766
-  _globals['_HELLO']._serialized_end=907
-  _globals['_WELCOME']._serialized_start=909
-  _globals['_WELCOME']._serialized_end=969
-  _globals['_ROUNDSTART']._serialized_start=971
-  _globals['_ROUNDSTART']._serialized_end=1040
-  _globals['_ACTIVATION']._serialized_start=1042
-  _globals['_ACTIVATION']._serialized_end=1104
-  _globals['_GRADIENT']._serialized_start=1106
-  _globals['_GRADIENT']._serialized_end=1148
-  _globals['_REFERENCELOST']._serialized_start=1150
-  _globals['_REFERENCELOST']._serialized_end=1199
-  _globals['_ROUNDEND']._serialized_start=1201
-  _globals['_ROUNDEND']._serialized_end=1320
-  _globals['_EVALUATIONSTART']._serialized_start=1322
-  _globals['_EVALUATIONSTART']._serialized_end=1381
-  _globals['_EVALUATIONBATCH']._serialized_start=1383
-  _globals['_EVALUATIONBATCH']._serialized_end=1436
-  _globals['_EVALUATIONNEXT']._serialized_start=1438
-  _globals['_EVALUATIONNEXT']._serialized_end=1454
-  _globals['_EVALUATIONEND']._serialized_start=1456
-  _globals['_EVALUATIONEND']._serialized_end=1509
-  _globals['_SAVESTATE']._serialized_start=1511
-  _globals['_SAVESTATE']._serialized_end=1537
-  _globals['_STATESAVED']._serialized_start=1539
-  _globals['_STATESAVED']._serialized_end=1551
-  _globals['_FINISH']._serialized_start=1553
-  _globals['_FINISH']._serialized_end=1561
-  _globals['_FAILURE']._serialized_start=1563
-  _globals['_FAILURE']._serialized_end=1588
+  _globals['_MESSAGE']._serialized_end=1027
+  _globals['_HELLO']._serialized_start=1030
+  _globals['_HELLO']._serialized_end=1171
+  _globals['_WELCOME']._serialized_start=1173
+  _globals['_WELCOME']._serialized_end=1233
+  _globals['_ROUNDSTART']._serialized_start=1235
+  _globals['_ROUNDSTART']._serialized_end=1304
+  _globals['_ACTIVATION']._serialized_start=1306
+  _globals['_ACTIVATION']._serialized_end=1368
+  _globals['_GRADIENT']._serialized_start=1370
+  _globals['_GRADIENT']._serialized_end=1412
+  _globals['_ACTIVATIONUP']._serialized_start=1414
+  _globals['_ACTIVATIONUP']._serialized_end=1462
+  _globals['_ACTIVATIONDOWN']._serialized_start=1464
+  _globals['_ACTIVATIONDOWN']._serialized_end=1514
+  _globals['_GRADIENTUP']._serialized_start=1516
+  _globals['_GRADIENTUP']._serialized_end=1580
+  _globals['_REFERENCELOST']._serialized_start=1582
+  _globals['_REFERENCELOST']._serialized_end=1631
+  _globals['_ROUNDEND']._serialized_start=1633
+  _globals['_ROUNDEND']._serialized_end=1752
+  _globals['_EVALUATIONSTART']._serialized_start=1754
+  _globals['_EVALUATIONSTART']._serialized_end=1813
+  _globals['_EVALUATIONBATCH']._serialized_start=1815
+  _globals['_EVALUATIONBATCH']._serialized_end=1868
+  _globals['_EVALUATIONNEXT']._serialized_start=1870
+  _globals['_EVALUATIONNEXT']._serialized_end=1886
+  _globals['_EVALUATIONUP']._serialized_start=1888
+  _globals['_EVALUATIONUP']._serialized_end=1922
+  _globals['_EVALUATIONDOWN']._serialized_start=1924
+  _globals['_EVALUATIONDOWN']._serialized_end=1960
+  _globals['_EVALUATIONEND']._serialized_start=1962
+  _globals['_EVALUATIONEND']._serialized_end=2015
+  _globals['_SAVESTATE']._serialized_start=2017
+  _globals['_SAVESTATE']._serialized_end=2043
+  _globals['_STATESAVED']._serialized_start=2045
+  _globals['_STATESAVED']._serialized_end=2057
+  _globals['_FINISH']._serialized_start=2059
+  _globals['_FINISH']._serialized_end=2067
+  _globals['_FAILURE']._serialized_start=2069
+  _globals['_FAILURE']._serialized_end=2094
 # @@protoc_insertion_point(module_scope)

@@ -7,7 +7,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Message(_message.Message):
-    __slots__ = ("hello", "welcome", "round_start", "activation", "gradient", "reference_lost", "round_end", "evaluation_start", "evaluation_batch", "evaluation_next", "evaluation_end", "finish", "failure", "save_state", "state_saved")
+    __slots__ = ("hello", "welcome", "round_start", "activation", "gradient", "reference_lost", "round_end", "evaluation_start", "evaluation_batch", "evaluation_next", "evaluation_end", "finish", "failure", "save_state", "state_saved", "activation_up", "activation_down", "gradient_up", "evaluation_up", "evaluation_down")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     ROUND_START_FIELD_NUMBER: _ClassVar[int]
@@ -23,6 +23,11 @@ class Message(_message.Message):
     FAILURE_FIELD_NUMBER: _ClassVar[int]
     SAVE_STATE_FIELD_NUMBER: _ClassVar[int]
     STATE_SAVED_FIELD_NUMBER: _ClassVar[int]
+    ACTIVATION_UP_FIELD_NUMBER: _ClassVar[int]
+    ACTIVATION_DOWN_FIELD_NUMBER: _ClassVar[int]
+    GRADIENT_UP_FIELD_NUMBER: _ClassVar[int]
+    EVALUATION_UP_FIELD_NUMBER: _ClassVar[int]
+    EVALUATION_DOWN_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     welcome: Welcome
     round_start: RoundStart
@@ -38,7 +43,12 @@ class Message(_message.Message):
     failure: Failure
     save_state: SaveState
     state_saved: StateSaved
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., welcome: _Optional[_Union[Welcome, _Mapping]] = ..., round_start: _Optional[_Union[RoundStart, _Mapping]] = ..., activation: _Optional[_Union[Activation, _Mapping]] = ..., gradient: _Optional[_Union[Gradient, _Mapping]] = ..., reference_lost: _Optional[_Union[ReferenceLost, _Mapping]] = ..., round_end: _Optional[_Union[RoundEnd, _Mapping]] = ..., evaluation_start: _Optional[_Union[EvaluationStart, _Mapping]] = ..., evaluation_batch: _Optional[_Union[EvaluationBatch, _Mapping]] = ..., evaluation_next: _Optional[_Union[EvaluationNext, _Mapping]] = ..., evaluation_end: _Optional[_Union[EvaluationEnd, _Mapping]] = ..., finish: _Optional[_Union[Finish, _Mapping]] = ..., failure: _Optional[_Union[Failure, _Mapping]] = ..., save_state: _Optional[_Union[SaveState, _Mapping]] = ..., state_saved: _Optional[_Union[StateSaved, _Mapping]] = ...) -> None: ...
+    activation_up: ActivationUp
+    activation_down: ActivationDown
+    gradient_up: GradientUp
+    evaluation_up: EvaluationUp
+    evaluation_down: EvaluationDown
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., welcome: _Optional[_Union[Welcome, _Mapping]] = ..., round_start: _Optional[_Union[RoundStart, _Mapping]] = ..., activation: _Optional[_Union[Activation, _Mapping]] = ..., gradient: _Optional[_Union[Gradient, _Mapping]] = ..., reference_lost: _Optional[_Union[ReferenceLost, _Mapping]] = ..., round_end: _Optional[_Union[RoundEnd, _Mapping]] = ..., evaluation_start: _Optional[_Union[EvaluationStart, _Mapping]] = ..., evaluation_batch: _Optional[_Union[EvaluationBatch, _Mapping]] = ..., evaluation_next: _Optional[_Union[EvaluationNext, _Mapping]] = ..., evaluation_end: _Optional[_Union[EvaluationEnd, _Mapping]] = ..., finish: _Optional[_Union[Finish, _Mapping]] = ..., failure: _Optional[_Union[Failure, _Mapping]] = ..., save_state: _Optional[_Union[SaveState, _Mapping]] = ..., state_saved: _Optional[_Union[StateSaved, _Mapping]] = ..., activation_up: _Optional[_Union[ActivationUp, _Mapping]] = ..., activation_down: _Optional[_Union[ActivationDown, _Mapping]] = ..., gradient_up: _Optional[_Union[GradientUp, _Mapping]] = ..., evaluation_up: _Optional[_Union[EvaluationUp, _Mapping]] = ..., evaluation_down: _Optional[_Union[EvaluationDown, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("protocol_version", "client", "model_fingerprint", "num_samples", "num_held_out", "saved_rounds")
@@ -92,6 +102,32 @@ class Gradient(_message.Message):
     gradient: bytes
     def __init__(self, step: _Optional[int] = ..., gradient: _Optional[bytes] = ...) -> None: ...
 
+class ActivationUp(_message.Message):
+    __slots__ = ("step", "activation")
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    ACTIVATION_FIELD_NUMBER: _ClassVar[int]
+    step: int
+    activation: bytes
+    def __init__(self, step: _Optional[int] = ..., activation: _Optional[bytes] = ...) -> None: ...
+
+class ActivationDown(_message.Message):
+    __slots__ = ("step", "activation")
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    ACTIVATION_FIELD_NUMBER: _ClassVar[int]
+    step: int
+    activation: bytes
+    def __init__(self, step: _Optional[int] = ..., activation: _Optional[bytes] = ...) -> None: ...
+
+class GradientUp(_message.Message):
+    __slots__ = ("step", "gradient", "num_labels")
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    GRADIENT_FIELD_NUMBER: _ClassVar[int]
+    NUM_LABELS_FIELD_NUMBER: _ClassVar[int]
+    step: int
+    gradient: bytes
+    num_labels: int
+    def __init__(self, step: _Optional[int] = ..., gradient: _Optional[bytes] = ..., num_labels: _Optional[int] = ...) -> None: ...
+
 class ReferenceLost(_message.Message):
     __slots__ = ("step", "sample_ids")
     STEP_FIELD_NUMBER: _ClassVar[int]
@@ -135,6 +171,18 @@ class EvaluationBatch(_message.Message):
 class EvaluationNext(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
+
+class EvaluationUp(_message.Message):
+    __slots__ = ("activation",)
+    ACTIVATION_FIELD_NUMBER: _ClassVar[int]
+    activation: bytes
+    def __init__(self, activation: _Optional[bytes] = ...) -> None: ...
+
+class EvaluationDown(_message.Message):
+    __slots__ = ("activation",)
+    ACTIVATION_FIELD_NUMBER: _ClassVar[int]
+    activation: bytes
+    def __init__(self, activation: _Optional[bytes] = ...) -> None: ...
 
 class EvaluationEnd(_message.Message):
     __slots__ = ("loss_sum", "num_labels")

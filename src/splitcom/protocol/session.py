@@ -1,7 +1,7 @@
 """The order of messages between one client and the server; all of it is in this file, and none of it knows our role.
 
-The protocol is the table `TRANSITIONS`. Both ends keep a `Session`, which turns messages into bytes and back and
-refuses whatever the table does not allow. No I/O, no threads, no clocks.
+The protocol is the table `TRANSITIONS` of the run's form. Both ends keep a `Session`, which turns messages into bytes
+and back and refuses whatever the table does not allow. No I/O, no threads, no clocks.
 
             hello          welcome
   CONNECTING ────► GREETED ────────► IDLE ◄──────────────────────────────┐
@@ -12,11 +12,20 @@ refuses whatever the table does not allow. No I/O, no threads, no clocks.
     │ gradient         activation    │      evaluation_next│             │ evaluation_batch
     └── AWAITING_GRADIENT ◄──────────┘                     └─ AWAITING_NEXT ◄─┘
 
-`save_state` and `state_saved` lead from IDLE to SAVING and back. `reference_lost` answers an activation (back to
-TRAINING: the client sends it again) or a gradient (back to AWAITING_GRADIENT: the server sends it again). `finish`
-leads from IDLE, `failure` from anywhere, to CLOSED.
+In the U-shape a step takes four messages, and none of their types has a field for labels, logits or losses:
+
+             activation_up                 activation_down            gradient_up
+    TRAINING ──────────────► AWAITING_HIDDEN ──────────────► IN_TAIL ─────────────► AWAITING_GRADIENT
+       ▲                                                                 gradient          │
+       └───────────────────────────────────────────────────────────────────────────────────┘
+                evaluation_up                  evaluation_down
+    EVALUATING ──────────────► AWAITING_NEXT ──────────────────► EVALUATING
+
+`save_state` and `state_saved` lead from IDLE to SAVING and back. `reference_lost` answers a packet of either side and
+leads back to where it was sent from: it is sent again. `finish` leads from IDLE, `failure` from anywhere, to CLOSED.
 """
 
+from collections.abc import Mapping
 from enum import Enum
 
 from google.protobuf.message import DecodeError
@@ -40,6 +49,18 @@ class Role(Enum):
         return Role.SERVER if self is Role.CLIENT else Role.CLIENT
 
 
+class Form(Enum):
+    """Who has the tail and the labels: the server, or in the U-shape the client."""
+
+    STANDARD = "standard"
+    U_SHAPE = "U-shape"
+
+    @classmethod
+    def of(cls, tail_blocks: int) -> "Form":
+        """The form of a model that is cut so."""
+        return cls.U_SHAPE if tail_blocks else cls.STANDARD
+
+
 class State(Enum):
     """Where a session stands; the same at both ends but for what is under way."""
 
@@ -47,6 +68,8 @@ class State(Enum):
     GREETED = "greeted"
     IDLE = "idle"
     TRAINING = "training"
+    AWAITING_HIDDEN = "awaiting hidden states"
+    IN_TAIL = "in the tail"
     AWAITING_GRADIENT = "awaiting gradient"
     EVALUATING = "evaluating"
     AWAITING_NEXT = "awaiting next"
@@ -55,18 +78,15 @@ class State(Enum):
 
 
 C, S = Role.CLIENT, Role.SERVER
-TRANSITIONS: dict[tuple[State, Role, str], State] = {
+Transitions = Mapping[tuple[State, Role, str], State]
+_COMMON: Transitions = {
     (State.CONNECTING, C, "hello"): State.GREETED,
     (State.GREETED, S, "welcome"): State.IDLE,
     (State.IDLE, S, "round_start"): State.TRAINING,
-    (State.TRAINING, C, "activation"): State.AWAITING_GRADIENT,
     (State.AWAITING_GRADIENT, S, "gradient"): State.TRAINING,
-    (State.AWAITING_GRADIENT, S, "reference_lost"): State.TRAINING,
     (State.TRAINING, C, "reference_lost"): State.AWAITING_GRADIENT,
     (State.TRAINING, C, "round_end"): State.IDLE,
     (State.IDLE, S, "evaluation_start"): State.EVALUATING,
-    (State.EVALUATING, C, "evaluation_batch"): State.AWAITING_NEXT,
-    (State.AWAITING_NEXT, S, "evaluation_next"): State.EVALUATING,
     (State.EVALUATING, C, "evaluation_end"): State.IDLE,
     (State.IDLE, S, "save_state"): State.SAVING,
     (State.SAVING, C, "state_saved"): State.IDLE,
@@ -76,6 +96,26 @@ TRANSITIONS: dict[tuple[State, Role, str], State] = {
         for state in State
         if state is not State.CLOSED
         for role in Role
+    },
+}
+TRANSITIONS: Mapping[Form, Transitions] = {
+    Form.STANDARD: {
+        **_COMMON,
+        (State.TRAINING, C, "activation"): State.AWAITING_GRADIENT,
+        (State.AWAITING_GRADIENT, S, "reference_lost"): State.TRAINING,
+        (State.EVALUATING, C, "evaluation_batch"): State.AWAITING_NEXT,
+        (State.AWAITING_NEXT, S, "evaluation_next"): State.EVALUATING,
+    },
+    Form.U_SHAPE: {
+        **_COMMON,
+        (State.TRAINING, C, "activation_up"): State.AWAITING_HIDDEN,
+        (State.AWAITING_HIDDEN, S, "reference_lost"): State.TRAINING,
+        (State.AWAITING_HIDDEN, S, "activation_down"): State.IN_TAIL,
+        (State.IN_TAIL, C, "reference_lost"): State.AWAITING_HIDDEN,
+        (State.IN_TAIL, C, "gradient_up"): State.AWAITING_GRADIENT,
+        (State.AWAITING_GRADIENT, S, "reference_lost"): State.IN_TAIL,
+        (State.EVALUATING, C, "evaluation_up"): State.AWAITING_NEXT,
+        (State.AWAITING_NEXT, S, "evaluation_down"): State.EVALUATING,
     },
 }
 
@@ -89,13 +129,14 @@ class Session:
     ('clinic-a', <State.GREETED: 'greeted'>)
     """
 
-    def __init__(self, role: Role, state: State = State.CONNECTING) -> None:
+    def __init__(self, role: Role, state: State = State.CONNECTING, form: Form = Form.STANDARD) -> None:
         self.role = role
         self.state = state
+        self._transitions = TRANSITIONS[form]
 
     def send(self, message: Message) -> bytes:
         """Serialise a message of ours; raises LocalProtocolError where the table does not allow it now."""
-        following = TRANSITIONS.get((self.state, self.role, _kind(message)))
+        following = self._transitions.get((self.state, self.role, _kind(message)))
         if following is None:
             raise LocalProtocolError(f"{self._describe(self.role, message)}")
         self.state = following
@@ -111,14 +152,14 @@ class Session:
             message = Message.FromString(data)
         except DecodeError as error:
             raise RemoteProtocolError(f"{len(data)} bytes that are no message: {error}") from error
-        following = TRANSITIONS.get((self.state, self.role.peer, _kind(message)))
+        following = self._transitions.get((self.state, self.role.peer, _kind(message)))
         if following is None:
             raise RemoteProtocolError(self._describe(self.role.peer, message))
         self.state = following
         return message
 
     def _describe(self, sender: Role, message: Message) -> str:
-        allowed = [kind for state, role, kind in TRANSITIONS if state is self.state and role is sender]
+        allowed = [kind for state, role, kind in self._transitions if state is self.state and role is sender]
         return (
             f"the {sender.value} may not send '{_kind(message)}' while the session is {self.state.value}; "
             f"allowed: {', '.join(sorted(allowed)) or 'nothing'}"

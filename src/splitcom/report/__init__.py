@@ -7,13 +7,14 @@ from splitcom.report.folder import Comparison, Result, Run, load_comparison, loa
 from splitcom.report.format import format_bytes, format_percent, format_seconds
 from splitcom.report.html import write_report
 from splitcom.report.results import results_markdown, save_plot, write_markdown
-from splitcom.report.tables import closing_table
+from splitcom.report.tables import closing_table, flow_table
 
 __all__ = [
     "Comparison",
     "Result",
     "Run",
     "closing_table",
+    "flow_table",
     "format_bytes",
     "format_percent",
     "format_seconds",

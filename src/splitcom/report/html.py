@@ -23,7 +23,7 @@ from splitcom.report.folder import (
 from splitcom.report.format import format_bytes, format_percent, format_seconds
 from splitcom.report.markup import Markup
 from splitcom.report.summary import summarise
-from splitcom.report.tables import NONE, table_cells
+from splitcom.report.tables import NONE, flow_cells, table_cells
 
 
 def write_report(folder: str | os.PathLike[str]) -> Path:
@@ -205,6 +205,7 @@ def _comparison_page(comparison: Comparison) -> str:
         [
             markup.section("Methods", _method_table(results)),
             markup.figures(drawn),
+            markup.section("Bytes by flow", _flow_comparison(results)),
             *_link_times(timed, [styles[row.label].colour for row in rows]),
             markup.section("Runs", _run_table(comparison)),
         ],
@@ -229,6 +230,12 @@ def _method_table(results: list[Result]) -> Markup:
         "against the same run with fp16 flows."
     )
     return Markup(markup.table([name.capitalize() for name in names], rows) + markup.paragraph(explained))
+
+
+def _flow_comparison(results: list[Result]) -> Markup:
+    names, rows = flow_cells(results, TOTAL_FLOWS)
+    heads = ["Method", *(markup.swatch(flow_colour(flow), flow) for flow in names[1:])]
+    return Markup(markup.table(heads, rows) + markup.paragraph("Means over seeds."))
 
 
 def _run_table(comparison: Comparison) -> Markup:

@@ -1,16 +1,18 @@
 """The columns that compare methods, and the table that closes a run in the terminal."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from splitcom.report.folder import Result, as_result
 from splitcom.report.format import decimals, format_bytes, format_percent, format_seconds
-from splitcom.report.summary import BASELINE, Measure, Row, summarise
+from splitcom.report.summary import BASELINE, Measure, Row, group, summarise
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 NONE = "–"
+CUT_FLOWS = ("activation_up", "gradient_down", "activation_down", "gradient_up")
 
 
 def with_spread(
@@ -78,6 +80,35 @@ def closing_table(results: Sequence[Result | Mapping[str, object]], title: str |
     for cells in table_cells(checked, names):
         table.add_row(*map(Text, cells))  # Text: a label may hold what rich takes for markup
     return table
+
+
+def flow_table(results: Sequence[Result | Mapping[str, object]]) -> "Table":
+    """Build the table of what crossed the cuts: a row per method, mean bytes of each flow over its seeds."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=SIMPLE_HEAD, collapse_padding=True)
+    names, rows = flow_cells([as_result(result) for result in results], CUT_FLOWS)
+    for name in names:
+        # Flow names wrap at their space, so that all of them fit beside the method on 80 columns.
+        table.add_column(
+            name.replace("_", " "), justify="left" if name == "method" else "right", max_width=18
+        )
+    for cells in rows:
+        table.add_row(*map(Text, cells))
+    return table
+
+
+def flow_cells(results: Sequence[Result], flows: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+    """Write mean bytes per method of those of the flows that were sent: the columns' names, and a list per method."""
+    groups = group(results)
+    sent = [flow for flow in flows if any(result.bytes.get(flow) for result in results)]
+    cells = [
+        [label, *(format_bytes(fmean(one.bytes.get(flow, 0) for one in members)) for flow in sent)]
+        for label, members in groups.items()
+    ]
+    return ["method", *sent], cells
 
 
 def table_cells(results: Iterable[Result], names: Sequence[str]) -> list[list[str]]:

@@ -1,0 +1,58 @@
+"""From a client's message to the batch that the body runs: decoded, fitting the model, joined with its labels."""
+
+from collections.abc import Mapping
+from functools import partial
+
+from splitcom.codecs import Decoded
+from splitcom.config import Config
+from splitcom.errors import UnknownReference
+from splitcom.federation.body import Arrival, BodyTrainer
+from splitcom.federation.conversations import Conversations
+from splitcom.protocol.labels import Labels, unpack_labels
+from splitcom.protocol.messages_pb2 import Message
+
+
+class Arrivals:
+    """Reads what clients send; whoever sends what does not fit is refused, which raises Ended."""
+
+    def __init__(self, config: Config, body: BodyTrainer, clients: Conversations) -> None:
+        self._config = config
+        self._body = body
+        self._clients = clients
+
+    def activation(self, name: str, message: Message) -> Arrival:
+        """A batch to train on; where this side has lost a reference, of the packet sent again. Raises Rejoined."""
+        read = self._unlabelled if self._config.model.tail_blocks else self._labelled
+        return self._clients.settle(name, message, partial(read, name))
+
+    def held_out(self, name: str, message: Message) -> Arrival:
+        """A batch to evaluate."""
+        if self._config.model.tail_blocks:
+            decoded = self._decode(name, "evaluation", message.evaluation_up.activation)
+            return self._admit(name, decoded, None)
+        batch = message.evaluation_batch
+        decoded = self._decode(name, "evaluation", batch.activation)
+        return self._admit(name, decoded, self._labels(name, batch.labels))
+
+    def _labelled(self, name: str, message: Message) -> Arrival:
+        peer, activation = self._clients.peers[name], message.activation
+        peer.labels |= self._labels(name, activation.labels)
+        if len(peer.labels) > peer.num_samples:
+            self._clients.refuse(name, f"labels of more samples than the {peer.num_samples} it has")
+        decoded = self._decode(name, "activation_up", activation.activation)
+        if missing := [sample for sample in decoded.ids if sample not in peer.labels]:
+            raise UnknownReference(missing)
+        return self._admit(name, decoded, peer.labels)
+
+    def _unlabelled(self, name: str, message: Message) -> Arrival:
+        return self._admit(name, self._decode(name, "activation_up", message.activation_up.activation), None)
+
+    def _decode(self, name: str, flow: str, packet: bytes) -> Decoded:
+        channel = self._clients.peers[name].channels[flow]
+        return self._clients.parse(name, channel.decode, packet, self._body.max_batch_bytes)
+
+    def _labels(self, name: str, data: bytes) -> dict[int, Labels]:
+        return self._clients.parse(name, unpack_labels, data, self._config.data.max_tokens)
+
+    def _admit(self, name: str, decoded: Decoded, labels: Mapping[int, Labels] | None) -> Arrival:
+        return self._clients.parse(name, self._body.admit, decoded, labels)
