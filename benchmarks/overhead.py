@@ -5,8 +5,9 @@ of the ratios of neighbouring rounds is what counts, since a shared machine is n
 
     python benchmarks/overhead.py [--rounds 7] [--out overhead.json]
 
-The split loop is the product's: messages as bytes, both sessions, both codecs, both reference stores, the ledger
-and the virtual clock. What a run does between rounds (evaluation, checkpoints) is in neither loop.
+The split loops, in the standard form and the U-shape, are the product's: messages as bytes, both sessions, all codecs
+and reference stores, the ledger and the virtual clock. What a run does between rounds (evaluation, checkpoints) is in
+no loop.
 """
 
 import argparse
@@ -33,6 +34,8 @@ CODECS = {
     "none": ("none", "none"),
     "temporal + delta + int4 + zstd": ("temporal(0.98) > delta > int4 > zstd", "int8 > zstd"),
 }
+FORMS = {"split": 0, "U-shape": 1}  # tail blocks
+LOOPS = {f"{form}, {codec}": (form, codec) for form in FORMS for codec in CODECS}
 
 
 def gpt2_small(folder: Path, blocks: int) -> str:
@@ -85,14 +88,21 @@ def timed(step: Callable[[], None]) -> float:
 
 
 def measure(config: Config, folder: Path) -> dict[str, float]:
-    """Median over rounds of plain seconds over split seconds, for each codec."""
+    """Median over rounds of plain seconds over split seconds, for each form and codec."""
     texts = load_texts(config)
     rounds = range(1, config.training.rounds + 1)
     plans = [round_batches(texts.partition.parts[0], config, "client-0", index) for index in rounds]
     tokens = sum(int(batch.lengths.sum()) for batch in plans[0])
     loops = {"plain": plain_loop(config, plans)}
-    for name, (up, down) in CODECS.items():
-        changes = {"flows.activation_up.codec": up, "flows.gradient_down.codec": down}
+    for name, (form, codec) in LOOPS.items():
+        activation, gradient = CODECS[codec]
+        changes = {
+            "model.tail_blocks": FORMS[form],
+            "flows.activation_up.codec": activation,
+            "flows.activation_down.codec": activation,
+            "flows.gradient_up.codec": gradient,
+            "flows.gradient_down.codec": gradient,
+        }
         loops[name] = split_loop(config.override(changes), folder / name)
     seconds: dict[str, list[float]] = {name: [] for name in loops}
     for index in rounds:
@@ -100,7 +110,7 @@ def measure(config: Config, folder: Path) -> dict[str, float]:
         for name in order:
             seconds[name].append(timed(lambda name=name: next(loops[name])))
     result = {"plain tokens/s": tokens / statistics.median(seconds["plain"][1:])}
-    for name in CODECS:
+    for name in LOOPS:
         pairs = zip(seconds["plain"][1:], seconds[name][1:], strict=True)  # the first round warms up
         result[name] = statistics.median(plain / split for plain, split in pairs)
     return result
@@ -136,8 +146,8 @@ def main() -> None:
             results[label] = measure(config, folder / label)
     for label, figures in results.items():
         print(f"{label}: plain peft {figures['plain tokens/s']:,.0f} tokens/s")
-        for codec in CODECS:
-            print(f"  split, {codec:32} {figures[codec]:.3f} x plain")
+        for name in LOOPS:
+            print(f"  {name:42} {figures[name]:.3f} x plain")
     if arguments.out:
         arguments.out.write_text(json.dumps({"cores": os.cpu_count(), "results": results}, indent=1) + "\n")
 
