@@ -125,7 +125,8 @@ class ReferencesConfig(Section):
 
     store: Literal["memory", "file"] = "memory"
     precision: Literal["fp32", "fp16", "bf16"] = "fp16"
-    limit_mb: Annotated[float, Field(gt=0)] | None = None  # per client, flow and side; "file" needs one
+    # per client, flow and side, of whole references, also where a side keeps projections; "file" needs one
+    limit_mb: Annotated[float, Field(gt=0)] | None = None
 
     @model_validator(mode="after")
     def _file_is_bounded(self) -> Self:

@@ -144,6 +144,31 @@ def test_save_and_load_keep_everything(make: Make, tmp_path: Path, precision: Pr
     assert [path.name for path in tmp_path.glob("*store*")] == ["store.safetensors"]
 
 
+def test_a_projection_is_kept_in_place_of_the_whole(make: Make, tmp_path: Path) -> None:
+    whole, reduced, other = make(), make(), make()
+    values, flags = torch.randn(5, 4, generator=torch.Generator().manual_seed(0)), np.ones(2, np.bool_)
+    for store, projected in ((whole, None), (reduced, values[:, :2])):
+        store.update([3, 1], np.array([2, 3]), values, changed=flags, known=~flags, projected=projected)
+    reduced.basis = torch.eye(4)[:, :2]
+    assert reduced.peek([3, 1]) == whole.peek([3, 1])
+    assert torch.equal(reduced.read([1, 3]), values[[2, 3, 4, 0, 1], :2].half().float())
+    assert (reduced.hidden, reduced.width, reduced.num_bytes, reduced.kept_bytes) == (4, 2, 40, 20)
+    assert (whole.hidden, whole.width, whole.num_bytes, whole.kept_bytes) == (4, 4, 40, 40)
+
+    reduced.save(path := tmp_path / "store.safetensors")
+    other.load(path)
+    assert list(other) == [3, 1] and other.peek([3, 1]) == whole.peek([3, 1])
+    assert torch.equal(other.read([3, 1]), reduced.read([3, 1]))
+    assert (other.hidden, other.width, other.num_bytes, other.kept_bytes) == (4, 2, 40, 20)
+    assert other.basis is not None and torch.equal(other.basis, reduced.basis)
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(CodecError, match="checksum of sample 1"):
+        other.load(path)
+    assert (len(other), other.hidden, other.width, other.basis) == (0, None, None, None)
+
+
 def test_an_empty_store_can_be_saved(make: Make, tmp_path: Path) -> None:
     make().save(tmp_path / "store.safetensors")
     store = make()
@@ -191,8 +216,9 @@ def test_a_failed_save_leaves_the_older_file(make: Make, tmp_path: Path) -> None
     assert list(tmp_path.glob("*folder*")) == [path]
 
 
-def test_both_sides_evict_alike(make: Make) -> None:
-    codec = parse("temporal(0.98) > delta > int4")
+@pytest.mark.parametrize("text", ["temporal(0.98) > delta > int4", "temporal(0.98) > projection(4) > int4"])
+def test_both_sides_evict_alike(make: Make, text: str) -> None:
+    codec = parse(text)
     sender, receiver = make(limit_bytes=700), make(limit_bytes=700)
     generator = torch.Generator().manual_seed(0)
     values = torch.randn(12, 5, 16, generator=generator)
@@ -203,8 +229,10 @@ def test_both_sides_evict_alike(make: Make) -> None:
         evicted += sum(1 for i in ids.tolist() if sender.peek([i]) == [None])
         batch = Ragged(values[ids].flatten(0, 1), torch.full((3,), 5))
         encoded = codec.encode(batch, ids.tolist(), sender)
-        assert torch.equal(codec.decode(encoded.packet, receiver).batch.values, encoded.reconstruction.values)
-        assert list(sender) == list(receiver) and sender.num_bytes <= 700
+        received, sent = codec.decode(encoded.packet, receiver).batch.values, encoded.reconstruction.values
+        assert torch.equal(received[~sent.isnan()], sent[~sent.isnan()])
+        assert list(sender) == list(receiver) and sender.peek(sender) == receiver.peek(receiver)
+        assert sender.num_bytes == receiver.num_bytes <= 700
     assert evicted > 12
 
 

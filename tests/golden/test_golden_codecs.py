@@ -28,6 +28,7 @@ CODECS = {
     "delta": "delta > fp16",
     "temporal_sample": "temporal(0.98)",
     "temporal_token": "temporal(0.1, metric=relative_l2, per=token)",
+    "projection": "temporal(0.98) > projection(16)",
     "chain": "temporal(0.98) > delta > int4(group=64) > zstd",
 }
 NOT_OF_OUR_MAKING = {"int4_stochastic", "randtopk", "svd", "zstd", "chain"}
@@ -73,10 +74,10 @@ def test_packets_are_still_the_same_bytes(name: str) -> None:
 def main() -> None:
     FOLDER.mkdir(exist_ok=True)
     for name, text in CODECS.items():
-        tensors = {}
+        tensors, codec, store = {}, parse(text), MemoryReferences()
         for visit, encoded in enumerate(encode(text)):
             tensors[f"packet{visit}"] = torch.frombuffer(bytearray(encoded.packet), dtype=torch.uint8)
-            tensors[f"values{visit}"] = encoded.reconstruction.values.contiguous()
+            tensors[f"values{visit}"] = codec.decode(encoded.packet, store).batch.values.contiguous()
         save_file(tensors, FOLDER / f"{name}.safetensors")
 
 

@@ -23,6 +23,10 @@ TEMPORAL = {
     "flows.gradient_down.codec": "delta > int8(rounding=stochastic)",
     "lora.dropout": 0.1,
 }
+REDUCED = {
+    "flows.activation_up.codec": "temporal(0.95) > projection(4) > int8 > zstd",
+    "flows.gradient_down.codec": "temporal(0.98) > projection(6, kind=pca) > fp16",
+}
 
 
 U_SHAPE = {
@@ -78,6 +82,8 @@ def test_the_same_seed_gives_the_same_bits(tiny_config, tmp_path, method):
     [
         ("splitcom", TEMPORAL),
         ("splitcom", TEMPORAL | {"references.store": "file", "references.limit_mb": 0.02}),
+        ("splitcom", REDUCED),
+        ("splitcom", REDUCED | {"references.store": "file", "references.limit_mb": 0.02}),
         ("splitcom", {"training.body_update": "sequential", "federation.sample": 0.7}),
         ("splitcom", TEMPORAL | U_SHAPE),
         ("splitcom", TEMPORAL | U_SHAPE | {"training.body_update": "sequential"}),
@@ -101,6 +107,26 @@ def test_a_run_resumed_after_an_interruption_ends_with_the_same_bits(
     assert {f: straight.result["bytes"][f] for f in flows} == {f: resumed.result["bytes"][f] for f in flows}
     rounds = [[(line["round"], line["client"]) for line in lines_of(run)] for run in (straight, resumed)]
     assert rounds[0] == rounds[1]
+
+
+def test_projections_train_alike_with_an_eighth_of_the_references(tiny_config, tmp_path):
+    first, second = (train(tiny_config.override(REDUCED), tmp_path / name) for name in "ab")
+    assert_same_adapter(adapter_of(first), adapter_of(second))
+    assert first.result["bytes"] == second.result["bytes"]
+    skipped = [line["skip_ratio"] for line in lines_of(first) if line["round"] == 2]
+    assert all(0 < sum(ratio[flow] for ratio in skipped) < 3 for flow in ("activation_up", "gradient_down"))
+
+    def kept(party, flow, width):
+        files = sorted((first.folder / "checkpoint").rglob(f"round-00002/references-*{flow}.safetensors"))
+        assert len(files) == 6
+        tensors = [
+            load_file(file) for file in files if (file.parents[1].name == "server") == (party == "server")
+        ]
+        assert len(tensors) == 3 and all(file["values"].shape[1] == width for file in tensors)
+        return [{name: file[name].tolist() for name in ("ids", "versions", "checksums")} for file in tensors]
+
+    assert kept("client", "activation_up", 4) == kept("server", "activation_up", 32)
+    assert kept("client", "gradient_down", 32) == kept("server", "gradient_down", 6)
 
 
 def test_centralised_training_is_a_plain_peft_loop_bit_for_bit(tiny_config, tmp_path):

@@ -3,7 +3,15 @@
 Read `codec` first, then `spec` for the language and one of the stages.
 """
 
-from splitcom.codecs import entropy, number, quantize, sparsify, temporal, transform  # noqa: F401  (they register)
+from splitcom.codecs import (  # noqa: F401  (they register)
+    entropy,
+    number,
+    projection,
+    quantize,
+    sparsify,
+    temporal,
+    transform,
+)
 from splitcom.codecs.codec import Codec, Decoded, Encoded, uncompressed_size
 from splitcom.codecs.ragged import Ragged
 from splitcom.codecs.references import FileReferences, MemoryReferences, Precision, Reference, ReferenceStore

@@ -13,15 +13,17 @@ same on every machine, device and number of threads. What only the sender does (
 
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from typing import TypeAlias
 
 import numpy as np
 import torch
 from torch import Generator, Tensor
 
 from splitcom.codecs.packet import read_prefix, write_prefix
+from splitcom.codecs.projection import Projection
 from splitcom.codecs.ragged import Ragged
 from splitcom.codecs.references import ReferenceStore
 from splitcom.codecs.stage import MAX_MAGNITUDE, Entropy, Number, Stage, Transform
@@ -40,6 +42,8 @@ from splitcom.codecs.wire import (
 )
 from splitcom.errors import CodecError, NonFiniteError, PacketError
 
+_Project: TypeAlias = Callable[[Tensor, Ints], Tensor]
+
 _MAX_BATCH = _MAX_HIDDEN = 0xFFFF
 
 
@@ -49,7 +53,8 @@ class Encoded:
 
     packet: bytes
     reconstruction: Ragged
-    """fp32, what the receiver will have; may share memory with the batch."""
+    """fp32, what the receiver will have; may share memory with the batch. NaN where the sender cannot know it: in
+    skipped samples of which it keeps a projection only."""
     skipped: Tensor
     """bool `[batch]`: samples of which nothing was sent."""
     num_skipped_tokens: int
@@ -121,6 +126,7 @@ class Codec:
         threshold: float | None = None,
         self_contained: bool = False,
         seed: int = 0,
+        projection_seed: int = 0,
     ) -> Encoded:
         """Make a packet of `batch`, and put what the receiver will have into `references`.
 
@@ -131,6 +137,7 @@ class Codec:
             threshold: in place of that of the `temporal` stage, for this batch.
             self_contained: use no reference: the answer to "unknown reference".
             seed: of stochastic stages; the receiver needs none.
+            projection_seed: of the `projection` stage; the same for all batches that share `references`.
 
         Raises:
             NonFiniteError: a value is NaN, infinite or above 1e34.
@@ -143,9 +150,13 @@ class Codec:
         values, lengths = batch.values.detach().float(), batch.lengths.numpy()
         found = store.peek(ids) if store is not None and not self_contained else [None] * len(ids)
         known = np.array([old is not None and old.length == n for old, n in zip(found, lengths, strict=True)])
-        reference = _read(store, ids, lengths, known, values.device)
+        width = batch.hidden if self._projection is None else self._projection.dim
+        reference = _read(store, ids, lengths, known, width, values.device)
 
-        skipped, bitmap = self._skip(values, reference, lengths, known, threshold)
+        project = self._projector(values, store, projection_seed)
+        skipped, bitmap = self._skip(values, reference, lengths, known, threshold, project)
+        if project is not None and reference is not None:
+            reference = torch.full_like(values, math.nan)  # whole, only the receiver has it
         sent = _Rows(~skipped, lengths, values.device)
         residual = sent.of(values)
         if self._delta and reference is not None:
@@ -157,7 +168,7 @@ class Codec:
         body, stored = self._compress(b"".join([bitmap, *data]))
         packet = write_prefix(self.fingerprint, ids, lengths, known, found, batch.hidden, stored) + body
         if store is not None:
-            _update(store, ids, reconstruction, sent, known)
+            _update(store, ids, reconstruction, sent, known, project)
         return Encoded(packet, reconstruction, torch.from_numpy(sent.counts == 0), int(skipped.sum()))
 
     def decode(
@@ -188,7 +199,7 @@ class Codec:
         if header.fingerprint != self.fingerprint:
             raise PacketError(f'packet of another codec than "{self}"')
         ids, lengths, known = read_prefix(reader, header, store, limit_bytes)
-        reference = _read(store, ids, lengths, known, device)
+        reference = _read(store, ids, lengths, known, header.hidden, device)
 
         body = Reader(self._decompress(reader.rest(), header, lengths), device)
         skipped = self._read_skipped(body, lengths, known)
@@ -207,6 +218,10 @@ class Codec:
     @cached_property
     def _temporal(self) -> Temporal | None:
         return next((stage for stage in self.stages if isinstance(stage, Temporal)), None)
+
+    @cached_property
+    def _projection(self) -> Projection | None:
+        return next((stage for stage in self.stages if isinstance(stage, Projection)), None)
 
     @cached_property
     def _delta(self) -> bool:
@@ -231,8 +246,22 @@ class Codec:
             raise CodecError(f'"{self}" needs a reference store, none was given')
         return references
 
+    def _projector(self, values: Tensor, store: ReferenceStore | None, seed: int) -> _Project | None:
+        """What turns values into what the sender keeps of them; None where that is all."""
+        if self._projection is None or store is None:
+            return None
+        if store.width is None:
+            store.basis = self._projection.fit(values)
+        return partial(self._projection.reduce, seed=seed, basis=store.basis)
+
     def _skip(
-        self, values: Tensor, reference: Tensor | None, lengths: Ints, known: Bools, threshold: float | None
+        self,
+        values: Tensor,
+        reference: Tensor | None,
+        lengths: Ints,
+        known: Bools,
+        threshold: float | None,
+        project: _Project | None,
     ) -> tuple[Bools, bytes]:
         """Which tokens not to send, and the bitmap that tells the receiver."""
         if self._temporal is None:
@@ -242,7 +271,9 @@ class Codec:
         if reference is None:
             return np.zeros(len(values), np.bool_), b""
         limit = self._temporal.threshold if threshold is None else threshold
-        similar = self._temporal.similar(values, reference, lengths, limit)
+        seen = values if project is None else project(values, lengths)
+        whole = values if self._projection is not None and self._projection.unbiased else None
+        similar = self._temporal.similar(self._temporal.measure(seen, reference, lengths, whole), limit)
         units = self._temporal.units(known, lengths)
         return self._temporal.tokens(similar & units, lengths), pack_bools(similar[units])
 
@@ -344,11 +375,20 @@ def _check_batch(batch: Ragged, ids: list[int], store: ReferenceStore | None) ->
 
 
 def _read(
-    store: ReferenceStore | None, ids: list[int], lengths: Ints, known: Bools, device: torch.device | str
+    store: ReferenceStore | None,
+    ids: list[int],
+    lengths: Ints,
+    known: Bools,
+    width: int,
+    device: torch.device | str,
 ) -> Tensor | None:
-    """The references of a batch, fp32 `[tokens, hidden]`, zeros where there is none; None if all lack."""
+    """The references of a batch, fp32 `[tokens, width]`, zeros where there is none; None if all lack."""
     if store is None or not known.any():
         return None
+    if store.width != width:
+        raise CodecError(
+            f"the store keeps {store.width} numbers per token, {width} are needed: another codec's"
+        )
     held = store.read([sample_id for sample_id, is_known in zip(ids, known, strict=True) if is_known]).to(
         device
     )
@@ -356,7 +396,15 @@ def _read(
     return held if known.all() else rows.over(held.new_zeros(int(lengths.sum()), held.shape[1]), held)
 
 
-def _update(store: ReferenceStore, ids: list[int], batch: Ragged, sent: _Rows, known: Bools) -> None:
+def _update(
+    store: ReferenceStore,
+    ids: list[int],
+    batch: Ragged,
+    sent: _Rows,
+    known: Bools,
+    project: _Project | None = None,
+) -> None:
     changed, lengths = sent.counts > 0, batch.lengths.numpy()
-    rows = _Rows(np.repeat(changed, lengths), lengths, batch.values.device)
-    store.update(ids, lengths, rows.of(batch.values), changed=changed, known=known)
+    values = _Rows(np.repeat(changed, lengths), lengths, batch.values.device).of(batch.values)
+    projected = None if project is None else project(values, lengths[changed])
+    store.update(ids, lengths, values, changed=changed, known=known, projected=projected)

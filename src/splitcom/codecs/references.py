@@ -2,7 +2,8 @@
 
 Sender and receiver do the same operations in the same order on a store each, with the same precision and
 limit; so both hold, count and evict the same. Where they differ after all (a lost packet, a restart), version
-and checksum show it before a reference is used.
+and checksum show it before a reference is used. A sender that only judges similarity may keep a projection of each
+reference instead; lengths, versions and checksums are of the whole, and so is what counts towards the limit.
 """
 
 import json
@@ -41,7 +42,7 @@ class Reference(NamedTuple):
     version: int
     """Counts the times this sample was sent; 1 where it was sent without use of an older reference."""
     checksum: int
-    """CRC-32 of the stored bytes."""
+    """CRC-32 of its bytes in the store's precision."""
 
 
 class ReferenceStore(ABC):
@@ -66,8 +67,12 @@ class ReferenceStore(ABC):
         self.limit_bytes = limit_bytes
         self.hidden: int | None = None
         """Width of the references; None while the store has never held one."""
+        self.width: int | None = None
+        """Numbers kept per token: `hidden`, or fewer where projections are kept."""
+        self.basis: Tensor | None = None
+        """What projects references, where that has been fitted to them; saved with them."""
         self.num_bytes = 0
-        """Bytes of all stored values."""
+        """Bytes of all references, counted as whole ones: the receiver's, by which both sides evict."""
         self._index: OrderedDict[int, Reference] = OrderedDict()
 
     def __len__(self) -> int:
@@ -80,20 +85,32 @@ class ReferenceStore(ABC):
         """Sample ids, the least recently used first."""
         return iter(self._index)
 
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes of all stored values: `num_bytes`, or less where projections are kept."""
+        return self.num_bytes * (self.width or 0) // (self.hidden or 1)
+
     def peek(self, sample_ids: Iterable[int]) -> list[Reference | None]:
         """What is known of each reference, None where there is none; counts as no use."""
         return [self._index.get(sample_id) for sample_id in sample_ids]
 
     def read(self, sample_ids: Sequence[int]) -> Tensor:
-        """The references of `sample_ids`, concatenated: fp32 `[tokens, hidden]`, a copy, on the CPU.
+        """What is kept of `sample_ids`, concatenated: fp32 `[tokens, width]`, a copy, on the CPU.
 
         Counts as no use (see `update`). KeyError where one is missing.
         """
         data = bytearray().join(self._load(sample_ids))
-        return torch.frombuffer(data, dtype=_DTYPES[self.precision]).view(-1, self.hidden or 1).float()
+        return torch.frombuffer(data, dtype=_DTYPES[self.precision]).view(-1, self.width or 1).float()
 
     def update(
-        self, sample_ids: Sequence[int], lengths: Ints, values: Tensor, *, changed: Bools, known: Bools
+        self,
+        sample_ids: Sequence[int],
+        lengths: Ints,
+        values: Tensor,
+        *,
+        changed: Bools,
+        known: Bools,
+        projected: Tensor | None = None,
     ) -> None:
         """Count every sample of a batch as used, in order, replace the references that `changed`, and evict.
 
@@ -104,12 +121,14 @@ class ReferenceStore(ABC):
             changed: which samples get a new reference, `[batch]`; must hold where there is none yet.
             known: which samples were coded with use of their old reference, `[batch]`: their version goes up
                 by one; that of the others starts at 1 again.
+            projected: fp32 `[tokens, width]`, what to keep in place of `values`.
 
         Raises:
             CodecError: where the store cannot be written; it is then as it was before.
         """
-        raw = tensor_bytes(to_dtype(values, _DTYPES[self.precision]))
-        token_bytes = self._token_bytes(values.shape[1])
+        kept = values if projected is None else projected
+        whole, raw = (tensor_bytes(to_dtype(rows, _DTYPES[self.precision])) for rows in (values, kept))
+        whole_bytes, token_bytes = self._token_bytes(values.shape[1]), self._token_bytes(kept.shape[1])
         used: dict[int, Reference] = {}
         data: dict[int, Buffer] = {}
         end = 0
@@ -117,19 +136,20 @@ class ReferenceStore(ABC):
             sample_ids, lengths.tolist(), changed.tolist(), known.tolist(), strict=True
         ):
             if is_new:
-                end, start = end + length * token_bytes, end
-                data[sample_id] = raw[start:end]
+                end, start = end + length, end
+                data[sample_id] = raw[start * token_bytes : end * token_bytes]
                 version = self._index[sample_id].version + 1 if is_known else 1
-                used[sample_id] = Reference(length, version, zlib.crc32(raw[start:end]))
+                checksum = zlib.crc32(whole[start * whole_bytes : end * whole_bytes])
+                used[sample_id] = Reference(length, version, checksum)
             else:
                 used[sample_id] = self._index[sample_id]
-        self._replace(used, data, values.shape[1])
+        self._replace(used, data, values.shape[1], kept.shape[1])
 
     def clear(self) -> None:
         """Forget everything."""
         self._write({}, list(self._index))
         self._index.clear()
-        self.num_bytes, self.hidden = 0, None
+        self.num_bytes, self.hidden, self.width, self.basis = 0, None, None, None
 
     def close(self) -> None:  # noqa: B027  (only some stores hold anything open)
         """Give up what the store holds open; it cannot be used afterwards."""
@@ -141,26 +161,29 @@ class ReferenceStore(ABC):
             CodecError: where the file cannot be written; an older file is then as it was.
         """
         entries = list(self._index.values())
-        hidden = self.hidden or 0
+        basis = torch.empty(0, 0) if self.basis is None else self.basis
         columns = {
-            "ids": np.array(list(self._index), "<i8"),
-            "lengths": np.array([entry.length for entry in entries], "<i8"),
-            "versions": np.array([entry.version for entry in entries], "<i8"),
-            "checksums": np.array([entry.checksum for entry in entries], "<i8"),
+            "ids": list(self._index),
+            "lengths": [entry.length for entry in entries],
+            "versions": [entry.version for entry in entries],
+            "checksums": [entry.checksum for entry in entries],
+            "kept_checksums": [self._kept_checksum(sample_id) for sample_id in self._index],
+            "hidden": [self.hidden or 0],
         }
+        parts: list[tuple[str, str, Sequence[int], Buffer]] = [
+            (name, "I64", [len(column)], np.array(column, "<i8").tobytes())
+            for name, column in columns.items()
+        ]
+        parts.append(("basis", "F32", basis.shape, tensor_bytes(basis)))
         header: dict[str, object] = {}
         end = 0
-        for name, column in columns.items():
-            header[name] = {
-                "dtype": "I64",
-                "shape": [len(column)],
-                "data_offsets": [end, end + column.nbytes],
-            }
-            end += column.nbytes
+        for name, dtype, shape, data in parts:
+            end, start = end + len(data), end
+            header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [start, end]}
         header["values"] = {
             "dtype": _SAFETENSORS_DTYPES[self.precision],
-            "shape": [int(columns["lengths"].sum()), hidden],
-            "data_offsets": [end, end + self.num_bytes],
+            "shape": [sum(columns["lengths"]), self.width or 0],
+            "data_offsets": [end, end + self.kept_bytes],
         }
         text = json.dumps(header).encode()
         text += b" " * (-len(text) % 8)
@@ -169,7 +192,7 @@ class ReferenceStore(ABC):
         try:
             with temporary.open("wb") as file:
                 file.write(struct.pack("<Q", len(text)) + text)
-                file.writelines(column.tobytes() for column in columns.values())
+                file.writelines(data for _, _, _, data in parts)
                 file.writelines(self._load([sample_id])[0] for sample_id in self._index)
                 file.flush()
                 os.fsync(file.fileno())
@@ -193,20 +216,22 @@ class ReferenceStore(ABC):
                         f"references in {path} are {values.get_dtype()}, this store keeps {self.precision}; "
                         "use the precision of the run that wrote them"
                     )
-                columns = [
-                    file.get_tensor(name).tolist() for name in ("ids", "lengths", "versions", "checksums")
-                ]
-                tokens, hidden = values.get_shape()
-                if min(columns[1], default=1) < 1 or sum(columns[1]) != tokens:
+                names = ("ids", "kept_checksums", "lengths", "versions", "checksums")
+                columns = [file.get_tensor(name).tolist() for name in names]
+                tokens, width = values.get_shape()
+                hidden = int(file.get_tensor("hidden"))
+                if min(columns[2], default=1) < 1 or sum(columns[2]) != tokens:
                     raise CodecError(f"references in {path} are damaged: their lengths do not add up")
                 end = 0
-                for sample_id, *entry in zip(*columns, strict=True):
+                for sample_id, kept_checksum, *entry in zip(*columns, strict=True):
                     reference = Reference(*entry)
                     end, start = end + reference.length, end
                     data = tensor_bytes(values[start:end])
-                    if zlib.crc32(data) != reference.checksum:
+                    if zlib.crc32(data) != kept_checksum:
                         raise CodecError(f"references in {path} are damaged: checksum of sample {sample_id}")
-                    self._replace({sample_id: reference}, {sample_id: data}, hidden)
+                    self._replace({sample_id: reference}, {sample_id: data}, hidden, width)
+                basis = file.get_tensor("basis")
+                self.basis = basis if basis.numel() else None
         except (OSError, SafetensorError, ValueError) as error:
             self.clear()
             raise CodecError(f"cannot read references from {path}: {error}") from error
@@ -214,7 +239,9 @@ class ReferenceStore(ABC):
             self.clear()
             raise
 
-    def _replace(self, used: Mapping[int, Reference], data: Mapping[int, Buffer], hidden: int) -> None:
+    def _replace(
+        self, used: Mapping[int, Reference], data: Mapping[int, Buffer], hidden: int, width: int
+    ) -> None:
         token_bytes = self._token_bytes(hidden)
         added = sum(used[sample_id].length for sample_id in data)
         removed = sum(self._index[sample_id].length for sample_id in data if sample_id in self._index)
@@ -228,15 +255,20 @@ class ReferenceStore(ABC):
         # first what may fail, then the index
         kept = {sample_id: item for sample_id, item in data.items() if sample_id not in evicted}
         self._write(kept, [sample_id for sample_id in evicted if sample_id in self._index])
-        self.num_bytes, self.hidden = num_bytes, hidden
+        self.num_bytes, self.hidden, self.width = num_bytes, hidden, width
         self._index.update(used)
         for sample_id in used:
             self._index.move_to_end(sample_id)
         for sample_id in evicted:
             del self._index[sample_id]
 
-    def _token_bytes(self, hidden: int) -> int:
-        return hidden * _DTYPES[self.precision].itemsize
+    def _kept_checksum(self, sample_id: int) -> int:
+        if self.width == self.hidden:
+            return self._index[sample_id].checksum
+        return zlib.crc32(self._load([sample_id])[0])
+
+    def _token_bytes(self, width: int) -> int:
+        return width * _DTYPES[self.precision].itemsize
 
     @abstractmethod
     def _load(self, sample_ids: Sequence[int]) -> list[Buffer]:

@@ -14,7 +14,9 @@ from typing import Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 from splitcom.codecs.codec import Codec
 from splitcom.codecs.number import Float16
+from splitcom.codecs.projection import Projection
 from splitcom.codecs.stage import STAGES, ArgumentError, Place, Stage
+from splitcom.codecs.temporal import Temporal
 from splitcom.errors import SpecError
 
 _TOKEN = re.compile(r"\s*(?:(?P<word>[A-Za-z_]\w*)|(?P<number>[-+]?[\d.][\w.+-]*)|(?P<mark>[>(),=]))")
@@ -31,7 +33,7 @@ def parse(text: str) -> Codec:
 
     Stages stand in this order, each kind at most once; a chain without a number format sends fp16.
 
-        temporal ─► delta ─► svd | topk | randtopk ─► none | fp16 | bf16 | int8 | int4 | int2 ─► zstd
+        temporal ─► delta | projection ─► svd | topk | randtopk ─► none | fp16 | bf16 | int8 | int4 | int2 ─► zstd
 
     `str(codec)` is the canonical text, and `parse(str(codec)) == codec`.
 
@@ -50,6 +52,14 @@ def parse(text: str) -> Codec:
         stage = parser.stage()
         if stages and stage.place <= stages[-1].place:
             raise SpecError(_misfit(stages[-1], stage), text, start)
+        if isinstance(stage, Projection) and not (
+            stages and isinstance(stages[-1], Temporal) and stages[-1].per == "sample"
+        ):
+            raise SpecError(
+                f"{stage.name} must follow temporal with per=sample: it serves to judge whole samples",
+                text,
+                start,
+            )
         stages.append(stage)
         if parser.peek().kind == "end":
             break
@@ -63,6 +73,12 @@ def parse(text: str) -> Codec:
 def _misfit(before: Stage, stage: Stage) -> str:
     if stage.name == before.name:
         return f"{stage.name} stands twice"
+    if stage.place == before.place and Projection.name in (stage.name, before.name):
+        other = before.name if stage.name == Projection.name else stage.name
+        return (
+            f"{other} needs the whole reference at the sender, which {Projection.name} does not keep, "
+            "so the loop would not be closed: take one of them"
+        )
     if stage.place == before.place:
         kind = sorted(name for name, cls in STAGES.items() if cls.place == stage.place)
         return f"{stage.name} after {before.name}: only one of {', '.join(kind)} makes sense in a chain"

@@ -21,7 +21,7 @@ class Place(IntEnum):
     """Where a stage stands in a chain; a chain has at most one stage per place, in this order."""
 
     SKIP = 1
-    PREDICT = 2
+    PREDICT = 2  # from whole references; so also where a stage says that the sender has none
     TRANSFORM = 3
     NUMBER = 4
     ENTROPY = 5

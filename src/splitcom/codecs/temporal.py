@@ -33,8 +33,8 @@ class Temporal(Stage):
     whose norm is beyond 1e19, the square root of fp32's range, are always sent.
 
     >>> old, new = torch.tensor([[1.0, 0.0], [1.0, 0.0]]), torch.tensor([[2.0, 0.1], [0.0, 1.0]])
-    >>> Temporal(0.98, per="token").similar(new, old, np.array([1, 1]), 0.98).tolist()
-    [True, False]
+    >>> Temporal(0.98, per="token").measure(new, old, np.array([1, 1])).round(3).tolist()
+    [0.999, 0.0]
     """
 
     name = "temporal"
@@ -59,23 +59,41 @@ class Temporal(Stage):
         """Spread what was decided per unit over the tokens, `[tokens]`."""
         return units if self.per == "token" else np.repeat(units, lengths)
 
-    def similar(self, values: Tensor, reference: Tensor, lengths: Ints, threshold: float) -> Bools:
-        """Which units may be skipped, `[batch]` or `[tokens]`. Only the sender decides: sums are allowed."""
+    def similar(self, similarity: Floats, threshold: float) -> Bools:
+        """Which units may be skipped, given what `measure` says of them."""
+        return similarity >= threshold if self.metric == "cosine" else similarity <= threshold
 
-        def unit_sums(per_token: Floats) -> Floats:
-            if self.per == "token":
-                return per_token
-            return np.add.reduceat(per_token, np.cumsum(lengths) - lengths)
+    def measure(
+        self, values: Tensor, reference: Tensor, lengths: Ints, whole: Tensor | None = None
+    ) -> Floats:
+        """The metric of each unit, `[batch]` or `[tokens]`; NaN where norms overflow.
 
-        with np.errstate(all="ignore"):  # what overflows is no longer finite, and so is sent
-            new = unit_sums(_square_norms(values))
+        Only the sender measures: sums are allowed. Where `values` and `reference` are projections that keep norms on
+        average, `whole` gives the values themselves: the change that the projections show is then related to the norm
+        of the values, which the sender knows, and not to an estimate of it.
+        """
+
+        def square_norms(rows: Tensor) -> Floats:
+            return self._unit_sums(_square_norms(rows), lengths)
+
+        with np.errstate(all="ignore"):
+            seen = square_norms(values)
+            new = seen if whole is None else square_norms(whole)
             if self.metric == "relative_l2":
-                change = unit_sums(_square_norms(values - reference))
-                return (change <= threshold**2 * new) & np.isfinite(change + new)
-            old = unit_sums(_square_norms(reference))
-            products, scales = unit_sums(_dots(values, reference)), np.sqrt(new * old)
-            cosine = np.where(scales > 0, products / scales, new + old == 0)
-            return (cosine >= threshold) & np.isfinite(scales)
+                change = square_norms(values - reference)
+                distance = np.where(new > 0, np.sqrt(change / new), np.where(change > 0, np.inf, 0.0))
+                return np.where(np.isfinite(change + new), distance, np.nan)
+            old = square_norms(reference)
+            products, scales = self._unit_sums(_dots(values, reference), lengths), np.sqrt(seen * old)
+            cosine = np.where(scales > 0, products / scales, seen + old == 0)
+            if whole is not None:
+                cosine = np.where(scales > 0, 1 - (1 - cosine) * (seen / new), cosine)
+            return np.where(np.isfinite(scales + new), cosine, np.nan)
+
+    def _unit_sums(self, per_token: Floats, lengths: Ints) -> Floats:
+        if self.per == "token":
+            return per_token
+        return np.add.reduceat(per_token, np.cumsum(lengths) - lengths)
 
 
 def _square_norms(values: Tensor) -> Floats:

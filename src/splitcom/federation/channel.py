@@ -53,6 +53,7 @@ class Channel:
                 self.references,
                 self_contained=self_contained,
                 seed=derive_seed(self._seed, self.client, self.flow, *position),
+                projection_seed=derive_seed(self._seed, self.client, self.flow, "projection"),
             )
         except NonFiniteError as error:
             raise NonFiniteError(

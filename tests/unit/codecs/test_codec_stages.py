@@ -95,8 +95,7 @@ def test_cosine_of_a_whole_sample_is_that_of_its_flattened_tokens() -> None:
     for low, high in ((0, 3), (3, 7)):
         cosine = torch.cosine_similarity(old[low:high].flatten(), new[low:high].flatten(), dim=0).item()
         sample = 0 if low == 0 else 1
-        assert Temporal(0.5).similar(new, old, lengths, cosine - 1e-5)[sample]
-        assert not Temporal(0.5).similar(new, old, lengths, cosine + 1e-5)[sample]
+        assert Temporal(0.5).measure(new, old, lengths)[sample] == pytest.approx(cosine, abs=1e-6)
 
 
 @pytest.mark.parametrize(("metric", "threshold"), [("cosine", 0.9), ("relative_l2", 0.1)])
@@ -108,19 +107,21 @@ def test_zero_vectors_are_like_zero_vectors_only(
     metric: str, threshold: float, old: float, new: float, similar: bool
 ) -> None:
     stage = Temporal(threshold, metric=metric, per="token")
-    found = stage.similar(torch.full((1, 3), new), torch.full((1, 3), old), np.array([1]), threshold)
-    assert found.tolist() == [similar]
+    measured = stage.measure(torch.full((1, 3), new), torch.full((1, 3), old), np.array([1]))
+    assert stage.similar(measured, threshold).tolist() == [similar]
 
 
 @pytest.mark.parametrize("metric", ["cosine", "relative_l2"])
 def test_what_is_too_large_to_compare_is_sent(metric: str) -> None:
     huge = torch.full((1, 3), 1e30)
     stage = Temporal(0.5, metric=metric, per="token")
-    assert not stage.similar(huge, -huge, np.array([1]), 0.5)[0]
+    for other in (huge, -huge):
+        measured = stage.measure(huge, other, np.array([1]))
+        assert np.isnan(measured[0]) and not stage.similar(measured, 0.5)[0]
 
 
 def test_relative_l2_sees_a_change_of_length_and_cosine_does_not() -> None:
     old, new = torch.ones(1, 8), torch.full((1, 8), 2.0)
-    assert Temporal(0.9).similar(new, old, np.array([1]), 0.9)[0]
-    assert not Temporal(0.4, metric="relative_l2").similar(new, old, np.array([1]), 0.4)[0]
-    assert Temporal(0.6, metric="relative_l2").similar(new, old, np.array([1]), 0.6)[0]
+    lengths = np.array([1])
+    assert Temporal(0.9).measure(new, old, lengths)[0] == pytest.approx(1)
+    assert Temporal(0.4, metric="relative_l2").measure(new, old, lengths)[0] == pytest.approx(0.5)

@@ -1,0 +1,116 @@
+"""Which part of a reference the sender keeps where it only has to judge similarity: a projection of every token.
+
+values [tokens, hidden] ─► signs of the position ─► @ matrix [hidden, dim] ─► [tokens, dim], kept by the sender
+
+The receiver keeps whole references: it rebuilds from them. The sender keeps their lengths, versions and checksums too,
+so packets are those of the chain without this stage, and both ends still prove to hold the same.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from splitcom.codecs.stage import ArgumentError, Place, Stage, register
+from splitcom.codecs.wire import Ints
+from splitcom.errors import CodecError
+
+Signs: TypeAlias = npt.NDArray[np.int8]
+_PERIOD = 256  # positions with signs of their own; bounds the table, and leaves enough independent errors to average
+
+
+@register
+@dataclass(frozen=True)
+class Projection(Stage):
+    """Keep `dim` numbers of each token of a reference at the sender, and judge similarity by them.
+
+    Args:
+        dim: numbers per token, at most the width of the values.
+        kind: `random`, independent signs (Achlioptas, 2003); `hadamard`, random rows of a Hadamard matrix behind random
+            signs (Ailon and Chazelle, 2006); `pca`, the leading directions of the first batch.
+
+    The first two are drawn from the seed of the run and never sent. They keep a sample's squared distance to its
+    reference on average, with a relative standard deviation of about `sqrt(2 / (dim * tokens))`: signs that differ from
+    position to position make the errors of the tokens independent, though all tokens drift in the same few directions.
+    `pca` sees no change outside its directions, so it skips too much unless these hold the drift.
+
+    >>> values = torch.randn(200, 64, generator=torch.Generator().manual_seed(0))
+    >>> reduced = Projection(8).reduce(values, np.array([150, 50]), seed=3)
+    >>> reduced.shape, abs(float(reduced.norm() / values.norm()) - 1) < 0.05
+    (torch.Size([200, 8]), True)
+    """
+
+    name = "projection"
+    place = Place.PREDICT
+
+    dim: int
+    kind: Literal["random", "hadamard", "pca"] = "random"
+
+    def __post_init__(self) -> None:
+        if self.dim < 1:
+            raise ArgumentError("dim", f"must be at least 1, not {self.dim}")
+
+    @property
+    def unbiased(self) -> bool:
+        """Whether squared norms are kept on average, so that reduced and true ones may be compared."""
+        return self.kind != "pca"
+
+    def fit(self, values: Tensor) -> Tensor | None:
+        """What has to be kept beside the references: the basis of `pca`, fp32 `[hidden, dim]` on the CPU.
+
+        Raises:
+            CodecError: where `dim` exceeds the width of `values` `[tokens, hidden]`.
+        """
+        hidden = values.shape[1]
+        if self.dim > hidden:
+            raise CodecError(f'"{self}" of values that are {hidden} wide: take a dim of at most {hidden}')
+        if self.unbiased:
+            return None
+        exact = values.cpu().double()
+        directions: Tensor = torch.linalg.eigh(exact.T @ exact).eigenvectors  # the leading ones last
+        return directions[:, -self.dim :].float()
+
+    def reduce(self, values: Tensor, lengths: Ints, seed: int, basis: Tensor | None = None) -> Tensor:
+        """Project fp32 `values` `[tokens, hidden]` of samples of these `lengths` to `[tokens, dim]`.
+
+        `seed` and `basis` (what `fit` gave) must stay the same as long as the results are compared.
+        """
+        if basis is not None:
+            return values @ basis.to(values.device)
+        hidden = values.shape[1]
+        signs, matrix = _signs(hidden, seed), _matrix(hidden, self.dim, self.kind == "hadamard", seed)
+        starts = np.repeat(np.cumsum(lengths) - lengths, lengths)
+        rows = signs[(np.arange(len(values)) - starts) % _PERIOD]
+        mixed = values * torch.from_numpy(rows).to(values.device)
+        return mixed @ torch.from_numpy(matrix).to(values.device).float().div_(math.sqrt(self.dim))
+
+
+@lru_cache(maxsize=16)
+def _signs(hidden: int, seed: int) -> Signs:
+    """`[positions, hidden]`."""
+    return _random_signs(np.random.PCG64([seed, 0]), _PERIOD, hidden)
+
+
+@lru_cache(maxsize=16)
+def _matrix(hidden: int, dim: int, hadamard: bool, seed: int) -> Signs:
+    """`[hidden, dim]`; behind the signs of `_signs`, every column is one of random signs."""
+    source = np.random.PCG64([seed, 1])
+    if not hadamard:
+        return _random_signs(source, hidden, dim)
+    order = 1 << (hidden - 1).bit_length()
+    columns = np.argsort(source.random_raw(order), kind="stable")[:dim]
+    common = np.arange(hidden)[:, None] & columns
+    for shift in (8, 4, 2, 1):  # the parity of the 16 bits
+        common ^= common >> shift
+    return np.where(common & 1, np.int8(-1), np.int8(1))
+
+
+def _random_signs(source: np.random.PCG64, rows: int, width: int) -> Signs:
+    # raw bits: their stream never changes, that of numpy's distributions may
+    bits = np.unpackbits(source.random_raw(rows * -(-width // 64)).astype("<u8").view(np.uint8))
+    return np.where(bits.reshape(rows, -1)[:, :width], np.int8(-1), np.int8(1))
