@@ -28,7 +28,6 @@ REDUCED = {
     "flows.gradient_down.codec": "temporal(0.98) > projection(6, kind=pca) > fp16",
 }
 
-
 U_SHAPE = {
     "model.tail_blocks": 1,
     "flows.activation_down.codec": "temporal(0.9) > delta > int4 > zstd",
