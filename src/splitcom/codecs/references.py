@@ -67,8 +67,10 @@ class ReferenceStore(ABC):
         self.limit_bytes = limit_bytes
         self.hidden: int | None = None
         """Width of the references; None while the store has never held one."""
-        self.width: int | None = None
-        """Numbers kept per token: `hidden`, or fewer where projections are kept."""
+        self.token_bytes: int | None = None
+        """Bytes kept per token: of a whole one in the store's precision, or of its projection."""
+        self.projected = False
+        """Whether projections are kept."""
         self.basis: Tensor | None = None
         """What projects references, where that has been fitted to them; saved with them."""
         self.num_bytes = 0
@@ -88,19 +90,22 @@ class ReferenceStore(ABC):
     @property
     def kept_bytes(self) -> int:
         """Bytes of all stored values: `num_bytes`, or less where projections are kept."""
-        return self.num_bytes * (self.width or 0) // (self.hidden or 1)
+        return self.num_bytes // self._whole_bytes(self.hidden or 1) * (self.token_bytes or 0)
 
     def peek(self, sample_ids: Iterable[int]) -> list[Reference | None]:
         """What is known of each reference, None where there is none; counts as no use."""
         return [self._index.get(sample_id) for sample_id in sample_ids]
 
     def read(self, sample_ids: Sequence[int]) -> Tensor:
-        """What is kept of `sample_ids`, concatenated: fp32 `[tokens, width]`, a copy, on the CPU.
+        """What is kept of `sample_ids`, concatenated: a copy, on the CPU.
 
-        Counts as no use (see `update`). KeyError where one is missing.
+        fp32 `[tokens, hidden]`; where projections are kept uint8 `[tokens, token_bytes]`. Counts as no use (see
+        `update`). KeyError where one is missing.
         """
         data = bytearray().join(self._load(sample_ids))
-        return torch.frombuffer(data, dtype=_DTYPES[self.precision]).view(-1, self.width or 1).float()
+        if self.projected:
+            return torch.frombuffer(data, dtype=torch.uint8).view(-1, self.token_bytes or 1)
+        return torch.frombuffer(data, dtype=_DTYPES[self.precision]).view(-1, self.hidden or 1).float()
 
     def update(
         self,
@@ -121,14 +126,18 @@ class ReferenceStore(ABC):
             changed: which samples get a new reference, `[batch]`; must hold where there is none yet.
             known: which samples were coded with use of their old reference, `[batch]`: their version goes up
                 by one; that of the others starts at 1 again.
-            projected: fp32 `[tokens, width]`, what to keep in place of `values`.
+            projected: uint8 `[tokens, token_bytes]`, what to keep in place of `values`.
 
         Raises:
             CodecError: where the store cannot be written; it is then as it was before.
         """
-        kept = values if projected is None else projected
-        whole, raw = (tensor_bytes(to_dtype(rows, _DTYPES[self.precision])) for rows in (values, kept))
-        whole_bytes, token_bytes = self._token_bytes(values.shape[1]), self._token_bytes(kept.shape[1])
+        whole, whole_bytes = (
+            tensor_bytes(to_dtype(values, _DTYPES[self.precision])),
+            self._whole_bytes(values.shape[1]),
+        )
+        kept, token_bytes = whole, whole_bytes
+        if projected is not None:
+            kept, token_bytes = tensor_bytes(projected), projected.shape[1]
         used: dict[int, Reference] = {}
         data: dict[int, Buffer] = {}
         end = 0
@@ -137,19 +146,19 @@ class ReferenceStore(ABC):
         ):
             if is_new:
                 end, start = end + length, end
-                data[sample_id] = raw[start * token_bytes : end * token_bytes]
+                data[sample_id] = kept[start * token_bytes : end * token_bytes]
                 version = self._index[sample_id].version + 1 if is_known else 1
                 checksum = zlib.crc32(whole[start * whole_bytes : end * whole_bytes])
                 used[sample_id] = Reference(length, version, checksum)
             else:
                 used[sample_id] = self._index[sample_id]
-        self._replace(used, data, values.shape[1], kept.shape[1])
+        self._replace(used, data, values.shape[1], token_bytes, projected is not None)
 
     def clear(self) -> None:
         """Forget everything."""
         self._write({}, list(self._index))
         self._index.clear()
-        self.num_bytes, self.hidden, self.width, self.basis = 0, None, None, None
+        self.num_bytes, self.hidden, self.token_bytes, self.projected, self.basis = 0, None, None, False, None
 
     def close(self) -> None:  # noqa: B027  (only some stores hold anything open)
         """Give up what the store holds open; it cannot be used afterwards."""
@@ -181,8 +190,11 @@ class ReferenceStore(ABC):
             end, start = end + len(data), end
             header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [start, end]}
         header["values"] = {
-            "dtype": _SAFETENSORS_DTYPES[self.precision],
-            "shape": [sum(columns["lengths"]), self.width or 0],
+            "dtype": "U8" if self.projected else _SAFETENSORS_DTYPES[self.precision],
+            "shape": [
+                sum(columns["lengths"]),
+                (self.token_bytes if self.projected else self.hidden) or 0,
+            ],
             "data_offsets": [end, end + self.kept_bytes],
         }
         text = json.dumps(header).encode()
@@ -211,7 +223,8 @@ class ReferenceStore(ABC):
         try:
             with safe_open(path, framework="pt") as file:
                 values = file.get_slice("values")
-                if values.get_dtype() != _SAFETENSORS_DTYPES[self.precision]:
+                projected = values.get_dtype() == "U8"
+                if not projected and values.get_dtype() != _SAFETENSORS_DTYPES[self.precision]:
                     raise CodecError(
                         f"references in {path} are {values.get_dtype()}, this store keeps {self.precision}; "
                         "use the precision of the run that wrote them"
@@ -229,7 +242,8 @@ class ReferenceStore(ABC):
                     data = tensor_bytes(values[start:end])
                     if zlib.crc32(data) != kept_checksum:
                         raise CodecError(f"references in {path} are damaged: checksum of sample {sample_id}")
-                    self._replace({sample_id: reference}, {sample_id: data}, hidden, width)
+                    token_bytes = width if projected else self._whole_bytes(width)
+                    self._replace({sample_id: reference}, {sample_id: data}, hidden, token_bytes, projected)
                 basis = file.get_tensor("basis")
                 self.basis = basis if basis.numel() else None
         except (OSError, SafetensorError, ValueError) as error:
@@ -240,22 +254,28 @@ class ReferenceStore(ABC):
             raise
 
     def _replace(
-        self, used: Mapping[int, Reference], data: Mapping[int, Buffer], hidden: int, width: int
+        self,
+        used: Mapping[int, Reference],
+        data: Mapping[int, Buffer],
+        hidden: int,
+        token_bytes: int,
+        projected: bool,
     ) -> None:
-        token_bytes = self._token_bytes(hidden)
+        whole_bytes = self._whole_bytes(hidden)
         added = sum(used[sample_id].length for sample_id in data)
         removed = sum(self._index[sample_id].length for sample_id in data if sample_id in self._index)
-        num_bytes = self.num_bytes + (added - removed) * token_bytes
+        num_bytes = self.num_bytes + (added - removed) * whole_bytes
         evicted: set[int] = set()
         by_use = chain((sample_id for sample_id in self._index if sample_id not in used), used)
         while self.limit_bytes is not None and num_bytes > self.limit_bytes:
             oldest = next(by_use)
-            num_bytes -= (used.get(oldest) or self._index[oldest]).length * token_bytes
+            num_bytes -= (used.get(oldest) or self._index[oldest]).length * whole_bytes
             evicted.add(oldest)
         # first what may fail, then the index
         kept = {sample_id: item for sample_id, item in data.items() if sample_id not in evicted}
         self._write(kept, [sample_id for sample_id in evicted if sample_id in self._index])
-        self.num_bytes, self.hidden, self.width = num_bytes, hidden, width
+        self.num_bytes, self.hidden = num_bytes, hidden
+        self.token_bytes, self.projected = token_bytes, projected
         self._index.update(used)
         for sample_id in used:
             self._index.move_to_end(sample_id)
@@ -263,12 +283,12 @@ class ReferenceStore(ABC):
             del self._index[sample_id]
 
     def _kept_checksum(self, sample_id: int) -> int:
-        if self.width == self.hidden:
+        if not self.projected:
             return self._index[sample_id].checksum
         return zlib.crc32(self._load([sample_id])[0])
 
-    def _token_bytes(self, width: int) -> int:
-        return width * _DTYPES[self.precision].itemsize
+    def _whole_bytes(self, hidden: int) -> int:
+        return hidden * _DTYPES[self.precision].itemsize
 
     @abstractmethod
     def _load(self, sample_ids: Sequence[int]) -> list[Buffer]:

@@ -46,7 +46,8 @@ def test_the_receiver_gets_the_packets_of_whole_references(kind: str, number: st
         ]
         assert torch.equal(decoded[0].batch.values, decoded[1].batch.values)
         assert decoded[0].skipped.tolist() == [visit == 1, visit == 1, False]
-    assert senders[0].kept_bytes * 8 == senders[1].kept_bytes == senders[0].num_bytes
+    assert senders[0].kept_bytes == 40 * (8 + 2)
+    assert senders[1].kept_bytes == senders[0].num_bytes == 40 * 64 * 2
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -73,6 +74,16 @@ def test_a_sample_is_reduced_alike_in_any_batch(kind: str) -> None:
     whole = projection.reduce(batch.values, LENGTHS.numpy(), 5, basis)
     alone = projection.reduce(batch.values[20:27], np.array([7]), 5, basis)
     torch.testing.assert_close(whole[20:27], alone)
+
+
+def test_what_is_kept_is_rounded_to_a_127th_of_the_largest() -> None:
+    values = (
+        torch.randn(50, 40, generator=torch.Generator().manual_seed(0)) * torch.logspace(-30, 30, 50)[:, None]
+    )
+    values[3] = 0
+    kept = Projection.pack(values)
+    assert kept.dtype == torch.uint8 and kept.shape == (50, 42)
+    assert ((Projection.unpack(kept) - values).abs() <= values.abs().amax(1, keepdim=True) / 127 * 0.76).all()
 
 
 def test_positions_have_signs_of_their_own_so_that_the_errors_of_tokens_average() -> None:
