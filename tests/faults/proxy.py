@@ -16,9 +16,10 @@ import asyncio
 import socket
 import struct
 import threading
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import monotonic
 from types import TracebackType
 from typing import Self
@@ -41,14 +42,16 @@ class Counts:
     chunks: int = 0
     up_bytes: int = 0
     down_bytes: int = 0
+    chunks_of: Counter[int] = field(default_factory=Counter)  # by number of the connection, from 1
 
 
 class _Connection:
     """A client's socket and the one that was opened upstream for it."""
 
-    def __init__(self, client: asyncio.StreamWriter, server: asyncio.StreamWriter) -> None:
+    def __init__(self, number: int, client: asyncio.StreamWriter, server: asyncio.StreamWriter) -> None:
         self.client = client
         self.server = server
+        self.number = number
         self.is_half_open = False
         self.chunks = 0
         self.num_bytes = 0
@@ -88,6 +91,8 @@ class Proxy:
         reset_after_chunks: pieces of up to 16 KiB that a connection passes, both directions together, before
             the next resets it; None for no limit.
         reset_after_bytes: the same in bytes.
+        hold_at: (connection, chunk, share): after this share of that connection's chunk has passed, nothing does any
+            more until `release`, and `held` is set. Numbered from 1, both directions together; None for nowhere.
         counts: what has passed.
     """
 
@@ -96,6 +101,8 @@ class Proxy:
         self.rate_bps: float | None = None
         self.reset_after_chunks: int | None = None
         self.reset_after_bytes: int | None = None
+        self.hold_at: tuple[int, int, float] | None = None
+        self.held = threading.Event()
         self.counts = Counts()
         self._upstream = upstream
         self._black_until = 0.0
@@ -124,6 +131,11 @@ class Proxy:
     def black_hole(self, duration_s: float) -> None:
         """Let nothing through for a while: connections stay open, new ones are accepted, bytes wait. 0 ends it."""
         self._black_until = monotonic() + duration_s
+
+    def release(self) -> None:
+        """Let everything pass again; nothing is held any more."""
+        self.hold_at = None
+        self.held.clear()
 
     def reset_all(self) -> None:
         """Cut every open connection; returns when that is done."""
@@ -155,13 +167,14 @@ class Proxy:
 
     async def _accept(self, sock: socket.socket) -> None:
         self.counts.connections += 1
+        number = self.counts.connections
         client_reader, client = await asyncio.open_connection(sock=sock)
         try:
             server_reader, server = await self._connect()
         except (OSError, asyncio.CancelledError):
             _reset(client)
             return
-        connection = _Connection(client, server)
+        connection = _Connection(number, client, server)
         self._connections.add(connection)
         try:
             async with asyncio.TaskGroup() as both:
@@ -216,6 +229,8 @@ class Proxy:
             arrival, chunk = await arrived.get()
             while (wait_s := max(arrival + self.latency_s, self._black_until) - monotonic()) > 0:
                 await asyncio.sleep(min(wait_s, _POLL_S))  # either may be changed meanwhile
+            while self.held.is_set():
+                await asyncio.sleep(_POLL_S)
             if connection.is_half_open:
                 if not chunk:
                     return
@@ -223,10 +238,23 @@ class Proxy:
             if not chunk:
                 break
             self._count(connection, len(chunk), up=up)
+            if self.hold_at is not None and (connection.number, connection.chunks) == self.hold_at[:2]:
+                await self._hold(chunk, self.hold_at[2], writer)
+                continue
             writer.write(chunk)
             await writer.drain()
         if not writer.is_closing():
             writer.write_eof()
+
+    async def _hold(self, chunk: bytes, share: float, writer: asyncio.StreamWriter) -> None:
+        """Let a part of a chunk pass, and the rest after `release`."""
+        passing = int(share * len(chunk))
+        writer.write(chunk[:passing])
+        await writer.drain()
+        self.held.set()
+        while self.held.is_set():
+            await asyncio.sleep(_POLL_S)
+        writer.write(chunk[passing:])
 
     def _count(self, connection: _Connection, num_bytes: int, *, up: bool) -> None:
         """Count a chunk that is about to pass; raises ConnectionResetError where it is one too many."""
@@ -237,6 +265,7 @@ class Proxy:
             self._reset(connection)
             raise ConnectionResetError
         self.counts.chunks += 1
+        self.counts.chunks_of[connection.number] += 1
         if up:
             self.counts.up_bytes += num_bytes
         else:

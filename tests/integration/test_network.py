@@ -1,27 +1,18 @@
 """Real processes over mutual TLS on loopback: the bits of the in-process run, crashes, and strangers."""
 
 import json
-import multiprocessing
 import re
-import runpy
 import shutil
-import socket
-import time
 from dataclasses import replace
 from datetime import datetime, timedelta
-from pathlib import Path
 from unittest import mock
 
 import grpc
 import pytest
-import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
 
 from splitcom.errors import RemoteProtocolError, SplitComError
-from splitcom.federation.build import load_texts
-from splitcom.methods.run import configured, train
-from splitcom.models import fingerprint
+from splitcom.methods.run import train
 from splitcom.protocol.messages_pb2 import Hello, Message
 from splitcom.protocol.session import PROTOCOL_VERSION
 from splitcom.transports import tls
@@ -31,7 +22,8 @@ from splitcom.transports.grpc import SERVICE, RefusedError, Timeouts
 from splitcom.transports.grpc_calls import ServerCalls
 from splitcom.transports.grpc_client import run_client
 
-PROCESS = Path(__file__).with_name("process.py")
+from .parties import Deployment, fork_server, free_port, make_authority
+
 TEMPORAL = {
     "flows.activation_up.codec": "temporal(0.9) > delta > int4 > zstd",
     "flows.gradient_down.codec": "delta > int8(rounding=stochastic)",
@@ -42,126 +34,16 @@ U_SHAPE = {
     "flows.activation_down.codec": "temporal(0.9) > delta > int4 > zstd",
     "flows.gradient_up.codec": "delta > int8(rounding=stochastic)",
 }
-PATIENCE_S = 60.0  # of the tests, never used up where all is well
 
 
 @pytest.fixture(scope="module")
 def forks():
-    """Processes are forked from one that has imported what takes seconds, and has no threads."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        [
-            "torch",
-            "transformers",
-            "peft",
-            "splitcom.methods.serve",
-            "splitcom.methods.join",
-            "splitcom.report",
-        ]
-    )
-    return context
+    return fork_server()
 
 
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("authority")
-    tls.create_authority(folder)
-    tls.issue_server(folder, ["localhost", "127.0.0.1"])
-    for index in range(3):
-        tls.issue_client(folder, f"client-{index}")
-    return folder
-
-
-class Party:
-    """A process that runs a command; started anew by `start`."""
-
-    def __init__(self, forks, log, *arguments):
-        self._forks = forks
-        self._log = log
-        self._arguments = [str(argument) for argument in arguments]
-
-    def start(self):
-        globals_ = {"ARGUMENTS": self._arguments, "LOG": str(self._log)}
-        self.process = self._forks.Process(
-            target=runpy.run_path, args=(str(PROCESS), globals_, "__main__"), daemon=True
-        )
-        self.process.start()
-        return self
-
-    @property
-    def log(self):
-        return self._log.read_text() if self._log.exists() else ""
-
-    def wait_for(self, pattern, count=1):
-        deadline = time.monotonic() + PATIENCE_S
-        while len(found := re.findall(pattern, self.log)) < count:
-            assert time.monotonic() < deadline, f"no {pattern!r} in:\n{self.log}"
-            assert self.process.is_alive() or re.search(pattern, self.log), self.log
-            time.sleep(0.02)
-        return found[-1]
-
-    def end(self):
-        self.process.join(PATIENCE_S)
-        assert self.process.exitcode == 0, self.log
-
-    def kill(self):
-        self.process.kill()
-        self.process.join()
-
-
-class Network:
-    """A server and three clients, whose rows are those of the in-process run."""
-
-    def __init__(self, forks, authority, config, folder, *, port=0):
-        self.authority = authority
-        self.out = folder / "run"
-        self.fingerprint = fingerprint(config.model.source)
-        self._forks = forks
-        self._folder = folder
-        (folder / "config.toml").write_text(config.to_toml())
-        self.server = self._server(port)
-        texts = load_texts(configured(config))
-        for index, name in enumerate(config.client_names):
-            for kind, samples in (
-                ("train", texts.partition.parts[index]),
-                ("held-out", texts.held_out.samples[index :: len(config.client_names)]),
-            ):
-                rows = [json.dumps(dict(sample.row.columns)) for sample in samples]
-                (folder / f"{name}-{kind}.jsonl").write_text("\n".join(rows))
-
-    def _server(self, port):
-        return Party(
-            self._forks, self._folder / "server.log", "serve", self._folder / "config.toml", "--resume",
-            "--listen", f"127.0.0.1:{port}", "--authority", self.authority, "--out", self.out,
-            "--metrics-port", 0 if port == 0 else port + 1,
-        )  # fmt: skip
-
-    def start_server(self):
-        self.server.start()
-        self.port = int(self.server.wait_for(r"listening on port (\d+)"))
-        return self
-
-    def client(self, index, *options):
-        name = f"client-{index}"
-        return Party(
-            self._forks, self._folder / f"{name}.log", "join", f"localhost:{self.port}",
-            "--data", self._folder / f"{name}-train.jsonl", "--held-out", self._folder / f"{name}-held-out.jsonl",
-            "--identity", self.authority / "clients" / f"{name}.pem", "--state", self._folder / f"{name}-state",
-            "--cache", self._folder / f"{name}-cache", "--device", "cpu", *options,
-        )  # fmt: skip
-
-    def clients(self, *options):
-        return [self.client(index, *options) for index in range(3)]
-
-
-def assert_same_run(network, expected):
-    result = json.loads((network.out / "result.json").read_text())
-    theirs = load_file(network.out / "adapter" / "adapter_model.safetensors")
-    ours = load_file(expected.adapter / "adapter_model.safetensors")
-    assert ours.keys() == theirs.keys()
-    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-    assert result["eval"] == expected.result["eval"]
-    return result
+    return make_authority(tmp_path_factory.mktemp("authority"))
 
 
 @pytest.fixture
@@ -171,11 +53,11 @@ def expected(tiny_config, tmp_path):
 
 
 def test_the_bits_are_those_of_the_run_in_one_process(forks, authority, tiny_config, tmp_path, expected):
-    network = Network(forks, authority, tiny_config.override(TEMPORAL), tmp_path).start_server()
+    network = Deployment(forks, authority, tiny_config.override(TEMPORAL), tmp_path).start_server()
     parties = [client.start() for client in network.clients()]
     for party in (*parties, network.server):
         party.end()
-    result = assert_same_run(network, expected)
+    result = network.assert_same_run(expected)
     carried = re.findall(r"(client-\d): (\d+) bytes of messages up, (\d+) down", network.server.log)
     assert len(carried) == 3
     counted = result["bytes"]["total"] + result["bytes"]["evaluation"]
@@ -187,16 +69,11 @@ def test_the_bits_are_those_of_the_run_in_one_process(forks, authority, tiny_con
     assert texts["text"] not in network.server.log
 
 
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
-
-
 @pytest.mark.parametrize("victim", ["client", "server"])
 def test_a_killed_party_that_is_started_again_changes_no_bit(
     forks, authority, tiny_config, tmp_path, expected, victim
 ):
-    network = Network(forks, authority, tiny_config.override(TEMPORAL), tmp_path, port=free_port())
+    network = Deployment(forks, authority, tiny_config.override(TEMPORAL), tmp_path, port=free_port())
     network.start_server()
     parties = [client.start() for client in network.clients()]
     network.server.wait_for("round 1 of 2 is done")
@@ -205,7 +82,7 @@ def test_a_killed_party_that_is_started_again_changes_no_bit(
     killed.start()
     for party in (*parties, network.server):
         party.end()
-    assert_same_run(network, expected)
+    network.assert_same_run(expected)
 
 
 @pytest.mark.parametrize("victim", ["client", "server"])
@@ -214,7 +91,7 @@ def test_the_u_shape_has_the_same_bits_also_where_a_party_is_killed(
 ):
     config = tiny_config.override(TEMPORAL | U_SHAPE)
     expected = train(config, tmp_path / "in-process")
-    network = Network(forks, authority, config, tmp_path, port=free_port()).start_server()
+    network = Deployment(forks, authority, config, tmp_path, port=free_port()).start_server()
     parties = [client.start() for client in network.clients()]
     network.server.wait_for("round 1 of 2 is done")
     killed = network.server if victim == "server" else parties[1]
@@ -222,7 +99,7 @@ def test_the_u_shape_has_the_same_bits_also_where_a_party_is_killed(
     killed.start()
     for party in (*parties, network.server):
         party.end()
-    result = assert_same_run(network, expected)
+    result = network.assert_same_run(expected)
     assert result["bytes"]["labels_up"] == 0 < result["bytes"]["activation_down"]
     (sent,) = (tmp_path / "client-0-cache").glob("front-*-tail1-float32/model.safetensors")
     with safe_open(sent, framework="pt") as tensors:
@@ -231,7 +108,7 @@ def test_the_u_shape_has_the_same_bits_also_where_a_party_is_killed(
 
 
 def test_strangers_are_told_why_and_disturb_nobody(forks, authority, tiny_config, tmp_path, expected):
-    network = Network(forks, authority, tiny_config.override(TEMPORAL), tmp_path).start_server()
+    network = Deployment(forks, authority, tiny_config.override(TEMPORAL), tmp_path).start_server()
     clients = network.clients()
     running = [client.start() for client in clients[:2]]
     for name in ("client-0", "client-1"):
@@ -299,7 +176,7 @@ def test_strangers_are_told_why_and_disturb_nobody(forks, authority, tiny_config
     for party in (*running, clients[2].start(), server):
         party.end()
     assert not re.search("refused|again", running[1].log)
-    assert_same_run(network, expected)
+    network.assert_same_run(expected)
 
 
 class Impostor:
