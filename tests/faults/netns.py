@@ -7,12 +7,13 @@ The namespaces' names hold the number of the process that made them, so that wha
 removed by the next. Shaping is `tbf`; latency and loss would need `netem`, which many kernels lack: see `proxy`.
 """
 
+import ctypes
 import json
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -21,11 +22,12 @@ from unittest import SkipTest
 
 _PREFIX = "splitcom-test"
 _NETWORK = "10.97.0"
-_INTERFACE = "net0"
+INTERFACE = "net0"
 _BRIDGE = "bridge0"
 _MTU_BYTES = 1_500
 _PLAIN = ("addrgenmode", "none", "gso_max_segs", "1", "gso_max_size", str(_MTU_BYTES + 14))
 """Little traffic of IPv6's own, and packets as on a wire: with offload, a counter sees one header per 64 KiB."""
+_NEWNET = 0x40000000  # of sched.h
 _BURST_S = 0.02
 _QUEUE_S = 0.2
 
@@ -58,7 +60,7 @@ class Namespace:
 
     def counters(self) -> Counters:
         """What has passed its interface since it was made."""
-        text = _ip("-netns", self.name, "-json", "-statistics", "link", "show", "dev", _INTERFACE)
+        text = _ip("-netns", self.name, "-json", "-statistics", "link", "show", "dev", INTERFACE)
         (link,) = json.loads(text)
         sent, received = link["stats64"]["tx"], link["stats64"]["rx"]
         return Counters(
@@ -68,6 +70,22 @@ class Namespace:
             received_packets=received["packets"],
             dropped_packets=sent["dropped"] + received["dropped"],
         )
+
+
+@contextmanager
+def entered(name: str) -> Iterator[None]:
+    """Have this thread, and those it starts meanwhile, be in a network namespace; their sockets stay there."""
+    with Path("/proc/thread-self/ns/net").open() as outside, Path("/run/netns", name).open() as inside:
+        _enter(inside.fileno())
+        try:
+            yield
+        finally:
+            _enter(outside.fileno())
+
+
+def _enter(namespace: int) -> None:
+    if ctypes.CDLL(None, use_errno=True).setns(namespace, _NEWNET):
+        raise OSError(ctypes.get_errno(), "cannot enter a network namespace")
 
 
 class Network:
@@ -111,7 +129,7 @@ class Network:
 
     def shape(self, machine: Namespace, *, up_bps: float, down_bps: float) -> None:
         """Limit what a machine sends (`up_bps`) and gets (`down_bps`), in bits per second; may be called again."""
-        _shape(machine.name, _INTERFACE, up_bps)
+        _shape(machine.name, INTERFACE, up_bps)
         _shape(self._hub, self._port(machine), down_bps)
 
     @property
@@ -128,13 +146,13 @@ class Network:
         for machine in (self.server, *self.clients):
             port, inside = self._port(machine), ("-netns", machine.name)
             _ip("netns", "add", machine.name)
-            peer = ("peer", "name", _INTERFACE, "netns", machine.name)
+            peer = ("peer", "name", INTERFACE, "netns", machine.name)
             _ip("-netns", self._hub, "link", "add", "name", port, "type", "veth", *peer)
             _ip("-netns", self._hub, "link", "set", port, *_PLAIN)
             _ip("-netns", self._hub, "link", "set", port, "master", _BRIDGE, "up")
-            _ip(*inside, "link", "set", _INTERFACE, *_PLAIN)
-            _ip(*inside, "address", "add", f"{machine.address}/24", "dev", _INTERFACE)
-            for interface in ("lo", _INTERFACE):
+            _ip(*inside, "link", "set", INTERFACE, *_PLAIN)
+            _ip(*inside, "address", "add", f"{machine.address}/24", "dev", INTERFACE)
+            for interface in ("lo", INTERFACE):
                 _ip(*inside, "link", "set", interface, "up")
 
     def _remove(self) -> None:

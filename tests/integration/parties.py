@@ -82,8 +82,8 @@ class Party:
     def log(self) -> str:
         return self._log.read_text() if self._log.exists() else ""
 
-    def wait_for(self, pattern: str, count: int = 1) -> Any:
-        deadline = time.monotonic() + PATIENCE_S
+    def wait_for(self, pattern: str, count: int = 1, patience_s: float = PATIENCE_S) -> Any:
+        deadline = time.monotonic() + patience_s
         while len(found := re.findall(pattern, self.log)) < count:
             assert time.monotonic() < deadline, f"no {pattern!r} in:\n{self.log}"
             assert self.process.is_alive() or re.search(pattern, self.log), self.log
