@@ -72,7 +72,6 @@ class Scenario:
 
 
 SCENARIOS = {
-    "20 Mbit/s": Scenario(),
     "1 Mbit/s up": Scenario(up_mbps=1.0),
     "200 ms round trip": Scenario(latency_ms=100.0, changes={"training.batch_size": 4}),
     "30 s black hole": Scenario(up_mbps=4.0, black_hole_s=30.0),

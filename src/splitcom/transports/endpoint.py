@@ -9,6 +9,8 @@ far they have got (`position`), to the byte, and go on from there (`resume`).
        ▲                                                                                 │
        └────── credit (sequence that has arrived, bytes that may have been sent) ◄───────┘
 
+Chunks are small at first and double, so that also a connection which is cut early has carried some of a large message.
+
 A chunk that has been received is ignored; one that leaves a gap, exceeds the credit or contradicts the one before is an
 error of the peer's. No length is believed before it has been compared with its limit.
 """
@@ -22,6 +24,7 @@ from splitcom.transports.frames_pb2 import Chunk, Credit, Frame, Position
 from splitcom.transports.framing import Parcel
 
 MAX_CHUNK_BYTES = 1 << 20  # that anyone may send
+FIRST_CHUNK_BYTES = 1 << 14  # of a connection
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,7 @@ class Endpoint:
         self._cursor = (1, 0)  # sequence and offset of what is sent next
         self._sent_bytes = 0
         self._allowed_bytes = 0
+        self._chunk_bytes = 0
         # receiving
         self._received = 0
         self._partial: list[bytes | memoryview] = []
@@ -91,6 +95,7 @@ class Endpoint:
         self._cursor = (peer.sequence + 1, peer.offset)
         self._sent_bytes = 0
         self._allowed_bytes = peer.window_bytes
+        self._chunk_bytes = min(FIRST_CHUNK_BYTES, self._limits.chunk_bytes)
 
     def send(self, data: bytes) -> None:
         """Take a message to be sent; raises LocalProtocolError where it or their number is too large."""
@@ -114,10 +119,11 @@ class Endpoint:
         if sequence > self._last_sequence:
             return None
         data = self._outbox[sequence - self._outbox[0][0]][1]
-        length = min(self._limits.chunk_bytes, len(data) - offset)
+        length = min(self._chunk_bytes, len(data) - offset)
         if self._sent_bytes + length > self._allowed_bytes:
             return None
         self._sent_bytes += length
+        self._chunk_bytes = min(2 * self._chunk_bytes, self._limits.chunk_bytes)
         end = offset + length
         self._cursor = (sequence, end) if end < len(data) else (sequence + 1, 0)
         chunk = Chunk(sequence=sequence, offset=offset, size=len(data))

@@ -23,7 +23,8 @@ from splitcom.transports.framing import MAX_FRAME_BYTES
 
 SERVICE = "splitcom.transport.v1.SplitCom"
 TRANSPORT_VERSION = 1
-PROBE_BYTES = 1 << 20
+PROBE_BYTES = 1 << 18
+PIECE_BYTES = 1 << 16  # of a file; what a connection that is cut early has carried is not lost
 
 
 class TransportError(SplitComError):

@@ -4,6 +4,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -69,22 +70,28 @@ class ServerCalls:
         return description
 
     def measure(self) -> LinkMeasurement:
-        """Round trip with hardly any data, and the rate each way with as much as takes a moment."""
+        """Round trip with hardly any data, and the rate each way with as much as takes a moment.
+
+        Where the connection breaks under the larger probes, the last one that has passed tells.
+        """
         call = self._channel.unary_unary(f"/{SERVICE}/Probe", Probe.SerializeToString, Probe.FromString)
 
         def seconds(up_bytes: int, down_bytes: int) -> float:
             probe = Probe(data=bytes(up_bytes), answer_bytes=down_bytes)
             started = perf_counter()
-            self._patiently(lambda: call(probe, timeout=self._dialler.timeouts.give_up_s))
+            call(probe, timeout=self._dialler.timeouts.give_up_s)
             return perf_counter() - started
 
         def rate(up: bool) -> float:
             size = 1 << 14
-            while (took := seconds(size if up else 0, 0 if up else size)) < _PROBE_S and size < PROBE_BYTES:
-                size *= 2
+            took = self._patiently(lambda: seconds(size * up, size * (not up)))
+            with suppress(grpc.RpcError):
+                while took < _PROBE_S and size < PROBE_BYTES:
+                    took = seconds(2 * size * up, 2 * size * (not up))
+                    size *= 2
             return 8 * size / max(took - round_trip_s, 1e-6)
 
-        round_trip_s = min(seconds(0, 0) for _ in range(4))
+        round_trip_s = min(self._patiently(lambda: seconds(0, 0)) for _ in range(4))
         return LinkMeasurement(round_trip_s, rate(up=True), rate(up=False))
 
     def fetch_front(self, folder: Path) -> Path:
@@ -99,8 +106,9 @@ class ServerCalls:
         stream = self._channel.unary_stream(
             f"/{SERVICE}/Front", FrontRequest.SerializeToString, FilePiece.FromString
         )
+        files = _Files(partial, self._dialler.note_success)
         try:
-            self._patiently(lambda: _write_pieces(stream(FrontRequest()), partial))
+            self._patiently(lambda: files.take(stream(files.missing())))
             try:
                 partial.rename(folder)
             except OSError:
@@ -127,26 +135,43 @@ class ServerCalls:
     def _patiently(self, attempt: Callable[[], _ResultT]) -> _ResultT:
         while True:
             try:
-                return attempt()
+                result = attempt()
             except grpc.RpcError as error:
                 self._dialler.wait_after(error)
+            else:
+                self._dialler.note_success()
+                return result
 
 
-def _write_pieces(pieces: Iterator[FilePiece], folder: Path) -> None:
-    """Write the files of a model folder; nothing but plain files of known kinds, and each without gaps."""
-    for path in folder.iterdir():  # of an attempt that was cut off
-        path.unlink()
-    written: dict[str, int] = {}
-    sizes: dict[str, int] = {}
-    for piece in pieces:
-        name, offset = piece.name, written.setdefault(piece.name, 0)
-        if not _FILE_NAME.fullmatch(name) or len(written) > _MAX_FILES:
+class _Files:
+    """The files of a model folder, as they come over connections that may break: each goes on where the last was."""
+
+    def __init__(self, folder: Path, on_piece: Callable[[], None]) -> None:
+        self._folder = folder
+        self._on_piece = on_piece
+        self._written: dict[str, int] = {}
+        self._sizes: dict[str, int] = {}
+
+    def missing(self) -> FrontRequest:
+        """What is to come."""
+        name = max(self._written, default="")
+        return FrontRequest(name=name, offset=self._written.get(name, 0))
+
+    def take(self, pieces: Iterator[FilePiece]) -> None:
+        """Write to the end; nothing but plain files of known kinds, and each without gaps."""
+        for piece in pieces:
+            self._write(piece)
+            self._on_piece()
+        if not {"config.json", "model.safetensors"} <= self._written.keys() or self._written != self._sizes:
+            raise RemoteProtocolError("the server has sent an incomplete model")
+
+    def _write(self, piece: FilePiece) -> None:
+        name, offset = piece.name, self._written.setdefault(piece.name, 0)
+        if not _FILE_NAME.fullmatch(name) or len(self._written) > _MAX_FILES:
             raise RemoteProtocolError(f"the server sends a file {name!r}, which is no part of a model")
         end = offset + len(piece.data)
-        if piece.offset != offset or end > piece.size or sizes.setdefault(name, piece.size) != piece.size:
+        if piece.offset != offset or end > piece.size or self._sizes.setdefault(name, piece.size) != piece.size:
             raise RemoteProtocolError(f"the server sends {len(piece.data)} bytes at {piece.offset} of {name}")
-        with (folder / name).open("ab") as file:
+        with (self._folder / name).open("ab") as file:
             file.write(piece.data)
-        written[name] = end
-    if not {"config.json", "model.safetensors"} <= written.keys() or written != sizes:
-        raise RemoteProtocolError("the server has sent an incomplete model")
+        self._written[name] = end

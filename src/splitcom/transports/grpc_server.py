@@ -21,7 +21,7 @@ import grpc
 from splitcom.errors import RemoteProtocolError, SplitComError
 from splitcom.transports.admission import Admission, Refusal, abort, log_refusal, version_reason
 from splitcom.transports.conversation import Conversation, Superseded
-from splitcom.transports.endpoint import MAX_CHUNK_BYTES, Limits
+from splitcom.transports.endpoint import Limits
 from splitcom.transports.events import Back, Event, Gone, Joined, Received
 from splitcom.transports.frames_pb2 import (
     Description,
@@ -36,6 +36,7 @@ from splitcom.transports.frames_pb2 import (
 )
 from splitcom.transports.framing import Parcel, pack, unpack
 from splitcom.transports.grpc import (
+    PIECE_BYTES,
     PROBE_BYTES,
     SERVER_TIMEOUTS,
     SERVICE,
@@ -364,7 +365,8 @@ class GrpcServer:
             abort(context, Refused(code=Refused.REJECTED, reason=reason))
         _LOG.info("%s is sent the front's weights", name)
         for path in sorted(self._front_folder.iterdir()):
-            yield from _pieces(path)
+            if path.name >= request.name:
+                yield from _pieces(path, request.offset if path.name == request.name else 0)
 
     def _handlers(self) -> grpc.GenericRpcHandler:
         def send(message: _Message) -> bytes:
@@ -396,12 +398,13 @@ class GrpcServer:
         return port
 
 
-def _pieces(path: Path) -> Iterator[FilePiece]:
+def _pieces(path: Path, offset: int) -> Iterator[FilePiece]:
     size = path.stat().st_size
     with path.open("rb") as file:
+        file.seek(min(offset, size))
         while True:
             offset = file.tell()
-            data = file.read(MAX_CHUNK_BYTES)
+            data = file.read(PIECE_BYTES)
             yield FilePiece(name=path.name, offset=offset, size=size, data=data)
             if offset + len(data) >= size:
                 return
