@@ -103,11 +103,15 @@ class Campaign:
         self._folder = folder
         self._authority = make_authority(folder / "authority", CHANGES["federation.clients"])
         self._config = Config().override({**CHANGES, "model.source": str(model)})
-        self._expected = {
-            store: train(self._with_references(store), folder / f"in-process-{store}")
-            for store in ("memory", "file")
-        }
+        self._expected: dict[str, Run] = {}
         self._measure()
+
+    def _undisturbed(self, store: str) -> Run:
+        """The run in process, with references in memory or in files."""
+        if store not in self._expected:
+            folder = self._folder / f"in-process-{store}"
+            self._expected[store] = train(self._with_references(store), folder)
+        return self._expected[store]
 
     def _with_references(self, store: str) -> Config:
         return self._config.override({"references.store": store, "references.limit_mb": 1})
@@ -130,7 +134,7 @@ class Campaign:
                 for kind, code in CODE.items():
                     lines = sum(count for where, count in executed.items() if re.search(code, where))
                     self.lines[kind, role] = lines
-            deployment.assert_same_run(self._expected["memory"])
+            deployment.assert_same_run(self._undisturbed("memory"))
 
     @contextmanager
     def _parties(self, store: str, name: str) -> Iterator[tuple[Deployment, Party, list[Party], Proxy]]:
@@ -168,8 +172,9 @@ class Campaign:
                     party.start()
                 for party in (server, *clients):
                     party.end()
-                result = deployment.assert_same_run(self._expected[point.references])
-                assert_whole(deployment, result, self._expected[point.references])
+                expected = self._undisturbed(point.references)
+                result = deployment.assert_same_run(expected)
+                assert_whole(deployment, result, expected)
             except BaseException as error:
                 for party in (server, *clients):
                     error.add_note(party.log)

@@ -5,7 +5,8 @@
 Each client is a namespace behind a shaped link of its own. Latency, resets and black holes come from a TCP proxy
 within the client's namespace. The same configuration is run in process on the virtual clock with the same links; both
 times are those between the end of round 0 (evaluation before training) and the end of the last one. What the model
-knows nothing of, a black hole or resets, is added to its prediction: the silence, or a pause before each connection.
+knows nothing of, a black hole or resets, is added to its prediction: the silence, or for each new connection a pause
+and three round trips, but not what has to be sent again.
 
 Bytes are counted by the kernel at the clients' interfaces, by a sniffer beside it that tells layers apart, and by the
 ledger. What a client asks before the run (what it is, how fast the link is, the front's weights) has a connection of
@@ -36,6 +37,7 @@ from .proxy import Proxy
 from .sniffer import Layers, Sniffer, total
 
 PORT = 7001
+_RECONNECTING_TRIPS = 3  # TLS, the settings of HTTP/2, and the conversation's open and opened
 RUN_S = 600.0  # after which a run is taken to hang
 CHANGES: Mapping[str, Any] = {
     "model.device": "cpu",
@@ -153,7 +155,8 @@ def _run(deployment: Deployment, clients: list[Party], scenario: Scenario, proxi
 def _times(expected: Run, deployment: Deployment, scenario: Scenario, resets: int) -> dict[str, float]:
     """Seconds from the end of round 0 to the end of the run."""
     link_s = _seconds(expected.folder)
-    fault_s = scenario.black_hole_s + resets * Timeouts().pause_s / 20
+    reconnecting_s = Timeouts().pause_s / 20 + _RECONNECTING_TRIPS * 2 * scenario.latency_ms / 1e3
+    fault_s = scenario.black_hole_s + resets * reconnecting_s
     measured_s = _seconds(deployment.out)
     return {
         "measured_s": measured_s,

@@ -18,7 +18,11 @@ HASTY = Timeouts(connect_s=5.0, pause_s=0.2, give_up_s=10.0)
 def test_a_front_larger_than_any_connection_carries_is_fetched(tmp_path):
     authority, folder = make_authority(tmp_path / "authority", 1), tmp_path / "front"
     folder.mkdir()
-    contents = {"config.json": b"{}", "model.safetensors": bytes(range(256)) * (1 << 12), "tokenizer.json": b""}
+    contents = {
+        "config.json": b"{}",
+        "model.safetensors": bytes(range(256)) * (1 << 12),
+        "tokenizer.json": b"",
+    }
     for name, content in contents.items():
         (folder / name).write_bytes(content)
     identity = tls.load_identity(authority / "clients" / "client-0.pem")
@@ -52,6 +56,8 @@ def test_a_message_larger_than_any_connection_carries_arrives(carried_bytes):
         sender.resume(positions[1])
         receiver.resume(positions[0])
         left_bytes = carried_bytes
-        while arrived is None and (left_bytes := left_bytes - len((parcel := sender.next_parcel()).data)) >= 0:
+        while (
+            arrived is None and (left_bytes := left_bytes - len((parcel := sender.next_parcel()).data)) >= 0
+        ):
             arrived = receiver.receive(parcel)
     assert arrived == message

@@ -143,6 +143,19 @@ def test_a_black_hole_holds_bytes_back_and_then_lets_them_through(
     assert receive(client, 4) == b"ping"
 
 
+def test_a_piece_is_held_where_it_is_to_be(proxy: Proxy, client: socket.socket) -> None:
+    proxy.hold_at = (1, 3, 0.5)
+    assert round_trip_s(client, b"ping") < 1.0
+    client.sendall(b"half")
+    assert proxy.held.wait(TIMEOUT_S)
+    client.settimeout(0.3)
+    with pytest.raises(TimeoutError):
+        client.recv(4)
+    proxy.release()
+    client.settimeout(TIMEOUT_S)
+    assert receive(client, 4) == b"half"
+
+
 @pytest.mark.parametrize("limit", [{"reset_after_chunks": 4}, {"reset_after_bytes": 16}])
 def test_reset_after_so_much(
     server: tuple[Address, list[str]], proxy: Proxy, client: socket.socket, limit: dict[str, int]

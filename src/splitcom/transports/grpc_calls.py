@@ -170,7 +170,11 @@ class _Files:
         if not _FILE_NAME.fullmatch(name) or len(self._written) > _MAX_FILES:
             raise RemoteProtocolError(f"the server sends a file {name!r}, which is no part of a model")
         end = offset + len(piece.data)
-        if piece.offset != offset or end > piece.size or self._sizes.setdefault(name, piece.size) != piece.size:
+        if (
+            piece.offset != offset
+            or end > piece.size
+            or self._sizes.setdefault(name, piece.size) != piece.size
+        ):
             raise RemoteProtocolError(f"the server sends {len(piece.data)} bytes at {piece.offset} of {name}")
         with (self._folder / name).open("ab") as file:
             file.write(piece.data)

@@ -1,0 +1,36 @@
+"""Whoever is killed where: started again, the run ends with the same bits, and nothing is lost or half written."""
+
+from pathlib import Path
+
+import pytest
+
+from . import crashes
+from .crashes import WHERE, Campaign
+
+
+@pytest.fixture(scope="module")
+def campaign(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Campaign:
+    return Campaign(tiny_model, tmp_path_factory.mktemp("campaign"))
+
+
+def test_every_kind_of_point_is_drawn_for_everybody() -> None:
+    points = [crashes.draw(1, index) for index in range(4 * len(WHERE))]
+    assert {(point.kind, point.victims) for point in points} == set(WHERE)
+    assert {kind.split()[0] for kind, _ in WHERE} == {"time", "frame", *crashes.CODE}
+    assert len({point.share for point in points}) == len(points)
+    assert {point.references for point in points} == {"memory", "file"}
+    assert points[3] == crashes.draw(1, 3) != crashes.draw(2, 3)
+
+
+@pytest.mark.parametrize("where", [("frame during", "client"), ("writing", "both")])
+def test_a_crash_changes_no_bit(campaign: Campaign, where: tuple[str, str]) -> None:
+    index = WHERE.index(where)
+    campaign.run(crashes.draw(1, index), f"point-{index}")
+
+
+@pytest.mark.slow
+def test_a_long_campaign_changes_no_bit(
+    campaign: Campaign, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with capsys.disabled():
+        crashes.run(campaign, 3 * len(WHERE), 1, tmp_path / "crashes.jsonl")
