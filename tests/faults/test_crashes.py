@@ -4,6 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from splitcom.errors import RunError
+from splitcom.metrics.record import RunFolder
+
 from . import crashes
 from .crashes import WHERE, Campaign
 
@@ -26,6 +29,14 @@ def test_every_kind_of_point_is_drawn_for_everybody() -> None:
 def test_a_crash_changes_no_bit(campaign: Campaign, where: tuple[str, str]) -> None:
     index = WHERE.index(where)
     campaign.run(crashes.draw(1, index), f"point-{index}")
+
+
+def test_a_run_that_was_killed_while_it_wrote_its_first_file_begins_anew(tmp_path: Path) -> None:
+    (tmp_path / ".config.toml.4711.partial").write_text("seed = ")
+    RunFolder(tmp_path).create("seed = 1")
+    assert RunFolder(tmp_path).config_toml() == "seed = 1"
+    with pytest.raises(RunError, match="exists"):
+        RunFolder(tmp_path).create("seed = 2")
 
 
 @pytest.mark.slow

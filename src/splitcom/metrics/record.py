@@ -17,6 +17,8 @@ from typing import Any
 
 from splitcom.errors import RunError
 
+_PARTIAL = ".partial"
+
 
 class RunFolder:
     """One run's folder."""
@@ -37,7 +39,7 @@ class RunFolder:
     def refuse_if_used(self) -> None:
         """Raise RunError where the folder holds anything already."""
         with self._explained():
-            if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            if self.path.exists() and not (self.path.is_dir() and all(map(_is_partial, self.path.iterdir()))):
                 raise RunError(
                     f"{self.path}: this run folder exists; continue it with --resume, or choose another with --out"
                 )
@@ -108,9 +110,14 @@ class RunFolder:
             ) from error
 
 
+def _is_partial(path: Path) -> bool:
+    """Whether a process that was killed while it wrote has left it; it may have been the first file of a run."""
+    return path.name.startswith(".") and path.suffix == _PARTIAL
+
+
 def write_atomic(path: Path, content: bytes) -> Path:
     """Write a file whole or not at all; raises RunError where the folder cannot be written."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name}.{os.getpid()}{_PARTIAL}")
     try:
         partial.write_bytes(content)
         partial.replace(path)
