@@ -8,6 +8,8 @@ of the ratios of neighbouring rounds is what counts, since a shared machine is n
 The split loops, in the standard form and the U-shape, are the product's: messages as bytes, both sessions, all codecs
 and reference stores, the ledger and the virtual clock. What a run does between rounds (evaluation, checkpoints) is in
 no loop.
+
+What gate and controller cost is counted apart, as their share of the CPU time of all rounds but the first.
 """
 
 import argparse
@@ -15,17 +17,23 @@ import json
 import os
 import statistics
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
+from typing import Any
+from unittest.mock import patch
 
 import torch
 from peft import LoraConfig, get_peft_model
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from splitcom.codecs.temporal import Temporal
 from splitcom.config import Config
 from splitcom.data import Batch
 from splitcom.federation.build import Simulation, load_parts, load_texts
+from splitcom.federation.controllers import Controllers
 from splitcom.federation.optimize import Optimizer
 from splitcom.federation.plan import progress_of, round_batches
 from splitcom.models import load_model, load_tokenizer
@@ -36,6 +44,8 @@ CODECS = {
 }
 FORMS = {"split": 0, "U-shape": 1}  # tail blocks
 LOOPS = {f"{form}, {codec}": (form, codec) for form in FORMS for codec in CODECS}
+
+CONTROLLERS = ("fixed(0.98)", "linear(0.95, 0.99)", "bangbang(0.95, 0.99)", "ddpg(0.95, 0.99)")
 
 
 def gpt2_small(folder: Path, blocks: int) -> str:
@@ -116,6 +126,43 @@ def measure(config: Config, folder: Path) -> dict[str, float]:
     return result
 
 
+def measure_control(config: Config, folder: Path) -> dict[str, float]:
+    """CPU seconds of gate and controller over those of whole rounds, for each controller."""
+    result = {}
+    for index, text in enumerate(CONTROLLERS):
+        changes = {
+            "flows.activation_up.codec": CODECS["temporal + delta + int4 + zstd"][0],
+            "flows.activation_up.controller": text,
+            "evaluation.every": 1,  # of one held-out sample, so that there is something to control by
+            "training.checkpoint_every": config.training.rounds,
+        }
+        seconds: Counter[str] = Counter()
+        with clocked(Temporal, "similar", seconds), clocked(Controllers, "observe", seconds):
+            rounds = split_loop(config.override(changes), folder / f"control-{index}")
+            next(rounds)  # warms up
+            seconds.clear()
+            started = process_time()
+            for _ in rounds:
+                pass
+            result[text] = seconds.total() / (process_time() - started)
+    return result
+
+
+@contextmanager
+def clocked(owner: type, name: str, seconds: Counter[str]) -> Iterator[None]:
+    """Add up the CPU seconds of a method."""
+    method = getattr(owner, name)
+
+    def timed_method(*arguments: Any) -> Any:
+        started = process_time()
+        answer = method(*arguments)
+        seconds[name] += process_time() - started
+        return answer
+
+    with patch.object(owner, name, timed_method):
+        yield
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -144,10 +191,13 @@ def main() -> None:
                 }
             )
             results[label] = measure(config, folder / label)
+            results[label] |= measure_control(config, folder / label)
     for label, figures in results.items():
         print(f"{label}: plain peft {figures['plain tokens/s']:,.0f} tokens/s")
         for name in LOOPS:
             print(f"  {name:42} {figures[name]:.3f} x plain")
+        for controller in CONTROLLERS:
+            print(f"  gate and {controller:33} {figures[controller]:.2%} of a step")
     if arguments.out:
         arguments.out.write_text(json.dumps({"cores": os.cpu_count(), "results": results}, indent=1) + "\n")
 

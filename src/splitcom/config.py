@@ -6,19 +6,40 @@ All sections are frozen and keyword-only, and refuse unknown keys. Units are in 
 
 import difflib
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from splitcom.codecs import parse
+from splitcom.control import parse as parse_controller
 from splitcom.errors import ConfigError, SpecError
 
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
+
+
+def _canonical(read: Callable[[str], object], text: str) -> str:
+    try:
+        return str(read(text))
+    except SpecError as error:
+        raise ValueError(str(error)) from error
+
+
+CodecText = Annotated[str, AfterValidator(partial(_canonical, parse))]
+ControllerText = Annotated[str, AfterValidator(partial(_canonical, parse_controller))]
 
 
 class Section(BaseModel):
@@ -97,17 +118,37 @@ class FederationConfig(Section):
 
 
 class FlowConfig(Section):
-    """How one flow is coded."""
+    """How one flow is coded, and what sets its threshold."""
 
-    codec: str
+    codec: CodecText
+    controller: ControllerText | None = None  # "bangbang(0.95, 0.995)"; None: the threshold is the codec's
 
-    @field_validator("codec")
-    @classmethod
-    def _readable(cls, codec: str) -> str:
-        try:
-            return str(parse(codec))
-        except SpecError as error:
-            raise ValueError(str(error)) from error
+    @model_validator(mode="after")
+    def _controlled(self) -> Self:
+        if self.controller is not None:
+            check_controller(self.controller, self.codec)
+        return self
+
+    @property
+    def follows_the_shared(self) -> bool:
+        """Whether `control.controller` sets its threshold."""
+        return self.controller is None and parse(self.codec).threshold is not None
+
+
+def check_controller(controller: str, codec: str) -> None:
+    """Raise ValueError where a controller cannot set the threshold of a codec."""
+    limits = parse(codec).threshold_limits
+    if limits is None:
+        raise ValueError(
+            f"{controller} sets a threshold, but the codec {codec!r} has none; begin it with a temporal stage, such as "
+            f"'temporal(0.98) > {codec}', or leave the controller out"
+        )
+    low, high = parse_controller(controller).bounds
+    if low < limits[0] or high > limits[1]:
+        raise ValueError(
+            f"{controller} sets thresholds of {low:g} to {high:g}; those of {codec!r} lie in {limits[0]:g} to "
+            f"{limits[1]:g}"
+        )
 
 
 class FlowsConfig(Section):
@@ -118,6 +159,13 @@ class FlowsConfig(Section):
     # U-shape only
     activation_down: FlowConfig = FlowConfig(codec="temporal(0.98) > delta > int4 > zstd")
     gradient_up: FlowConfig = FlowConfig(codec="int8 > zstd")
+
+
+class ControlConfig(Section):
+    """One controller for several flows, and where the controllers of a run begin."""
+
+    controller: ControllerText | None = None  # for all flows with a threshold, but no controller of their own
+    start_from: str | None = None  # a run folder: go on with what its controllers have learned
 
 
 class ReferencesConfig(Section):
@@ -158,15 +206,13 @@ class EvaluationConfig(Section):
 
     every: Positive = 1  # rounds
     batch_size: Positive = 16
-    codec: str = "none"
+    codec: CodecText = "none"
     generate: Annotated[int, Field(ge=0)] = 2  # sentences generated before and after training
     text_samples: Annotated[int, Field(ge=0)] = (
         0  # held-out prompts whose continuations are scored at the end
     )
     beams: Positive = 1  # 1: greedy
     max_new_tokens: Positive = 64
-
-    _readable = field_validator("codec")(FlowConfig._readable.__func__)  # type: ignore[attr-defined]
 
     @field_validator("codec")
     @classmethod
@@ -212,6 +258,7 @@ class Config(Section):
     training: TrainingConfig = TrainingConfig()
     federation: FederationConfig = FederationConfig()
     flows: FlowsConfig = FlowsConfig()
+    control: ControlConfig = ControlConfig()
     references: ReferencesConfig = ReferencesConfig()
     links: LinksConfig = LinksConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -232,6 +279,19 @@ class Config(Section):
                 f"model.tail_blocks = {self.model.tail_blocks}: with training.split = false the client has all of "
                 "the model; set one of them back"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _something_to_control(self) -> Self:
+        if self.control.controller is not None:
+            steered = [flow for flow, settings in self.cut_flows.items() if settings.follows_the_shared]
+            if not steered:
+                raise ValueError(
+                    f"control.controller = {self.control.controller!r}: no flow has a threshold and no controller of "
+                    "its own; begin a codec with a temporal stage, such as 'temporal(0.98) > int8'"
+                )
+            for flow in steered:
+                check_controller(self.control.controller, self.cut_flows[flow].codec)
         return self
 
     @property

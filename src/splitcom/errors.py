@@ -2,12 +2,12 @@
 
 SplitComError
 ├── ConfigError            a configuration file, key or value
+│   └── SpecError          the text of a codec or a controller cannot be read
 ├── ModelError             a model that cannot be loaded
 │   ├── CutError           ... or not be cut exactly
 │   └── AdapterError       ... or an adapter that does not fit it
 ├── DataError              a data file, column or row
 ├── CodecError             a codec used wrongly
-│   ├── SpecError          a codec's text cannot be read
 │   ├── NonFiniteError     a NaN or an infinity is about to be sent
 │   ├── PacketError        received bytes are no packet of this codec
 │   └── UnknownReference   a packet builds on a reference that is not held
@@ -29,6 +29,15 @@ class ConfigError(SplitComError):
     """A configuration file, key or value is wrong."""
 
 
+class SpecError(ConfigError):
+    """The text of a codec or a controller cannot be read; points at the place."""
+
+    def __init__(self, message: str, spec: str, position: int) -> None:
+        self.spec = spec
+        self.position = position
+        super().__init__(f"{message}\n  {spec}\n  {' ' * position}^")
+
+
 class ModelError(SplitComError):
     """A model cannot be found or loaded."""
 
@@ -47,15 +56,6 @@ class DataError(SplitComError):
 
 class CodecError(SplitComError):
     """A codec cannot do what it is asked."""
-
-
-class SpecError(CodecError):
-    """The text of a codec cannot be read; points at the place."""
-
-    def __init__(self, message: str, spec: str, position: int) -> None:
-        self.spec = spec
-        self.position = position
-        super().__init__(f"{message}\n  {spec}\n  {' ' * position}^")
 
 
 class NonFiniteError(CodecError):

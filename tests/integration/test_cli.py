@@ -201,3 +201,12 @@ def test_ctrl_c_leaves_a_checkpoint_that_resumes_to_the_same_bits(splitcom, conf
     assert splitcom("train", config_file, *settings, "--out", straight)[0] == 0
     one, other = (load_file(out / "adapter" / "adapter_model.safetensors") for out in (halted, straight))
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_controllers_that_do_not_fit_are_explained(splitcom, config_file, tmp_path):
+    out = ("--out", tmp_path / "new")
+    code, _, err = splitcom("train", config_file, *out, "--controller-from", tmp_path / "old")
+    assert code == 1 and "old/controller has no controller for this run" in err
+    code, _, err = splitcom("train", config_file, *out, "--set", "flows.gradient_down.controller=fixed(0.9)")
+    assert code == 1 and "'int8 > zstd' has none; begin it with a temporal stage" in err
+    assert not (tmp_path / "new").exists()

@@ -21,6 +21,7 @@ from splitcom.seeds import derive_seed
 TEMPORAL = {
     "flows.activation_up.codec": "temporal(0.9) > delta > int4 > zstd",
     "flows.gradient_down.codec": "delta > int8(rounding=stochastic)",
+    "flows.activation_up.controller": "linear(0.85, 0.95)",
     "lora.dropout": 0.1,
 }
 REDUCED = {

@@ -12,7 +12,7 @@ from splitcom.config import Config
 from splitcom.federation.observe import Observer, StepReport
 from splitcom.methods.compare import compare
 from splitcom.report import write_report
-from splitcom.report.format import format_bytes
+from splitcom.report.format import format_bytes, format_thresholds
 
 
 class ProgressBar(Observer):
@@ -48,10 +48,12 @@ class ProgressBar(Observer):
         """Move the bar."""
         loss = "" if report.loss is None else f"  loss {report.loss:.3f}"
         skipped = f"  skipped {report.skip_ratio:4.0%}" if report.skip_ratio else ""
+        thresholds = format_thresholds(report.thresholds)
         self._progress.update(
             self._task,
             completed=report.round - 1 + report.step / report.num_steps,
-            status=f"round {report.round}/{self._rounds}{loss}{skipped}  {format_bytes(report.total_bytes)}",
+            status=f"round {report.round}/{self._rounds}{loss}{skipped}{thresholds}  "
+            f"{format_bytes(report.total_bytes)}",
         )
 
     def on_text(self, done: int, total: int) -> None:

@@ -14,7 +14,7 @@ from rich.text import Text
 from splitcom.federation.observe import StepReport
 from splitcom.methods.join import Check
 from splitcom.methods.monitor import Monitor
-from splitcom.report.format import format_bytes
+from splitcom.report.format import format_bytes, format_thresholds
 
 _LOG = logging.getLogger("splitcom")
 _LINE_S = 10.0  # between two lines of progress where there is no terminal
@@ -73,7 +73,8 @@ class StatusPage(Monitor):
         connected = sum(client.connected for client in snapshot.clients.values())
         return (
             f"round {snapshot.round}/{snapshot.rounds}  step {snapshot.step}/{snapshot.num_steps}{loss}  "
-            f"skipped {snapshot.skip_ratio:.0%}  {format_bytes(snapshot.total_bytes)}  {connected} clients connected"
+            f"skipped {snapshot.skip_ratio:.0%}{format_thresholds(snapshot.thresholds)}  "
+            f"{format_bytes(snapshot.total_bytes)}  {connected} clients connected"
         )
 
     def _render(self) -> RenderableType:

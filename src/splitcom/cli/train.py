@@ -20,6 +20,10 @@ def train(
     assignments: Assignments = None,
     out: Annotated[Path, typer.Option(help="Run folder to write.")] = Path("runs/run"),
     resume: Annotated[bool, typer.Option(help="Continue an interrupted run in --out.")] = False,
+    controller_from: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="Start from what this run's controllers have learned."),
+    ] = None,
 ) -> None:
     """Fine-tune a model split between clients and a server, all in this process.
 
@@ -36,6 +40,8 @@ def train(
 
     console = Console()
     overrides = dict(map(parse_assignment, assignments or []))
+    if controller_from is not None:
+        overrides["control.start_from"] = str(controller_from)
     if config is not None:
         settings = Config.load(config, overrides)
     elif resume:

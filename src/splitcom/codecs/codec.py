@@ -112,6 +112,11 @@ class Codec:
         """That of the `temporal` stage; None where the codec has none."""
         return self._temporal.threshold if self._temporal else None
 
+    @property
+    def threshold_limits(self) -> tuple[float, float] | None:
+        """The lowest and the highest threshold that make sense; None where the codec has none."""
+        return self._temporal.limits if self._temporal else None
+
     @cached_property
     def fingerprint(self) -> int:
         """16 bits of a hash of the canonical text; part of every packet."""

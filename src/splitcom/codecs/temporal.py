@@ -45,11 +45,16 @@ class Temporal(Stage):
     per: Literal["sample", "token"] = "sample"
 
     def __post_init__(self) -> None:
-        low, high = _THRESHOLDS[self.metric]
+        low, high = self.limits
         if not low <= self.threshold <= high:
             raise ArgumentError(
                 "threshold", f"must be {low:g} to {high:g} for {self.metric}, not {self.threshold:g}"
             )
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """Of the threshold."""
+        return _THRESHOLDS[self.metric]
 
     def units(self, known: Bools, lengths: Ints) -> Bools:
         """Which decisions there are, of `[batch]` or `[tokens]`: those on samples with a reference."""

@@ -1,1 +1,10 @@
-"""When to send: controllers that set the threshold of a flow from what a round has shown."""
+"""How careful to be: controllers that set a flow's threshold from what each round has shown.
+
+Read `controller` first, then `spec` for the language and one of the others.
+"""
+
+from splitcom.control import bangbang, ddpg, fixed, schedule  # noqa: F401  (they register)
+from splitcom.control.controller import CONTROLLERS, Controller, Feedback, State, register
+from splitcom.control.spec import parse
+
+__all__ = ["CONTROLLERS", "Controller", "Feedback", "State", "parse", "register"]

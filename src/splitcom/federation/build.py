@@ -16,6 +16,7 @@ from splitcom.errors import ConfigError
 from splitcom.federation.body import BodyTrainer
 from splitcom.federation.channel import Channel, Channels
 from splitcom.federation.client import Client, Trainer
+from splitcom.federation.controllers import Controllers
 from splitcom.federation.ends import EndsTrainer
 from splitcom.federation.front import FrontTrainer
 from splitcom.federation.observe import Observer
@@ -181,6 +182,7 @@ def build_server(
         lambda name: open_channels(config, name, folder / "references") if split else {},
         model_fingerprint,
         PartyStore(folder),
+        Controllers(config),
         observer,
     )
 
@@ -200,16 +202,15 @@ def build_client(
     """
     front = replicate(parts.front)
     trainer: Trainer
+    channels = open_channels(config, name, folder / "references") if config.training.split else {}
     if not config.training.split:
         assert parts.body is not None
         trainer = WholeTrainer(name, front, replicate(parts.body), samples, held_out, config)
+    elif parts.tail is None:
+        trainer = FrontTrainer(name, front, samples, held_out, channels, config)
     else:
-        channels = open_channels(config, name, folder / "references")
-        if parts.tail is None:
-            trainer = FrontTrainer(name, front, samples, held_out, channels, config)
-        else:
-            trainer = EndsTrainer(name, front, replicate(parts.tail), samples, held_out, channels, config)
-    return Client(name, trainer, config, model_fingerprint, PartyStore(folder))
+        trainer = EndsTrainer(name, front, replicate(parts.tail), samples, held_out, channels, config)
+    return Client(name, trainer, channels, config, model_fingerprint, PartyStore(folder))
 
 
 def load_parts(config: Config) -> Parts:

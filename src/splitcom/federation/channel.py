@@ -38,6 +38,7 @@ class Channel:
         self.client = client
         self.codec = codec
         self.references = references
+        self.steered: float | None = None  # the threshold that a controller has set
         self.traffic = Traffic()
         self._seed = seed
 
@@ -51,6 +52,7 @@ class Channel:
                 batch,
                 ids,
                 self.references,
+                threshold=self.threshold,
                 self_contained=self_contained,
                 seed=derive_seed(self._seed, self.client, self.flow, *position),
                 projection_seed=derive_seed(self._seed, self.client, self.flow, "projection"),
@@ -72,6 +74,11 @@ class Channel:
         self._count(decoded.batch, decoded.ids, decoded.skipped)
         return decoded
 
+    @property
+    def threshold(self) -> float | None:
+        """What the sender goes by; None where the codec has none."""
+        return self.codec.threshold if self.steered is None else self.steered
+
     def take_traffic(self) -> Traffic:
         """What has passed since the last call."""
         traffic, self.traffic = self.traffic, Traffic()
@@ -84,3 +91,15 @@ class Channel:
 
 
 Channels = Mapping[str, Channel]
+
+
+def steer(channels: Channels, thresholds: Mapping[str, float]) -> None:
+    """Set the thresholds of these flows; the others go back to those of their codecs."""
+    for flow, channel in channels.items():
+        if channel.codec.threshold is not None:
+            channel.steered = thresholds.get(flow)
+
+
+def steered(channels: Channels) -> dict[str, float]:
+    """What controllers have set, by flow."""
+    return {flow: channel.steered for flow, channel in channels.items() if channel.steered is not None}

@@ -14,6 +14,7 @@ import torch
 from splitcom.codecs import ReferenceStore
 from splitcom.config import Config
 from splitcom.errors import RemoteProtocolError
+from splitcom.federation.channel import Channels, steer
 from splitcom.federation.store import PartyStore, sections_of
 from splitcom.protocol.adapters import pack_adapter, unpack_adapter
 from splitcom.protocol.messages_pb2 import (
@@ -67,13 +68,23 @@ class Trainer(Protocol):
 
 
 class Client:
-    """Turns received bytes into the bytes to answer with; one conversation, which begins from `trainer` as it is."""
+    """Turns received bytes into the bytes to answer with; one conversation, which begins from `trainer` as it is.
+
+    `channels` are those through which the trainer sends.
+    """
 
     def __init__(
-        self, name: str, trainer: Trainer, config: Config, model_fingerprint: str, store: PartyStore
+        self,
+        name: str,
+        trainer: Trainer,
+        channels: Channels,
+        config: Config,
+        model_fingerprint: str,
+        store: PartyStore,
     ) -> None:
         self.name = name
         self._trainer = trainer
+        self._channels = channels
         self._adapter_version = 0
         self._adapter_dtype = getattr(torch, config.federation.adapter_dtype)
         self._fingerprint = model_fingerprint
@@ -132,6 +143,7 @@ class Client:
                 case "round_start":
                     start = message.round_start
                     self._take_adapter(start.adapter_version, start.adapter)
+                    steer(self._channels, start.thresholds)
                     summary = yield from self._trainer.train(start.round)
                     message = yield Message(
                         round_end=RoundEnd(

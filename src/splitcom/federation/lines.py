@@ -32,9 +32,9 @@ def line_of(
         "loss": peer.loss_sum / peer.num_labels if peer.num_labels else None,
         "eval_loss": eval_loss,
         "threshold": {
-            flow: channel.codec.threshold
+            flow: channel.threshold
             for flow, channel in peer.channels.items()
-            if channel.codec.threshold is not None
+            if channel.threshold is not None
         },
         "skip_ratio": {
             flow: passed.skipped / passed.samples

@@ -1,7 +1,7 @@
 """What a run tells whoever watches it, such as a progress bar."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -15,6 +15,7 @@ class StepReport:
     loss: float | None  # nats per labelled token, mean over the step's clients; None in the U-shape
     skip_ratio: float  # of activation_up, over the step's samples
     total_bytes: int  # since the start of the run, evaluation not included
+    thresholds: Mapping[str, float] = field(default_factory=dict)  # by flow, of those that a controller sets
 
 
 class Observer:

@@ -15,8 +15,10 @@ import torch
 
 from splitcom.codecs import ReferenceStore
 from splitcom.config import Config
+from splitcom.control import State
 from splitcom.federation.body import BodyTrainer
-from splitcom.federation.channel import Channels
+from splitcom.federation.channel import Channels, steer
+from splitcom.federation.controllers import Controllers
 from splitcom.federation.conversations import Conversations, Peer, Rejoined
 from splitcom.federation.evaluation import Evaluation
 from splitcom.federation.lines import line_of
@@ -43,6 +45,7 @@ class Federation:
         open_channels: Callable[[str], Channels],
         model_fingerprint: str,
         store: PartyStore,
+        controllers: Controllers,
         observer: Observer | None = None,
     ) -> None:
         self.config = config
@@ -52,6 +55,7 @@ class Federation:
         self.eval_losses: dict[int, float] = {}
         self.uncompressed: Counter[str] = Counter()
         self.wall_s = 0.0
+        self.controllers = controllers
         self._store = store
         self._saved_round = 0
         self._shared = SharedAdapter(front_adapter, config.federation.adapter_dtype)
@@ -122,6 +126,8 @@ class Federation:
 
     def _round(self) -> None:
         self.round += 1
+        for peer in self.peers.values():
+            steer(peer.channels, self.controllers.thresholds)
         self._scheduling.train(self.round)
         if self._is_last or self.round % self.config.evaluation.every == 0:
             self._evaluate()
@@ -143,6 +149,7 @@ class Federation:
                 lines.append(line)
             peer.forget_round()
         self._steps.server_s = 0.0
+        self.controllers.observe(self.round, lines)
         return lines
 
     def _save_clients(self) -> None:
@@ -163,7 +170,10 @@ class Federation:
                 tensors[f"labels.{name}"] = torch.frombuffer(
                     bytearray(pack_labels(peer.labels)), dtype=torch.uint8
                 )
+        control = self.controllers.state()
+        tensors |= {f"control.{name}": tensor for name, tensor in control.tensors.items()}
         scalars = {
+            "control": control.scalars,
             "wall_s": self.wall_s,
             "adapter_version": self._shared.version,
             "eval_losses": self.eval_losses,
@@ -194,6 +204,7 @@ class Federation:
             )
             peer.forget_round()
         self._store.load_references(self.round, self._references())
+        self.controllers.load_state(State(sections["control"], scalars["control"]))
         self.wall_s = max(self.wall_s, scalars["wall_s"])
         self.eval_losses = {int(index): loss for index, loss in scalars["eval_losses"].items()}
         self.uncompressed = Counter(scalars["uncompressed"])

@@ -7,6 +7,7 @@ import torch
 from splitcom.config import Config
 from splitcom.federation.aggregate import weighted_average
 from splitcom.federation.body import Arrival
+from splitcom.federation.channel import steered
 from splitcom.federation.conversations import Conversations, Ended, Rejoined
 from splitcom.federation.plan import num_round_batches, progress_of
 from splitcom.federation.sampling import sample_clients
@@ -31,7 +32,8 @@ class Lockstep:
         sampled = sample_clients(list(peers), settings.sample, self._config.seed, round_index)
         chosen = [name for name in sampled if peers[name].present]
         for name in chosen:
-            start = self._adapter.offer(peers[name], RoundStart(round=round_index))
+            start = RoundStart(round=round_index, thresholds=steered(peers[name].channels))
+            self._adapter.offer(peers[name], start)
             self._clients.send(name, Message(round_start=start))
         updates = self._collect_updates(chosen, round_index)
         if len(updates) < min(settings.min_clients, len(sampled)):

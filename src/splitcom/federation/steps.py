@@ -14,6 +14,7 @@ import torch
 from splitcom.config import Config
 from splitcom.federation.arrivals import Arrivals
 from splitcom.federation.body import Arrival, BodyTrainer, StepResult
+from splitcom.federation.channel import steered
 from splitcom.federation.conversations import Conversations
 from splitcom.federation.observe import Observer, StepReport
 from splitcom.federation.shared import SharedAdapter
@@ -107,6 +108,7 @@ class Steps:
                 else sum(r.loss_sum for r in results.values()) / sum(r.num_labels for r in results.values()),
                 skip_ratio=float(torch.cat([a.decoded.skipped for a in arrivals.values()]).float().mean()),
                 total_bytes=self._ledger.totals()["total"],
+                thresholds=steered(self._clients.peers[next(iter(results))].channels),
             )
         )
 

@@ -4,7 +4,7 @@ The baseline that every saving must be compared with: it is cheap, and loses wha
 """
 
 from splitcom.config import Config
-from splitcom.methods.method import Method
+from splitcom.methods.method import Method, without_controllers
 
 
 def _configure(config: Config) -> Config:
@@ -12,7 +12,7 @@ def _configure(config: Config) -> Config:
     changes = {"lora.train_front": False, "flows.activation_up.codec": "temporal(0.99) > fp16"}
     if config.model.tail_blocks:  # body and tail learn, so what passes between them changes
         changes |= {"flows.activation_down.codec": "fp16", "flows.gradient_up.codec": "fp16"}
-    return config.override(changes)
+    return without_controllers(config).override(changes)
 
 
 FROZEN_FRONT = Method("frozen_front", "split, front not trained, fp16 activations sent once", _configure)

@@ -13,3 +13,9 @@ class Method:
     name: str
     summary: str
     configure: Callable[[Config], Config]
+
+
+def without_controllers(config: Config) -> Config:
+    """The configuration for a method that sets codecs of its own."""
+    flows = {f"flows.{flow}.controller": None for flow in config.cut_flows}
+    return config.override({"control": {}, **flows})

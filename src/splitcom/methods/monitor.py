@@ -29,6 +29,7 @@ class Snapshot:
     loss: float | None = None
     held_out_loss: float | None = None
     skip_ratio: float = 0.0
+    thresholds: Mapping[str, float] = field(default_factory=dict)
     total_bytes: int = 0
     uptime_s: float = 0.0
     clients: Mapping[str, ClientTraffic] = field(default_factory=dict)
@@ -70,6 +71,7 @@ class Monitor(Observer):
             loss=None if report is None else report.loss,
             held_out_loss=self._held_out_loss,
             skip_ratio=0.0 if report is None else report.skip_ratio,
+            thresholds={} if report is None else report.thresholds,
             total_bytes=0 if report is None else report.total_bytes,
             uptime_s=monotonic() - self._started,
             clients={} if self._server is None else self._server.traffic(),
@@ -99,6 +101,13 @@ def _lines(snapshot: Snapshot) -> Iterator[str]:
     for name, kind, help_text, value in values:
         if value is not None:
             yield from (f"# HELP {name} {help_text}", f"# TYPE {name} {kind}", f"{name} {value:.12g}")
+    if snapshot.thresholds:
+        yield from (
+            "# HELP splitcom_threshold What a controller has set.",
+            "# TYPE splitcom_threshold gauge",
+        )
+    for flow, threshold in snapshot.thresholds.items():
+        yield f'splitcom_threshold{{flow="{flow}"}} {threshold:.12g}'
     per_client: list[tuple[str, str, str, Callable[[ClientTraffic], int]]] = [
         ("splitcom_client_connected", "gauge", "Whether the client is connected.", lambda c: c.connected),
         ("splitcom_client_up_bytes_total", "counter", "Message bytes from the client.", lambda c: c.up_bytes),

@@ -68,10 +68,10 @@ def train(
     texts = load_texts(config)
     observer.on_data(str(texts.train.report), str(texts.partition))
     parts = load_parts(config)
-    if not resume:
-        folder.create(config.to_toml())
     simulation = Simulation(config, texts, parts, folder.checkpoints, observer)
     with closing(simulation):
+        if not resume:
+            folder.create(config.to_toml())
         run_rounds(simulation.federation, folder, observer)
     export(simulation.federation, parts, folder, config)
     result = result_of(simulation.federation, config, label or config.method, simulation.clock.server_time_s)
@@ -116,7 +116,8 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def export(federation: Federation, parts: Parts, folder: RunFolder, config: Config) -> None:
-    """Write the adapter of all parts."""
+    """Write the adapter of all parts, and what controllers have learned."""
+    folder.guard(lambda: federation.controllers.export(folder.controllers))
     adapter = federation.adapter
     if federation.body is not None:
         adapter = adapter | federation.body.adapter()

@@ -1,11 +1,11 @@
 """SplitLoRA (Lin et al. 2024, 2407.00952): split federated LoRA without compression, the reference of every saving."""
 
 from splitcom.config import Config
-from splitcom.methods.method import Method
+from splitcom.methods.method import Method, without_controllers
 
 
 def _configure(config: Config) -> Config:
-    return config.override({f"flows.{flow}.codec": "fp16" for flow in config.cut_flows})
+    return without_controllers(config).override({f"flows.{flow}.codec": "fp16" for flow in config.cut_flows})
 
 
 SPLITLORA = Method("splitlora", "split, uncompressed fp16 flows", _configure)

@@ -4,6 +4,7 @@ config.toml      complete and re-runnable
 metrics.jsonl    a line for each client and round; round 0 is before training
 result.json      the outcome; there only when the run has ended
 adapter/         a standard PEFT adapter for the whole model
+controller/      what controllers have learned, for --controller-from
 checkpoint/      the state after the last round
 report.html
 """
@@ -35,6 +36,11 @@ class RunFolder:
     def adapter(self) -> Path:
         """Where the adapter is written at the end."""
         return self.path / "adapter"
+
+    @property
+    def controllers(self) -> Path:
+        """Where controllers that learn are written at the end."""
+        return self.path / "controller"
 
     def refuse_if_used(self) -> None:
         """Raise RunError where the folder holds anything already."""

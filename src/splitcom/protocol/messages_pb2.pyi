@@ -75,14 +75,23 @@ class Welcome(_message.Message):
     def __init__(self, config_toml: _Optional[str] = ..., round: _Optional[int] = ...) -> None: ...
 
 class RoundStart(_message.Message):
-    __slots__ = ("round", "adapter_version", "adapter")
+    __slots__ = ("round", "adapter_version", "adapter", "thresholds")
+    class ThresholdsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
     ROUND_FIELD_NUMBER: _ClassVar[int]
     ADAPTER_VERSION_FIELD_NUMBER: _ClassVar[int]
     ADAPTER_FIELD_NUMBER: _ClassVar[int]
+    THRESHOLDS_FIELD_NUMBER: _ClassVar[int]
     round: int
     adapter_version: int
     adapter: bytes
-    def __init__(self, round: _Optional[int] = ..., adapter_version: _Optional[int] = ..., adapter: _Optional[bytes] = ...) -> None: ...
+    thresholds: _containers.ScalarMap[str, float]
+    def __init__(self, round: _Optional[int] = ..., adapter_version: _Optional[int] = ..., adapter: _Optional[bytes] = ..., thresholds: _Optional[_Mapping[str, float]] = ...) -> None: ...
 
 class Activation(_message.Message):
     __slots__ = ("step", "activation", "labels")

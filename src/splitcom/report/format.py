@@ -1,6 +1,7 @@
 """How numbers are written for people, in one place; knows nothing of runs."""
 
 import math
+from collections.abc import Mapping
 
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 
@@ -63,3 +64,14 @@ def format_seconds(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def format_thresholds(thresholds: Mapping[str, float]) -> str:
+    """Write what controllers have set, by flow, for a line of progress; nothing where there is none.
+
+    >>> format_thresholds({"activation_up": 0.98, "activation_down": 0.9512})
+    '  θ 0.98 0.951'
+    >>> format_thresholds({})
+    ''
+    """
+    return "  θ " + " ".join(f"{value:.3g}" for value in thresholds.values()) if thresholds else ""

@@ -21,11 +21,12 @@ def test_a_running_monitor_can_be_scraped():
     with MonitorPage(monitor.snapshot, 0) as page:
         assert read(f"http://127.0.0.1:{page.port}/healthz") == "ok round 0\n"
         assert "splitcom_loss_nats" not in read(f"http://127.0.0.1:{page.port}/metrics")
-        monitor.on_step(StepReport(2, 3, 9, 1.5, 0.25, 1000))
+        monitor.on_step(StepReport(2, 3, 9, 1.5, 0.25, 1000, {"activation_up": 0.98}))
         monitor.on_round([{"round": 2, "eval_loss": 1.25}])
         lines = read(f"http://127.0.0.1:{page.port}/metrics").splitlines()
         for line in ("splitcom_round 2", "splitcom_loss_nats 1.5", "splitcom_held_out_loss_nats 1.25",
-                     "splitcom_skip_ratio 0.25", "splitcom_bytes_total 1000", "splitcom_rounds 5"):  # fmt: skip
+                     "splitcom_skip_ratio 0.25", "splitcom_bytes_total 1000", "splitcom_rounds 5",
+                     'splitcom_threshold{flow="activation_up"} 0.98'):  # fmt: skip
             assert line in lines
         with pytest.raises(urllib.error.HTTPError, match="404"):
             read(f"http://127.0.0.1:{page.port}/other")

@@ -1,0 +1,109 @@
+"""What a controller is, what it hears, and the registry that names them; knows no codec, no message and no loop.
+
+A new controller is one file with one class under `@register`, imported in `control/__init__.py`.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields
+from typing import Any, ClassVar, TypeVar
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Feedback:
+    """What a round has shown of a flow; round 0 is before training, when nothing has been sent."""
+
+    round: int
+    progress: float
+    """Part of the run that lies behind, 0 to 1."""
+    train_loss: float | None
+    """Nats per labelled token, mean over the round; None where it is not known."""
+    held_out_loss: float | None
+    """Nats per labelled token after the round; None where it was not evaluated."""
+    skip_ratio: float
+    """Part of the samples of which nothing was sent, 0 to 1."""
+    sent_bytes: int
+    uncompressed_bytes: int
+    """What the same samples take as fp16."""
+
+
+@dataclass(frozen=True)
+class State:
+    """What a controller remembers: tensors for safetensors, scalars for JSON."""
+
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+    scalars: Mapping[str, Any] = field(default_factory=dict)
+
+
+class ArgumentError(ValueError):
+    """A controller's argument is out of range; `spec` turns it into an error that points at the place."""
+
+    def __init__(self, argument: str, message: str) -> None:
+        self.argument = argument
+        super().__init__(f"{argument} {message}")
+
+
+@dataclass(eq=False)
+class Controller(ABC):
+    """Sets a threshold for each round: a dataclass whose fields are the arguments in the mini-language.
+
+    Fields may be `int` or `float`; `__post_init__` raises ArgumentError where one is out of range. What a controller
+    does follows from its arguments, its seed and what it has observed.
+    """
+
+    name: ClassVar[str]
+    seed: int = field(default=0, kw_only=True)
+
+    @property
+    @abstractmethod
+    def threshold(self) -> float:
+        """For the next round."""
+
+    @property
+    @abstractmethod
+    def bounds(self) -> tuple[float, float]:
+        """The lowest and the highest threshold it may set."""
+
+    def prepare(self) -> None:  # noqa: B027  (optional, as are the two below)
+        """Load what is needed beyond this package; raises ConfigError where that is not installed."""
+
+    def observe(self, feedback: Feedback) -> None:  # noqa: B027
+        """Hear of a round; one of number 0 begins a new run."""
+
+    def state(self) -> State:
+        """What is to be kept, so that another object goes on to the same bits."""
+        return State()
+
+    def load_state(self, state: State) -> None:  # noqa: B027
+        """Go on from there. Raises KeyError, TypeError, ValueError or RuntimeError where it is not of this kind."""
+
+    def __str__(self) -> str:
+        """Canonical text: required arguments by position, the others by name where not the default."""
+        words = []
+        for argument in arguments_of(type(self)):
+            value = getattr(self, argument.name)
+            if argument.default is MISSING:
+                words.append(str(value))
+            elif value != argument.default:
+                words.append(f"{argument.name}={value}")
+        return f"{self.name}({', '.join(words)})"
+
+
+def arguments_of(cls: type[Controller]) -> list[Field[Any]]:
+    """The fields that the mini-language sets, in their order."""
+    return [item for item in fields(cls) if item.init and item.name != "seed"]
+
+
+C = TypeVar("C", bound=Controller)
+
+CONTROLLERS: dict[str, type[Controller]] = {}
+
+
+def register(cls: type[C]) -> type[C]:
+    """Make a controller known to the mini-language under its `name`; a second one of that name is refused."""
+    if cls.name in CONTROLLERS:
+        raise ValueError(f"a controller named {cls.name!r} is registered already: {CONTROLLERS[cls.name]}")
+    CONTROLLERS[cls.name] = cls
+    return cls

@@ -1,0 +1,64 @@
+"""A threshold that follows from the progress of the run alone."""
+
+from abc import abstractmethod
+from dataclasses import dataclass, field
+from math import cos, pi
+
+from splitcom.control.controller import Controller, Feedback, State, register
+
+
+@dataclass(eq=False)
+class Schedule(Controller):
+    """Goes from `first`, in the first round, towards `last`, at the end of the run."""
+
+    first: float
+    last: float
+    _progress: float = field(default=0.0, init=False)
+
+    @property
+    def threshold(self) -> float:
+        """For the next round, by the part of the run that lies behind it."""
+        return self.first + (self.last - self.first) * self._share(self._progress)
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Both ends, the lower first."""
+        return min(self.first, self.last), max(self.first, self.last)
+
+    def observe(self, feedback: Feedback) -> None:
+        """Keep the progress."""
+        self._progress = feedback.progress
+
+    def state(self) -> State:
+        """The progress."""
+        return State(scalars={"progress": self._progress})
+
+    def load_state(self, state: State) -> None:
+        """Go on from there."""
+        self._progress = float(state.scalars["progress"])
+
+    @abstractmethod
+    def _share(self, progress: float) -> float:
+        """How much of the way is done, 0 to 1."""
+
+
+@register
+@dataclass(eq=False)
+class Linear(Schedule):
+    """In equal steps."""
+
+    name = "linear"
+
+    def _share(self, progress: float) -> float:
+        return progress
+
+
+@register
+@dataclass(eq=False)
+class Cosine(Schedule):
+    """Slowly at both ends."""
+
+    name = "cosine"
+
+    def _share(self, progress: float) -> float:
+        return (1 - cos(pi * progress)) / 2

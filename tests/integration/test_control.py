@@ -1,0 +1,147 @@
+"""Controllers in the training loop: what they set is used at both ends, resumed or not; where they are refused."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from splitcom.errors import ConfigError
+from splitcom.federation.observe import Observer
+from splitcom.methods.run import configured, train
+
+CODECS = {
+    "flows.activation_up.codec": "temporal(0.98) > fp16",
+    "flows.gradient_down.codec": "temporal(0.5) > int8",
+    "training.rounds": 4,
+}
+DDPG = {"flows.activation_up.controller": "ddpg(0.5, 1.0, warmup=1, updates=2)"}
+
+
+def lines_of(run):
+    return [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def thresholds_of(run, flow):
+    return [line["threshold"][flow] for line in lines_of(run) if line["client"] == "client-0"][1:]
+
+
+class Stop(Exception):
+    pass
+
+
+class StopAt(Observer):
+    def __init__(self, round_index):
+        self._round = round_index
+
+    def on_step(self, report):
+        if report.round == self._round:
+            raise Stop
+
+
+def test_both_ends_use_what_is_set(tiny_config, tmp_path):
+    """-1 skips all that has a reference, 1 nothing: at the client, which sends activations, and at the server."""
+    controllers = {
+        "flows.activation_up.controller": "linear(1.0, -1.0)",
+        "flows.gradient_down.codec": "temporal(-1.0) > int8",
+        "flows.gradient_down.controller": "fixed(1.0)",
+    }
+    run = train(tiny_config.override(CODECS | controllers), tmp_path / "run")
+    assert thresholds_of(run, "activation_up") == [1.0, 0.5, 0.0, -0.5]
+    assert thresholds_of(run, "gradient_down") == [1.0] * 4
+    ratios = [line["skip_ratio"] for line in lines_of(run) if line["client"] == "client-0"][1:]
+    assert ratios[3]["activation_up"] == 1
+    assert [ratio["gradient_down"] for ratio in ratios] == [0] * 4
+
+
+def test_a_fixed_controller_is_the_codecs_own_threshold(tiny_config, tmp_path):
+    plain = train(tiny_config.override(CODECS), tmp_path / "plain")
+    fixed = {"flows.activation_up.controller": "fixed(0.98)"}
+    steered = train(tiny_config.override(CODECS | fixed), tmp_path / "steered")
+    assert plain.result["eval"] == steered.result["eval"]
+    sent, also = plain.result["bytes"], steered.result["bytes"]
+    assert sent["activation_up"] == also["activation_up"]
+    assert 0 < also["control"] - sent["control"] < 50 * 3 * 4  # one threshold to a client in a round
+
+
+def test_one_controller_for_all_leaves_those_with_their_own(tiny_config, tmp_path):
+    shared = {"control.controller": "fixed(0.75)", "flows.gradient_down.controller": "fixed(0.25)"}
+    run = train(tiny_config.override(CODECS | shared), tmp_path / "run")
+    assert set(thresholds_of(run, "activation_up")) == {0.75}
+    assert set(thresholds_of(run, "gradient_down")) == {0.25}
+
+
+def test_one_controller_steers_all_flows_of_the_u_shape(tiny_config, tmp_path):
+    flows = ("activation_up", "activation_down", "gradient_up", "gradient_down")
+    codecs = {f"flows.{flow}.codec": "temporal(0.98) > int8" for flow in flows}
+    config = tiny_config.override(codecs | {"model.tail_blocks": 1, "control.controller": "fixed(-1.0)"})
+    run = train(config.override({"flows.gradient_up.controller": "fixed(1.0)"}), tmp_path / "run")
+    last = lines_of(run)[-1]
+    assert last["threshold"] == dict.fromkeys(flows, -1.0) | {"gradient_up": 1.0}
+    assert last["skip_ratio"] == dict.fromkeys(flows, 1.0) | {"gradient_up": 0.0}
+
+
+def test_a_run_with_an_agent_resumes_to_the_same_bits(tiny_config, tmp_path):
+    config = tiny_config.override(CODECS | DDPG)
+    straight = train(config, tmp_path / "straight")
+    with pytest.raises(Stop):
+        train(config, tmp_path / "halted", observer=StopAt(3))
+    resumed = train(config, tmp_path / "halted", resume=True)
+    chosen = thresholds_of(straight, "activation_up")
+    assert chosen == thresholds_of(resumed, "activation_up") and len(set(chosen)) == 4
+    for file in ("adapter/adapter_model.safetensors", "controller/activation_up.safetensors"):
+        one, other = load_file(straight.folder / file), load_file(resumed.folder / file)
+        assert one.keys() == other.keys()
+        assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+
+
+def test_an_agent_starts_from_another_run(tiny_config, tmp_path):
+    first = train(tiny_config.override(CODECS | DDPG), tmp_path / "first")
+    config = tiny_config.override(CODECS | DDPG | {"control.start_from": str(first.folder)})
+    second = train(config, tmp_path / "second")
+    agent = load_file(second.folder / "controller" / "activation_up.safetensors")
+    assert agent["agent.num_transitions"] == 8
+    assert thresholds_of(second, "activation_up") != thresholds_of(first, "activation_up")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"control.start_from": "nowhere"}, "no controller for this run, which has none"),
+        (DDPG | {"control.start_from": "nowhere"}, r"no controller for activation_up \(there: none\)"),
+        (DDPG | {"control.start_from": "other"}, "activation_up.safetensors does not fit ddpg"),
+    ],
+)
+def test_a_run_to_start_from_must_fit_before_anything_is_written(
+    tiny_config, tmp_path, monkeypatch, changes, message
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "other" / "controller").mkdir(parents=True)
+    (tmp_path / "other" / "controller" / "activation_up.safetensors").write_bytes(b"no tensors")
+    with pytest.raises(ConfigError, match=message):
+        train(tiny_config.override(CODECS | changes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"flows.gradient_down.codec": "int8", "flows.gradient_down.controller": "fixed(0.9)"},
+         r"flows\.gradient_down.*sets a threshold, but the codec 'int8' has none; begin it with a temporal stage"),
+        ({"flows.activation_up.controller": "fixed(1.5)"}, "thresholds of 1.5 to 1.5.*lie in -1 to 1"),
+        ({"flows.activation_up.controller": "fxed(0.9)"}, r"flows\.activation_up\.controller.*did you mean 'fixed'"),
+        ({"control.controller": "fixed(2.0)"}, "thresholds of 2 to 2"),
+        ({"control.controller": "fixed(0.9)", "flows.activation_up.codec": "fp16",
+          "flows.gradient_down.codec": "fp16"}, "no flow has a threshold"),
+    ],
+)  # fmt: skip
+def test_a_controller_that_can_set_nothing_is_refused(tiny_config, changes, message):
+    with pytest.raises(ConfigError, match=f"(?s){message}"):
+        tiny_config.override(CODECS | changes)
+
+
+def test_methods_with_codecs_of_their_own_drop_controllers(tiny_config):
+    config = tiny_config.override(CODECS | DDPG | {"control.controller": "fixed(0.5)"})
+    for method in ("splitlora", "frozen_front"):
+        plain = configured(config.override({"method": method}))
+        assert plain.control.controller is plain.flows.activation_up.controller is None
