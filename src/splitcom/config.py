@@ -38,6 +38,7 @@ def _canonical(read: Callable[[str], object], text: str) -> str:
         raise ValueError(str(error)) from error
 
 
+SHARED = "shared"  # the name of the controller that several flows have together
 CodecText = Annotated[str, AfterValidator(partial(_canonical, parse))]
 ControllerText = Annotated[str, AfterValidator(partial(_canonical, parse_controller))]
 
@@ -122,33 +123,6 @@ class FlowConfig(Section):
 
     codec: CodecText
     controller: ControllerText | None = None  # "bangbang(0.95, 0.995)"; None: the threshold is the codec's
-
-    @model_validator(mode="after")
-    def _controlled(self) -> Self:
-        if self.controller is not None:
-            check_controller(self.controller, self.codec)
-        return self
-
-    @property
-    def follows_the_shared(self) -> bool:
-        """Whether `control.controller` sets its threshold."""
-        return self.controller is None and parse(self.codec).threshold is not None
-
-
-def check_controller(controller: str, codec: str) -> None:
-    """Raise ValueError where a controller cannot set the threshold of a codec."""
-    limits = parse(codec).threshold_limits
-    if limits is None:
-        raise ValueError(
-            f"{controller} sets a threshold, but the codec {codec!r} has none; begin it with a temporal stage, such as "
-            f"'temporal(0.98) > {codec}', or leave the controller out"
-        )
-    low, high = parse_controller(controller).bounds
-    if low < limits[0] or high > limits[1]:
-        raise ValueError(
-            f"{controller} sets thresholds of {low:g} to {high:g}; those of {codec!r} lie in {limits[0]:g} to "
-            f"{limits[1]:g}"
-        )
 
 
 class FlowsConfig(Section):
@@ -282,16 +256,25 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
-    def _something_to_control(self) -> Self:
-        if self.control.controller is not None:
-            steered = [flow for flow, settings in self.cut_flows.items() if settings.follows_the_shared]
-            if not steered:
+    def _controllers_fit(self) -> Self:
+        for flow, (_, controller) in self.steering.items():
+            codec, (low, high) = self.cut_flows[flow].codec, parse_controller(controller).bounds
+            limits = parse(codec).threshold_limits
+            if limits is None:
                 raise ValueError(
-                    f"control.controller = {self.control.controller!r}: no flow has a threshold and no controller of "
-                    "its own; begin a codec with a temporal stage, such as 'temporal(0.98) > int8'"
+                    f"flows.{flow}.controller = {controller!r} sets a threshold, but the codec {codec!r} has none; "
+                    f"begin it with a temporal stage, such as 'temporal(0.98) > {codec}', or leave the controller out"
                 )
-            for flow in steered:
-                check_controller(self.control.controller, self.cut_flows[flow].codec)
+            if low < limits[0] or high > limits[1]:
+                raise ValueError(
+                    f"{controller} sets thresholds of {low:g} to {high:g} for {flow}; those of {codec!r} lie in "
+                    f"{limits[0]:g} to {limits[1]:g}"
+                )
+        if self.control.controller is not None and SHARED not in dict(self.steering.values()):
+            raise ValueError(
+                f"control.controller = {self.control.controller!r}: no flow has a threshold and no controller of its "
+                "own; begin a codec with a temporal stage, such as 'temporal(0.98) > int8'"
+            )
         return self
 
     @property
@@ -302,6 +285,17 @@ class Config(Section):
         if not self.model.tail_blocks:
             return standard
         return standard | {"activation_down": flows.activation_down, "gradient_up": flows.gradient_up}
+
+    @property
+    def steering(self) -> dict[str, tuple[str, str]]:
+        """By flow that a controller sets: the controller's name, that of the flow or SHARED, and its text."""
+        steering = {}
+        for flow, settings in self.cut_flows.items():
+            if settings.controller is not None:
+                steering[flow] = (flow, settings.controller)
+            elif self.control.controller is not None and parse(settings.codec).threshold is not None:
+                steering[flow] = (SHARED, self.control.controller)
+        return steering
 
     @property
     def client_names(self) -> list[str]:

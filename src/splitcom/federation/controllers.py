@@ -19,8 +19,6 @@ from splitcom.federation.store import sections_of
 from splitcom.metrics.record import RunFolder, write_atomic
 from splitcom.seeds import derive_seed
 
-_SHARED = "shared"
-
 
 @dataclass(frozen=True)
 class _Steering:
@@ -33,13 +31,9 @@ class Controllers:
 
     def __init__(self, config: Config) -> None:
         self._rounds = config.training.rounds
-        shared = config.control.controller
         flows_of: dict[tuple[str, str], list[str]] = {}
-        for flow, settings in config.cut_flows.items() if config.training.split else ():
-            if settings.controller is not None:
-                flows_of[flow, settings.controller] = [flow]
-            elif shared is not None and settings.follows_the_shared:
-                flows_of.setdefault((_SHARED, shared), []).append(flow)
+        for flow, controller in config.steering.items() if config.training.split else ():
+            flows_of.setdefault(controller, []).append(flow)
         self._steered = {
             name: _Steering(parse(text, derive_seed(config.seed, "controller", name)), tuple(flows))
             for (name, text), flows in flows_of.items()
