@@ -265,6 +265,17 @@ def test_a_file_store_starts_empty(tmp_path: Path) -> None:
     again.close()
 
 
+def test_more_file_stores_than_a_process_may_open_files(tmp_path: Path) -> None:
+    stores = [FileReferences(tmp_path / str(index), limit_bytes=1 << 16) for index in range(150)]
+    for index, store in enumerate(stores):
+        put(store, {1: sample(float(index))})
+    opened = [path for path in Path("/proc/self/fd").iterdir() if str(tmp_path) in str(path.resolve())]
+    assert 0 < len(opened) <= 3 * references._MAX_OPEN < 3 * 150
+    assert all(store.read([1])[0, 0] == index for index, store in enumerate(stores))
+    for store in stores:
+        store.close()
+
+
 def test_a_file_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
     (tmp_path / "plain").write_text("")
     with pytest.raises(CodecError, match="plain"):

@@ -343,22 +343,32 @@ class FileReferences(ReferenceStore):
     def __init__(self, path: str | os.PathLike[str], limit_bytes: int, precision: Precision = "fp16") -> None:
         super().__init__(precision, limit_bytes)
         self._path = Path(path)
+        self._map_bytes = 2 * limit_bytes + _MIN_MAP_BYTES
         try:
             self._path.mkdir(parents=True, exist_ok=True)
-            # sync=False: nothing is read again after a crash, so nothing need be flushed
-            self._env = lmdb.open(str(self._path), map_size=2 * limit_bytes + _MIN_MAP_BYTES, sync=False)
-            with self._env.begin(write=True) as transaction:
-                transaction.drop(self._env.open_db(txn=transaction), delete=False)
+            with self._open().begin(write=True) as transaction:
+                transaction.drop(self._open().open_db(txn=transaction), delete=False)
         except (OSError, lmdb.Error) as error:
             raise CodecError(f"cannot open a reference file in {self._path}: {error}") from error
 
     @override
     def close(self) -> None:
-        self._env.close()
+        if (environment := _OPEN.pop(self, None)) is not None:
+            environment.close()
+
+    def _open(self) -> lmdb.Environment:
+        """Open the file where it is not; of all stores in a process only the last ones used have theirs open."""
+        if self not in _OPEN:
+            if len(_OPEN) >= _MAX_OPEN:
+                next(iter(_OPEN)).close()
+            # sync=False: nothing is read again after a crash, so nothing need be flushed
+            _OPEN[self] = lmdb.open(str(self._path), map_size=self._map_bytes, sync=False)
+        _OPEN.move_to_end(self)
+        return _OPEN[self]
 
     @override
     def _load(self, sample_ids: Sequence[int]) -> list[Buffer]:
-        with self._env.begin() as transaction:
+        with self._open().begin() as transaction:
             items: list[Buffer | None] = [transaction.get(_key(sample_id)) for sample_id in sample_ids]
         found = [item for item in items if item is not None]
         if len(found) < len(items):
@@ -368,19 +378,22 @@ class FileReferences(ReferenceStore):
     @override
     def _write(self, data: Mapping[int, Buffer], removed: Sequence[int]) -> None:
         try:
-            with self._env.begin(write=True) as transaction:
+            with self._open().begin(write=True) as transaction:
                 for sample_id in removed:
                     transaction.delete(_key(sample_id))
                 for sample_id, item in data.items():
                     transaction.put(_key(sample_id), item)
         except lmdb.MapFullError:  # free pages are scattered; the map is only address space
-            self._env.set_mapsize(2 * self._env.info()["map_size"])
+            self._map_bytes *= 2
+            self._open().set_mapsize(self._map_bytes)
             self._write(data, removed)
         except lmdb.Error as error:
             raise CodecError(f"cannot write references to {self._path}: {error}") from error
 
 
 _MIN_MAP_BYTES = 1 << 20
+_MAX_OPEN = 64  # files; a process may have a thousand or so, and a simulation has several for each client
+_OPEN: OrderedDict[FileReferences, lmdb.Environment] = OrderedDict()
 
 
 def _key(sample_id: int) -> bytes:
