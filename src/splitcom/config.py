@@ -108,14 +108,57 @@ class TrainingConfig(Section):
     split: bool = True  # false: clients train the whole model and only adapters travel
 
 
+class AsynchronousConfig(Section):
+    """How an update is merged that comes s versions of the shared adapter after the one it began from."""
+
+    buffer: Positive = (
+        1  # updates that are merged together (FedBuff's K); 1 merges each as it comes (FedAsync)
+    )
+    mixing: Fraction = 0.6  # alpha: the part of the merged adapter that a fresh update makes up
+    staleness: NonNegative = 0.5  # a: the update's part is alpha * (1 + s) ** -a
+
+
 class FederationConfig(Section):
-    """The clients of a round and how their adapters travel."""
+    """The clients of a round, who waits for whom, and how their adapters travel."""
 
     clients: Positive = 3
     sample: Fraction = 1.0  # part of the clients in each round
     adapter_dtype: Literal["float32", "bfloat16", "float16"] = "float16"
     drop_after_s: Annotated[float, Field(gt=0)] | None = None  # a lost client; None waits for ever
     min_clients: Positive = 1  # that a round can end with
+    scheduling: Literal["synchronous", "asynchronous"] = "synchronous"
+    deadline_s: Annotated[float, Field(gt=0)] | None = None  # of a round; it ends without who is late
+    over_select: NonNegative = 0.0  # sample this part more, and end the round with the first to finish
+    asynchronous: AsynchronousConfig = AsynchronousConfig()
+
+    @model_validator(mode="after")
+    def _of_one_scheduling(self) -> Self:
+        if self.scheduling == "asynchronous":
+            if self.deadline_s is not None or self.over_select:
+                raise ValueError(
+                    "deadline_s and over_select are for scheduling = 'synchronous': asynchronously nobody is waited for"
+                )
+            if self.asynchronous.buffer > self.num_sampled:
+                raise ValueError(
+                    f"asynchronous.buffer = {self.asynchronous.buffer}: a round has {self.num_sampled} updates, "
+                    "as many as clients are sampled; lower it"
+                )
+        if self.over_select and self.num_sampled == self.clients:
+            raise ValueError(
+                f"over_select = {self.over_select:g}: all {self.clients} clients are sampled already; "
+                "lower sample, such as sample = 0.5"
+            )
+        return self
+
+    @property
+    def num_sampled(self) -> int:
+        """How many clients' updates make a round."""
+        return max(1, round(self.clients * self.sample))
+
+    @property
+    def waits_for_all(self) -> bool:
+        """Whether every step and every round waits for all its clients, so that no bit depends on time."""
+        return self.scheduling == "synchronous" and self.deadline_s is None and not self.over_select
 
 
 class FlowConfig(Section):
@@ -237,6 +280,15 @@ class Config(Section):
     links: LinksConfig = LinksConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     comparison: ComparisonConfig = ComparisonConfig()
+
+    @model_validator(mode="after")
+    def _u_shape_waits_for_all(self) -> Self:
+        if self.model.tail_blocks and not self.federation.waits_for_all:
+            raise ValueError(
+                f"model.tail_blocks = {self.model.tail_blocks}: in the U-shape each step waits for the clients' tails; "
+                "leave out federation.deadline_s, over_select and scheduling = 'asynchronous', or set tail_blocks = 0"
+            )
+        return self
 
     @model_validator(mode="after")
     def _links_of_known_clients(self) -> Self:

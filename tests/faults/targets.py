@@ -196,6 +196,8 @@ def _messages(packets: Sequence[bytes], labels: Sequence[bytes], adapters: Seque
         Message(evaluation_end={"loss_sum": 2.5, "num_labels": 7}),
         Message(save_state={"round": 1}),
         Message(state_saved={}),
+        Message(round_paused={}),
+        Message(round_abort={}),
         Message(finish={}),
         Message(failure={"reason": "disk full"}),
     ]

@@ -1,5 +1,7 @@
 """Clients that begin anew in the middle of a run, lose their state, or send what is not allowed."""
 
+import json
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -11,6 +13,8 @@ from splitcom.transports.events import Received
 from splitcom.transports.inproc import InProcess
 
 CHANGES = {
+    "links.step_s": 1.0,  # or else the events of a run would come in another order each time
+    "links.server_step_s": 0.1,
     "training.rounds": 3,
     "flows.activation_up.codec": "temporal(0.9) > delta > int4 > zstd",
     "flows.gradient_down.codec": "delta > int8(rounding=stochastic)",
@@ -26,6 +30,10 @@ U_SHAPE = {
 
 def adapter_of(run):
     return load_file(run.adapter / "adapter_model.safetensors")
+
+
+def lines_of(run):
+    return [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
 
 
 def disturbed(monkeypatch, at, act):
@@ -59,6 +67,23 @@ def test_a_client_restarted_in_mid_round_changes_no_bit(tiny_config, tmp_path, m
     assert run.result["repeated_bytes"] > 0 == undisturbed.result["repeated_bytes"]
     flows = ("activation_up", "gradient_down", "labels_up", "activation_down", "gradient_up")
     assert all(run.result["bytes"][flow] == undisturbed.result["bytes"][flow] for flow in flows)
+
+
+def test_a_client_that_begins_anew_in_a_round_of_others_changes_no_bit(tiny_config, tmp_path, monkeypatch):
+    times = {
+        "links.step_s": 1.0,
+        "links.server_step_s": 0.1,
+    }  # the same each time: it is back before the round ends
+    config = tiny_config.override(CHANGES | times | {"federation.sample": 0.34, "training.rounds": 2})
+    undisturbed = train(config, tmp_path / "undisturbed")
+    steps = [line for line in lines_of(undisturbed) if line["round"] == 1 and line["steps"]]
+    assert [line["client"] for line in steps] == ["client-1"]
+    disturbed(monkeypatch, 17, lambda transport: transport.reset("client-2"))
+    run = train(config, tmp_path / "disturbed")
+    one, other = adapter_of(undisturbed), adapter_of(run)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert run.result["eval"] == undisturbed.result["eval"]
+    assert run.result["repeated_bytes"] == 0
 
 
 def test_a_client_that_sends_garbage_is_refused_and_the_others_go_on(tiny_config, tmp_path, monkeypatch):

@@ -75,7 +75,7 @@ def test_no_message_of_a_step_in_the_u_shape_has_a_field_for_labels_or_losses():
         "activation_up": {"step", "activation"},
         "activation_down": {"step", "activation"},
         "gradient_up": {"step", "gradient", "num_labels"},
-        "gradient": {"step", "gradient"},
+        "gradient": {"step", "gradient", "pause"},
         "evaluation_up": {"activation"},
         "evaluation_down": {"activation"},
     }
@@ -85,6 +85,31 @@ def test_no_message_of_a_step_in_the_u_shape_has_a_field_for_labels_or_losses():
         sessions[Role.CLIENT].send(labelled)
     with pytest.raises(RemoteProtocolError, match="may not send 'activation'"):
         sessions[Role.SERVER].receive(labelled.SerializeToString())
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        [
+            "round_start",
+            "activation",
+            "gradient",
+            "round_paused",
+            "evaluation_start",
+            "evaluation_end",
+            "save_state",
+        ],
+        ["round_start", "activation", "round_abort", "round_start", "round_end", "finish"],
+    ],
+)
+def test_a_round_that_is_paused_or_aborted_leaves_the_client_idle(script):
+    sessions = {role: Session(role, State.IDLE) for role in Role}
+    for kind in script:
+        sender = SENDER[kind]
+        sessions[sender.peer].receive(sessions[sender].send(message(kind)))
+        assert sessions[sender].state is sessions[sender.peer].state
+        if kind in ("round_paused", "round_abort"):
+            assert sessions[Role.CLIENT].state is State.IDLE
 
 
 ILLEGAL = [

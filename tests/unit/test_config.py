@@ -27,6 +27,23 @@ def test_a_saved_configuration_reads_back_equal(tmp_path):
             "[links.clients.hospital]\nup_mbps = 1.0",
             r"links.clients.hospital: no such client; there are client-0",
         ),
+        (
+            "[federation]\nscheduling = 'asynchronous'\ndeadline_s = 3.0",
+            "federation.*deadline_s and over_select are for scheduling = 'synchronous'",
+        ),
+        (
+            "[federation]\nscheduling = 'asynchronous'\n[federation.asynchronous]\nbuffer = 4",
+            "buffer = 4: a round has 3 updates.*lower it",
+        ),
+        (
+            "[federation]\nover_select = 0.5",
+            "over_select = 0.5: all 3 clients are sampled already; lower sample",
+        ),
+        (
+            "[model]\ntail_blocks = 1\n[federation]\ndeadline_s = 2.0",
+            "tail_blocks = 1: in the U-shape each step waits .*leave out federation.deadline_s",
+        ),
+        ("[federation.asynchronous]\nmixing = 0.0", r"asynchronous.mixing = 0.0: .*greater than 0"),
         ("[training\n", "not valid TOML"),
     ],
 )

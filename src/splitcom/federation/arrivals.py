@@ -1,6 +1,7 @@
 """From a client's message to the batch that the body runs: decoded, fitting the model, joined with its labels."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 
 from splitcom.codecs import Decoded
@@ -24,6 +25,11 @@ class Arrivals:
         """A batch to train on; where this side has lost a reference, of the packet sent again. Raises Rejoined."""
         read = self._unlabelled if self._config.model.tail_blocks else self._labelled
         return self._clients.settle(name, message, partial(read, name))
+
+    def late(self, name: str, message: Message) -> None:
+        """Decode a batch that nothing will be made of, so that both sides go on with the same references."""
+        with suppress(UnknownReference):  # it will be noticed again when it matters
+            self._labelled(name, message)
 
     def held_out(self, name: str, message: Message) -> Arrival:
         """A batch to evaluate."""

@@ -77,6 +77,7 @@ class Simulation:
         folder: Path,
         observer: Observer | None = None,
     ) -> None:
+        _check_times(config)
         self._config = config
         self._parts = parts
         self._folder = folder
@@ -112,6 +113,18 @@ class Simulation:
             self._folder / name,
         )
         return self._clients[name]
+
+
+def _check_times(config: Config) -> None:
+    """Raise ConfigError where the order of events would depend on how busy this machine is."""
+    links = config.links
+    steps = [links.clients.get(name, links).step_s for name in config.client_names]
+    if not config.federation.waits_for_all and None in (*steps, links.server_step_s):
+        raise ConfigError(
+            "federation.deadline_s, over_select and asynchronous scheduling go by time, which with all clients in this "
+            "process must be given, or else every run would give other bits: set links.step_s, links.server_step_s and "
+            "step_s of every entry of links.clients, such as 0.1"
+        )
 
 
 def load_texts(config: Config) -> Texts:

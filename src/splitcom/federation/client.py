@@ -15,13 +15,18 @@ from splitcom.codecs import ReferenceStore
 from splitcom.config import Config
 from splitcom.errors import RemoteProtocolError
 from splitcom.federation.channel import Channels, steer
+from splitcom.federation.packets import RoundAborted
+from splitcom.federation.plan import LocalRound
 from splitcom.federation.store import PartyStore, sections_of
 from splitcom.protocol.adapters import pack_adapter, unpack_adapter
 from splitcom.protocol.messages_pb2 import (
     EvaluationEnd,
+    EvaluationStart,
     Hello,
     Message,
     RoundEnd,
+    RoundPaused,
+    RoundStart,
     StateSaved,
 )
 from splitcom.protocol.session import PROTOCOL_VERSION, Form, Role, Session, State
@@ -45,8 +50,11 @@ class Trainer(Protocol):
     num_samples: int
     num_held_out: int
 
-    def train(self, round_index: int) -> Generator[Message | None, Message, RoundSummary]:
-        """Train one round; yields what the server must see."""
+    def train(self, local: LocalRound) -> Generator[Message | None, Message, RoundSummary | None]:
+        """Train one round; yields what the server must see, and returns None where the server has it paused.
+
+        Raises RoundAborted where the server ends it.
+        """
 
     def evaluate(self) -> Generator[Message | None, Message, EvaluationEnd]:
         """Run the held-out samples; yields what the server must see."""
@@ -85,7 +93,8 @@ class Client:
         self.name = name
         self._trainer = trainer
         self._channels = channels
-        self._adapter_version = 0
+        self._adapter_version = 0  # that it holds; 0 where it has trained since
+        self._is_paused = False
         self._adapter_dtype = getattr(torch, config.federation.adapter_dtype)
         self._fingerprint = model_fingerprint
         self._store = store
@@ -141,30 +150,47 @@ class Client:
         while True:
             match message.WhichOneof("kind"):
                 case "round_start":
-                    start = message.round_start
-                    self._take_adapter(start.adapter_version, start.adapter)
-                    steer(self._channels, start.thresholds)
-                    summary = yield from self._trainer.train(start.round)
-                    message = yield Message(
-                        round_end=RoundEnd(
-                            round=start.round,
-                            num_tokens=summary.num_tokens,
-                            num_steps=summary.num_steps,
-                            loss_sum=summary.loss_sum,
-                            num_labels=summary.num_labels,
-                            adapter=pack_adapter(self._trainer.adapter(), self._adapter_dtype),
-                        )
-                    )
+                    message = yield (yield from self._train(message.round_start))
                 case "evaluation_start":
-                    self._take_adapter(
-                        message.evaluation_start.adapter_version, message.evaluation_start.adapter
-                    )
-                    message = yield Message(evaluation_end=(yield from self._trainer.evaluate()))
+                    message = yield (yield from self._evaluate(message.evaluation_start))
                 case "save_state":
                     self._save(message.save_state.round)
                     message = yield Message(state_saved=StateSaved())
                 case _:  # finish
                     return
+
+    def _train(self, start: RoundStart) -> Generator[Message | None, Message, Message | None]:
+        if start.first_step == 0:
+            self._take_adapter(start.adapter_version, start.adapter)
+        self._adapter_version, self._is_paused = 0, False
+        steer(self._channels, start.thresholds)
+        place = start.place if start.HasField("place") else start.round
+        try:
+            summary = yield from self._trainer.train(LocalRound(start.round, place, start.first_step))
+        except RoundAborted:
+            return None
+        if summary is None:
+            self._is_paused = True
+            return Message(round_paused=RoundPaused())
+        return Message(
+            round_end=RoundEnd(
+                round=start.round,
+                num_tokens=summary.num_tokens,
+                num_steps=summary.num_steps,
+                loss_sum=summary.loss_sum,
+                num_labels=summary.num_labels,
+                adapter=pack_adapter(self._trainer.adapter(), self._adapter_dtype),
+            )
+        )
+
+    def _evaluate(self, start: EvaluationStart) -> Generator[Message | None, Message, Message]:
+        own = self._trainer.adapter() if self._is_paused else None
+        self._take_adapter(start.adapter_version, start.adapter)
+        end = yield from self._trainer.evaluate()
+        if own is not None:
+            self._trainer.load_adapter(own)
+            self._adapter_version = 0
+        return Message(evaluation_end=end)
 
     def _take_adapter(self, version: int, data: bytes) -> None:
         if version == self._adapter_version:
@@ -175,7 +201,7 @@ class Client:
     def _save(self, round_index: int) -> None:
         adapter = {f"adapter.{name}": tensor for name, tensor in self._trainer.adapter().items()}
         tensors = adapter | {f"trainer.{name}": tensor for name, tensor in self._trainer.state().items()}
-        scalars = {"adapter_version": self._adapter_version}
+        scalars = {"adapter_version": self._adapter_version, "paused": self._is_paused}
         self._store.save(round_index, tensors, scalars, self._trainer.references())
 
     def _restore(self, round_index: int) -> None:
@@ -184,4 +210,4 @@ class Client:
         self._trainer.load_adapter(sections["adapter"])
         self._trainer.load_state(sections["trainer"])
         self._store.load_references(round_index, self._trainer.references())
-        self._adapter_version = scalars["adapter_version"]
+        self._adapter_version, self._is_paused = scalars["adapter_version"], scalars["paused"]

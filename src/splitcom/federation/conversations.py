@@ -35,6 +35,19 @@ class Ended(Exception):  # noqa: N818
 
 
 @dataclass
+class Task:
+    """The round that a client is training or has paused; `round` names its batches and draws."""
+
+    round: int
+    version: int  # of the shared adapter, from which it began
+    place: float | None = None  # where in the run, in rounds from 1; None: at `round`
+    next_step: int = 0
+    num_tokens: int = 0
+    is_pausing: bool = False
+    is_abandoned: bool = False
+
+
+@dataclass
 class Peer:
     """What the server knows of one client; `session` is None while there is no conversation."""
 
@@ -48,20 +61,32 @@ class Peer:
     adapter_version: int = 0
     labels: dict[int, Labels] = field(default_factory=dict)
     gradient: tuple[Ragged, list[int]] | None = None  # of the last step, in case it must be sent again
-    position: tuple[int, int] = (0, 0)  # round and step of that gradient
+    task: Task | None = None
     steps: int = 0
     tokens: int = 0
     loss_sum: float = 0.0
     num_labels: int = 0
+    updates: int = 0
+    staleness: int = 0  # versions, summed over these updates
 
     @property
     def present(self) -> bool:
         """Whether it can be spoken to."""
         return self.session is not None and self.session.state is not State.CONNECTING
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether it waits for something to do."""
+        return self.session is not None and self.session.state is State.IDLE
+
+    @property
+    def is_training(self) -> bool:
+        """Whether it is at work on its task, or waits for an answer."""
+        return self.present and self.task is not None and not self.is_idle
+
     def forget_round(self) -> None:
         """Begin the counts of a round."""
-        self.steps = self.tokens = self.num_labels = 0
+        self.steps = self.tokens = self.num_labels = self.updates = self.staleness = 0
         self.loss_sum = 0.0
         for channel in self.channels.values():
             channel.take_traffic()
@@ -324,7 +349,7 @@ class Conversations:
     def _renew(self, name: str) -> None:
         """Forget what this side holds for a client that begins anew."""
         peer = self.peers[name]
-        peer.adapter_version, peer.acknowledged_round = 0, None
+        peer.adapter_version, peer.acknowledged_round, peer.task = 0, None, None
         peer.labels.clear()
         for channel in peer.channels.values():
             if channel.references is not None:

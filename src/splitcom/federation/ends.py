@@ -12,7 +12,7 @@ from splitcom.federation.client import RoundSummary
 from splitcom.federation.loss import token_losses
 from splitcom.federation.optimize import Optimizer
 from splitcom.federation.packets import receive, send
-from splitcom.federation.plan import held_out_batches, progress_of, round_batches
+from splitcom.federation.plan import LocalRound, held_out_batches, progress_of, round_batches
 from splitcom.models import Front, Tail, adapter_state, load_adapter_state
 from splitcom.protocol.messages_pb2 import ActivationUp, EvaluationEnd, EvaluationUp, GradientUp, Message
 from splitcom.seeds import derive_seed
@@ -52,15 +52,15 @@ class EndsTrainer:
         parameters = [p for part in (front, tail) for p in part.parameters() if p.requires_grad]
         self._optimizer = Optimizer(parameters, config.training)
 
-    def train(self, round_index: int) -> Generator[Message | None, Message, RoundSummary]:
+    def train(self, local: LocalRound) -> Generator[Message | None, Message, RoundSummary]:
         """Run this client's local epochs of a round."""
-        plan = round_batches(self._samples, self._config, self._name, round_index)
+        plan = round_batches(self._samples, self._config, self._name, local.index)
         num_tokens, num_labels, loss_sum = 0, 0, 0.0
         self._front.train(self._config.lora.train_front)  # a frozen front has no dropout: it never changes
         self._tail.train()
         for step, batch in enumerate(plan):
-            losses = yield from self._step(batch, (round_index, step))
-            self._optimizer.step(progress_of(self._config, round_index, step, len(plan)))
+            losses = yield from self._step(batch, (local.index, step))
+            self._optimizer.step(progress_of(self._config, local.place, step, len(plan)))
             loss_sum += float(losses.sum())
             num_labels += len(losses)
             num_tokens += int(batch.lengths.sum())

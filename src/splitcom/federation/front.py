@@ -12,7 +12,7 @@ from splitcom.federation.channel import Channel, Channels
 from splitcom.federation.client import RoundSummary
 from splitcom.federation.optimize import Optimizer
 from splitcom.federation.packets import receive, send
-from splitcom.federation.plan import held_out_batches, progress_of, round_batches
+from splitcom.federation.plan import LocalRound, held_out_batches, progress_of, round_batches
 from splitcom.models import Front, adapter_state, load_adapter_state
 from splitcom.protocol.labels import pack_labels
 from splitcom.protocol.messages_pb2 import Activation, EvaluationBatch, EvaluationEnd, Message
@@ -52,20 +52,21 @@ class FrontTrainer:
         self._optimizer = Optimizer((p for p in front.parameters() if p.requires_grad), config.training)
         self._labels_sent: set[int] = set()
 
-    def train(self, round_index: int) -> Generator[Message | None, Message, RoundSummary]:
+    def train(self, local: LocalRound) -> Generator[Message | None, Message, RoundSummary | None]:
         """Run this client's local epochs of a round."""
-        plan = round_batches(self._samples, self._config, self._name, round_index)
-        num_tokens = 0
+        plan = round_batches(self._samples, self._config, self._name, local.index)
         self._front.train(bool(self._optimizer.parameters))  # a frozen front has no dropout: it never changes
-        for step, batch in enumerate(plan):
-            progress = progress_of(self._config, round_index, step, len(plan))
-            yield from self._step(batch, (round_index, step), progress)
-            num_tokens += int(batch.lengths.sum())
-        return RoundSummary(num_tokens, len(plan))
+        for step in range(local.first_step, len(plan)):
+            progress = progress_of(self._config, local.place, step, len(plan))
+            pauses = yield from self._step(plan[step], (local.index, step), progress)
+            if pauses and step + 1 < len(plan):
+                return None
+        return RoundSummary(sum(int(batch.lengths.sum()) for batch in plan), len(plan))
 
     def _step(
         self, batch: Batch, position: tuple[int, int], progress: float
-    ) -> Generator[Message | None, Message, None]:
+    ) -> Generator[Message | None, Message, bool]:
+        """One step; returns whether the round is to be paused after it."""
         torch.manual_seed(derive_seed(self._config.seed, self._name, *position))  # dropout
         mask = batch.attention_mask.to(self._device)
         trains = bool(self._optimizer.parameters)
@@ -81,6 +82,7 @@ class FrontTrainer:
             padded = gradient.to_padded(batch.attention_mask)
             hidden.backward(padded.to(hidden.device, hidden.dtype))
             self._optimizer.step(progress)
+        return bool(reply.gradient.pause)
 
     def _activation(
         self, batch: Batch, ragged: Ragged, position: tuple[int, int], lost: Sequence[int]

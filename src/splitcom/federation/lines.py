@@ -29,6 +29,8 @@ def line_of(
         "client": name,
         "steps": peer.steps,
         "tokens": peer.tokens,
+        "updates": peer.updates,
+        "staleness": peer.staleness / peer.updates if peer.updates else None,
         "loss": peer.loss_sum / peer.num_labels if peer.num_labels else None,
         "eval_loss": eval_loss,
         "threshold": {

@@ -1,10 +1,23 @@
 """Which batches a client runs, and how far into the run each of them is."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from splitcom.config import Config
 from splitcom.data import Batch, Sample, batches
 from splitcom.seeds import derive_seed
+
+
+@dataclass(frozen=True)
+class LocalRound:
+    """A round as one client trains it: `index` names its batches and draws, `place` is where in the run it begins.
+
+    Places count in rounds from 1; with asynchronous scheduling a round may begin between two.
+    """
+
+    index: int
+    place: float
+    first_step: int = 0  # of a round that was paused
 
 
 def round_batches(samples: Sequence[Sample], config: Config, client: str, round_index: int) -> list[Batch]:
@@ -30,6 +43,9 @@ def held_out_batches(samples: Sequence[Sample], config: Config) -> list[Batch]:
     return batches(samples, config.evaluation.batch_size, seed=None)
 
 
-def progress_of(config: Config, round_index: int, step: int, num_steps: int) -> float:
-    """How much of the run lies behind a step, in [0, 1); rounds count from 1, steps from 0."""
-    return (round_index - 1 + step / num_steps) / config.training.rounds
+def progress_of(config: Config, place: float, step: int, num_steps: int) -> float:
+    """How much of the run lies behind a step, in [0, 1]; places count in rounds from 1, steps from 0.
+
+    Only a round that began late in an asynchronous run, which may end without it, gets to 1.
+    """
+    return min((place - 1 + step / num_steps) / config.training.rounds, 1.0)

@@ -16,14 +16,16 @@ import torch
 from splitcom.codecs import ReferenceStore
 from splitcom.config import Config
 from splitcom.control import State
+from splitcom.federation.asynchronous import Asynchronous
 from splitcom.federation.body import BodyTrainer
 from splitcom.federation.channel import Channels, steer
 from splitcom.federation.controllers import Controllers
 from splitcom.federation.conversations import Conversations, Peer, Rejoined
+from splitcom.federation.deadline import Deadline
 from splitcom.federation.evaluation import Evaluation
 from splitcom.federation.lines import line_of
 from splitcom.federation.observe import Observer
-from splitcom.federation.scheduling import Lockstep
+from splitcom.federation.scheduling import Lockstep, Scheduling
 from splitcom.federation.shared import SharedAdapter
 from splitcom.federation.steps import Steps
 from splitcom.federation.store import PartyStore, sections_of
@@ -58,12 +60,13 @@ class Federation:
         self.controllers = controllers
         self._store = store
         self._saved_round = 0
+        self._saved_clocks: dict[str, Any] = {}
         self._shared = SharedAdapter(front_adapter, config.federation.adapter_dtype)
         self._clients = Conversations(config, transport, self.ledger, open_channels, model_fingerprint)
         observer = observer or Observer()
         self._steps = Steps(config, self._clients, self._shared, body, self.ledger, observer)
         self._evaluation = Evaluation(config, self._clients, self._shared, body, observer)
-        self._scheduling = Lockstep(config, self._clients, self._shared, self._steps)
+        self._scheduling = scheduling_of(config)(config, self._clients, self._shared, self._steps)
 
     @property
     def peers(self) -> dict[str, Peer]:
@@ -110,8 +113,10 @@ class Federation:
 
     def _rounds(self) -> Iterator[list[dict[str, Any]]]:
         self._clients.gather()
+        self._clients.welcome(self._saved_round)
+        # Coming together takes no time of the run's, or else one that is resumed would not go on to the same order.
+        self._clients.transport.load_state(self._saved_clocks)
         if not self.eval_losses:
-            self._clients.welcome(self._saved_round)
             self._evaluate()
             self._save_clients()
             yield self._close_round()
@@ -129,7 +134,11 @@ class Federation:
         for peer in self.peers.values():
             steer(peer.channels, self.controllers.thresholds)
         self._scheduling.train(self.round)
-        if self._is_last or self.round % self.config.evaluation.every == 0:
+        evaluates = self._is_last or self.round % self.config.evaluation.every == 0
+        if evaluates or self._is_due:
+            self._scheduling.settle(self.round, is_last=self._is_last)
+            self._clients.welcome(self._saved_round)  # who had no part in this and has begun anew meanwhile
+        if evaluates:
             self._evaluate()
 
     def _evaluate(self) -> None:
@@ -154,14 +163,15 @@ class Federation:
 
     def _save_clients(self) -> None:
         """Have every client keep its state; the server's follows when the lines of the round have been taken."""
-        for name in self._clients.present:
+        names = [name for name, peer in self.peers.items() if peer.is_idle]
+        for name in names:
             self._clients.send(name, Message(save_state=SaveState(round=self.round)))
-        for name in self._clients.collect(self._clients.present):
+        for name in self._clients.collect(names):
             self.peers[name].acknowledged_round = self.round
 
     def _keep(self) -> None:
         """Keep the server's own state."""
-        self._saved_round = self.round
+        self._saved_round, self._saved_clocks = self.round, self._clients.transport.state()
         tensors = {f"front.{name}": tensor for name, tensor in self.adapter.items()}
         if self.body is not None:
             tensors |= {f"body.{name}": tensor for name, tensor in self.body.state().items()}
@@ -179,7 +189,8 @@ class Federation:
             "eval_losses": self.eval_losses,
             "ledger": self.ledger.state(),
             "uncompressed": self.uncompressed,
-            "transport": self._clients.transport.state(),
+            "transport": self._saved_clocks,
+            "scheduling": self._scheduling.state(),
             "clients": {
                 name: [peer.acknowledged_round, peer.adapter_version] for name, peer in self.peers.items()
             },
@@ -203,13 +214,15 @@ class Federation:
                 {} if packed is None else unpack_labels(packed.numpy().tobytes(), self.config.data.max_tokens)
             )
             peer.forget_round()
+        self._scheduling.load_state(scalars["scheduling"])
         self._store.load_references(self.round, self._references())
         self.controllers.load_state(State(sections["control"], scalars["control"]))
         self.wall_s = max(self.wall_s, scalars["wall_s"])
         self.eval_losses = {int(index): loss for index, loss in scalars["eval_losses"].items()}
         self.uncompressed = Counter(scalars["uncompressed"])
         self.ledger.load_state(scalars["ledger"])
-        self._clients.transport.load_state(scalars["transport"])
+        self._saved_clocks = scalars["transport"]
+        self._clients.transport.load_state(self._saved_clocks)
         self._steps.server_s = 0.0
 
     def _references(self) -> Iterator[tuple[str, ReferenceStore]]:
@@ -222,3 +235,10 @@ class Federation:
         """Let go of references that are kept in files."""
         for _, references in self._references():
             references.close()
+
+
+def scheduling_of(config: Config) -> Callable[..., Scheduling]:
+    """The way of scheduling that a configuration asks for."""
+    if config.federation.scheduling == "asynchronous":
+        return Asynchronous
+    return Lockstep if config.federation.waits_for_all else Deadline

@@ -1,19 +1,34 @@
-"""Who trains when, and when a round is over; knows nothing of tensors but that adapters are averaged."""
+"""Who trains when, and when a round is over. This is the plain way: everybody waits for everybody."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
 
 import torch
 
 from splitcom.config import Config
 from splitcom.federation.aggregate import weighted_average
 from splitcom.federation.body import Arrival
-from splitcom.federation.channel import steered
-from splitcom.federation.conversations import Conversations, Ended, Rejoined
+from splitcom.federation.conversations import Conversations, Ended, Rejoined, Task
 from splitcom.federation.plan import num_round_batches, progress_of
 from splitcom.federation.sampling import sample_clients
 from splitcom.federation.shared import SharedAdapter
 from splitcom.federation.steps import Steps, Update
-from splitcom.protocol.messages_pb2 import Message, RoundStart
+
+
+class Scheduling(Protocol):
+    """Runs the training of rounds, which ends with a new version of the shared adapter."""
+
+    def train(self, round_index: int) -> None:
+        """Run a round, from 1; raises Rejoined where it cannot be brought to its end."""
+
+    def settle(self, round_index: int, *, is_last: bool) -> None:
+        """Have every client idle after this round, so that it can be evaluated and saved."""
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps, when all is settled."""
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint."""
 
 
 class Lockstep:
@@ -26,19 +41,17 @@ class Lockstep:
         self._steps = steps
 
     def train(self, round_index: int) -> None:
-        """Run one round; raises Rejoined where too few clients come to its end."""
+        """Run a round; raises Rejoined where too few clients come to its end."""
         settings = self._config.federation
         peers = self._clients.peers
         sampled = sample_clients(list(peers), settings.sample, self._config.seed, round_index)
         chosen = [name for name in sampled if peers[name].present]
         for name in chosen:
-            start = RoundStart(round=round_index, thresholds=steered(peers[name].channels))
-            self._adapter.offer(peers[name], start)
-            self._clients.send(name, Message(round_start=start))
+            self._steps.begin(name, Task(round_index, self._adapter.version))
         updates = self._collect_updates(chosen, round_index)
         if len(updates) < min(settings.min_clients, len(sampled)):
             raise Rejoined(f"round {round_index} ended with {len(updates)} clients")
-        self._adapter.replace(average_of(updates))
+        self._adapter.replace(average_of(updates[name] for name in chosen if name in updates))
 
     def _collect_updates(self, chosen: list[str], round_index: int) -> dict[str, Update]:
         """Steps until every client has ended its round; one with fewer batches simply ends earlier."""
@@ -58,19 +71,31 @@ class Lockstep:
                     message = self._steps.caught_up(name, message)
                     if message.WhichOneof("kind") == "round_end":
                         training.remove(name)
-                        updates[name] = self._steps.end(name, message.round_end, round_index)
+                        updates[name] = self._steps.end(name, message.round_end)
                     else:
                         arrivals[name] = self._steps.decode(name, message)
                 except Ended:
                     training = [other for other in training if other != name]
             if arrivals:
                 progress = progress_of(self._config, round_index, min(step, num_steps - 1), num_steps)
-                self._steps.take(arrivals, round_index, step, num_steps, progress)
+                self._steps.take(arrivals, (round_index, step), num_steps, progress)
                 step += 1
-        return {name: updates[name] for name in chosen if name in updates}
+        return updates
+
+    def settle(self, round_index: int, *, is_last: bool) -> None:
+        """Nothing to do: a round ends when everybody has ended it."""
+
+    def state(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Begin the next round with clients that have none."""
+        for peer in self._clients.peers.values():
+            peer.task = None
 
 
-def average_of(updates: Mapping[str, Update]) -> dict[str, torch.Tensor]:
+def average_of(updates: Iterable[Update]) -> dict[str, torch.Tensor]:
     """FedAvg: the mean of the clients' adapters, weighted by tokens."""
-    adapters = [update.adapter for update in updates.values()]
-    return weighted_average(adapters, [update.num_tokens for update in updates.values()])
+    adapters, weights = zip(*((update.adapter, update.num_tokens) for update in updates), strict=True)
+    return weighted_average(adapters, weights)

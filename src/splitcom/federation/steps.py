@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
-from typing import Any
 
 import torch
 
@@ -15,20 +14,21 @@ from splitcom.config import Config
 from splitcom.federation.arrivals import Arrivals
 from splitcom.federation.body import Arrival, BodyTrainer, StepResult
 from splitcom.federation.channel import steered
-from splitcom.federation.conversations import Conversations
+from splitcom.federation.conversations import Conversations, Task
 from splitcom.federation.observe import Observer, StepReport
 from splitcom.federation.shared import SharedAdapter
 from splitcom.federation.tails import Tails
 from splitcom.metrics.ledger import Ledger
-from splitcom.protocol.messages_pb2 import Gradient, Message, RoundEnd
+from splitcom.protocol.messages_pb2 import Gradient, Message, RoundAbort, RoundEnd, RoundStart
 
 
 @dataclass(frozen=True)
 class Update:
-    """What a client has made of the shared adapter in a round, from so many tokens."""
+    """What a client has made of a version of the shared adapter in a round, from so many tokens."""
 
     adapter: dict[str, torch.Tensor]
     num_tokens: int
+    version: int  # of the adapter it began from
 
 
 class Steps:
@@ -53,12 +53,25 @@ class Steps:
         self._tails = Tails(body, clients) if body is not None and config.model.tail_blocks else None
         self.server_s = 0.0  # of the body's, since this was last set to zero
 
+    def begin(self, name: str, task: Task) -> None:
+        """Have a client train a round, or go on with one that it has paused."""
+        peer = self._clients.peers[name]
+        thresholds = steered(peer.channels)
+        start = RoundStart(
+            round=task.round, first_step=task.next_step, place=task.place, thresholds=thresholds
+        )
+        if task.next_step == 0:
+            self._adapter.offer(peer, start)
+        peer.task, peer.adapter_version = task, 0  # it will hold no version, but what it makes of this one
+        task.is_pausing = False
+        self._clients.send(name, Message(round_start=start))
+
     def caught_up(self, name: str, message: Message) -> Message:
         """What a client says, after it has been sent its last gradient again where it has lost a reference.
 
         Raises Ended where the client is lost or refused on the way.
         """
-        resend = partial(self._send_gradient, name, message.reference_lost.step, self_contained=True)
+        resend = partial(self._send_gradient, name, self_contained=True)
         return self._clients.caught_up(name, message, resend)
 
     def decode(self, name: str, message: Message) -> Arrival:
@@ -69,35 +82,65 @@ class Steps:
         assert self._arrivals is not None
         return self._arrivals.activation(name, message)
 
+    def abandon(self, name: str, message: Message) -> None:
+        """Take what a client says that is too late, and have it forget its round.
+
+        What it has encoded is decoded all the same, so that its references and the server's stay alike. Raises Ended.
+        """
+        peer = self._clients.peers[name]
+        if message.WhichOneof("kind") == "activation" and self._arrivals is not None:
+            self._arrivals.late(name, message)
+        peer.task = None
+        if not peer.is_idle:  # else it has just ended the round
+            self._clients.send(name, Message(round_abort=RoundAbort()))
+
     def take(
-        self, arrivals: Mapping[str, Arrival], round_index: int, step: int, num_steps: int, progress: float
+        self,
+        arrivals: Mapping[str, Arrival],
+        position: tuple[int, int],
+        num_steps: int,
+        progress: float,
+        *,
+        pause: bool = False,
     ) -> None:
-        """Step the body on what has arrived and send every client its gradient; `progress` is that of the run."""
+        """Step the body on what has arrived and send every client its gradient.
+
+        Args:
+            position: the round and the step in it, which no two steps have in common.
+            num_steps: of the round, as far as they can be foreseen.
+            progress: that of the run, in [0, 1].
+            pause: have these clients stop after this step.
+        """
         assert self._body is not None
+        round_index, step = position
         together = self._config.training.body_update == "parallel"
         groups = [arrivals] if together else [{name: arrival} for name, arrival in arrivals.items()]
         results: dict[str, StepResult] = {}
         for index, group in enumerate(groups):
-            position = (round_index, step * len(groups) + index)
+            draw = (round_index, step * len(groups) + index)
             if self._tails is None:
                 started = perf_counter()
-                results |= self._body.step(group, position, progress)
+                results |= self._body.step(group, draw, progress)
                 self.server_s += perf_counter() - started
             else:
-                done, seconds = self._tails.step(group, position, (round_index, step), progress)
+                done, seconds = self._tails.step(group, draw, position, progress)
                 results |= done
                 self.server_s += seconds
         if not results:  # all clients of the step were lost in the middle of it
             return
         for name, result in results.items():
             peer, arrival = self._clients.peers[name], arrivals[name]
+            num_tokens = len(arrival.decoded.batch.values)
             peer.steps += 1
-            peer.tokens += len(arrival.decoded.batch.values)
+            peer.tokens += num_tokens
             peer.loss_sum += result.loss_sum
             peer.num_labels += result.num_labels
             peer.gradient = None if result.gradient is None else (result.gradient, arrival.decoded.ids)
-            peer.position = (round_index, step)
-            self._send_gradient(name, step)
+            assert peer.task is not None
+            peer.task.next_step += 1
+            peer.task.num_tokens += num_tokens
+            peer.task.is_pausing = pause
+            self._send_gradient(name)
         self._observer.on_step(
             StepReport(
                 round=round_index,
@@ -112,34 +155,45 @@ class Steps:
             )
         )
 
-    def end(self, name: str, end: RoundEnd, round_index: int) -> Update:
+    def end(self, name: str, end: RoundEnd) -> Update:
         """A client's update, weighing the tokens it has trained on; raises Ended where it is refused."""
         peer = self._clients.peers[name]
+        task = peer.task
+        assert task is not None
         if self._body is None:
-            self._note_unseen(name, end, round_index)
+            self._note_unseen(name, end, task)
         elif self._tails is not None:
             peer.loss_sum = end.loss_sum
-        return Update(self._parse_adapter(name, end.adapter), peer.tokens)
+        update = Update(
+            self._clients.parse(name, self._adapter.read, end.adapter), task.num_tokens, task.version
+        )
+        peer.task = None
+        peer.updates += 1
+        return update
 
-    def _note_unseen(self, name: str, end: RoundEnd, round_index: int) -> None:
+    def _note_unseen(self, name: str, end: RoundEnd, task: Task) -> None:
         """Believe what a client tells of steps that only itself can see."""
         peer = self._clients.peers[name]
         limit = peer.num_samples * self._config.data.max_tokens * self._config.training.local_epochs
         if not 0 < end.num_tokens <= limit:
             self._clients.refuse(name, f"{end.num_tokens} tokens trained on; {limit} are possible")
-        peer.steps, peer.tokens = end.num_steps, end.num_tokens
-        peer.loss_sum, peer.num_labels = end.loss_sum, end.num_labels
+        task.num_tokens = end.num_tokens
+        peer.steps += end.num_steps
+        peer.tokens += end.num_tokens
+        peer.loss_sum += end.loss_sum
+        peer.num_labels += end.num_labels
         mean = end.loss_sum / max(end.num_labels, 1)
         total = self._ledger.totals()["total"]
-        self._observer.on_step(StepReport(round_index, end.num_steps, end.num_steps, mean, 0.0, total))
+        self._observer.on_step(StepReport(task.round, end.num_steps, end.num_steps, mean, 0.0, total))
 
-    def _parse_adapter(self, name: str, data: bytes) -> Any:
-        return self._clients.parse(name, self._adapter.read, data)
-
-    def _send_gradient(self, name: str, step: int, *, self_contained: bool = False) -> None:
+    def _send_gradient(self, name: str, *, self_contained: bool = False) -> None:
         peer = self._clients.peers[name]
-        message = Gradient(step=step)
+        assert peer.task is not None
+        step = peer.task.next_step - 1
+        message = Gradient(step=step, pause=peer.task.is_pausing)
         if peer.gradient is not None:
             channel = peer.channels["gradient_down"]
-            message.gradient = channel.encode(*peer.gradient, peer.position, self_contained=self_contained)
+            message.gradient = channel.encode(
+                *peer.gradient, (peer.task.round, step), self_contained=self_contained
+            )
         self._clients.send(name, Message(gradient=message))

@@ -10,7 +10,7 @@ from splitcom.data import Batch, Sample
 from splitcom.federation.client import RoundSummary
 from splitcom.federation.loss import token_losses
 from splitcom.federation.optimize import Optimizer
-from splitcom.federation.plan import held_out_batches, progress_of, round_batches
+from splitcom.federation.plan import LocalRound, held_out_batches, progress_of, round_batches
 from splitcom.models import Body, Front, adapter_state, load_adapter_state
 from splitcom.protocol.messages_pb2 import EvaluationEnd, Message
 from splitcom.seeds import derive_seed
@@ -40,17 +40,17 @@ class WholeTrainer:
         parameters = [p for part in (front, body) for p in part.parameters() if p.requires_grad]
         self._optimizer = Optimizer(parameters, config.training)
 
-    def train(self, round_index: int) -> Generator[Message | None, Message, RoundSummary]:
+    def train(self, local: LocalRound) -> Generator[Message | None, Message, RoundSummary]:
         """Run this client's local epochs of a round; says nothing on the way."""
         num_tokens, num_labels, loss_sum = 0, 0, 0.0
-        plan = round_batches(self._samples, self._config, self._name, round_index)
+        plan = round_batches(self._samples, self._config, self._name, local.index)
         self._front.train()
         self._body.train()
         for step, batch in enumerate(plan):
-            torch.manual_seed(derive_seed(self._config.seed, self._name, round_index, step))  # dropout
+            torch.manual_seed(derive_seed(self._config.seed, self._name, local.index, step))  # dropout
             losses = self._losses(batch)
             torch.autograd.backward(losses.mean())
-            self._optimizer.step(progress_of(self._config, round_index, step, len(plan)))
+            self._optimizer.step(progress_of(self._config, local.place, step, len(plan)))
             loss_sum += float(losses.detach().sum())
             num_labels += len(losses)
             num_tokens += int(batch.lengths.sum())

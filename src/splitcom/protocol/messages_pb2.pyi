@@ -7,7 +7,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Message(_message.Message):
-    __slots__ = ("hello", "welcome", "round_start", "activation", "gradient", "reference_lost", "round_end", "evaluation_start", "evaluation_batch", "evaluation_next", "evaluation_end", "finish", "failure", "save_state", "state_saved", "activation_up", "activation_down", "gradient_up", "evaluation_up", "evaluation_down")
+    __slots__ = ("hello", "welcome", "round_start", "activation", "gradient", "reference_lost", "round_end", "evaluation_start", "evaluation_batch", "evaluation_next", "evaluation_end", "finish", "failure", "save_state", "state_saved", "activation_up", "activation_down", "gradient_up", "evaluation_up", "evaluation_down", "round_paused", "round_abort")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     ROUND_START_FIELD_NUMBER: _ClassVar[int]
@@ -28,6 +28,8 @@ class Message(_message.Message):
     GRADIENT_UP_FIELD_NUMBER: _ClassVar[int]
     EVALUATION_UP_FIELD_NUMBER: _ClassVar[int]
     EVALUATION_DOWN_FIELD_NUMBER: _ClassVar[int]
+    ROUND_PAUSED_FIELD_NUMBER: _ClassVar[int]
+    ROUND_ABORT_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     welcome: Welcome
     round_start: RoundStart
@@ -48,7 +50,9 @@ class Message(_message.Message):
     gradient_up: GradientUp
     evaluation_up: EvaluationUp
     evaluation_down: EvaluationDown
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., welcome: _Optional[_Union[Welcome, _Mapping]] = ..., round_start: _Optional[_Union[RoundStart, _Mapping]] = ..., activation: _Optional[_Union[Activation, _Mapping]] = ..., gradient: _Optional[_Union[Gradient, _Mapping]] = ..., reference_lost: _Optional[_Union[ReferenceLost, _Mapping]] = ..., round_end: _Optional[_Union[RoundEnd, _Mapping]] = ..., evaluation_start: _Optional[_Union[EvaluationStart, _Mapping]] = ..., evaluation_batch: _Optional[_Union[EvaluationBatch, _Mapping]] = ..., evaluation_next: _Optional[_Union[EvaluationNext, _Mapping]] = ..., evaluation_end: _Optional[_Union[EvaluationEnd, _Mapping]] = ..., finish: _Optional[_Union[Finish, _Mapping]] = ..., failure: _Optional[_Union[Failure, _Mapping]] = ..., save_state: _Optional[_Union[SaveState, _Mapping]] = ..., state_saved: _Optional[_Union[StateSaved, _Mapping]] = ..., activation_up: _Optional[_Union[ActivationUp, _Mapping]] = ..., activation_down: _Optional[_Union[ActivationDown, _Mapping]] = ..., gradient_up: _Optional[_Union[GradientUp, _Mapping]] = ..., evaluation_up: _Optional[_Union[EvaluationUp, _Mapping]] = ..., evaluation_down: _Optional[_Union[EvaluationDown, _Mapping]] = ...) -> None: ...
+    round_paused: RoundPaused
+    round_abort: RoundAbort
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., welcome: _Optional[_Union[Welcome, _Mapping]] = ..., round_start: _Optional[_Union[RoundStart, _Mapping]] = ..., activation: _Optional[_Union[Activation, _Mapping]] = ..., gradient: _Optional[_Union[Gradient, _Mapping]] = ..., reference_lost: _Optional[_Union[ReferenceLost, _Mapping]] = ..., round_end: _Optional[_Union[RoundEnd, _Mapping]] = ..., evaluation_start: _Optional[_Union[EvaluationStart, _Mapping]] = ..., evaluation_batch: _Optional[_Union[EvaluationBatch, _Mapping]] = ..., evaluation_next: _Optional[_Union[EvaluationNext, _Mapping]] = ..., evaluation_end: _Optional[_Union[EvaluationEnd, _Mapping]] = ..., finish: _Optional[_Union[Finish, _Mapping]] = ..., failure: _Optional[_Union[Failure, _Mapping]] = ..., save_state: _Optional[_Union[SaveState, _Mapping]] = ..., state_saved: _Optional[_Union[StateSaved, _Mapping]] = ..., activation_up: _Optional[_Union[ActivationUp, _Mapping]] = ..., activation_down: _Optional[_Union[ActivationDown, _Mapping]] = ..., gradient_up: _Optional[_Union[GradientUp, _Mapping]] = ..., evaluation_up: _Optional[_Union[EvaluationUp, _Mapping]] = ..., evaluation_down: _Optional[_Union[EvaluationDown, _Mapping]] = ..., round_paused: _Optional[_Union[RoundPaused, _Mapping]] = ..., round_abort: _Optional[_Union[RoundAbort, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("protocol_version", "client", "model_fingerprint", "num_samples", "num_held_out", "saved_rounds")
@@ -75,7 +79,7 @@ class Welcome(_message.Message):
     def __init__(self, config_toml: _Optional[str] = ..., round: _Optional[int] = ...) -> None: ...
 
 class RoundStart(_message.Message):
-    __slots__ = ("round", "adapter_version", "adapter", "thresholds")
+    __slots__ = ("round", "adapter_version", "adapter", "thresholds", "first_step", "place")
     class ThresholdsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -87,11 +91,15 @@ class RoundStart(_message.Message):
     ADAPTER_VERSION_FIELD_NUMBER: _ClassVar[int]
     ADAPTER_FIELD_NUMBER: _ClassVar[int]
     THRESHOLDS_FIELD_NUMBER: _ClassVar[int]
+    FIRST_STEP_FIELD_NUMBER: _ClassVar[int]
+    PLACE_FIELD_NUMBER: _ClassVar[int]
     round: int
     adapter_version: int
     adapter: bytes
     thresholds: _containers.ScalarMap[str, float]
-    def __init__(self, round: _Optional[int] = ..., adapter_version: _Optional[int] = ..., adapter: _Optional[bytes] = ..., thresholds: _Optional[_Mapping[str, float]] = ...) -> None: ...
+    first_step: int
+    place: float
+    def __init__(self, round: _Optional[int] = ..., adapter_version: _Optional[int] = ..., adapter: _Optional[bytes] = ..., thresholds: _Optional[_Mapping[str, float]] = ..., first_step: _Optional[int] = ..., place: _Optional[float] = ...) -> None: ...
 
 class Activation(_message.Message):
     __slots__ = ("step", "activation", "labels")
@@ -104,12 +112,14 @@ class Activation(_message.Message):
     def __init__(self, step: _Optional[int] = ..., activation: _Optional[bytes] = ..., labels: _Optional[bytes] = ...) -> None: ...
 
 class Gradient(_message.Message):
-    __slots__ = ("step", "gradient")
+    __slots__ = ("step", "gradient", "pause")
     STEP_FIELD_NUMBER: _ClassVar[int]
     GRADIENT_FIELD_NUMBER: _ClassVar[int]
+    PAUSE_FIELD_NUMBER: _ClassVar[int]
     step: int
     gradient: bytes
-    def __init__(self, step: _Optional[int] = ..., gradient: _Optional[bytes] = ...) -> None: ...
+    pause: bool
+    def __init__(self, step: _Optional[int] = ..., gradient: _Optional[bytes] = ..., pause: _Optional[bool] = ...) -> None: ...
 
 class ActivationUp(_message.Message):
     __slots__ = ("step", "activation")
@@ -160,6 +170,14 @@ class RoundEnd(_message.Message):
     loss_sum: float
     num_labels: int
     def __init__(self, round: _Optional[int] = ..., num_tokens: _Optional[int] = ..., adapter: _Optional[bytes] = ..., num_steps: _Optional[int] = ..., loss_sum: _Optional[float] = ..., num_labels: _Optional[int] = ...) -> None: ...
+
+class RoundPaused(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class RoundAbort(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class EvaluationStart(_message.Message):
     __slots__ = ("adapter_version", "adapter")

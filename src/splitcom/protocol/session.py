@@ -103,6 +103,8 @@ TRANSITIONS: Mapping[Form, Transitions] = {
         **_COMMON,
         (State.TRAINING, C, "activation"): State.AWAITING_GRADIENT,
         (State.AWAITING_GRADIENT, S, "reference_lost"): State.TRAINING,
+        (State.TRAINING, C, "round_paused"): State.IDLE,
+        (State.AWAITING_GRADIENT, S, "round_abort"): State.IDLE,
         (State.EVALUATING, C, "evaluation_batch"): State.AWAITING_NEXT,
         (State.AWAITING_NEXT, S, "evaluation_next"): State.EVALUATING,
     },

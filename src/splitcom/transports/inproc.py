@@ -85,8 +85,9 @@ class InProcess:
         return self._clock.state()
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Set the virtual clock to that of a checkpoint."""
+        """Set the virtual clock to that of a checkpoint, where the server was about to go on."""
         self._clock.load_state(state)
+        self._working_since = perf_counter()
 
     def take_seconds(self, client: str) -> dict[str, float]:
         """Seconds that the client has computed since the last call, and the virtual time."""

@@ -1,0 +1,67 @@
+"""Print, as a Markdown table, when the runs of a comparison have reached a held-out loss, by their clocks.
+
+python experiments/stragglers.py runs/stragglers --loss 2.0
+"""
+
+import argparse
+import json
+from collections import defaultdict
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+SPEEDS = {"1×": ("client-0", "client-1"), "4×": ("client-2", "client-3"), "16×": ("client-4", "client-5")}
+
+
+def seconds_to(lines: list[dict[str, Any]], loss: float) -> float | None:
+    """When a run was first evaluated at or below this loss."""
+    return min(
+        (
+            line["seconds"]["virtual"]
+            for line in lines
+            if line["eval_loss"] is not None and line["eval_loss"] <= loss
+        ),
+        default=None,
+    )
+
+
+def spread(values: list[float | None], digits: int = 1) -> str:
+    """Mean and sample standard deviation; never where one has not got there."""
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
+        return "never" if not known else f"{len(known)} of {len(values)} seeds"
+    return f"{mean(known):.{digits}f}" + (f" ± {stdev(known):.{digits}f}" if len(known) > 1 else "")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("comparison", type=Path)
+    parser.add_argument("--loss", type=float, required=True)
+    arguments = parser.parse_args()
+    runs = defaultdict(list)
+    for run in json.loads((arguments.comparison / "comparison.json").read_text(encoding="utf-8"))["runs"]:
+        path = arguments.comparison / run["folder"] / "metrics.jsonl"
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        runs[run["result"]["label"]].append((run["result"], lines))
+    shares = " : ".join(SPEEDS)
+    print(
+        f"| scheduling | seconds to {arguments.loss:g} | last loss | seconds in all | MB | updates {shares} |"
+    )
+    print("| --- | ---: | ---: | ---: | ---: | ---: |")
+    for label, seeds in runs.items():
+        results, lines = [result for result, _ in seeds], [line for _, own in seeds for line in own]
+        updates = [
+            sum(line["updates"] for line in lines if line["client"] in names) / len(seeds)
+            for names in SPEEDS.values()
+        ]
+        print(
+            f"| {label} | {spread([seconds_to(own, arguments.loss) for _, own in seeds])} "
+            f"| {spread([result['eval']['loss'] for result in results], 3)} "
+            f"| {spread([result['seconds']['virtual'] for result in results])} "
+            f"| {spread([result['bytes']['total'] / 1e6 for result in results])} "
+            f"| {' : '.join(f'{number:.0f}' for number in updates)} |"
+        )
+
+
+if __name__ == "__main__":
+    main()
