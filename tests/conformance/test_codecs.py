@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from splitcom.codecs import STAGES, Codec, MemoryReferences, Ragged, parse
+from splitcom.codecs.lattice import LatticeCodec
 from splitcom.errors import CodecError, NonFiniteError, PacketError, UnknownReference
 
 EXAMPLES = {
@@ -20,6 +21,10 @@ EXAMPLES = {
     "delta": "delta",
     "temporal": "temporal(0.98)",
     "projection": "temporal(0.98) > projection(8)",
+    "predict": "predict > klt(40) > uniform(0.2) > range",
+    "klt": "klt(33) > uniform(0.05) > range",
+    "uniform": "klt(6) > uniform(4, dead_zone=0.2) > range",
+    "range": "predict(window=5, rank=0) > klt(40) > uniform(1) > range",
 }
 CHAINS = [
     "temporal(0.98) > delta > int4(group=64) > zstd",
@@ -71,7 +76,8 @@ def assert_same(received: Ragged, sent: Ragged) -> None:
 
 def state(store: MemoryReferences) -> list[object]:
     ids = list(store)
-    return [ids, store.peek(ids), store.num_bytes, store.read(ids).tolist() if ids else []]
+    flow = {} if store.flow is None else {name: array.tolist() for name, array in store.flow.flat().items()}
+    return [flow, ids, store.peek(ids), store.num_bytes, store.read(ids).tolist() if ids else []]
 
 
 def assert_same_state(sender: MemoryReferences, receiver: MemoryReferences) -> None:
@@ -93,10 +99,12 @@ def test_closed_loop(codec: Codec) -> None:
         assert_same(decoded.batch, encoded.reconstruction)
         assert decoded.ids == IDS
         assert_same_state(sender, receiver)
-    assert bool(len(sender)) == codec.needs_references
+    assert (len(sender) > 0 or sender.flow is not None) == codec.needs_references
 
 
 def test_reference_is_the_rounded_reconstruction(referring: Codec) -> None:
+    if isinstance(referring, LatticeCodec):
+        pytest.skip("its references are integers in another basis")
     sender, receiver = MemoryReferences(), MemoryReferences()
     for batch in visits(3):
         decoded = referring.decode(referring.encode(batch, IDS, sender).packet, receiver)
@@ -123,7 +131,7 @@ def test_a_sample_that_changed_its_length_is_coded_anew(codec: Codec) -> None:
     encoded = codec.encode(longer, IDS, sender)
     assert_same(codec.decode(encoded.packet, receiver).batch, encoded.reconstruction)
     assert not encoded.skipped[0]
-    if codec.needs_references:
+    if len(sender):
         (reference,) = sender.peek([IDS[0]])
         assert reference is not None and reference.length == 4 and reference.version == 1
 

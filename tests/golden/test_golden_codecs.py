@@ -29,9 +29,11 @@ CODECS = {
     "temporal_sample": "temporal(0.98)",
     "temporal_token": "temporal(0.1, metric=relative_l2, per=token)",
     "projection": "temporal(0.98) > projection(16)",
+    "klt": "klt(4) > uniform(0.5) > range",
+    "predict": "predict > klt(37) > uniform(0.3) > range",
     "chain": "temporal(0.98) > delta > int4(group=64) > zstd",
 }
-NOT_OF_OUR_MAKING = {"int4_stochastic", "randtopk", "svd", "zstd", "chain"}
+NOT_OF_OUR_MAKING = {"int4_stochastic", "randtopk", "svd", "zstd", "chain", "klt", "predict"}
 """The sender's bytes depend on torch's random numbers, on LAPACK or on zstd; only decoding is frozen."""
 IDS = [3, 70_000, 1]
 

@@ -199,6 +199,8 @@ CHAINS = st.sampled_from(
         "temporal(0.5, per=token)",
         "temporal(0.9) > projection(1) > int8",
         "temporal(0.3, metric=relative_l2) > projection(1, kind=pca) > fp16",
+        "klt(5) > uniform(0.5) > range",
+        "predict(window=9) > klt(20) > uniform(0.2) > range",
     ]
 )
 
@@ -228,3 +230,6 @@ def test_both_sides_agree_whatever_comes(
         assert torch.equal(decoded[known].view(torch.int32), sent[known].view(torch.int32))
         assert decoded.isfinite().all()
         assert list(sender) == list(receiver) and sender.peek(sender) == receiver.peek(receiver)
+        if sender.flow is not None and receiver.flow is not None:
+            theirs = receiver.flow.flat()
+            assert all(np.array_equal(array, theirs[name]) for name, array in sender.flow.flat().items())

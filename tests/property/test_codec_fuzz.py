@@ -18,6 +18,8 @@ SPECS = [
     "int8 > zstd",
     "temporal(0.9, per=token) > delta > int4 > zstd",
     "temporal(0.9) > delta > svd(1) > int2",
+    "klt(4) > uniform(0.5) > range",
+    "predict > klt(9) > uniform(0.2) > range",
 ]
 IDS, LENGTHS, HIDDEN = [3, 400, 5], [2, 1, 4], 9
 LIMIT_BYTES = 1 << 16
@@ -35,11 +37,11 @@ def packets(text: str) -> tuple[list[bytes], MemoryReferences]:
 
 
 def assert_harmless(text: str, data: bytes, receiver: MemoryReferences) -> None:
-    before = (list(receiver), receiver.peek(receiver))
+    before = (list(receiver), receiver.peek(receiver), receiver.flow)
     try:
         decoded = parse(text).decode(data, receiver, limit_bytes=LIMIT_BYTES)
     except (PacketError, UnknownReference):
-        assert (list(receiver), receiver.peek(receiver)) == before
+        assert (list(receiver), receiver.peek(receiver), receiver.flow) == before
     else:
         assert decoded.batch.values.nbytes <= LIMIT_BYTES
         assert decoded.batch.values.isfinite().all()

@@ -5,6 +5,7 @@ Read `codec` first, then `spec` for the language and one of the stages.
 
 from splitcom.codecs import (  # noqa: F401  (they register)
     entropy,
+    lattice,
     number,
     projection,
     quantize,

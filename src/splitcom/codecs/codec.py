@@ -151,7 +151,7 @@ class Codec:
         """
         ids = [int(sample_id) for sample_id in ids]
         store = self._checked_store(references)
-        _check_batch(batch, ids, store)
+        check_batch(batch, ids, None if store is None else store.hidden, batch.hidden)
         values, lengths = batch.values.detach().float(), batch.lengths.numpy()
         found = store.peek(ids) if store is not None and not self_contained else [None] * len(ids)
         known = np.array([old is not None and old.length == n for old, n in zip(found, lengths, strict=True)])
@@ -355,7 +355,8 @@ def uncompressed_size(ids: Sequence[int], lengths: Sequence[int], hidden: int) -
     return prefix + 2 * int(sum(lengths)) * hidden
 
 
-def _check_batch(batch: Ragged, ids: list[int], store: ReferenceStore | None) -> None:
+def check_batch(batch: Ragged, ids: list[int], held_width: int | None, width: int) -> None:
+    """Raise CodecError or NonFiniteError for what cannot be coded, or needs other references than are held."""
     if len(ids) != len(batch.lengths):
         raise CodecError(f"{len(ids)} sample ids for {len(batch.lengths)} samples")
     if len(set(ids)) != len(ids) or min(ids) < 0 or max(ids) >= 2**63:
@@ -364,8 +365,8 @@ def _check_batch(batch: Ragged, ids: list[int], store: ReferenceStore | None) ->
         raise CodecError(
             f"batch {len(ids)} and hidden {batch.hidden} must not exceed {_MAX_BATCH} and {_MAX_HIDDEN}"
         )
-    if store is not None and store.hidden not in (None, batch.hidden):
-        raise CodecError(f"values of width {batch.hidden}, but the store holds references of {store.hidden}")
+    if held_width not in (None, width):
+        raise CodecError(f"values of width {width}, but the store holds references of {held_width}")
     low, high = torch.aminmax(batch.values.detach())
     if not (low >= -MAX_MAGNITUDE and high <= MAX_MAGNITUDE):  # NaN fails both
         wrong = ~(batch.values.detach().abs() <= MAX_MAGNITUDE).all(1).cpu()

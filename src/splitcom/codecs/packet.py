@@ -35,9 +35,10 @@ def write_prefix(
     found: Sequence[Reference | None],
     hidden: int,
     stored: bool,
+    chain: int | None = None,
 ) -> bytes:
-    """Everything before the body: see `wire`."""
-    uses_references = bool(known.any())
+    """Everything before the body: see `wire`. `chain` is that of the flow state which the packet builds on."""
+    uses_references = bool(known.any()) or chain is not None
     new_lengths = lengths[~known]
     header = Header(
         fingerprint=fingerprint,
@@ -50,24 +51,39 @@ def write_prefix(
     )
     parts = [header.pack(), pack_uints(ids, header.id_width)]
     if uses_references:
-        parts += [pack_bools(known), _digest(ids, found, known)]
+        parts += [pack_bools(known), _digest(ids, found, known, chain)]
     return b"".join([*parts, pack_uints(new_lengths, header.length_width)])
 
 
-def _digest(ids: Sequence[int], found: Sequence[Reference | None], known: Bools) -> bytes:
+def _digest(ids: Sequence[int], found: Sequence[Reference | None], known: Bools, chain: int | None) -> bytes:
     """Four bytes over id, version and checksum of the references in use, in the order of the batch."""
     used = [
         (sample_id, old.version, old.checksum)
         for sample_id, old, is_known in zip(ids, found, known, strict=True)
         if old is not None and is_known
     ]
-    return zlib.crc32(np.array(used, "<i8").tobytes()).to_bytes(_DIGEST_BYTES, "little")
+    return zlib.crc32(np.array(used, "<i8").tobytes(), chain or 0).to_bytes(_DIGEST_BYTES, "little")
 
 
 def read_prefix(
-    reader: Reader, header: Header, store: ReferenceStore | None, limit_bytes: int
+    reader: Reader,
+    header: Header,
+    store: ReferenceStore | None,
+    limit_bytes: int,
+    *,
+    chain: int | None = None,
+    width: int | None = None,
 ) -> tuple[list[int], Ints, Bools]:
-    """Ids, lengths and which references are used; every length is bounded and every reference checked."""
+    """Ids, lengths and which references are used; every length is bounded and every reference checked.
+
+    Args:
+        reader: behind the header.
+        header: what it has read.
+        store: this side's references.
+        limit_bytes: largest batch (as fp32) that is believed.
+        chain: that of this side's flow state.
+        width: of the references, where it is not that of the values.
+    """
     batch = header.batch
     id_array = unpack_uints(reader.take(batch * header.id_width, "sample ids"), header.id_width)
     ids: list[int] = id_array.tolist()
@@ -83,15 +99,15 @@ def read_prefix(
     num_new = batch - int(known.sum())
     lengths[~known] = unpack_uints(reader.take(num_new * header.length_width, "lengths"), header.length_width)
 
-    if store is not None and known.any():
+    if store is not None and header.known:
         found = store.peek(ids)
         missing = [i for i, old, is_known in zip(ids, found, known, strict=True) if is_known and old is None]
         if missing:
             raise UnknownReference(missing)
-        if _digest(ids, found, known) != digest:
-            raise UnknownReference(id_array[known].tolist())
+        if _digest(ids, found, known, chain) != digest:
+            raise UnknownReference(id_array[known].tolist() or ids)
         lengths[known] = [old.length for old, is_known in zip(found, known, strict=True) if old and is_known]
-    if store is not None and store.hidden not in (None, header.hidden):
+    if store is not None and store.hidden not in (None, width or header.hidden):
         raise PacketError(
             f"packet of width {header.hidden}, but the store holds references of {store.hidden}"
         )

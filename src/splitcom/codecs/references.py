@@ -25,6 +25,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from splitcom.codecs.number import to_dtype
+from splitcom.codecs.state import FlowState
 from splitcom.codecs.wire import Bools, Buffer, Ints, tensor_bytes
 from splitcom.errors import CodecError
 
@@ -75,6 +76,8 @@ class ReferenceStore(ABC):
         """What projects references, where that has been fitted to them; saved with them."""
         self.num_bytes = 0
         """Bytes of all references, counted as whole ones: the receiver's, by which both sides evict."""
+        self.flow: FlowState | None = None
+        """What the codec keeps beside the references; None at the beginning of a flow."""
         self._index: OrderedDict[int, Reference] = OrderedDict()
 
     def __len__(self) -> int:
@@ -158,7 +161,8 @@ class ReferenceStore(ABC):
         """Forget everything."""
         self._write({}, list(self._index))
         self._index.clear()
-        self.num_bytes, self.hidden, self.token_bytes, self.projected, self.basis = 0, None, None, False, None
+        self.num_bytes, self.hidden, self.token_bytes, self.projected = 0, None, None, False
+        self.basis, self.flow = None, None
 
     def close(self) -> None:  # noqa: B027  (only some stores hold anything open)
         """Give up what the store holds open; it cannot be used afterwards."""
@@ -179,6 +183,8 @@ class ReferenceStore(ABC):
             "kept_checksums": [self._kept_checksum(sample_id) for sample_id in self._index],
             "hidden": [self.hidden or 0],
         }
+        flow = {} if self.flow is None else self.flow.flat()
+        columns |= {f"flow.{name}": column.tolist() for name, column in flow.items()}
         parts: list[tuple[str, str, Sequence[int], Buffer]] = [
             (name, "I64", [len(column)], np.array(column, "<i8").tobytes())
             for name, column in columns.items()
@@ -246,6 +252,8 @@ class ReferenceStore(ABC):
                     self._replace({sample_id: reference}, {sample_id: data}, hidden, token_bytes, projected)
                 basis = file.get_tensor("basis")
                 self.basis = basis if basis.numel() else None
+                flow = [name for name in file.keys() if name.startswith("flow.")]  # noqa: SIM118
+                self.flow = FlowState.of({name[5:]: file.get_tensor(name).numpy() for name in flow})
         except (OSError, SafetensorError, ValueError) as error:
             self.clear()
             raise CodecError(f"cannot read references from {path}: {error}") from error

@@ -13,7 +13,9 @@ from difflib import get_close_matches
 from typing import Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 from splitcom.codecs.codec import Codec
+from splitcom.codecs.lattice import Klt, LatticeCodec, Range, Uniform
 from splitcom.codecs.number import Float16
+from splitcom.codecs.predict import Predict
 from splitcom.codecs.projection import Projection
 from splitcom.codecs.stage import STAGES, ArgumentError, Place, Stage
 from splitcom.codecs.temporal import Temporal
@@ -34,6 +36,9 @@ def parse(text: str) -> Codec:
     Stages stand in this order, each kind at most once; a chain without a number format sends fp16.
 
         temporal ─► delta | projection ─► svd | topk | randtopk ─► none | fp16 | bf16 | int8 | int4 | int2 ─► zstd
+                    predict ─► klt ─► uniform ─► range
+
+    Of the second line, only predict may be left out; nothing else goes with them.
 
     `str(codec)` is the canonical text, and `parse(str(codec)) == codec`.
 
@@ -64,10 +69,27 @@ def parse(text: str) -> Codec:
         if parser.peek().kind == "end":
             break
         parser.expect(">", "'>' and another stage, or the end")
+    if any(isinstance(stage, _LATTICE) for stage in stages):
+        return _lattice(stages, text, start)
     if not any(stage.place is Place.NUMBER for stage in stages):
         at = next((i for i, stage in enumerate(stages) if stage.place > Place.NUMBER), len(stages))
         stages.insert(at, Float16())
     return Codec(tuple(stages))
+
+
+_LATTICE = (Predict, Klt, Uniform, Range)
+
+
+def _lattice(stages: list[Stage], text: str, position: int) -> Codec:
+    kinds = [type(stage) for stage in stages]
+    if kinds not in ([*_LATTICE], [*_LATTICE[1:]]):
+        raise SpecError(
+            "predict, klt, uniform and range work on the same integers: write klt(...) > uniform(...) > range, with or "
+            "without predict before them, and nothing else",
+            text,
+            position,
+        )
+    return LatticeCodec(tuple(stages))
 
 
 def _misfit(before: Stage, stage: Stage) -> str:

@@ -1,0 +1,107 @@
+"""A basis of few directions in which a flow's tokens are coded; the sender finds it, both ends hold the same.
+
+    token x ─► coordinates (x - mean) · pinv(directions) / step ─► rounded, coded
+    token x̂ = step · (mean + coordinates · directions)          exact: integers times integers
+
+All directions share one step: reverse water-filling gives each Gaussian direction the same distortion, and
+nothing to those that vary less (Cover and Thomas, Elements of Information Theory, 10.3).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from splitcom.codecs.coder import MAX_MAGNITUDE
+from splitcom.codecs.wire import Ints
+
+Floats = npt.NDArray[np.float64]
+
+_DIRECTION_BITS = 12  # a direction's unit length in fixed point
+_ROW_STEPS = (
+    32  # rows as sent have 1/32 of the step as their unit: their error is a tenth of the coordinates'
+)
+COORDINATE_BITS = 3
+"""Coordinates are integers in units of a step's 2^-3: predictions fall between the steps."""
+
+
+@dataclass(frozen=True)
+class Basis:
+    """Mean and directions as they are sent: integers.
+
+    `mean` `[hidden]` has 1/32 step as its unit. `rows` `[directions, hidden]` are not normalised: a row's
+    length is the spread of the tokens along it, in the same unit, so that what varies more is sent more
+    precisely.
+    """
+
+    mean: Ints
+    rows: Ints
+
+    @property
+    def directions(self) -> Ints:
+        """The rows with unit length, in units of 2^-12; IEEE arithmetic without sums, the same everywhere."""
+        lengths = np.sqrt(np.maximum((self.rows**2).sum(1), 1).astype(np.float64))
+        return _rounded(self.rows * float(1 << _DIRECTION_BITS) / lengths[:, None])
+
+    def forward(self, values: Tensor, step: float) -> Floats:
+        """Coordinates `[tokens, directions]` of fp32 `values`, not yet rounded; only the sender needs them."""
+        inverse = np.linalg.pinv(self.directions / float(1 << _DIRECTION_BITS + COORDINATE_BITS))
+        coordinates: Floats = (_steps(values, step) - self.mean / _ROW_STEPS) @ inverse
+        return coordinates
+
+    def inverse(self, coordinates: Ints, step: float, device: torch.device | str) -> Tensor:
+        """fp32 `[tokens, hidden]` of integer coordinates."""
+        # every partial sum is an integer below 2^53, so that fp64 gives the same in whatever order it adds
+        products = torch.from_numpy(coordinates.astype(np.float64)) @ torch.from_numpy(
+            self.directions.astype(np.float64)
+        )
+        unit_bits = _DIRECTION_BITS + COORDINATE_BITS
+        total = products + torch.from_numpy(self.mean * ((1 << unit_bits) / _ROW_STEPS))
+        return (total * (step / (1 << unit_bits))).float().to(device)
+
+    def extended(self, rows: Ints) -> "Basis":
+        """With more directions."""
+        return Basis(self.mean, np.concatenate([self.rows, rows]))
+
+    def missing(self, values: Tensor, step: float, most: int, threshold: float) -> Ints:
+        """Rows `[at most `most`, hidden]` for what varies outside of the basis by more than `threshold` steps."""
+        outside = _steps(values, step) - self.mean / _ROW_STEPS
+        if len(self.rows):
+            directions = self.directions / float(1 << _DIRECTION_BITS)
+            outside -= (outside @ np.linalg.pinv(directions)) @ directions
+        spread, directions = _principal(outside)
+        num = min(most, int((spread > threshold).sum()))
+        rows = _rounded(directions[:num] * spread[:num, None] * _ROW_STEPS)
+        return rows[np.flatnonzero((rows != 0).any(1))]
+
+
+def mean_of(values: Tensor, step: float) -> Ints:
+    """The mean of a basis that begins with `values`."""
+    return _rounded(_steps(values, step).mean(0) * _ROW_STEPS)
+
+
+def spread_of(values: Tensor) -> float:
+    """Root mean square of fp32 `values` around their mean over the tokens."""
+    exact = values.double()
+    return float((exact - exact.mean(0)).square().mean().sqrt())
+
+
+def _rounded(values: Floats) -> Ints:
+    return np.asarray(np.rint(values.clip(-MAX_MAGNITUDE, MAX_MAGNITUDE)).astype(np.int64))
+
+
+def _steps(values: Tensor, step: float) -> Floats:
+    return np.asarray(values.double().cpu()) / step
+
+
+def _principal(centred: Floats) -> tuple[Floats, Floats]:
+    """Spread (root mean square) along each principal direction, descending, and the directions as rows."""
+    rows, width = centred.shape
+    gram = centred.T @ centred if width <= rows else centred @ centred.T
+    energies, vectors = torch.linalg.eigh(torch.from_numpy(gram))
+    energies, vectors = energies.flip(0).clamp(min=0), vectors.flip(1)
+    directions = vectors.T.numpy() if width <= rows else vectors.T.numpy() @ centred
+    lengths = np.sqrt((directions**2).sum(1, keepdims=True))
+    return np.sqrt(energies.numpy() / rows), directions / np.where(lengths > 0, lengths, 1.0)

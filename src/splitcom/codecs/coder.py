@@ -1,0 +1,191 @@
+"""Range coding of bits and small integers with adaptive models; reading and writing are the same code.
+
+    context ─► BitModel ─► probability ─┬─► Writer: bit ─► constriction's range encoder ─► bytes
+                  ▲                     └─► Reader: bytes ─► constriction's range decoder ─► bit
+                  └────── counts ◄────────────────────────────────────────────────────────┘
+
+Probabilities are quotients of integer counts, so that both ends have the same to the last bit on any machine.
+"""
+
+from typing import Protocol
+
+import constriction
+import numpy as np
+import numpy.typing as npt
+from typing_extensions import override
+
+from splitcom.codecs.wire import Bools, Buffer, Ints
+from splitcom.errors import PacketError
+
+_BERNOULLI = constriction.stream.model.Bernoulli(perfect=False)
+_MAX_COUNT = 2000  # of a context: older bits fade, so that models follow what changes
+_LEVELS = 48
+_UNARY = 14  # magnitudes from here on are escaped
+_MAX_ESCAPE_BITS = 20
+_FIXED = 16  # fractional bits of means
+_CLIP = 3  # larger magnitudes count as this one in means
+_MEAN_SHIFT = 3  # a packet moves the means by an eighth
+_NEW_MEAN, _MIN_MEAN = 1 << 12, 1 << 6
+# half octaves, exact on every machine
+_THRESHOLDS = np.array([int(np.sqrt(np.float64(2**k))) for k in range(1, _LEVELS)], np.int64)
+
+MAX_MAGNITUDE = (1 << _MAX_ESCAPE_BITS) - 1
+"""Largest magnitude that a matrix of codes may have."""
+
+
+class Coder(Protocol):
+    """A writer, or a reader that ignores the bits it is given."""
+
+    def bits(self, probability: npt.NDArray[np.float64], bits: Bools | None) -> Bools:
+        """Code one bit for each probability (that it is set), strictly between 0 and 1; give the bits."""
+
+
+class Writer(Coder):
+    """Writes bits."""
+
+    def __init__(self) -> None:
+        self._encoder = constriction.stream.queue.RangeEncoder()
+
+    @override
+    def bits(self, probability: npt.NDArray[np.float64], bits: Bools | None) -> Bools:
+        assert bits is not None
+        self._encoder.encode(bits.astype(np.int32), _BERNOULLI, probability)
+        return bits
+
+    def finish(self) -> bytes:
+        """All that was written, without the zeros at its end."""
+        words: bytes = self._encoder.get_compressed().astype("<u4").tobytes()
+        return words.rstrip(b"\0")
+
+
+class Reader(Coder):
+    """Reads bits; raises PacketError where the bytes are none that a writer gives."""
+
+    def __init__(self, data: Buffer) -> None:
+        if data[-1:] == b"\0":
+            raise PacketError("a range-coded body ends with a zero byte, which a writer leaves out")
+        words = bytes(data) + bytes(-len(data) % 4)
+        self._decoder = constriction.stream.queue.RangeDecoder(np.frombuffer(words, "<u4").astype(np.uint32))
+
+    @override
+    def bits(self, probability: npt.NDArray[np.float64], bits: Bools | None) -> Bools:
+        try:
+            return np.asarray(self._decoder.decode(_BERNOULLI, probability)).astype(np.bool_)
+        except AssertionError as error:
+            raise PacketError(f"a range-coded body cannot be read: {error}") from None
+
+    def finish(self) -> None:
+        """Refuse what is left over."""
+        if not self._decoder.maybe_exhausted():
+            raise PacketError("bytes are left over at the end of a range-coded body")
+
+
+def code_uints(coder: Coder, values: Ints | None, count: int, width: int) -> Ints:
+    """Code `count` numbers of `width` bits each as they are."""
+    if not count or not width:
+        return np.zeros(count, np.int64)
+    shifts = np.arange(width)
+    bits = None if values is None else (values[:, None] >> shifts & 1).astype(np.bool_).reshape(-1)
+    coded = coder.bits(np.full(count * width, 0.5), bits).reshape(count, width)
+    return np.asarray((coded.astype(np.int64) << shifts).sum(1))
+
+
+class BitModel:
+    """Adaptive probabilities of a bit in each of several contexts; `counts` int64 `[contexts, 2]` is its state."""
+
+    def __init__(self, counts: Ints) -> None:
+        self.counts = counts
+
+    @classmethod
+    def new(cls, contexts: int) -> "BitModel":
+        """A model that has seen nothing."""
+        return cls(np.zeros((contexts, 2), np.int64))
+
+    def code(self, coder: Coder, context: Ints, bits: Bools | None) -> Bools:
+        """Code one bit in each of the contexts, then learn from them."""
+        if not len(context):
+            return np.zeros(0, np.bool_)
+        zeros, ones = self.counts[context].T
+        # Krichevsky and Trofimov's estimate
+        coded = coder.bits((2 * ones + 1) / (2 * (zeros + ones) + 2), bits)
+        for bit in (0, 1):
+            self.counts[:, bit] += np.bincount(context[coded == bit], minlength=len(self.counts))
+        self.counts[self.counts.sum(1) > _MAX_COUNT] >>= 1
+        return coded
+
+
+class MatrixModel:
+    """Adaptive model of integer matrices `[rows, width]` whose columns are directions, the strongest first.
+
+    Codes column by column. The context of an element is what magnitude to expect: the column's mean in earlier
+    rows of its kind, times how much larger than expected this row and its two neighbours were in the columns
+    before.
+    """
+
+    def __init__(self, bits: BitModel, means: Ints) -> None:
+        self.bits = bits
+        self.means = means
+        """`[kinds, width]`: magnitudes, clipped to 3, in units of 2^-16; 0 where none has been seen."""
+
+    @classmethod
+    def new(cls, width: int, kinds: int = 1) -> "MatrixModel":
+        """A model that has seen nothing."""
+        return cls(BitModel.new(_LEVELS * _UNARY), np.zeros((kinds, width), np.int64))
+
+    def code(
+        self, coder: Coder, matrix: Ints | None, rows: int, width: int, kinds: Ints | None = None
+    ) -> Ints:
+        """Code a matrix of magnitudes up to `MAX_MAGNITUDE`, whose rows are of `kinds`, by default all of kind 0.
+
+        `width` may be below that of the model.
+        """
+        coded = np.zeros((rows, width), np.int64)
+        if not rows:
+            return coded
+        kinds = np.zeros(rows, np.int64) if kinds is None else kinds
+        means = np.where(self.means == 0, _NEW_MEAN, np.maximum(self.means, _MIN_MEAN))[kinds]
+        activity, expected = np.zeros(rows, np.int64), np.zeros(rows, np.int64)
+        for column in range(width):
+            near = 2 * activity
+            near[1:] += activity[:-1]
+            near[:-1] += activity[1:]
+            mean = means[:, column]
+            level = np.searchsorted(
+                _THRESHOLDS, (mean * (near + 1) << _FIXED) // (4 * expected + (1 << _FIXED))
+            )
+            coded[:, column] = self._code_column(coder, level, None if matrix is None else matrix[:, column])
+            activity += np.minimum(np.abs(coded[:, column]), _CLIP)
+            expected += mean
+        self._learn(np.minimum(np.abs(coded), _CLIP), kinds)
+        return coded
+
+    def _learn(self, clipped: Ints, kinds: Ints) -> None:
+        for kind in np.unique(kinds):
+            rows = clipped[kinds == kind]
+            new = (rows.sum(0) << _FIXED) // len(rows)
+            old = self.means[kind, : clipped.shape[1]]
+            self.means[kind, : clipped.shape[1]] = np.where(
+                old == 0, np.maximum(new, 1), old + ((new - old) >> _MEAN_SHIFT)
+            )
+
+    def _code_column(self, coder: Coder, level: Ints, values: Ints | None) -> Ints:
+        magnitude = np.zeros(len(level), np.int64)
+        wanted = None if values is None else np.abs(values)
+        alive = np.arange(len(level))
+        for size in range(_UNARY):
+            more = None if wanted is None else wanted[alive] > size
+            alive = alive[self.bits.code(coder, level[alive] * _UNARY + size, more)]
+            if not len(alive):
+                break
+            magnitude[alive] += 1
+        if len(alive):
+            escaped = code_uints(
+                coder, None if wanted is None else wanted[alive], len(alive), _MAX_ESCAPE_BITS
+            )
+            magnitude[alive] = escaped
+        negative = None if values is None else values[magnitude > 0] < 0
+        some = np.flatnonzero(magnitude)
+        if len(some):
+            signs = coder.bits(np.full(len(some), 0.5), negative)
+            magnitude[some[signs]] *= -1
+        return magnitude

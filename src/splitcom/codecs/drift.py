@@ -1,0 +1,118 @@
+"""A linear map of old coordinates that tells how a flow has moved since the references were taken.
+
+    reference [1 | coordinates] ─► matrix ─► · gain / 2 ─► + reference ─► prediction       exact, in integers
+
+All samples drift by the same change of the sender's weights, so one map serves all of them, where low-rank
+residuals per sample (SplitLite, arXiv 2608.23018) send factors of their own for each. The sender fits what to
+change in the map by ridge regression on the very tokens it is about to code, and sends the two factors where
+that saves more than they cost.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from splitcom.codecs.basis import COORDINATE_BITS
+from splitcom.codecs.coder import Coder, MatrixModel, code_uints
+from splitcom.codecs.predict import LIMIT, spent
+from splitcom.codecs.wire import Ints
+
+Floats = npt.NDArray[np.float64]
+
+_MAP_BITS = 12
+_FACTOR_BITS = 5
+_RIDGE = 0.02
+_MAX_ENTRY = 1 << 18
+
+
+@dataclass(frozen=True)
+class Update:
+    """What a packet says of the map: `gain` in halves, and factors `[1 + directions, rank]`, `[directions, rank]`."""
+
+    gain: int
+    left: Ints
+    right: Ints
+
+    @classmethod
+    def none(cls, gain: int, directions: int) -> "Update":
+        """A gain and no change of the map."""
+        return cls(gain, np.zeros((1 + directions, 0), np.int64), np.zeros((directions, 0), np.int64))
+
+
+def moved(reference: Ints, matrix: Ints, gain: int) -> Ints:
+    """Where `reference` `[tokens, directions]` has moved to by a map `[1 + directions, directions]`."""
+    half = 1 << _MAP_BITS
+    return (reference + ((gain * (_augmented(reference) @ matrix) + half) >> _MAP_BITS + 1)).clip(
+        -LIMIT, LIMIT
+    )
+
+
+def updated(matrix: Ints, update: Update, reference: Ints) -> Ints:
+    """The map that is used for this packet's references, which is then kept; with gain 2 where it changes."""
+    if not update.left.shape[1]:
+        return matrix
+    change = (update.left @ update.right.T << _MAP_BITS - _FACTOR_BITS) // _spreads(reference)[:, None]
+    return ((matrix * update.gain >> 1) + change).clip(-_MAX_ENTRY, _MAX_ENTRY)
+
+
+def predicted(reference: Ints, matrix: Ints, update: Update) -> Ints:
+    """Where `reference` has moved to by a map to which `update` has been applied."""
+    return moved(reference, matrix, 2 if update.left.shape[1] else update.gain)
+
+
+def fit(coordinates: Floats, reference: Ints, matrix: Ints, rank: int) -> Update:
+    """The update that makes `reference` come closest to `coordinates` for its bits; only the sender knows how."""
+    directions = reference.shape[1]
+    gains = [spent(coordinates - moved(reference, matrix, gain)).sum() for gain in range(4)]
+    gain = int(np.argmin(gains))
+    best, best_cost = Update.none(gain, directions), gains[gain]
+    if not rank:
+        return best
+    inputs = _augmented(reference).astype(np.float64)
+    missed = coordinates - moved(reference, matrix, gain)
+    gram = inputs.T @ inputs
+    weights = np.linalg.solve(gram + np.diag(_RIDGE * np.diag(gram) + 1.0), inputs.T @ missed)
+    effect = weights.T @ gram @ weights
+    _, right = np.linalg.eigh(effect)
+    right = right[:, ::-1]
+    left = np.rint(weights @ right * _spreads(reference)[:, None]).astype(np.int64)
+    right = np.rint(right * (1 << _FACTOR_BITS)).astype(np.int64)
+    size = 1
+    while size <= min(rank, directions):
+        update = Update(gain, left[:, :size], right[:, :size])
+        side = (
+            1.5 * np.log2(1.0 + np.abs(left[:, :size])).sum()
+            + 1.5 * np.log2(1.0 + np.abs(right[:, :size])).sum()
+        )
+        moved_by = predicted(reference, updated(matrix, update, reference), update)
+        cost = spent(coordinates - moved_by).sum() + side + size * (2 * directions)
+        if cost < best_cost:
+            best, best_cost = update, cost
+        size *= 2
+    return best
+
+
+def code_update(coder: Coder, update: Update | None, directions: int) -> Update:
+    """Code an update."""
+    head = None if update is None else np.array([update.gain, update.left.shape[1]])
+    gain = int(code_uints(coder, None if head is None else head[:1], 1, 2)[0])
+    rank = int(code_uints(coder, None if head is None else head[1:], 1, 8)[0])
+    left = _code_factor(coder, None if update is None else update.left, 1 + directions, rank)
+    right = _code_factor(coder, None if update is None else update.right, directions, rank)
+    return Update(gain, left, right)
+
+
+def _code_factor(coder: Coder, factor: Ints | None, rows: int, rank: int) -> Ints:
+    return MatrixModel.new(rank).code(coder, factor, rows, rank)
+
+
+def _augmented(reference: Ints) -> Ints:
+    constant = np.full((len(reference), 1), 1 << COORDINATE_BITS, np.int64)
+    return np.concatenate([constant, reference], 1)
+
+
+def _spreads(reference: Ints) -> Ints:
+    """Root mean square of the map's inputs, at least 1, in integers."""
+    mean_squares = (_augmented(reference) ** 2).sum(0) // max(len(reference), 1)
+    return np.asarray(np.maximum(np.sqrt(mean_squares.astype(np.float64)).astype(np.int64), 1))

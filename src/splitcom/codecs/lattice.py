@@ -1,0 +1,426 @@
+"""A codec whose references are integers in a basis of few directions: predict > klt > uniform > range.
+
+    batch ─► basis ─► coordinates ─► - prediction ─► steps ─► range coder ─► packet ─► the same backwards
+              ▲                          ▲  │
+              │       references ────────┘  └─► + prediction ─► references, reconstruction
+              └── directions that are missing (side information)
+
+What both ends learn of a flow (basis, step, drift map, statistics of the entropy coder) is a `FlowState` beside
+the references. It changes with every packet, and the digest of a packet says which state it builds on; a packet
+that is self-contained begins a new state and empties the references.
+"""
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from splitcom.codecs.basis import Basis, mean_of, spread_of
+from splitcom.codecs.codec import Codec, Decoded, Encoded, check_batch
+from splitcom.codecs.coder import BitModel, Coder, MatrixModel, Reader, Writer, code_uints
+from splitcom.codecs.drift import Update, code_update, fit, predicted, updated
+from splitcom.codecs.packet import read_prefix, write_prefix
+from splitcom.codecs.predict import (
+    Floats,
+    ModeModel,
+    Modes,
+    Predict,
+    Window,
+    plan,
+    quantized,
+    replay,
+    restore,
+)
+from splitcom.codecs.ragged import Ragged
+from splitcom.codecs.references import Reference, ReferenceStore
+from splitcom.codecs.stage import ArgumentError, Place, Stage, register
+from splitcom.codecs.state import FlowState
+from splitcom.codecs.wire import Bools, Buffer, Header, Ints
+from splitcom.codecs.wire import Reader as ByteReader
+from splitcom.errors import CodecError, PacketError
+
+_DIMENSION_BITS = 12
+_MIN_STEP = 1e-30
+
+
+@register
+@dataclass(frozen=True)
+class Klt(Stage):
+    """The directions in which a flow varies most (Karhunen-Loève), each sent once, when first needed.
+
+    Args:
+        dims: most directions; what varies outside of them is lost. References are this wide.
+        threshold: a direction is worth having where the values vary by more than this part of a step along it.
+    """
+
+    name = "klt"
+    place = Place.TRANSFORM
+
+    dims: int
+    threshold: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.dims < 1 << _DIMENSION_BITS:
+            raise ArgumentError("dims", f"must be 1 to {(1 << _DIMENSION_BITS) - 1}, not {self.dims}")
+        if not self.threshold > 0:
+            raise ArgumentError("threshold", f"must be above 0, not {self.threshold:g}")
+
+
+@register
+@dataclass(frozen=True)
+class Uniform(Stage):
+    """One step for all directions.
+
+    Args:
+        step: in units of the root mean square of the values around their mean over the tokens: of each packet, or
+            with `predict`, of the first.
+        dead_zone: values up to this part of a step beyond half a step are taken for zero.
+    """
+
+    name = "uniform"
+    place = Place.NUMBER
+
+    step: float
+    dead_zone: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 1e-3 <= self.step <= 1e3:
+            raise ArgumentError("step", f"must be 0.001 to 1000, not {self.step:g}")
+        if not -0.5 <= self.dead_zone <= 0.5:
+            raise ArgumentError("dead_zone", f"must be -0.5 to 0.5, not {self.dead_zone:g}")
+
+
+@register
+@dataclass(frozen=True)
+class Range(Stage):
+    """Adaptive range coding of the steps of `uniform`, with statistics that last as long as the flow."""
+
+    name = "range"
+    place = Place.ENTROPY
+
+
+class _Flow:
+    """A flow state as the objects that use it; whatever they learn goes into the state's arrays."""
+
+    def __init__(self, state: FlowState) -> None:
+        self.state = state
+        arrays = state.arrays
+        self.codes = MatrixModel(BitModel(arrays["counts"]), arrays["means"])
+        self.modes = ModeModel(BitModel(arrays["modes"]))
+
+    @classmethod
+    def after(cls, state: FlowState | None, dims: int, hidden: int) -> "_Flow":
+        """A copy of the state of a flow, or a new one."""
+        if state is not None:
+            return cls(state.copy())
+        codes = MatrixModel.new(dims, kinds=2)
+        arrays = {
+            "mean": np.zeros(hidden, np.int64),
+            "rows": np.zeros((0, hidden), np.int64),
+            "step": np.zeros(1, np.int64),
+            "counts": codes.bits.counts,
+            "means": codes.means,
+            "modes": ModeModel.new().bits.counts,
+            "map": np.zeros((1 + dims, dims), np.int64),
+        }
+        return cls(FlowState(arrays=arrays))
+
+    @property
+    def basis(self) -> Basis:
+        return Basis(self.state.arrays["mean"], self.state.arrays["rows"])
+
+    @basis.setter
+    def basis(self, basis: Basis) -> None:
+        self.state.arrays["mean"], self.state.arrays["rows"] = basis.mean, basis.rows
+
+    def drift_of(self, dims: int) -> Ints:
+        """The drift map of the first directions."""
+        return self.state.arrays["map"][: 1 + dims, :dims]
+
+    def set_drift(self, matrix: Ints) -> None:
+        """Replace the drift map of the first directions."""
+        self.state.arrays["map"][: len(matrix), : matrix.shape[1]] = matrix
+
+    @property
+    def step_bits(self) -> Ints:
+        """The step's bfloat16 without its sign, in 15 bits."""
+        return self.state.arrays["step"]
+
+    @step_bits.setter
+    def step_bits(self, bits: Ints) -> None:
+        self.state.arrays["step"] = bits
+
+    @property
+    def step(self) -> float:
+        """The step."""
+        return float((self.step_bits << 16).astype(np.int32).view(np.float32)[0])
+
+
+@dataclass(frozen=True)
+class _Head:
+    """What a packet says of step and basis: the step where it changes, the mean and the directions to add."""
+
+    step_bits: Ints
+    mean: Ints
+    rows: Ints
+
+
+@dataclass(frozen=True)
+class _Body:
+    """What a packet says of the tokens."""
+
+    update: Update | None
+    modes: Modes
+    codes: Ints
+
+
+@dataclass(frozen=True)
+class _Tokens:
+    """What both ends know of a batch before its body."""
+
+    lengths: Ints
+    known: Bools
+    reference: Ints
+    """`[tokens, dims]`, zeros where there is none."""
+    recent: Ints
+    """`[recent tokens, dims]`, the newest last."""
+
+
+@dataclass(frozen=True)
+class LatticeCodec(Codec):
+    """`klt > uniform > range`, with or without `predict`; see the module."""
+
+    @property
+    @override
+    def needs_references(self) -> bool:
+        return True
+
+    @cached_property
+    def _predict(self) -> Predict | None:
+        return next((stage for stage in self.stages if isinstance(stage, Predict)), None)
+
+    @cached_property
+    def _klt(self) -> Klt:
+        return next(stage for stage in self.stages if isinstance(stage, Klt))
+
+    @cached_property
+    def _uniform(self) -> Uniform:
+        return next(stage for stage in self.stages if isinstance(stage, Uniform))
+
+    @override
+    def encode(
+        self,
+        batch: Ragged,
+        ids: Sequence[int],
+        references: ReferenceStore | None = None,
+        *,
+        threshold: float | None = None,
+        self_contained: bool = False,
+        seed: int = 0,
+        projection_seed: int = 0,
+    ) -> Encoded:
+        if threshold is not None:
+            raise CodecError(f'threshold {threshold:g} is given, but "{self}" has no temporal stage')
+        ids = [int(sample_id) for sample_id in ids]
+        store, dims = self._given(references), min(self._klt.dims, batch.hidden)
+        fresh = self_contained or store.flow is None
+        check_batch(batch, ids, None if fresh else store.hidden, dims)
+        values, lengths = batch.values.detach().float(), batch.lengths.numpy()
+        found: list[Reference | None] = [None] * len(ids) if fresh else store.peek(ids)
+        known = np.array([old is not None and old.length == n for old, n in zip(found, lengths, strict=True)])
+        flow = _Flow.after(None if fresh else store.flow, dims, batch.hidden)
+        chain = None if fresh else flow.state.chain
+        prefix = write_prefix(self.fingerprint, ids, lengths, known, found, batch.hidden, False, chain)
+
+        tokens = self._tokens(store, ids, lengths, known, dims, fresh)
+        writer = Writer()
+        self._code_head(writer, flow, self._head(values, flow, fresh), fresh, len(values))
+        body = self._body(flow.basis.forward(values, flow.step), tokens, flow)
+        body, coordinates = self._code_body(writer, flow, body, tokens)
+        packet = prefix + writer.finish()
+        self._commit(store, flow, packet, ids, tokens, coordinates, fresh)
+        reconstruction = Ragged(flow.basis.inverse(coordinates, flow.step, values.device), batch.lengths)
+        skipped = _skipped(body, tokens)
+        return Encoded(packet, reconstruction, torch.from_numpy(skipped), int(lengths[skipped].sum()))
+
+    @override
+    def decode(
+        self,
+        packet: Buffer,
+        references: ReferenceStore | None = None,
+        *,
+        device: torch.device | str = "cpu",
+        limit_bytes: int = 1 << 32,
+    ) -> Decoded:
+        store = self._given(references)
+        reader = ByteReader(packet)
+        header = Header.unpack(reader)
+        if header.fingerprint != self.fingerprint:
+            raise PacketError(f'packet of another codec than "{self}"')
+        fresh, dims = not header.known, min(self._klt.dims, header.hidden)
+        chain = None if store.flow is None else store.flow.chain
+        width = store.hidden if fresh else dims
+        ids, lengths, known = read_prefix(reader, header, store, limit_bytes, chain=chain, width=width)
+        flow = _Flow.after(None if fresh else store.flow, dims, header.hidden)
+        if len(flow.basis.mean) != header.hidden:
+            raise PacketError(f"packet of width {header.hidden} in a flow of width {len(flow.basis.mean)}")
+
+        tokens = self._tokens(store, ids, lengths, known, dims, fresh)
+        bits = Reader(reader.rest())
+        self._code_head(bits, flow, None, fresh, int(lengths.sum()))
+        body, coordinates = self._code_body(bits, flow, None, tokens)
+        bits.finish()
+        values = flow.basis.inverse(coordinates, flow.step, device)
+        if not bool(values.isfinite().all()):
+            raise PacketError("the packet holds values that are not finite")
+        self._commit(store, flow, packet, ids, tokens, coordinates, fresh)
+        return Decoded(
+            Ragged(values, torch.from_numpy(lengths)), ids, torch.from_numpy(_skipped(body, tokens))
+        )
+
+    def _given(self, references: ReferenceStore | None) -> ReferenceStore:
+        if references is None:
+            raise CodecError(f'"{self}" needs a reference store, none was given')
+        return references
+
+    def _tokens(
+        self, store: ReferenceStore, ids: list[int], lengths: Ints, known: Bools, dims: int, fresh: bool
+    ) -> _Tokens:
+        reference = np.zeros((int(lengths.sum()), dims), np.int64)
+        if known.any():
+            held = store.read([sample_id for sample_id, is_known in zip(ids, known, strict=True) if is_known])
+            reference[np.repeat(known, lengths)] = held.numpy()
+        recent: list[int] = []
+        left = 0 if fresh or self._predict is None else self._predict.window
+        for sample_id, entry in zip(order := list(store)[::-1], store.peek(order), strict=True):
+            left -= 0 if entry is None else entry.length
+            if left < 0:
+                break
+            recent.insert(0, sample_id)
+        window = store.read(recent).numpy().astype(np.int64) if recent else np.zeros((0, dims), np.int64)
+        return _Tokens(lengths, known, reference, window)
+
+    def _room(self, basis: Basis, num_tokens: int, hidden: int) -> int:
+        """How many directions a batch may add: at most one for each of its tokens."""
+        return min(min(self._klt.dims, hidden) - len(basis.rows), num_tokens)
+
+    def _head(self, values: Tensor, flow: _Flow, fresh: bool) -> _Head:
+        if fresh or self._predict is None:
+            step = max(self._uniform.step * spread_of(values), _MIN_STEP)
+            flow.step_bits = np.array([np.float32(step)]).view(np.int32).astype(np.int64) >> 16
+        basis = flow.basis
+        if fresh:
+            basis = Basis(mean_of(values, flow.step), basis.rows)
+        most = self._room(basis, *values.shape)
+        rows = basis.missing(values, flow.step, most, self._klt.threshold) if most else basis.rows[:0]
+        return _Head(flow.step_bits, basis.mean, rows)
+
+    def _code_head(self, coder: Coder, flow: _Flow, head: _Head | None, fresh: bool, num_tokens: int) -> None:
+        """Code step and basis, and put them into the flow."""
+        if fresh or self._predict is None:
+            flow.step_bits = code_uints(coder, None if head is None else head.step_bits, 1, 15)
+        basis, hidden = flow.basis, len(flow.basis.mean)
+        if fresh:
+            mean = MatrixModel.new(1).code(coder, None if head is None else head.mean[:, None], hidden, 1)
+            basis = Basis(mean[:, 0], basis.rows)
+        most = self._room(basis, num_tokens, hidden)
+        if most:
+            number = None if head is None else np.array([len(head.rows)])
+            num_rows = int(code_uints(coder, number, 1, _DIMENSION_BITS)[0])
+            if num_rows > most:
+                raise PacketError(f"{num_rows} new directions, where there is room for {most}")
+            rows = None if head is None else head.rows.T
+            rows = MatrixModel.new(num_rows).code(coder, rows, hidden, num_rows)
+            basis = basis.extended(rows.T)
+        flow.basis = basis
+
+    def _body(self, coordinates: Floats, tokens: _Tokens, flow: _Flow) -> _Body:
+        dims = coordinates.shape[1]
+        if self._predict is None:
+            codes = quantized(coordinates, self._uniform.dead_zone)
+            return _Body(None, Modes.all_usual(len(codes)), codes)
+        own = tokens.reference[:, :dims]
+        update = None
+        if tokens.known.any():
+            rows = np.repeat(tokens.known, tokens.lengths)
+            update = fit(coordinates[rows], own[rows], flow.drift_of(dims), self._predict.rank)
+            own, _ = _moved(own, rows, flow.drift_of(dims), update)
+        window = Window(tokens.recent[:, :dims], len(own))
+        modes, codes = plan(coordinates, own, tokens.known, tokens.lengths, window, self._uniform.dead_zone)
+        return _Body(update, modes, codes)
+
+    def _code_body(
+        self, coder: Coder, flow: _Flow, body: _Body | None, tokens: _Tokens
+    ) -> tuple[_Body, Ints]:
+        """Code the tokens; gives them, and their coordinates `[tokens, directions]`. Checksummed."""
+        dims, num_tokens = len(flow.basis.rows), len(tokens.reference)
+        own, update, modes = tokens.reference[:, :dims], None, Modes.all_usual(num_tokens)
+        if self._predict is not None:
+            if tokens.known.any():
+                rows = np.repeat(tokens.known, tokens.lengths)
+                update = code_update(coder, None if body is None else body.update, dims)
+                own, matrix = _moved(own, rows, flow.drift_of(dims), update)
+                flow.set_drift(matrix)
+            width = int(len(tokens.recent) + num_tokens).bit_length()
+            given = None if body is None else body.modes
+            modes = flow.modes.code(coder, given, tokens.known, tokens.lengths, width)
+        kinds = (modes.usual & np.repeat(tokens.known, tokens.lengths)).astype(np.int64)
+        codes = flow.codes.code(coder, None if body is None else body.codes, num_tokens, dims, kinds)
+        if self._predict is None:
+            coordinates = restore(np.zeros_like(codes), codes)
+        else:
+            window = Window(tokens.recent[:, :dims], num_tokens)
+            coordinates = replay(modes, codes, own, tokens.known, tokens.lengths, window)
+        # the two ends must not drift apart unseen, and truncated bits read as others
+        check = np.array([zlib.crc32(coordinates.astype("<i8").tobytes()) & 0xFFFF])
+        if code_uints(coder, check, 1, 16) != check:
+            raise PacketError("the packet is damaged: its checksum does not fit")
+        return _Body(update, modes, codes), coordinates
+
+    def _commit(
+        self,
+        store: ReferenceStore,
+        flow: _Flow,
+        packet: Buffer,
+        ids: list[int],
+        tokens: _Tokens,
+        coordinates: Ints,
+        fresh: bool,
+    ) -> None:
+        if fresh:
+            store.clear()
+        flow.state.chain = zlib.crc32(packet, flow.state.chain)
+        store.flow = flow.state
+        if self._predict is None:
+            return
+        padded = np.zeros_like(tokens.reference)
+        padded[:, : coordinates.shape[1]] = coordinates
+        changed = ~tokens.known | np.logical_or.reduceat(
+            (padded != tokens.reference).any(1), _starts(tokens.lengths)
+        )
+        values = torch.from_numpy(padded[np.repeat(changed, tokens.lengths)]).float()
+        store.update(ids, tokens.lengths, values, changed=changed, known=tokens.known)
+
+
+def _moved(own: Ints, rows: Bools, matrix: Ints, update: Update) -> tuple[Ints, Ints]:
+    """What the known samples' references predict, and the updated map."""
+    matrix = updated(matrix, update, own[rows])
+    result = np.zeros_like(own)
+    result[rows] = predicted(own[rows], matrix, update)
+    return result, matrix
+
+
+def _skipped(body: _Body, tokens: _Tokens) -> Bools:
+    """Samples `[batch]` that are their reference, moved by the map, and nothing else."""
+    sent = (body.codes != 0).any(1) | ~body.modes.usual
+    return tokens.known & ~np.logical_or.reduceat(sent, _starts(tokens.lengths))
+
+
+def _starts(lengths: Ints) -> Ints:
+    starts: Ints = np.cumsum(lengths) - lengths
+    return starts

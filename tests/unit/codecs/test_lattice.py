@@ -1,0 +1,253 @@
+"""What predict > klt > uniform > range promises: the same integers at both ends, and few of them."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from splitcom.codecs import MemoryReferences, Ragged, parse
+from splitcom.codecs.basis import Basis
+from splitcom.codecs.coder import MAX_MAGNITUDE, MatrixModel, Reader, Writer, code_uints
+from splitcom.codecs.drift import code_update, fit, moved, predicted, updated
+from splitcom.codecs.predict import UNIT, ModeModel, Window, plan, replay, restore
+from splitcom.errors import PacketError
+
+few = settings(deadline=None, max_examples=40)
+
+
+def draws(seed: int) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def coordinates_of(seed: int, tokens: int, directions: int, scale: float = 40.0) -> np.ndarray:
+    return draws(seed).normal(size=(tokens, directions)) * scale / np.arange(1, directions + 1)
+
+
+def random_basis(seed: int, directions: int, hidden: int) -> Basis:
+    rows = np.rint(draws(seed).normal(size=(directions, hidden)) * 300).astype(np.int64)
+    return Basis(np.rint(draws(seed + 1).normal(size=hidden) * 1000).astype(np.int64), rows)
+
+
+def test_values_do_not_depend_on_threads_batch_splits_or_the_order_of_additions() -> None:
+    basis = random_basis(0, 48, 300)
+    coordinates = draws(2).integers(-(1 << 15), 1 << 15, (257, 48))
+    values = basis.inverse(coordinates, 0.037, "cpu")
+    threads = torch.get_num_threads()
+    try:
+        for number in (1, 2):
+            torch.set_num_threads(number)
+            assert torch.equal(basis.inverse(coordinates, 0.037, "cpu"), values)
+    finally:
+        torch.set_num_threads(threads)
+    for size in (1, 7, 100):
+        parts = [basis.inverse(coordinates[i : i + size], 0.037, "cpu") for i in range(0, 257, size)]
+        assert torch.equal(torch.cat(parts), values)
+    order = draws(3).permutation(48)
+    shuffled = Basis(basis.mean, basis.rows[order])
+    assert torch.equal(shuffled.inverse(coordinates[:, order], 0.037, "cpu"), values)
+    exact = coordinates.astype(object) @ basis.directions.astype(object) + basis.mean.astype(object) * (
+        1 << 10
+    )
+    assert torch.equal(torch.from_numpy(exact.astype(np.float64) * (0.037 / (1 << 15))).float(), values)
+
+
+@few
+@given(
+    st.lists(
+        st.lists(st.lists(st.integers(-20, 20), min_size=4, max_size=4), max_size=6), min_size=1, max_size=4
+    ),
+    st.integers(-MAX_MAGNITUDE, MAX_MAGNITUDE),
+)
+def test_matrices_come_back_and_models_agree(matrices: list[list[list[int]]], extreme: int) -> None:
+    given_matrices = [np.array(matrix, np.int64).reshape(-1, 4) for matrix in matrices]
+    given_matrices.append(np.array([[extreme, 0, 0, 1]]))
+    writer, sender, receiver = Writer(), MatrixModel.new(4), MatrixModel.new(4)
+    for matrix in given_matrices:
+        sender.code(writer, matrix, len(matrix), 4)
+    reader = Reader(writer.finish())
+    for matrix in given_matrices:
+        assert np.array_equal(receiver.code(reader, None, len(matrix), 4), matrix)
+    reader.finish()
+    assert np.array_equal(sender.bits.counts, receiver.bits.counts)
+    assert np.array_equal(sender.means, receiver.means)
+
+
+def test_coding_comes_within_eight_percent_of_the_empirical_entropy() -> None:
+    matrices = [
+        np.rint(draws(i).laplace(size=(600, 12)) * 3 / np.arange(1, 13)).astype(np.int64) for i in range(8)
+    ]
+    model, sizes = MatrixModel.new(12), []
+    for matrix in matrices:
+        writer = Writer()
+        model.code(writer, matrix, 600, 12)
+        sizes.append(8 * len(writer.finish()))
+    whole = np.concatenate(matrices)
+    entropy = 0.0
+    for column in whole.T:
+        share = np.unique(column, return_counts=True)[1] / len(column)
+        entropy -= len(column) * float((share * np.log2(share)).sum())
+    assert sum(sizes) < 1.08 * entropy
+    assert np.mean(sizes[4:]) < np.mean(sizes[:1])
+
+
+def test_what_is_left_over_or_ends_in_zero_is_refused() -> None:
+    writer = Writer()
+    code_uints(writer, np.array([77]), 1, 30)
+    data = writer.finish()
+    with pytest.raises(PacketError, match="zero byte"):
+        Reader(data + b"\0")
+    reader = Reader(data + b"12345678")
+    code_uints(reader, None, 1, 30)
+    with pytest.raises(PacketError, match="left over"):
+        reader.finish()
+
+
+@few
+@given(st.integers(0, 1000), st.lists(st.tuples(st.integers(1, 9), st.booleans()), min_size=1, max_size=5))
+def test_the_receiver_replays_what_the_sender_planned(seed: int, samples: list[tuple[int, bool]]) -> None:
+    lengths, known = np.array([n for n, _ in samples]), np.array([flag for _, flag in samples])
+    tokens = int(lengths.sum())
+    recent = np.rint(coordinates_of(seed, 12, 5)).astype(np.int64)
+    coordinates = recent[draws(seed).integers(0, 12, tokens)] + coordinates_of(seed + 1, tokens, 5, 8.0)
+    own = np.where(np.repeat(known, lengths)[:, None], np.rint(coordinates).astype(np.int64) + 3, 0)
+    modes, codes = plan(coordinates, own, known, lengths, Window(recent, tokens), 0.0)
+    writer, width = Writer(), int(12 + tokens).bit_length()
+    ModeModel.new().code(writer, modes, known, lengths, width)
+    read = ModeModel.new().code(Reader(writer.finish()), None, known, lengths, width)
+    assert np.array_equal(read.usual, modes.usual) and np.array_equal(read.distances, modes.distances)
+    restored = replay(read, codes, own, known, lengths, Window(recent, tokens))
+    assert np.abs(restored - coordinates).max() <= UNIT / 2
+    again = replay(modes, codes, own, known, lengths, Window(recent, tokens))
+    assert np.array_equal(restored, again)
+
+
+def test_coordinates_stay_within_their_limit() -> None:
+    far = restore(np.array([[1 << 15, -(1 << 15)]]), np.array([[MAX_MAGNITUDE, -MAX_MAGNITUDE]]))
+    assert far.tolist() == [[1 << 15, -(1 << 15)]]
+
+
+def test_a_drift_that_all_tokens_share_is_predicted() -> None:
+    reference = np.rint(coordinates_of(0, 400, 12, 200.0)).astype(np.int64)
+    change = draws(1).normal(size=(12, 2)) @ draws(2).normal(size=(2, 12)) * 0.05
+    target = reference + reference @ change + UNIT
+    start = np.zeros((13, 12), np.int64)
+    update = fit(target, reference, start, rank=4)
+    writer = Writer()
+    code_update(writer, update, 12)
+    data = writer.finish()
+    matrix = updated(start, code_update(Reader(data), None, 12), reference)
+    before, after = np.abs(target - reference), np.abs(target - predicted(reference, matrix, update))
+    assert after.mean() < 0.2 * before.mean()
+    assert len(data) < 120
+    # a map that has proved itself is only scaled
+    assert fit(moved(reference, matrix, 1), reference, matrix, rank=4).gain == 1
+
+
+def test_no_map_is_sent_where_it_does_not_pay() -> None:
+    reference = np.rint(coordinates_of(0, 60, 12)).astype(np.int64)
+    update = fit(reference + coordinates_of(1, 60, 12, 8.0), reference, np.zeros((13, 12), np.int64), rank=4)
+    assert update.left.shape == (13, 0)
+
+
+def batch_of(values: np.ndarray, lengths: list[int]) -> Ragged:
+    return Ragged(torch.from_numpy(values.astype(np.float32)), torch.tensor(lengths))
+
+
+def low_rank_tokens(seed: int, tokens: int) -> np.ndarray:
+    mixing = draws(99).normal(size=(16, 64)) / np.arange(1, 17)[:, None]
+    return draws(seed).normal(size=(tokens, 16)) @ mixing + 0.5
+
+
+CODEC = "predict > klt(24) > uniform(0.3) > range"
+
+
+def size_of_second(second: Callable[[np.ndarray], np.ndarray], ids: list[int], text: str = CODEC) -> int:
+    """Bytes of the packet that follows one of four samples of 20 tokens."""
+    codec, store = parse(text), MemoryReferences()
+    first = low_rank_tokens(0, 80)
+    codec.encode(batch_of(first, [20] * 4), [1, 2, 3, 4], store)
+    return len(codec.encode(batch_of(second(first), [20] * 4), ids, store).packet)
+
+
+def test_what_a_recent_sample_had_is_not_sent_again() -> None:
+    anew = size_of_second(lambda first: low_rank_tokens(5, 80), [5, 6, 7, 8])
+    repeated = size_of_second(lambda first: np.concatenate([first[33:], first[:33]]), [5, 6, 7, 8])
+    without = size_of_second(
+        lambda first: np.concatenate([first[33:], first[:33]]),
+        [5, 6, 7, 8],
+        CODEC.replace("predict", "predict(0)"),
+    )
+    assert repeated < 0.25 * anew
+    assert without > 0.8 * anew
+
+
+def test_an_unchanged_sample_soon_costs_little_more_than_its_header() -> None:
+    codec, store = parse(CODEC), MemoryReferences()
+    batch = batch_of(low_rank_tokens(0, 80), [20] * 4)
+    sizes = [len(codec.encode(batch, [1, 2, 3, 4], store).packet) for _ in range(4)]
+    assert sizes[-1] < 40 < sizes[0] / 20
+
+
+def test_directions_are_added_when_they_are_needed() -> None:
+    codec, sender, receiver = (
+        parse("predict > klt(24) > uniform(0.3) > range"),
+        MemoryReferences(),
+        MemoryReferences(),
+    )
+    values = low_rank_tokens(0, 40)
+    other = values + draws(7).normal(size=(40, 1)) * draws(8).normal(size=64)
+    counts, errors = [], []
+    for step, content in enumerate((values, other, other)):
+        batch = batch_of(content, [40])
+        decoded = codec.decode(codec.encode(batch, [step], sender).packet, receiver)
+        assert receiver.flow is not None
+        counts.append(len(receiver.flow.arrays["rows"]))
+        errors.append(float((decoded.batch.values - batch.values).norm() / batch.values.norm()))
+    assert counts[0] < counts[1] == counts[2] <= 24
+    assert max(errors) < 0.25
+
+
+def test_a_flow_goes_on_from_its_checkpoint_with_the_same_bytes(tmp_path: Path) -> None:
+    codec, sender, receiver = parse(CODEC), MemoryReferences(), MemoryReferences()
+    for step in range(3):
+        packet = codec.encode(batch_of(low_rank_tokens(step, 40), [30, 10]), [step, 9], sender).packet
+        codec.decode(packet, receiver)
+    sender.save(tmp_path / "sender")
+    receiver.save(tmp_path / "receiver")
+    resumed_sender, resumed_receiver = MemoryReferences(), MemoryReferences()
+    resumed_sender.load(tmp_path / "sender")
+    resumed_receiver.load(tmp_path / "receiver")
+    for step in range(3, 5):
+        batch = batch_of(low_rank_tokens(step, 40), [30, 10])
+        packet = codec.encode(batch, [step, 9], sender).packet
+        assert codec.encode(batch, [step, 9], resumed_sender).packet == packet
+        assert torch.equal(
+            codec.decode(packet, resumed_receiver).batch.values, codec.decode(packet, receiver).batch.values
+        )
+
+
+def test_a_store_that_is_cleared_or_loads_older_state_begins_a_new_flow(tmp_path: Path) -> None:
+    store = MemoryReferences()
+    store.save(tmp_path / "empty")
+    parse(CODEC).encode(batch_of(low_rank_tokens(0, 8), [8]), [0], store)
+    assert store.flow is not None
+    store.load(tmp_path / "empty")
+    assert store.flow is None
+
+
+@few
+@given(st.integers(0, 99), st.integers(1, 12), st.floats(0.05, 2.0), st.integers(1, 5))
+def test_error_is_bounded_by_step_and_threshold(seed: int, hidden: int, step: float, visits: int) -> None:
+    codec = parse(f"predict > klt({hidden}, threshold=0.1) > uniform({step:g}) > range")
+    store = MemoryReferences("fp32")
+    first = draws(seed).normal(size=(30, hidden))
+    spread = float(np.sqrt(((first - first.mean(0)) ** 2).mean()))
+    for visit in range(visits):
+        values = first + draws(seed + visit).normal(size=first.shape) * 0.1
+        found = codec.encode(batch_of(values, [30]), [0], store).reconstruction.values.numpy()
+        error = np.sqrt(((found - values) ** 2).sum(1).mean() / hidden)
+        assert error <= 0.62 * step * spread + 1e-4
