@@ -31,7 +31,7 @@ TEMPORAL = {
 }
 U_SHAPE = {
     "model.tail_blocks": 1,
-    "flows.activation_down.codec": "temporal(0.9) > delta > int4 > zstd",
+    "flows.activation_down.codec": "predict > klt(8) > uniform(0.5) > range",
     "flows.gradient_up.codec": "delta > int8(rounding=stochastic)",
 }
 

@@ -28,6 +28,12 @@ U_SHAPE = {
 }
 
 
+PREDICTED = {
+    "flows.activation_up.codec": "predict > klt(16) > uniform(0.5, dead_zone=0.3) > range",
+    "flows.gradient_down.codec": "predict(window=0) > klt(16, threshold=0.3) > uniform(2) > range",
+}
+
+
 def adapter_of(run):
     return load_file(run.adapter / "adapter_model.safetensors")
 
@@ -53,7 +59,12 @@ def disturbed(monkeypatch, at, act):
 
 
 @pytest.mark.parametrize(
-    ("at", "form"), [*((at, {}) for at in (8, 20, 33, 47, 61)), *((at, U_SHAPE) for at in (20, 28, 31, 61))]
+    ("at", "form"),
+    [
+        *((at, {}) for at in (8, 20, 33, 47, 61)),
+        *((at, U_SHAPE) for at in (20, 28, 31, 61)),
+        *((at, PREDICTED) for at in (20, 47)),
+    ],
 )
 def test_a_client_restarted_in_mid_round_changes_no_bit(tiny_config, tmp_path, monkeypatch, at, form):
     config = tiny_config.override(CHANGES | form)

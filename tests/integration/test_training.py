@@ -24,6 +24,10 @@ TEMPORAL = {
     "flows.activation_up.controller": "linear(0.85, 0.95)",
     "lora.dropout": 0.1,
 }
+PREDICTED = {
+    "flows.activation_up.codec": "predict > klt(16) > uniform(0.5, dead_zone=0.3) > range",
+    "flows.gradient_down.codec": "predict(window=0) > klt(16, threshold=0.3) > uniform(2) > range",
+}
 REDUCED = {
     "flows.activation_up.codec": "temporal(0.95) > projection(4) > int8 > zstd",
     "flows.gradient_down.codec": "temporal(0.98) > projection(6, kind=pca) > fp16",
@@ -83,6 +87,8 @@ def test_the_same_seed_gives_the_same_bits(tiny_config, tmp_path, method):
         ("splitcom", TEMPORAL),
         ("splitcom", TEMPORAL | {"references.store": "file", "references.limit_mb": 0.02}),
         ("splitcom", REDUCED),
+        ("splitcom", PREDICTED),
+        ("splitcom", PREDICTED | {"references.store": "file", "references.limit_mb": 0.02}),
         ("splitcom", REDUCED | {"references.store": "file", "references.limit_mb": 0.02}),
         ("splitcom", {"training.body_update": "sequential", "federation.sample": 0.7}),
         ("splitcom", TEMPORAL | U_SHAPE),
