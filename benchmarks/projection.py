@@ -46,7 +46,9 @@ MEMORY_GOAL, DECISION_GOAL = 0.1, 0.02
 def activations(config: Config) -> Iterator[Visit]:
     """Train, and give what the front hands on in each step: sample ids and hidden states."""
     samples = load_texts(config).partition.parts[0]
-    front, body = (part.train() for part in load_parts(config))
+    parts = load_parts(config)
+    assert parts.body is not None
+    front, body = parts.front.train(), parts.body.train()
     optimizers = [
         Optimizer((p for p in part.parameters() if p.requires_grad), config.training)
         for part in (front, body)

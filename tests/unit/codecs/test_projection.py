@@ -76,14 +76,17 @@ def test_a_sample_is_reduced_alike_in_any_batch(kind: str) -> None:
     torch.testing.assert_close(whole[20:27], alone)
 
 
-def test_what_is_kept_is_rounded_to_a_127th_of_the_largest() -> None:
-    values = (
-        torch.randn(50, 40, generator=torch.Generator().manual_seed(0)) * torch.logspace(-30, 30, 50)[:, None]
-    )
+@pytest.mark.parametrize("dim", [40, 41])
+def test_what_is_kept_is_rounded_to_a_127th_of_the_largest(dim: int) -> None:
+    values = torch.randn(50, dim, generator=torch.Generator().manual_seed(0))
+    values *= torch.logspace(-30, 30, 50)[:, None]
     values[3] = 0
     kept = Projection.pack(values)
-    assert kept.dtype == torch.uint8 and kept.shape == (50, 42)
-    assert ((Projection.unpack(kept) - values).abs() <= values.abs().amax(1, keepdim=True) / 127 * 0.76).all()
+    restored = Projection.unpack(kept)
+    assert kept.dtype == torch.uint8 and kept.shape == (50, dim + 2)
+    assert ((restored - values).abs() <= values.abs().amax(1, keepdim=True) / 127 * 0.76).all()
+    assert torch.equal(Projection.unpack(kept[1:2]), restored[1:2])
+    assert Projection.pack(values[:0]).shape == (0, dim + 2)
 
 
 def test_positions_have_signs_of_their_own_so_that_the_errors_of_tokens_average() -> None:
