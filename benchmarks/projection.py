@@ -109,11 +109,11 @@ def measure(visits: list[Visit], projection: Projection) -> dict[str, object]:
     }
 
 
-def jl_bound(numbers: float, failure: float = 0.05) -> float:
-    """The smallest relative error whose probability the bound puts at `failure`; infinite where it puts none there."""
-    errors = np.linspace(0, 1.5, 15_001)
-    allowed = (errors**2 / 2 - errors**3 / 3) * numbers / 2 >= math.log(2 / failure)
-    return float(errors[allowed.argmax()]) if allowed[:10_001].any() else math.inf
+def jl_bound(numbers: float, failure: float = 0.05) -> float | None:
+    """The relative error that the bound leaves to a part of `failure`; None where that is above 1: it says nothing."""
+    errors = np.linspace(0, 1, 10_001)
+    enough = (errors**2 / 2 - errors**3 / 3) * numbers / 2 >= math.log(2 / failure)
+    return float(errors[enough.argmax()]) if enough.any() else None
 
 
 def table(rows: list[dict[str, object]]) -> Iterator[str]:
