@@ -1,6 +1,6 @@
-"""Print, as a Markdown table, when the runs of a comparison have reached a held-out loss, by their clocks.
+"""Print, as a Markdown table, when the runs of a comparison have reached held-out losses, by their clocks.
 
-python experiments/stragglers.py runs/stragglers --loss 2.0
+python experiments/stragglers.py runs/stragglers --loss 2.2 2.1 2.0
 """
 
 import argparse
@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-SPEEDS = {"1×": ("client-0", "client-1"), "4×": ("client-2", "client-3"), "16×": ("client-4", "client-5")}
+CLIENTS = {"1×": "client-0", "4×": "client-1", "16×": "client-2"}
 
 
 def seconds_to(lines: list[dict[str, Any]], loss: float) -> float | None:
@@ -36,31 +36,31 @@ def spread(values: list[float | None], digits: int = 1) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("comparison", type=Path)
-    parser.add_argument("--loss", type=float, required=True)
+    parser.add_argument("--loss", type=float, nargs="+", required=True)
     arguments = parser.parse_args()
     runs = defaultdict(list)
     for run in json.loads((arguments.comparison / "comparison.json").read_text(encoding="utf-8"))["runs"]:
         path = arguments.comparison / run["folder"] / "metrics.jsonl"
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         runs[run["result"]["label"]].append((run["result"], lines))
-    shares = " : ".join(SPEEDS)
-    print(
-        f"| scheduling | seconds to {arguments.loss:g} | last loss | seconds in all | MB | updates {shares} |"
-    )
-    print("| --- | ---: | ---: | ---: | ---: | ---: |")
+    head = ["scheduling", *(f"s to {loss:g}" for loss in arguments.loss), "best loss", "s in all", "MB"]
+    print("| " + " | ".join([*head, "updates " + " : ".join(CLIENTS)]) + " |")
+    print("| ---" + " | ---:" * (len(head)) + " |")
     for label, seeds in runs.items():
         results, lines = [result for result, _ in seeds], [line for _, own in seeds for line in own]
         updates = [
-            sum(line["updates"] for line in lines if line["client"] in names) / len(seeds)
-            for names in SPEEDS.values()
+            sum(line["updates"] for line in lines if line["client"] == name) / len(seeds)
+            for name in CLIENTS.values()
         ]
-        print(
-            f"| {label} | {spread([seconds_to(own, arguments.loss) for _, own in seeds])} "
-            f"| {spread([result['eval']['loss'] for result in results], 3)} "
-            f"| {spread([result['seconds']['virtual'] for result in results])} "
-            f"| {spread([result['bytes']['total'] / 1e6 for result in results])} "
-            f"| {' : '.join(f'{number:.0f}' for number in updates)} |"
-        )
+        cells = [
+            label,
+            *(spread([seconds_to(own, loss) for _, own in seeds]) for loss in arguments.loss),
+            spread([result["eval"]["best_loss"] for result in results], 3),
+            spread([result["seconds"]["virtual"] for result in results]),
+            spread([result["bytes"]["total"] / 1e6 for result in results]),
+            " : ".join(f"{number:.0f}" for number in updates),
+        ]
+        print("| " + " | ".join(cells) + " |")
 
 
 if __name__ == "__main__":
