@@ -19,8 +19,8 @@ import re
 import shutil
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import wait
@@ -165,6 +165,7 @@ class Campaign:
             try:
                 self._strike(point, victims, [server, *clients], proxy)
                 struck = time.monotonic()
+                was_running = all(party.process.exitcode == -SIGKILL for party in victims)
                 leftovers = temporary(deployment.folder)
                 proxy.reset_all()
                 proxy.release()
@@ -182,6 +183,7 @@ class Campaign:
             return {
                 "struck_s": round(struck - started, 2),
                 "seconds": round(time.monotonic() - started, 2),
+                "was_running": was_running,
                 "was_writing": bool(leftovers),
                 "left": len(temporary(deployment.folder)),
                 "repeated_bytes": result["repeated_bytes"],
@@ -237,20 +239,29 @@ def assert_whole(deployment: Deployment, result: dict[str, Any], expected: Run) 
         assert result["bytes"][flow] == expected.result["bytes"][flow], flow
 
 
-def run(
-    campaign: Campaign, num_points: int, seed: int, out: Path, where: Sequence[int] | None = None
-) -> None:
-    """Do what is missing of `num_points` runs, or those at these indices; a line is added to `out` after each."""
+def run(campaign: Campaign, num_points: int, seed: int, out: Path, kind: str = "") -> None:
+    """Do what is missing of `num_points` runs, or of those of a kind; a line is added to `out` after each."""
     done = {json.loads(line)["index"] for line in out.read_text().splitlines()} if out.exists() else set()
-    for index in where or range(num_points):
-        if index in done:
-            continue
+    for index in range(num_points):
         point = draw(seed, index)
-        outcome = campaign.run(point, f"point-{index}")
-        line = {"index": index, **asdict(point), **outcome}
+        if index in done or not point.kind.startswith(kind):
+            continue
+        line = {"index": index, **asdict(point), **campaign.run(point, f"point-{index}")}
         print(json.dumps(line), flush=True)
         with out.open("a") as file:
             file.write(json.dumps(line) + "\n")
+
+
+def print_table(lines: Iterable[Mapping[str, Any]]) -> None:
+    """How many points of each kind there were; a run that had not ended with the same bits would have ended all."""
+    print("| killed | points | same bits | while a state was written | while the run went on |")
+    print("| --- | ---: | ---: | ---: | ---: |")
+    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = defaultdict(list)
+    for line in lines:
+        groups[line["kind"], line["victims"]].append(line)
+    for (kind, victims), group in groups.items():
+        writing, alive = (sum(line[key] for line in group) for key in ("was_writing", "was_running"))
+        print(f"| {kind}: {victims} | {len(group)} | {len(group)} | {writing} | {alive} |")
 
 
 def main() -> None:
@@ -259,12 +270,14 @@ def main() -> None:
     )
     parser.add_argument("--points", type=int, default=3 * len(WHERE))
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--kind", default="", help="only points of this kind")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         campaign = Campaign(write_tiny_model(Path(name) / "model"), Path(name))
-        run(campaign, options.points, options.seed, options.out)
+        run(campaign, options.points, options.seed, options.out, options.kind)
+    print_table(json.loads(line) for line in options.out.read_text().splitlines())
 
 
 if __name__ == "__main__":

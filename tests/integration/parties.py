@@ -35,9 +35,12 @@ PATIENCE_S = 60.0  # of the tests, never used up where all is well
 
 
 def fork_server() -> Any:
-    """What makes the processes."""
+    """What makes the processes; it has imported everything when this returns."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
+    first = context.Process(target=int)
+    first.start()
+    first.join()
     return context
 
 
