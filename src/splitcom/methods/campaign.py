@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
@@ -96,11 +97,13 @@ def _pool(jobs: int) -> Iterator[ProcessPoolExecutor]:
 
 
 def _run_one(run: Planned) -> str | None:
-    """Run in another process; an error of ours comes back as text, since not all of them can be pickled."""
+    """Run in another process; an error comes back as text, since not all can be pickled and the others go on."""
     try:
         go_on(run)
     except SplitComError as error:
         return f"{run.variant.name}: {error}"
+    except Exception:  # a bug: the others may still end
+        return f"{run.variant.name}: {traceback.format_exc()}"
     return None
 
 
