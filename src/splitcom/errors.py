@@ -14,6 +14,9 @@ SplitComError
 ├── ProtocolError
 │   ├── LocalProtocolError   our side is about to break the protocol: a bug here
 │   └── RemoteProtocolError  the other side broke it
+├── IdentityError          a certificate, key or revocation list
+├── TransportError         the other side cannot be reached
+│   └── RefusedError       ... or will not have us: trying again is of no use
 ├── RunError               a run folder that cannot be written, read or resumed
 └── MissingExtraError      an optional dependency that is not installed
 """
@@ -84,6 +87,18 @@ class LocalProtocolError(ProtocolError):
 
 class RemoteProtocolError(ProtocolError):
     """The other side sent what the protocol does not allow here."""
+
+
+class IdentityError(SplitComError):
+    """A certificate, a key or a revocation list is missing, malformed, out of date, or would be overwritten."""
+
+
+class TransportError(SplitComError):
+    """The other side cannot be reached, or a connection cannot be made."""
+
+
+class RefusedError(TransportError):
+    """The other side has refused, for the reason in the message; trying again is of no use."""
 
 
 class RunError(SplitComError):

@@ -4,7 +4,7 @@ import pytest
 from typer.testing import CliRunner
 
 from splitcom.cli import app
-from splitcom.transports.tls import IdentityError
+from splitcom.errors import IdentityError
 
 
 def run(*arguments):

@@ -11,14 +11,14 @@ import grpc
 import pytest
 from safetensors import safe_open
 
-from splitcom.errors import RemoteProtocolError, SplitComError
+from splitcom.errors import IdentityError, RefusedError, RemoteProtocolError, SplitComError
 from splitcom.methods.run import train
 from splitcom.protocol.messages_pb2 import Hello, Message
 from splitcom.protocol.session import PROTOCOL_VERSION
 from splitcom.transports import tls
 from splitcom.transports.frames_pb2 import Frame, Open, Position
 from splitcom.transports.framing import Parcel, pack, unpack
-from splitcom.transports.grpc import SERVICE, RefusedError, Timeouts
+from splitcom.transports.grpc import SERVICE, Timeouts
 from splitcom.transports.grpc_calls import ServerCalls
 from splitcom.transports.grpc_client import run_client
 
@@ -139,7 +139,7 @@ def test_strangers_are_told_why_and_disturb_nobody(forks, authority, tiny_config
     server.wait_for("CERTIFICATE_VERIFY_FAILED: unable to get local issuer certificate")
     # expired: the client notices itself; a server's clock may be ahead
     old = expired(authority, tmp_path)
-    with pytest.raises(tls.IdentityError, match=r"client-2'? is valid from .* to .* have a new one issued"):
+    with pytest.raises(IdentityError, match=r"client-2'? is valid from .* to .* have a new one issued"):
         tls.load_identity(old)
     certificates = PEM.findall(old.read_text())
     refused(tls.Identity(*(part.encode() for part in certificates)), "expired or not yet valid")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from splitcom.config import Config
 from splitcom.data import Encoded, Row
-from splitcom.errors import ModelError, RemoteProtocolError
+from splitcom.errors import ModelError, RefusedError, RemoteProtocolError, TransportError
 from splitcom.federation.build import build_client
 from splitcom.federation.client import Client
 from splitcom.federation.remote import encode_client_rows, load_client_parts, load_client_rows
@@ -17,7 +17,7 @@ from splitcom.metrics.record import write_atomic
 from splitcom.models import fingerprint
 from splitcom.transports.endpoint import Limits
 from splitcom.transports.frames_pb2 import Description
-from splitcom.transports.grpc import RefusedError, Timeouts, TransportError
+from splitcom.transports.grpc import Timeouts
 from splitcom.transports.grpc_calls import LinkMeasurement, ServerCalls
 from splitcom.transports.grpc_client import run_client
 from splitcom.transports.tls import Identity, load_identity

@@ -8,7 +8,8 @@ from time import monotonic, sleep
 
 import grpc
 
-from splitcom.transports.grpc import RefusedError, Timeouts, TransportError, channel_options
+from splitcom.errors import RefusedError, TransportError
+from splitcom.transports.grpc import Timeouts, channel_options
 from splitcom.transports.tls import Identity
 
 _LOG = logging.getLogger(__name__)

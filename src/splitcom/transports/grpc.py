@@ -1,4 +1,4 @@
-"""What both ends of a network connection share: the service, its limits and timeouts, and what can go wrong.
+"""What both ends of a network connection share: the service, its limits and timeouts.
 
 The service has one conversation per client, a bidirectional stream of frames (see endpoint.py), and three small calls:
 what the run is (Describe), the front's tensors (Front), and how fast the link is (Probe). All of them go over mutual
@@ -16,7 +16,6 @@ anew whenever it begins with a hello:
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from splitcom.errors import SplitComError
 from splitcom.transports.endpoint import MAX_CHUNK_BYTES
 from splitcom.transports.frames_pb2 import Refused
 from splitcom.transports.framing import MAX_FRAME_BYTES
@@ -25,14 +24,6 @@ SERVICE = "splitcom.transport.v1.SplitCom"
 TRANSPORT_VERSION = 1
 PROBE_BYTES = 1 << 18
 PIECE_BYTES = 1 << 16  # of a file; what a connection that is cut early has carried is not lost
-
-
-class TransportError(SplitComError):
-    """The other side cannot be reached, or a connection cannot be made."""
-
-
-class RefusedError(TransportError):
-    """The other side has refused, for the reason in the message; trying again is of no use."""
 
 
 @dataclass(frozen=True)

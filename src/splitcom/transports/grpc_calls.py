@@ -13,16 +13,14 @@ from typing import Self, TypeVar
 
 import grpc
 
-from splitcom.errors import RemoteProtocolError
+from splitcom.errors import RefusedError, RemoteProtocolError, TransportError
 from splitcom.transports.dialler import Dialler
 from splitcom.transports.frames_pb2 import Description, FilePiece, FrontRequest, Inquiry, Probe
 from splitcom.transports.grpc import (
     PROBE_BYTES,
     SERVICE,
     TRANSPORT_VERSION,
-    RefusedError,
     Timeouts,
-    TransportError,
 )
 from splitcom.transports.tls import Identity
 

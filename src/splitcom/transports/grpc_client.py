@@ -16,7 +16,7 @@ from typing import Protocol
 
 import grpc
 
-from splitcom.errors import SplitComError
+from splitcom.errors import RefusedError, SplitComError, TransportError
 from splitcom.protocol.messages_pb2 import Failure, Message
 from splitcom.transports.conversation import Conversation, Superseded
 from splitcom.transports.dialler import Dialler
@@ -24,7 +24,7 @@ from splitcom.transports.endpoint import Limits
 from splitcom.transports.events import Peer
 from splitcom.transports.frames_pb2 import Frame, Open
 from splitcom.transports.framing import Parcel, pack, unpack
-from splitcom.transports.grpc import SERVICE, TRANSPORT_VERSION, RefusedError, Timeouts, TransportError
+from splitcom.transports.grpc import SERVICE, TRANSPORT_VERSION, Timeouts
 from splitcom.transports.tls import Identity
 
 _LOG = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from typing import Any, Protocol, Self
 
 import grpc
 
-from splitcom.errors import RemoteProtocolError, SplitComError
+from splitcom.errors import RemoteProtocolError, SplitComError, TransportError
 from splitcom.transports.admission import Admission, Refusal, abort, log_refusal, version_reason
 from splitcom.transports.conversation import Conversation, Superseded
 from splitcom.transports.endpoint import Limits
@@ -42,7 +42,6 @@ from splitcom.transports.grpc import (
     SERVICE,
     TRANSPORT_VERSION,
     Timeouts,
-    TransportError,
     channel_options,
     code_name,
 )

@@ -27,17 +27,13 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from splitcom.errors import SplitComError
+from splitcom.errors import IdentityError
 from splitcom.metrics.record import write_atomic
 
 AUTHORITY_DAYS = 3650
 CERTIFICATE_DAYS = 365
 _CLOCK_SKEW = timedelta(minutes=5)  # between the machine that issues and those that check
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # also a file name, a metrics label, a log line
-
-
-class IdentityError(SplitComError):
-    """A certificate, key or revocation list is missing, malformed, out of date, or would be overwritten."""
 
 
 @dataclass(frozen=True)

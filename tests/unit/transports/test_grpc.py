@@ -10,14 +10,14 @@ from pathlib import Path
 import grpc
 import pytest
 
-from splitcom.errors import RemoteProtocolError
+from splitcom.errors import RefusedError, RemoteProtocolError, TransportError
 from splitcom.protocol.messages_pb2 import Message
 from splitcom.transports import tls
 from splitcom.transports.endpoint import Limits
 from splitcom.transports.events import Back, Gone, Joined, Received
 from splitcom.transports.frames_pb2 import Description, Frame, Open, Position, Refused
 from splitcom.transports.framing import Parcel, pack, unpack
-from splitcom.transports.grpc import SERVICE, RefusedError, Timeouts, TransportError
+from splitcom.transports.grpc import SERVICE, Timeouts
 from splitcom.transports.grpc_calls import ServerCalls
 from splitcom.transports.grpc_client import run_client
 from splitcom.transports.grpc_server import GrpcServer

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from splitcom.errors import IdentityError
 from splitcom.transports import tls
 
 
@@ -33,11 +34,11 @@ def test_nothing_is_overwritten(authority):
     bundle = tls.issue_client(authority, "clinic-a")
     tls.issue_server(authority, ["localhost"])
     before = {path: path.read_bytes() for path in authority.rglob("*") if path.is_file()}
-    with pytest.raises(tls.IdentityError, match="never overwritten"):
+    with pytest.raises(IdentityError, match="never overwritten"):
         tls.create_authority(authority)
-    with pytest.raises(tls.IdentityError, match="never overwritten"):
+    with pytest.raises(IdentityError, match="never overwritten"):
         tls.issue_server(authority, ["localhost"])
-    with pytest.raises(tls.IdentityError, match="to replace it, first: splitcom certs revoke"):
+    with pytest.raises(IdentityError, match="to replace it, first: splitcom certs revoke"):
         tls.issue_client(authority, "clinic-a")
     assert before == {path: path.read_bytes() for path in authority.rglob("*") if path.is_file()}
     assert bundle in before
@@ -52,20 +53,20 @@ def test_a_revoked_client_is_on_the_list_at_once_and_may_get_another(authority):
     assert first.serial in revocations
     tls.issue_client(authority, "clinic-a")
     assert [issued.revoked for issued in tls.list_issued(authority)] == [True, False]
-    with pytest.raises(tls.IdentityError, match=r"no certificate to revoke in .*; there are clinic-a"):
+    with pytest.raises(IdentityError, match=r"no certificate to revoke in .*; there are clinic-a"):
         tls.revoke(authority, "clinic-b")
 
 
 def test_a_revocation_list_of_somebody_else_lets_nobody_in(authority, tmp_path):
     tls.create_authority(tmp_path / "other")
     (authority / "revoked.pem").write_bytes((tmp_path / "other" / "revoked.pem").read_bytes())
-    with pytest.raises(tls.IdentityError, match="not signed by the authority"):
+    with pytest.raises(IdentityError, match="not signed by the authority"):
         tls.Revocations(authority).__contains__(1)
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "../a", "-a", "a" * 65, "a b"])
 def test_names_that_are_no_file_names_are_refused(authority, name):
-    with pytest.raises(tls.IdentityError, match="use 1 to 64 letters"):
+    with pytest.raises(IdentityError, match="use 1 to 64 letters"):
         tls.issue_client(authority, name)
 
 
@@ -84,9 +85,9 @@ def test_damaged_bundles_are_named(authority, tmp_path):
         (pem.replace(tls.load_identity(bundle).authority, b""), "1 certificates; a bundle holds"),
     ]:
         (tmp_path / "bundle.pem").write_bytes(content)
-        with pytest.raises(tls.IdentityError, match=reason):
+        with pytest.raises(IdentityError, match=reason):
             tls.load_identity(tmp_path / "bundle.pem")
-    with pytest.raises(tls.IdentityError, match=r"nothing\.pem: no such file"):
+    with pytest.raises(IdentityError, match=r"nothing\.pem: no such file"):
         tls.load_identity(tmp_path / "nothing.pem")
-    with pytest.raises(tls.IdentityError, match="no authority here; make one"):
+    with pytest.raises(IdentityError, match="no authority here; make one"):
         tls.issue_client(tmp_path, "clinic-a")
