@@ -14,7 +14,7 @@ def main() -> None:
     import atheris
     import torch  # noqa: F401  (before the imports that are instrumented, so that it is not)
 
-    with atheris.instrument_imports(include=["splitcom.codecs", "splitcom.protocol"]):
+    with atheris.instrument_imports(include=["splitcom.codecs", "splitcom.protocol", "splitcom.transports"]):
         from .campaign import REFUSALS
         from .targets import all_targets
     targets = all_targets()

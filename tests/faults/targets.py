@@ -18,6 +18,10 @@ from splitcom.protocol.adapters import pack_adapter, unpack_adapter
 from splitcom.protocol.labels import IGNORED, pack_labels, unpack_labels
 from splitcom.protocol.messages_pb2 import Message
 from splitcom.protocol.session import TRANSITIONS, Form, Role, Session, State
+from splitcom.transports.conversation import Conversation
+from splitcom.transports.endpoint import Endpoint, Limits
+from splitcom.transports.frames_pb2 import Chunk, Credit, Frame, Position, Refused
+from splitcom.transports.framing import Parcel, pack, unpack
 
 SPECS = [
     "none",
@@ -45,6 +49,7 @@ LIMIT_BYTES = 1 << 20
 STORE_BYTES = 1 << 9
 """Of a receiver's references: small, so that packets evict."""
 MAX_TOKENS = 64
+FRAME_LIMITS = Limits(chunk_bytes=1 << 8, window_bytes=1 << 9, message_bytes=1 << 12, messages=3)
 IDS, LENGTHS = [3, 70_000, 1 << 40], [2, 1, 4]
 _BOMB_BYTES = 1 << 27
 _MAX_SEED_BYTES = 1 << 14
@@ -251,7 +256,103 @@ class _ServerSession:
             raise
 
 
+def transport_targets() -> list[Target]:
+    """One frame to an endpoint in every situation; and all frames of a connection, from its opening on."""
+    frames = _frames()
+    opening, chunks = frames[0], frames[1:4]
+    connections = [
+        [opening, *chunks],
+        [opening, frames[4], chunks[0], chunks[0], *chunks[1:]],
+        [frames[-1], *chunks[1:], frames[5]],
+        [opening, *(pack(_chunk(sequence, 0, 1, b"x")) for sequence in range(1, 40))],
+    ]
+    return [
+        Target("frame", frames, _feed_frame),
+        Target("connection", [_joined(connection) for connection in connections], _feed_connection),
+    ]
+
+
+def _chunk(sequence: int, offset: int, size: int, data: bytes) -> Parcel:
+    return Parcel(Frame(chunk=Chunk(sequence=sequence, offset=offset, size=size)), data)
+
+
+def _frames() -> list[bytes]:
+    """One of every kind; the chunks are those of a message that is larger than the window."""
+    position = Position(sequence=1, offset=3, window_bytes=1 << 20)
+    opening = {"protocol_version": 1, "conversation": bytes(16)}
+    size = 2 * FRAME_LIMITS.window_bytes + 100
+    parcels = [
+        Parcel(Frame(open=opening)),
+        _chunk(1, 0, size, bytes(FRAME_LIMITS.window_bytes)),
+        _chunk(1, FRAME_LIMITS.window_bytes, size, bytes(FRAME_LIMITS.window_bytes)),
+        _chunk(1, 2 * FRAME_LIMITS.window_bytes, size, bytes(100)),
+        Parcel(Frame(credit=Credit(sequence=1, granted_bytes=1 << 20))),
+        Parcel(Frame(credit=Credit(sequence=2, granted_bytes=1 << 40))),
+        Parcel(Frame(opened={"position": position})),
+        Parcel(Frame(reset={})),
+        Parcel(Frame(refused={"code": Refused.FULL, "reason": "the run has its 3 clients"})),
+        Parcel(Frame(open={**opening, "resumes": True, "position": position})),
+    ]
+    return [pack(parcel) for parcel in parcels]
+
+
+def _feed_frame(data: bytes) -> None:
+    """Received by an endpoint at its beginning, within a message, and with messages under way."""
+    parcel = unpack(data)
+    assert len(parcel.data) <= len(data)
+    accepted = 0
+    for received in (), (_chunk(1, 0, 8, b"half"),), (_chunk(1, 0, 1, b"x"), _chunk(2, 0, 1, b"y")):
+        end = Endpoint(FRAME_LIMITS)
+        end.position()
+        end.resume(Position(window_bytes=6))
+        for index, chunk in enumerate(received):
+            end.send(b"message %d" % index)
+            end.receive(chunk)
+        with suppress(RemoteProtocolError):
+            end.receive(parcel)
+            accepted += 1
+        _check_bounds(end)
+    if not accepted:
+        raise RemoteProtocolError("no endpoint takes this frame")
+
+
+def _check_bounds(end: Endpoint) -> None:
+    sent = 0
+    while (parcel := end.next_parcel()) is not None:
+        sent += len(parcel.data)
+        assert sent <= 100, "more is sent than there is"
+    position = end.position()
+    assert position.window_bytes <= FRAME_LIMITS.window_bytes
+    assert position.offset <= FRAME_LIMITS.message_bytes
+
+
+def _joined(frames: Sequence[bytes]) -> bytes:
+    return b"".join(len(frame).to_bytes(2, "little") + frame for frame in frames)
+
+
+def _feed_connection(data: bytes) -> None:
+    """Taken as the server takes a connection of a client's, to which it has a message to send."""
+    frames, place = [], 0
+    while place < len(data):
+        end = place + 2 + int.from_bytes(data[place : place + 2], "little")
+        frames.append(data[place + 2 : end])
+        place = end
+    if not frames or (opening := unpack(frames[0]).frame).WhichOneof("kind") != "open":
+        raise RemoteProtocolError("a connection begins with a frame 'open'")
+    conversation = Conversation("clinic-a", bytes(16), FRAME_LIMITS)
+    conversation.send(b"welcome")
+    connection, position = conversation.connect()
+    assert (position.sequence, position.offset) == (0, 0)
+    conversation.resume(connection, opening.open.position)
+    for frame in frames[1:]:
+        message = conversation.incoming(connection, unpack(frame))
+        if message is not None:
+            assert len(message) <= min(FRAME_LIMITS.message_bytes, len(data))
+            conversation.consumed()
+    assert conversation.received_bytes <= len(data)
+
+
 @cache
 def all_targets() -> tuple[Target, ...]:
     """Everything that reads bytes of a peer's."""
-    return (*protocol_targets(), *codec_targets())
+    return (*transport_targets(), *protocol_targets(), *codec_targets())

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from splitcom.codecs import STAGES, parse
 from splitcom.protocol.messages_pb2 import Message
+from splitcom.transports.frames_pb2 import Frame
+from splitcom.transports.framing import unpack
 
 from . import campaign
 from .mutate import EDITS, Edit, hostile_frame, hostile_frames
@@ -38,6 +40,9 @@ def test_every_stage_and_every_kind_of_message_is_attacked() -> None:
     messages = [Message.FromString(frame) for frame in target_named("session").corpus]
     kinds = {field.name for field in Message.DESCRIPTOR.oneofs_by_name["kind"].fields}
     assert {message.WhichOneof("kind") for message in messages} == kinds
+    frames = [unpack(frame).frame for frame in target_named("frame").corpus]
+    kinds = {field.name for field in Frame.DESCRIPTOR.oneofs_by_name["kind"].fields}
+    assert {frame.WhichOneof("kind") for frame in frames} == kinds
 
 
 def test_mutations_are_made_of_frames_that_are_accepted_and_of_frames_that_are_not() -> None:

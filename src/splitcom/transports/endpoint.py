@@ -65,7 +65,7 @@ class Endpoint:
         self._chunk_bytes = 0
         # receiving
         self._received = 0
-        self._partial: list[bytes | memoryview] = []
+        self._partial: list[bytes | memoryview | bytearray] = []
         self._partial_bytes = 0
         self._partial_size: int | None = None
         self._arrived_bytes = 0
@@ -174,12 +174,21 @@ class Endpoint:
         if len(self._unconsumed) >= self._limits.messages:
             raise RemoteProtocolError(f"{len(self._unconsumed)} messages ahead of their turn")
         self._arrived_bytes += length
-        self._partial.append(data)
+        self._append(data)
         self._partial_bytes, self._partial_size = end, chunk.size
         if end < chunk.size:
             self._grant(length)  # or no message could be larger than the window
             return None
         return self._complete(length)
+
+    def _append(self, data: bytes | memoryview) -> None:
+        """Small chunks are joined as they come, or each would take many times its size."""
+        if self._partial and len(self._partial[-1]) + len(data) <= MAX_CHUNK_BYTES:
+            last = self._partial[-1]
+            self._partial[-1] = last = last if isinstance(last, bytearray) else bytearray(last)
+            last += data
+        else:
+            self._partial.append(data)
 
     def _complete(self, last_bytes: int) -> bytes:
         """The last chunk counts until the message is consumed, the others have been granted again."""

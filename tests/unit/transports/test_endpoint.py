@@ -1,5 +1,6 @@
 """Exactly once and in order over connections that break anywhere, within the credit; nothing believed unchecked."""
 
+import tracemalloc
 from collections import deque
 
 import pytest
@@ -121,6 +122,19 @@ def test_a_message_larger_than_the_window_passes_and_goes_on_in_its_middle():
             pair.cut()
     assert pair.arrived[1] == [bytes(range(60))]
     assert frames == 15  # of 4 bytes each: none was sent again
+
+
+def test_small_chunks_take_little_more_memory_than_the_message():
+    end = Endpoint(Limits(message_bytes=1 << 17))
+    end.position()
+    size = 1 << 16
+    tracemalloc.start()
+    for offset in range(size):
+        message = end.receive(unpack(pack(chunk(offset=offset, size=size, data=bytes([offset % 251])))))
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert message == bytes(index % 251 for index in range(size))
+    assert peak_bytes < 6 * size
 
 
 def chunk(sequence=1, offset=0, size=4, data=b"abcd"):
