@@ -2,10 +2,10 @@
 
     python benchmarks/transport.py [--steps 40] [--rounds 7] [--out transport.json]
 
-Round trip: a step with 4 MiB each way, against a bare gRPC echo of the same bytes, as one message, over the same TLS; goal 1.3.
-Training: tokens per second of a whole run, against the same configuration in one process; goal 0.85. Both take turns,
-step by step and round by round, and the median of the ratios of neighbours is what counts, since a shared machine is
-noisy. What a run does between rounds (evaluation, checkpoints) is in neither.
+Round trip: a step with 4 MiB each way, against a bare gRPC echo of the same bytes, in one message, over the same TLS;
+goal 1.3. Training: tokens per second of a whole run, against the same configuration in one process; goal 0.85. Both
+take turns, step by step and round by round, and the median of the ratios of neighbours is what counts, since a shared
+machine is noisy. What a run does between rounds (evaluation, checkpoints) is in neither.
 """
 
 import argparse
