@@ -186,6 +186,7 @@ def measure(
     steps, waits = spread(server.out / "metrics.jsonl")
     result = json.loads((server.out / "result.json").read_text(encoding="utf-8"))
     in_rounds = {number: statistics.median(sizes) for number, sizes in rss_by_round.items()}
+    kept = {number: min(sizes) for number, sizes in rss_by_round.items()}
     return {
         "clients": num_clients,
         "processes": num_processes,
@@ -197,7 +198,7 @@ def measure(
         "per idle client, MiB": (idle_bytes - bare_bytes) / (num_clients - 1) / MIB,
         "per active client, MiB": (in_rounds[rounds] - bare_bytes) / num_clients / MIB,
         "per active client at the peak, MiB": (peak_bytes - bare_bytes) / num_clients / MIB,
-        "growth from the second round to the last, MiB": (in_rounds[rounds] - in_rounds[2]) / MIB,
+        "growth from the second round to the last, MiB": (kept[rounds] - kept[2]) / MIB,
         "threads": num_threads,
         "steps of a client, least": min(steps),
         "steps of a client, most": max(steps),
