@@ -69,6 +69,25 @@ def test_the_bits_are_those_of_the_run_in_one_process(forks, authority, tiny_con
     assert texts["text"] not in network.server.log
 
 
+def test_a_method_that_is_not_split_runs_too_and_a_run_that_has_ended_is_not_served_again(
+    forks, authority, tiny_config, tmp_path
+):
+    config = tiny_config.override({"method": "fedlora"})
+    expected = train(config, tmp_path / "in-process")
+    network = Deployment(forks, authority, config, tmp_path).start_server()
+    parties = [client.start() for client in network.clients("--model", config.model.source)]
+    for party in (*parties, network.server):
+        party.end()
+    result = network.assert_same_run(expected)
+    assert result["bytes"]["activation_up"] == 0 < result["bytes"]["adapter_up"]
+
+    network.server.start().end()
+    assert "this run has ended already; there is nothing left to serve" in network.server.log
+    again = network.client(0, "--model", config.model.source, "--patience", 0.5).start()
+    again.end()
+    assert "the server is gone, and this client has trained and saved its last round" in again.log
+
+
 @pytest.mark.parametrize("victim", ["client", "server"])
 def test_a_killed_party_that_is_started_again_changes_no_bit(
     forks, authority, tiny_config, tmp_path, expected, victim

@@ -63,6 +63,7 @@ def serve(
     if options.resume:
         check_same_configuration(folder, config)
         if (result := folder.result()) is not None:
+            _LOG.info("%s: this run has ended already; there is nothing left to serve", folder.path)
             return Run(folder.path, result)
     else:
         folder.refuse_if_used()
