@@ -293,6 +293,26 @@ def test_a_second_session_and_one_client_too_many_are_refused_and_the_others_go_
     server.close(WAIT_S)
 
 
+def test_many_clients_at_once_are_all_served(serve, join, authority):
+    names = [f"many-{index}" for index in range(24)]
+    for name in names:
+        tls.issue_client(authority, name)
+    server = serve(max_clients=len(names))
+    for name in names:
+        join(server.port, name)
+    answers = {name: [] for name in names}
+    while any(len(got) < 6 for got in answers.values()):
+        event = server.receive(WAIT_S)
+        if isinstance(event, Received):
+            answers[event.client].append(event.data)
+            number = len(answers[event.client])
+            server.send(event.client, f"{event.client} {number}".encode() if number < 6 else b"end")
+    server.close(WAIT_S)
+    for name, got in answers.items():
+        assert got == [b"hello", *(f"{name} {number}".encode() for number in range(1, 6))]
+    assert all(traffic.reconnections == 0 for traffic in server.traffic().values())
+
+
 def test_a_client_that_is_revoked_in_the_middle_is_refused(serve, join, authority):
     tls.issue_client(authority, "leaving")
     server = serve()

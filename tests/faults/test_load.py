@@ -1,0 +1,24 @@
+"""The benchmark of many clients at once, with fewer of them: all take every step, and the run ends."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).parents[2]
+
+
+@pytest.mark.slow
+def test_many_clients_at_once_complete_a_run_and_none_starves(tmp_path: Path) -> None:
+    out = tmp_path / "load.json"
+    options = ["--clients=16", "--processes=2", "--rounds=3", f"--out={out}"]
+    subprocess.run([sys.executable, PROJECT / "benchmarks" / "load.py", *options], check=True, timeout=1_200)
+    results = json.loads(out.read_text(encoding="utf-8"))["results"]
+    for body_update, result in results.items():
+        steps = result["steps of a client, least"]
+        assert steps == result["steps of a client, most"] == 3 * 2, body_update
+        assert result["loss"] < result["initial loss"], body_update
+        assert result["threads"] <= 2 * 16 + 20, body_update
+        assert result["per idle client, MiB"] < 4, body_update
