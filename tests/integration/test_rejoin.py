@@ -1,4 +1,4 @@
-"""Clients that begin anew in the middle of a run, lose their state, or send what is not allowed."""
+"""Clients that begin anew in the middle of a run, lose their state, or leave."""
 
 import json
 
@@ -6,10 +6,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from splitcom.errors import RemoteProtocolError
+from splitcom.errors import UnknownReference
 from splitcom.federation import build
+from splitcom.federation.channel import Channel
 from splitcom.methods.run import train
-from splitcom.transports.events import Received
+from splitcom.protocol.messages_pb2 import Message
 from splitcom.transports.inproc import InProcess
 
 CHANGES = {
@@ -97,31 +98,52 @@ def test_a_client_that_begins_anew_in_a_round_of_others_changes_no_bit(tiny_conf
     assert run.result["repeated_bytes"] == 0
 
 
-def test_a_client_that_sends_garbage_is_refused_and_the_others_go_on(tiny_config, tmp_path, monkeypatch):
-    told = []
+def test_a_client_that_leaves_while_others_compute_takes_its_batch_with_it(
+    tiny_config, tmp_path, monkeypatch
+):
+    def run_in_which_client_1_says(folder, change):
+        class Leaving(InProcess):
+            activations = 0
 
-    def corrupt(transport):
-        for index, (arrival, order, event) in enumerate(transport._arrived):
-            if isinstance(event, Received) and event.client == "client-1":
-                transport._arrived[index] = (arrival, order, Received("client-1", b"\xff" * 40))
+            def _answer(self, client, data):
+                message = Message.FromString(data)
+                if client == "client-1" and message.WhichOneof("kind") == "activation":
+                    Leaving.activations += 1
+                    if Leaving.activations == 2:
+                        for said in change(data):
+                            super()._answer(client, said)
+                        return
+                super()._answer(client, data)
 
-    spy = disturbed(monkeypatch, 33, corrupt)
-    monkeypatch.setattr(spy, "refuse", lambda self, client, reason: told.append((client, reason)))
-    monkeypatch.setattr(build, "Client", quiet(build.Client))
-    run = train(tiny_config.override(CHANGES), tmp_path / "run")
-    assert [client for client, _ in told] == ["client-1"]
-    assert "no message" in told[0][1]
-    assert run.result["eval"]["loss"] < run.result["eval"]["initial_loss"]
+        monkeypatch.setattr(build, "InProcess", Leaving)
+        times = {"links.step_s": 1.0, "links.server_step_s": 0.1}  # it has left before the last one has come
+        return train(tiny_config.override(times), tmp_path / folder)
+
+    failure = Message(failure={"reason": "disk full"}).SerializeToString()
+    before = run_in_which_client_1_says("before", lambda data: [failure])
+    after = run_in_which_client_1_says("after", lambda data: [data, failure])
+    one, other = adapter_of(before), adapter_of(after)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert after.result["eval"] == before.result["eval"]
 
 
-def quiet(client_class):
-    """A client whose program ends when the server refuses it, rather than the test."""
+def test_gradients_whose_references_are_lost_are_sent_again_also_the_last_of_a_round(
+    tiny_config, tmp_path, monkeypatch
+):
+    class Forgetful(Channel):
+        lost = 0
 
-    class Quiet(client_class):
-        def receive(self, data):
+        def decode(self, *arguments):
+            if self.flow == "gradient_down":
+                self.references.clear()
             try:
-                return super().receive(data)
-            except RemoteProtocolError:
-                return None
+                return super().decode(*arguments)
+            except UnknownReference:
+                Forgetful.lost += 1
+                raise
 
-    return Quiet
+    monkeypatch.setattr(build, "Channel", Forgetful)
+    run = train(tiny_config.override(CHANGES), tmp_path / "run")
+    steps = [line["steps"] for line in lines_of(run) if line["round"] > 1]
+    assert Forgetful.lost == sum(steps) > 0
+    assert run.result["eval"]["loss"] < run.result["eval"]["initial_loss"]

@@ -219,12 +219,14 @@ def test_clients_of_different_sizes_all_train_to_the_end(tiny_config, tmp_path):
     assert steps == sizes
 
 
-def test_divergence_is_named_by_client_step_and_flow(tiny_config, tmp_path):
-    config = tiny_config.override({"training.lr": 1e30, "training.clip_norm": 1e30, "training.warmup": 0.0})
-    with pytest.raises(
-        NonFiniteError, match=r"client-\d, round \d, step \d, flow (activation_up|gradient_down)"
-    ):
+@pytest.mark.parametrize("tail_blocks", [0, 1])
+def test_divergence_is_named_and_no_client_is_blamed(tiny_config, tmp_path, caplog, tail_blocks):
+    changes = {"training.lr": 1e30, "training.clip_norm": 1e30, "training.warmup": 0.0}
+    config = tiny_config.override(changes | {"model.tail_blocks": tail_blocks})
+    where = r"client-\d, round \d, step \d, flow (activation_up|gradient_down)|of a step of the body"
+    with pytest.raises(NonFiniteError, match=rf"({where}).*; training has diverged: lower training\.lr"):
         train(config, tmp_path / "run")
+    assert "refused" not in caplog.text
 
 
 def test_a_used_folder_and_a_changed_configuration_are_refused(tiny_config, tmp_path):

@@ -8,6 +8,7 @@ from splitcom.codecs import Decoded
 from splitcom.config import Config
 from splitcom.errors import UnknownReference
 from splitcom.federation.body import Arrival, BodyTrainer
+from splitcom.federation.claims import check_step
 from splitcom.federation.conversations import Conversations
 from splitcom.protocol.labels import Labels, unpack_labels
 from splitcom.protocol.messages_pb2 import Message
@@ -23,8 +24,7 @@ class Arrivals:
 
     def activation(self, name: str, message: Message) -> Arrival:
         """A batch to train on; where this side has lost a reference, of the packet sent again. Raises Rejoined."""
-        read = self._unlabelled if self._config.model.tail_blocks else self._labelled
-        return self._clients.settle(name, message, partial(read, name))
+        return self._clients.settle(name, message, partial(self._activation, name))
 
     def late(self, name: str, message: Message) -> None:
         """Decode a batch that nothing will be made of, so that both sides go on with the same references."""
@@ -39,6 +39,15 @@ class Arrivals:
         batch = message.evaluation_batch
         decoded = self._decode(name, "evaluation", batch.activation)
         return self._admit(name, decoded, self._labels(name, batch.labels))
+
+    def _activation(self, name: str, message: Message) -> Arrival:
+        u_shape = bool(self._config.model.tail_blocks)
+        due = "activation_up" if u_shape else "activation"
+        if (kind := message.WhichOneof("kind")) != due:
+            self._clients.refuse(name, f"'{kind}' where '{due}' is due")
+        step = getattr(message, due).step
+        self._clients.parse(name, check_step, step, self._clients.peers[name], self._config)
+        return self._unlabelled(name, message) if u_shape else self._labelled(name, message)
 
     def _labelled(self, name: str, message: Message) -> Arrival:
         peer, activation = self._clients.peers[name], message.activation

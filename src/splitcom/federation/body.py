@@ -10,13 +10,15 @@ import torch
 
 from splitcom.codecs import Decoded, Ragged
 from splitcom.config import Config
-from splitcom.errors import RemoteProtocolError
+from splitcom.errors import NonFiniteError, RemoteProtocolError
 from splitcom.federation.loss import token_losses
-from splitcom.federation.optimize import Optimizer
+from splitcom.federation.optimize import DIVERGED, Optimizer
 from splitcom.federation.store import sections_of
 from splitcom.models import Body, adapter_state, load_adapter_state
 from splitcom.protocol.labels import IGNORED, Labels
 from splitcom.seeds import derive_seed
+
+_LARGEST = 1e30  # codecs take up to 1e34, and gradients are weighed before
 
 
 @dataclass(frozen=True)
@@ -54,10 +56,19 @@ class Passage:
     mask: torch.Tensor  # int64 [batch, tokens]
     rows: Mapping[str, slice]
 
+    def check(self) -> None:
+        """Raise NonFiniteError where what the body gave cannot be sent."""
+        if not _is_finite(self.out[self.mask.bool()]):
+            raise NonFiniteError(f"what comes out of the body is not finite; {DIVERGED}")
+
     def out_of(self, client: str) -> Ragged:
         """What the body gave for a client's batch."""
         rows = self.rows[client]
         return Ragged.from_padded(self.out.detach()[rows], self.mask[rows])
+
+
+def _is_finite(values: torch.Tensor | None) -> bool:
+    return values is None or bool(values.detach().abs().amax() < _LARGEST)  # not so where there is a NaN
 
 
 class BodyTrainer:
@@ -114,11 +125,14 @@ class BodyTrainer:
 
         The body learns from the mean over all labelled tokens; each client gets the gradient of the mean over its
         own, as if it were alone, so that its step does not shrink with the number of clients.
+
+        Raises NonFiniteError, and changes nothing, where loss or gradients are not finite.
         """
         passage = self.forward(arrivals, position)
-        labels = self._join_labels(list(arrivals.values()), passage.mask)
-        losses, rows = token_losses(passage.out, labels)
+        losses, rows = token_losses(passage.out, self._join_labels(list(arrivals.values()), passage.mask))
         torch.autograd.backward(losses.mean())
+        self._check("the loss", losses)
+        self._check("the gradient at the cut", passage.hidden.grad)
         self._optimizer.step(progress)
 
         losses = losses.detach()
@@ -151,7 +165,7 @@ class BodyTrainer:
             (c is gone) ┘   by number                └─ AdamW
 
         What comes in is the gradient, at the tail's input, of the mean over the client's own labelled tokens; so body
-        and fronts learn from the same means as in `step`.
+        and fronts learn from the same means as in `step`. Raises NonFiniteError like it.
         """
         total = sum(num_labels for _, num_labels in gradients.values())
         out_gradient = torch.zeros_like(passage.out)
@@ -160,11 +174,38 @@ class BodyTrainer:
             padded = gradient.to_padded(passage.mask[rows].cpu()).to(out_gradient)
             out_gradient[rows] = padded * (num_labels / total)
         torch.autograd.backward(passage.out, out_gradient)
+        self._check("the gradient at the cut", passage.hidden.grad)
         self._optimizer.step(progress)
         return {
             client: StepResult(self._gradient(passage, client, total / num_labels), 0.0, num_labels)
             for client, (_, num_labels) in gradients.items()
         }
+
+    def is_sound(self, arrival: Arrival, gradient: tuple[Ragged, int] | None = None) -> bool:
+        """Whether a client's batch, in the U-shape with its gradient, passes the body as it was before training.
+
+        Where it does, and yet cannot be trained on, it is the training that has diverged.
+        """
+        trained = self.adapter()
+        load_adapter_state(self._body, {name: torch.zeros_like(tensor) for name, tensor in trained.items()})
+        try:
+            hidden, mask = self._join([arrival])
+            self._body.eval()
+            out = self._body(hidden.requires_grad_(), mask)
+            if gradient is None:
+                losses, _ = token_losses(out, self._join_labels([arrival], mask))
+                torch.autograd.backward(losses.mean())
+            else:
+                torch.autograd.backward(out, gradient[0].to_padded(mask.cpu()).to(out))
+            return _is_finite(out[mask.bool()]) and _is_finite(hidden.grad)
+        finally:
+            load_adapter_state(self._body, trained)
+            self._optimizer.forget()
+
+    def _check(self, what: str, values: torch.Tensor | None) -> None:
+        if not _is_finite(values):
+            self._optimizer.forget()
+            raise NonFiniteError(f"{what} of a step of the body is not finite; {DIVERGED}")
 
     def _gradient(self, passage: Passage, client: str, scale: float) -> Ragged | None:
         """A client's rows of the gradient at the cut, times `scale`: from the step's mean to that over its own."""
@@ -184,10 +225,12 @@ class BodyTrainer:
 
     @torch.no_grad()
     def pass_held_out(self, arrival: Arrival) -> Ragged:
-        """What a client's tail gets of a held-out batch, in the U-shape."""
+        """What a client's tail gets of a held-out batch, in the U-shape; NonFiniteError where it cannot be sent."""
         hidden, mask = self._join([arrival])
         self._body.eval()
-        return Ragged.from_padded(self._body(hidden, mask), mask)
+        out = Ragged.from_padded(self._body(hidden, mask), mask)
+        self._check("what comes out", out.values)
+        return out
 
     def _join(self, arrivals: list[Arrival]) -> tuple[torch.Tensor, torch.Tensor]:
         lengths = torch.cat([arrival.decoded.batch.lengths for arrival in arrivals])

@@ -15,6 +15,7 @@ import torch
 
 from splitcom.codecs import Codec, Decoded, Ragged, ReferenceStore, uncompressed_size
 from splitcom.errors import NonFiniteError
+from splitcom.federation.optimize import DIVERGED
 from splitcom.seeds import derive_seed
 
 
@@ -59,8 +60,7 @@ class Channel:
             )
         except NonFiniteError as error:
             raise NonFiniteError(
-                f"{self.client}, round {position[0]}, step {position[1]}, flow {self.flow}: {error}; "
-                "training has diverged: lower training.lr, or set training.clip_norm"
+                f"{self.client}, round {position[0]}, step {position[1]}, flow {self.flow}: {error}; {DIVERGED}"
             ) from error
         self.traffic.seconds += perf_counter() - started
         self._count(batch, ids, encoded.skipped)

@@ -22,6 +22,7 @@ from splitcom.protocol.session import PROTOCOL_VERSION, Form, Role, Session, Sta
 from splitcom.transports.events import Back, Gone, Joined, Received, Transport
 
 _LOG = logging.getLogger(__name__)
+_CLIENT_OWES = {State.TRAINING, State.IN_TAIL, State.EVALUATING, State.SAVING}
 _LOST_AGAIN = "references are lost again and again in one step"
 _ReadT = TypeVar("_ReadT")
 
@@ -71,13 +72,18 @@ class Peer:
 
     @property
     def present(self) -> bool:
-        """Whether it can be spoken to."""
+        """Whether it has said hello."""
         return self.session is not None and self.session.state is not State.CONNECTING
 
     @property
     def is_idle(self) -> bool:
         """Whether it waits for something to do."""
         return self.session is not None and self.session.state is State.IDLE
+
+    @property
+    def owes(self) -> bool:
+        """Whether the next message is its own to send."""
+        return self.session is not None and self.session.state in _CLIENT_OWES
 
     @property
     def is_training(self) -> bool:
@@ -117,8 +123,17 @@ class Conversations:
 
     @property
     def present(self) -> list[str]:
-        """The clients that can be spoken to, in their order."""
+        """The clients that have said hello, in their order."""
         return [name for name, peer in self.peers.items() if peer.present]
+
+    @property
+    def ready(self) -> list[str]:
+        """The clients that wait for something to do; not those that have come back and are not welcomed yet."""
+        return [name for name, peer in self.peers.items() if peer.is_idle]
+
+    def is_busy(self, name: str) -> bool:
+        """Whether a client is still in the conversation in which it was last waited for."""
+        return name in self._busy
 
     def gather(self) -> None:
         """Wait until all clients of the run have said hello.
@@ -150,11 +165,10 @@ class Conversations:
     def collect(self, names: Iterable[str]) -> dict[str, Message]:
         """One message from each of these clients, in their order, whatever the order of arrival.
 
-        A client that is dropped or refused meanwhile is missing from the result. Raises Rejoined.
+        A client that is dropped, refused or leaves meanwhile is missing from the result. Raises Rejoined.
         """
-        names = list(names)
-        self._busy |= set(names)
-        while waiting := [name for name in names if name not in self._inbox and self.peers[name].present]:
+        names = self._expect(names)
+        while waiting := [name for name in names if name not in self._inbox and self.peers[name].owes]:
             self._wait(waiting)
         return self._take_from_inbox(names)
 
@@ -163,10 +177,9 @@ class Conversations:
 
         Nothing where none of them is left, or has said anything by `until_s` of the transport's clock. Raises Rejoined.
         """
-        names = list(names)
-        self._busy |= set(names)
+        names = self._expect(names)
         while not any(name in self._inbox for name in names):
-            waiting = [name for name in names if self.peers[name].present]
+            waiting = [name for name in names if self.peers[name].owes]
             if not waiting or (until_s is not None and self.transport.now() >= until_s):
                 break
             self._wait(waiting, until_s)
@@ -174,6 +187,12 @@ class Conversations:
             while self._next(self.transport.now()):
                 pass
         return self._take_from_inbox(names)
+
+    def _expect(self, names: Iterable[str]) -> list[str]:
+        """Those that have said something or are to; not those that have left and come back since."""
+        expected = [name for name in names if name in self._inbox or self.peers[name].owes]
+        self._busy |= set(expected)
+        return expected
 
     def _take_from_inbox(self, names: Iterable[str]) -> dict[str, Message]:
         return {name: self._inbox.pop(name) for name in names if name in self._inbox}
@@ -196,8 +215,10 @@ class Conversations:
     def caught_up(self, name: str, message: Message, resend: Callable[[], None]) -> Message:
         """A client's message; where it is that the client has lost a reference, the one after `resend`.
 
-        Raises Ended and Rejoined.
+        Raises Rejoined, and Ended also where the client has left since.
         """
+        if not self.is_busy(name):
+            raise Ended(name)
         if message.WhichOneof("kind") == "reference_lost":
             resend()
             message = self._next_of(name)
@@ -233,10 +254,8 @@ class Conversations:
 
     def finish(self) -> None:
         """Tell every client that the run is over."""
-        for name in self.present:
-            session = self.peers[name].session
-            if session is not None and session.state is State.IDLE:
-                self.send(name, Message(finish=Finish()))
+        for name in self.ready:
+            self.send(name, Message(finish=Finish()))
 
     def reset(self) -> None:
         """End all conversations that have got further than a hello, so that everybody begins anew."""

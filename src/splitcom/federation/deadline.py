@@ -65,7 +65,7 @@ class ArrivalDriven(ABC):
             except Ended:
                 continue
         # Here, too, one may have left meanwhile.
-        arrivals = {name: arrival for name, arrival in arrivals.items() if self._clients.peers[name].present}
+        arrivals = {name: arrival for name, arrival in arrivals.items() if self._clients.is_busy(name)}
         if arrivals:
             self._step(arrivals, round_index, pause=pause)
         return updates
@@ -115,7 +115,7 @@ class Deadline(ArrivalDriven):
         self._num_steps = 0
         settings, peers = self._config.federation, self._clients.peers
         sampled = sample_clients(
-            list(peers), settings.sample, self._config.seed, round_index, settings.over_select
+            self._clients.present, settings.sample, self._config.seed, round_index, settings.over_select
         )
         least = min(settings.min_clients, len(sampled))
         if sum(peers[name].is_idle for name in sampled) < least:

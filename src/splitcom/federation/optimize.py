@@ -6,7 +6,9 @@ from collections.abc import Iterable, Mapping
 import torch
 
 from splitcom.config import TrainingConfig
+from splitcom.errors import NonFiniteError
 
+DIVERGED = "training has diverged: lower training.lr, or set training.clip_norm"
 _SCALAR, _MOMENTS = "step", ("exp_avg", "exp_avg_sq")
 
 
@@ -41,15 +43,26 @@ class Optimizer:
         )
 
     def step(self, progress: float) -> None:
-        """Clip the gradients, take a step at the rate for `progress`, forget the gradients."""
+        """Clip the gradients, take a step at the rate for `progress`, forget the gradients.
+
+        Raises NonFiniteError, and changes nothing, where they are not finite.
+        """
         if self._adamw is None:
             return
-        if self._config.clip_norm is not None:
-            torch.nn.utils.clip_grad_norm_(self.parameters, self._config.clip_norm)
+        limit = math.inf if self._config.clip_norm is None else self._config.clip_norm
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, limit)
+        if not norm.isfinite():
+            self.forget()
+            raise NonFiniteError(f"the norm of the gradients is {norm.item()}; {DIVERGED}")
         for group in self._adamw.param_groups:
             group["lr"] = learning_rate(self._config, progress)
         self._adamw.step()
-        self._adamw.zero_grad(set_to_none=True)
+        self.forget()
+
+    def forget(self) -> None:
+        """Take no step with the present gradients."""
+        if self._adamw is not None:
+            self._adamw.zero_grad(set_to_none=True)
 
     def state(self) -> dict[str, torch.Tensor]:
         """The moments by name, for a checkpoint; empty before the first step."""

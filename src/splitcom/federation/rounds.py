@@ -163,7 +163,7 @@ class Federation:
 
     def _save_clients(self) -> None:
         """Have every client keep its state; the server's follows when the lines of the round have been taken."""
-        names = [name for name, peer in self.peers.items() if peer.is_idle]
+        names = self._clients.ready
         for name in names:
             self._clients.send(name, Message(save_state=SaveState(round=self.round)))
         for name in self._clients.collect(names):

@@ -43,13 +43,11 @@ class Lockstep:
     def train(self, round_index: int) -> None:
         """Run a round; raises Rejoined where too few clients come to its end."""
         settings = self._config.federation
-        peers = self._clients.peers
-        sampled = sample_clients(list(peers), settings.sample, self._config.seed, round_index)
-        chosen = [name for name in sampled if peers[name].present]
+        chosen = sample_clients(self._clients.ready, settings.sample, self._config.seed, round_index)
         for name in chosen:
             self._steps.begin(name, Task(round_index, self._adapter.version))
         updates = self._collect_updates(chosen, round_index)
-        if len(updates) < min(settings.min_clients, len(sampled)):
+        if len(updates) < min(settings.min_clients, len(chosen)):
             raise Rejoined(f"round {round_index} ended with {len(updates)} clients")
         self._adapter.replace(average_of(updates[name] for name in chosen if name in updates))
 
@@ -76,6 +74,7 @@ class Lockstep:
                         arrivals[name] = self._steps.decode(name, message)
                 except Ended:
                     training = [other for other in training if other != name]
+            arrivals = {name: arrival for name, arrival in arrivals.items() if self._clients.is_busy(name)}
             if arrivals:
                 progress = progress_of(self._config, round_index, min(step, num_steps - 1), num_steps)
                 self._steps.take(arrivals, (round_index, step), num_steps, progress)

@@ -39,13 +39,20 @@ class SharedAdapter:
         return message
 
     def read(self, data: bytes) -> dict[str, torch.Tensor]:
-        """A client's adapter; raises RemoteProtocolError where it is malformed or of another model."""
+        """A client's adapter; raises RemoteProtocolError where it is malformed, or of another model.
+
+        Also where it holds numbers so large that an average could not be sent on.
+        """
         adapter = unpack_adapter(data)
         theirs = {name: tensor.shape for name, tensor in adapter.items()}
         if theirs != {name: tensor.shape for name, tensor in self.state.items()}:
             raise RemoteProtocolError(
                 f"an adapter of {len(theirs)} tensors whose names or shapes are not the model's"
             )
+        limit = torch.finfo(self._dtype).max
+        for name, tensor in adapter.items():
+            if (tensor.abs() > limit).any():
+                raise RemoteProtocolError(f"tensor {name!r} of an adapter holds numbers above {limit:g}")
         return adapter
 
     def _as_sent(self, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -5,15 +5,16 @@ Which clients step together, and when a round is over, is the business of schedu
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from time import perf_counter
 
 import torch
 
 from splitcom.config import Config
+from splitcom.errors import NonFiniteError
 from splitcom.federation.arrivals import Arrivals
 from splitcom.federation.body import Arrival, BodyTrainer, StepResult
 from splitcom.federation.channel import steered
+from splitcom.federation.claims import check_lost_gradient, check_round_end, without_spoilers
 from splitcom.federation.conversations import Conversations, Task
 from splitcom.federation.observe import Observer, StepReport
 from splitcom.federation.shared import SharedAdapter
@@ -71,7 +72,13 @@ class Steps:
 
         Raises Ended where the client is lost or refused on the way.
         """
-        resend = partial(self._send_gradient, name, self_contained=True)
+
+        def resend() -> None:
+            self._clients.parse(
+                name, check_lost_gradient, message.reference_lost.step, self._clients.peers[name]
+            )
+            self._send_gradient(name, self_contained=True)
+
         return self._clients.caught_up(name, message, resend)
 
     def decode(self, name: str, message: Message) -> Arrival:
@@ -79,7 +86,8 @@ class Steps:
 
         Raises Ended where the client is lost or refused on the way.
         """
-        assert self._arrivals is not None
+        if self._arrivals is None:
+            self._clients.refuse(name, "an activation, in a run that is not split")
         return self._arrivals.activation(name, message)
 
     def abandon(self, name: str, message: Message) -> None:
@@ -120,13 +128,13 @@ class Steps:
             draw = (round_index, step * len(groups) + index)
             if self._tails is None:
                 started = perf_counter()
-                results |= self._body.step(group, draw, progress)
+                results |= self._step(group, draw, progress)
                 self.server_s += perf_counter() - started
             else:
                 done, seconds = self._tails.step(group, draw, position, progress)
                 results |= done
                 self.server_s += seconds
-        if not results:  # all clients of the step were lost in the middle of it
+        if not results:  # all clients of the step were lost or refused in the middle of it
             return
         for name, result in results.items():
             peer, arrival = self._clients.peers[name], arrivals[name]
@@ -155,11 +163,24 @@ class Steps:
             )
         )
 
+    def _step(
+        self, arrivals: Mapping[str, Arrival], draw: tuple[int, int], progress: float
+    ) -> dict[str, StepResult]:
+        """A step without the clients whose batches spoil it."""
+        assert self._body is not None
+        try:
+            return self._body.step(arrivals, draw, progress)
+        except NonFiniteError:
+            body = self._body
+            rest = without_spoilers(arrivals, lambda name: body.is_sound(arrivals[name]), self._clients)
+        return self._step({name: arrivals[name] for name in rest}, draw, progress) if rest else {}
+
     def end(self, name: str, end: RoundEnd) -> Update:
         """A client's update, weighing the tokens it has trained on; raises Ended where it is refused."""
         peer = self._clients.peers[name]
         task = peer.task
         assert task is not None
+        self._clients.parse(name, check_round_end, end, peer, task, self._config)
         if self._body is None:
             self._note_unseen(name, end, task)
         elif self._tails is not None:
@@ -172,17 +193,14 @@ class Steps:
         return update
 
     def _note_unseen(self, name: str, end: RoundEnd, task: Task) -> None:
-        """Believe what a client tells of steps that only itself can see."""
+        """Count steps that only the client itself has seen."""
         peer = self._clients.peers[name]
-        limit = peer.num_samples * self._config.data.max_tokens * self._config.training.local_epochs
-        if not 0 < end.num_tokens <= limit:
-            self._clients.refuse(name, f"{end.num_tokens} tokens trained on; {limit} are possible")
         task.num_tokens = end.num_tokens
         peer.steps += end.num_steps
         peer.tokens += end.num_tokens
         peer.loss_sum += end.loss_sum
         peer.num_labels += end.num_labels
-        mean = end.loss_sum / max(end.num_labels, 1)
+        mean = end.loss_sum / end.num_labels
         total = self._ledger.totals()["total"]
         self._observer.on_step(StepReport(task.round, end.num_steps, end.num_steps, mean, 0.0, total))
 

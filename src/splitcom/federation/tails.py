@@ -14,7 +14,9 @@ from functools import partial
 from time import perf_counter
 
 from splitcom.codecs import Ragged
-from splitcom.federation.body import Arrival, BodyTrainer, StepResult
+from splitcom.errors import NonFiniteError
+from splitcom.federation.body import Arrival, BodyTrainer, Passage, StepResult
+from splitcom.federation.claims import without_spoilers
 from splitcom.federation.conversations import Conversations, Ended
 from splitcom.protocol.messages_pb2 import ActivationDown, EvaluationDown, Message
 
@@ -41,7 +43,7 @@ class Tails:
         Rejoined.
         """
         started = perf_counter()
-        passage = self._body.forward(arrivals, position)
+        passage, arrivals = self._forward(arrivals, position)
         seconds = perf_counter() - started
         passing = {
             name: _Passing(name, arrival, passage.out_of(name), packet_position)
@@ -60,13 +62,55 @@ class Tails:
         if not gradients:
             return {}, seconds
         started = perf_counter()
-        results = self._body.backward(passage, gradients, progress)
+        results = self._backward(passage, gradients, arrivals, position, progress)
         return results, seconds + perf_counter() - started
 
+    def _forward(
+        self, arrivals: Mapping[str, Arrival], position: tuple[int, int]
+    ) -> tuple[Passage, Mapping[str, Arrival]]:
+        """The first half of a step, without the clients whose batches spoil it."""
+        passage = self._body.forward(arrivals, position)
+        try:
+            passage.check()
+        except NonFiniteError:
+            rest = without_spoilers(arrivals, lambda name: self._body.is_sound(arrivals[name]), self._clients)
+        else:
+            return passage, arrivals
+        return self._forward({name: arrivals[name] for name in rest}, position) if rest else (passage, {})
+
+    def _backward(
+        self,
+        passage: Passage,
+        gradients: Mapping[str, Gradient],
+        arrivals: Mapping[str, Arrival],
+        position: tuple[int, int],
+        progress: float,
+    ) -> dict[str, StepResult]:
+        """The second half of a step, without the clients whose batches or gradients spoil it."""
+        try:
+            return self._body.backward(passage, gradients, progress)
+        except NonFiniteError:
+            rest = without_spoilers(
+                gradients,
+                lambda name: self._body.is_sound(arrivals[name], gradients[name]),
+                self._clients,
+            )
+        if not rest:
+            return {}
+        passage = self._body.forward(
+            arrivals, position
+        )  # again, to the same bits: the first graph is used up
+        return self._backward(passage, {name: gradients[name] for name in rest}, arrivals, position, progress)
+
     def evaluate(self, name: str, arrival: Arrival) -> Message:
-        """What to send a client for its tail, of a held-out batch."""
+        """What to send a client for its tail, of a held-out batch; raises Ended where that is not finite."""
         channel = self._clients.peers[name].channels["evaluation"]
-        packet = channel.encode(self._body.pass_held_out(arrival), arrival.decoded.ids, (0, 0))
+        try:
+            hidden = self._body.pass_held_out(arrival)
+        except NonFiniteError:
+            without_spoilers([name], lambda name: self._body.is_sound(arrival), self._clients)
+            raise Ended(name) from None
+        packet = channel.encode(hidden, arrival.decoded.ids, (0, 0))
         return Message(evaluation_down=EvaluationDown(activation=packet))
 
     def _send_hidden(self, one: "_Passing", *, self_contained: bool = False) -> None:

@@ -1,0 +1,340 @@
+"""One client of three sends what it must not: it is told why, and the others finish as if it had left instead.
+
+The hostile client is a real one until the message that is changed on its way out; from then on it knows no other. What
+the run makes of it is compared, bit for bit, with a run in which the client says at the same moment that it leaves.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+from math import inf, isfinite, nan
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load, save
+
+from splitcom.codecs import MemoryReferences, Ragged, parse
+from splitcom.config import Config
+from splitcom.federation import build
+from splitcom.federation.build import Simulation, load_parts, load_texts
+from splitcom.methods.run import configured
+from splitcom.protocol.labels import pack_labels, unpack_labels
+from splitcom.protocol.messages_pb2 import Failure, Message
+from splitcom.transports.inproc import InProcess
+
+HOSTILE = "client-1"
+CODEC = "fp16"
+WIDE_CODEC = "none"  # fp32
+MAX_TOKENS = 256
+HALF = {"model.dtype": "float16", "training.lr": 1e-3}
+"""Where numbers overflow that the codec takes."""
+EQUALLY_FAST = {"links.step_s": 1.0, "links.server_step_s": 0.1}
+"""So that the order of arrival is that of the names, and another client is always waited for."""
+Change = Callable[[Message], None]
+
+
+@dataclass
+class Attack:
+    """The `at`-th message of a kind is sent as what `change` makes of it, and again after every answer.
+
+    `copies`: that many of each; `raw`: these bytes, whatever the message. `expected` is in the reason that the client
+    is told.
+    """
+
+    name: str
+    kind: str
+    change: Change
+    expected: str
+    at: int = 2  # of activations: the last of its first round, while another client has one more
+    copies: int = 1
+    raw: bytes = b""
+    method: str = "splitcom"
+    codec: str = CODEC
+    settings: dict[str, object] = field(default_factory=dict)
+
+
+def packet_field(message: Message) -> tuple[Message, str]:
+    """What a message carries, and the name of the field with the packet."""
+    kind = message.WhichOneof("kind")
+    return getattr(message, kind), "gradient" if kind == "gradient_up" else "activation"
+
+
+def activation(change: Callable[[torch.Tensor, list[int], list[int]], tuple], codec: str = CODEC) -> Change:
+    """Change values [tokens, hidden], lengths and ids of what a client sends, whichever message carries it."""
+
+    def apply(message: Message) -> None:
+        content, field_name = packet_field(message)
+        decoded = parse(codec).decode(getattr(content, field_name), MemoryReferences())
+        values, lengths, ids = change(decoded.batch.values, decoded.batch.lengths.tolist(), decoded.ids)
+        batch = Ragged(values, torch.tensor(lengths))
+        setattr(content, field_name, parse(codec).encode(batch, ids, MemoryReferences()).packet)
+
+    return apply
+
+
+def labels(change: Callable[[dict[int, np.ndarray]], dict[int, np.ndarray]]) -> Change:
+    """Change the labels of a message by sample id."""
+
+    def apply(message: Message) -> None:
+        content = getattr(message, message.WhichOneof("kind"))
+        content.labels = pack_labels(change(unpack_labels(content.labels, MAX_TOKENS)))
+
+    return apply
+
+
+def of_the_first(change: Callable[[np.ndarray], np.ndarray]) -> Change:
+    """Change the labels of one sample."""
+
+    def apply(rows: dict[int, np.ndarray]) -> dict[int, np.ndarray]:
+        first = next(iter(rows))
+        return rows | {first: change(rows[first])}
+
+    return labels(apply)
+
+
+def adapter(change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> Change:
+    """Change an adapter's tensors by name."""
+
+    def apply(message: Message) -> None:
+        message.round_end.adapter = save(change(load(message.round_end.adapter)))
+
+    return apply
+
+
+def of_the_first_tensor(change: Callable[[torch.Tensor], torch.Tensor], name: str | None = None) -> Change:
+    def apply(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        first = next(iter(state))
+        changed = change(state.pop(first))
+        return state | {name or first: changed}
+
+    return adapter(apply)
+
+
+def fields(kind: str, **values: object) -> Change:
+    def apply(message: Message) -> None:
+        for key, value in values.items():
+            setattr(getattr(message, kind), key, value)
+
+    return apply
+
+
+def becomes(**content: object) -> Change:
+    return lambda message: message.CopyFrom(Message(**content))
+
+
+def with_last(row: np.ndarray, token: int) -> np.ndarray:
+    return np.append(row[:-1], token)
+
+
+def filled(tensor: torch.Tensor, value: float) -> torch.Tensor:
+    return torch.full_like(tensor, value)
+
+
+def nan_packet(message: Message) -> None:
+    """fp16 values are sent as they are, after the header: one of them becomes a NaN."""
+    content, field_name = packet_field(message)
+    setattr(content, field_name, getattr(content, field_name)[:-2] + np.float16(nan).tobytes())
+
+
+def wide(value: float) -> Change:
+    return activation(lambda v, n, ids: (filled(v, value), n, ids), WIDE_CODEC)
+
+
+def more_samples(message: Message) -> None:
+    """Twice as many, of new ids."""
+
+    def double(values: torch.Tensor, lengths: list[int], ids: list[int]) -> tuple:
+        return torch.cat([values, values]), lengths * 2, [*ids, *(sample + 1000 for sample in ids)]
+
+    activation(double, WIDE_CODEC)(message)
+    labels(lambda rows: rows | {sample + 1000: row for sample, row in rows.items()})(message)
+
+
+def only_the_first(values: torch.Tensor, lengths: list[int], ids: list[int]) -> tuple:
+    return values[: lengths[0]], lengths[:1], ids[:1]
+
+
+def longer(values: torch.Tensor, lengths: list[int], ids: list[int]) -> tuple:
+    return torch.cat([values[:1].expand(300, -1), values[lengths[0] :]]), [300, *lengths[1:]], ids
+
+
+TRAINING = [
+    Attack("width", "activation", activation(lambda v, n, ids: (v[:, 1:], n, ids)), "width 31; the model's is 32"),
+    Attack("NaN", "activation", nan_packet, "not finite"),
+    Attack("huge values", "activation", wide(1e5), "not finite", codec=WIDE_CODEC, settings=HALF),
+    Attack(
+        "huge values, one client after the other", "activation", wide(1e5), "not finite", codec=WIDE_CODEC,
+        settings=HALF | {"training.body_update": "sequential", "lora.dropout": 0.0},
+    ),
+    Attack("no packet", "activation", becomes(activation={"step": 1, "activation": b"\1" * 40}), "not a packet"),
+    Attack("too many tokens", "activation", activation(longer), "an activation of 300 tokens; expected 2 to 256"),
+    Attack("label length", "activation", of_the_first(lambda row: row[:-1]), "labels for an activation of", at=1),
+    Attack(
+        "token beyond the vocabulary", "activation", of_the_first(lambda row: with_last(row, 300)),
+        "a label of 300; the vocabulary has 300", at=1,
+    ),
+    Attack(
+        "negative label", "activation", of_the_first(lambda row: with_last(row, -1)),
+        r"a label of (65535|4294967295); the vocabulary", at=1,
+    ),
+    Attack(
+        "labels of samples it does not have", "activation",
+        labels(lambda rows: rows | {1000 + i: np.array([1, 2]) for i in range(100)}), "more samples than", at=1,
+    ),
+    Attack("labels kept back", "activation", fields("activation", labels=b""), "again and again", at=1),
+    Attack("step twice", "activation", lambda message: None, "may not send 'activation' while", copies=2),
+    Attack("step again", "activation", fields("activation", step=0), "step 0 of a round of 2, after 1"),
+    Attack("step left out", "activation", fields("activation", step=2), "step 2 of a round of 2, after 1"),
+    Attack(
+        "endless reference_lost", "activation", becomes(reference_lost={"sample_ids": [1]}),
+        "again and again",
+    ),
+    Attack("garbage", "activation", lambda message: None, "40 bytes that are no message", raw=b"\xff" * 40),
+    Attack("out of order", "activation", becomes(state_saved={}), "may not send 'state_saved' while"),
+]  # fmt: skip
+ROUND_END = [
+    replace(attack, kind="round_end", at=1)
+    for attack in [
+        Attack("renamed", "", of_the_first_tensor(lambda t: t, name="x"), "names or shapes"),
+        Attack("missing", "", adapter(lambda s: dict(list(s.items())[1:])), "names or shapes"),
+        Attack("other shape", "", of_the_first_tensor(lambda t: t.T.contiguous()), "names or shapes"),
+        Attack("NaN", "", of_the_first_tensor(partial(filled, value=nan)), "other than finite"),
+        Attack("Inf", "", of_the_first_tensor(partial(filled, value=-inf)), "other than finite"),
+        Attack("integers", "", of_the_first_tensor(lambda t: t.int()), "other than finite floats"),
+        Attack(
+            "too large to send on", "", of_the_first_tensor(lambda t: filled(t.float(), 1e30)), "above 65504"
+        ),
+        Attack("no adapter", "", fields("round_end", adapter=b""), "an adapter of 0 tensors"),
+        Attack("wrong round", "", fields("round_end", round=7), "the end of round 7; it is in round 1"),
+    ]
+]
+NO_STEP = Attack("no step", "activation", becomes(round_end={"round": 1}), "a round without a step", at=1)
+EVALUATION = [
+    replace(attack, kind="evaluation_batch", at=2)
+    for attack in [
+        Attack("labels missing", "", fields("evaluation_batch", labels=b""), "no labels for sample ids"),
+        Attack("NaN", "", nan_packet, "not finite", settings={"evaluation.codec": CODEC}),
+        Attack("huge values", "", wide(1e5), "a held-out batch whose loss is nan", settings=HALF),
+        Attack("more than it has", "", more_samples, "more than the 2 held-out samples"),
+    ]
+]
+WHOLE = [
+    replace(attack, method="fedlora", at=1)
+    for attack in [
+        Attack("many tokens", "round_end", fields("round_end", num_tokens=1 << 60), f"{1 << 60} tokens trained on"),
+        Attack("no tokens", "round_end", fields("round_end", num_tokens=0), "0 tokens trained on"),
+        Attack("many steps", "round_end", fields("round_end", num_steps=1 << 30), f"{1 << 30} steps"),
+        Attack("NaN loss", "round_end", fields("round_end", loss_sum=nan), "a loss of nan"),
+        Attack("many labels", "round_end", fields("round_end", num_labels=1 << 60), f"{1 << 60} labelled tokens"),
+        Attack("activation", "round_end", becomes(activation={}), "a run that is not split"),
+        Attack("NaN evaluation", "evaluation_end", fields("evaluation_end", loss_sum=nan), "a loss of nan"),
+        Attack("many evaluated", "evaluation_end", fields("evaluation_end", num_labels=1 << 60), "labelled tokens"),
+        Attack("evaluation batch", "evaluation_end", becomes(evaluation_batch={}), "a run that is not split"),
+    ]
+]  # fmt: skip
+U_SHAPE = [
+    replace(attack, settings={"model.tail_blocks": 1, "flows.gradient_up.codec": CODEC})
+    for attack in [
+        Attack("NaN", "activation_up", nan_packet, "not finite"),
+        Attack(
+            "step left out",
+            "activation_up",
+            fields("activation_up", step=2),
+            "step 2 of a round of 2, after 1",
+        ),
+        Attack("NaN", "gradient_up", nan_packet, "not finite"),
+        Attack("of other tokens", "gradient_up", activation(only_the_first), "of other samples or tokens"),
+        Attack("no labels", "gradient_up", fields("gradient_up", num_labels=0), "for 0 of [0-9]+ tokens"),
+        Attack("NaN loss", "round_end", fields("round_end", loss_sum=nan), "a loss of nan", at=1),
+        Attack("NaN evaluation", "evaluation_end", fields("evaluation_end", loss_sum=nan), "a loss of nan"),
+    ]
+]
+HALF_U_SHAPE = HALF | {"model.tail_blocks": 1, "flows.gradient_up.codec": WIDE_CODEC, "lora.dropout": 0.0}
+U_SHAPE += [
+    Attack(
+        "huge values",
+        kind,
+        wide(1e5),
+        "loss or gradients are not finite",
+        codec=WIDE_CODEC,
+        settings=HALF_U_SHAPE,
+    )
+    for kind in ("activation_up", "gradient_up")
+]
+ATTACKS = [*TRAINING, *ROUND_END, NO_STEP, *EVALUATION, *WHOLE, *U_SHAPE]
+
+
+class Outcome:
+    """What has become of a run, and of its clients."""
+
+    def __init__(self, config: Config, folder, attack: Attack, change: Change) -> None:
+        refusals: list[tuple[str, str]] = []
+        seen, said = 0, b""
+
+        class Tampering(InProcess):
+            def _answer(self, client: str, data: bytes) -> None:
+                nonlocal seen, said
+                message = Message.FromString(data)
+                seen += client == HOSTILE and message.WhichOneof("kind") == attack.kind
+                if client != HOSTILE or seen < attack.at:
+                    return super()._answer(client, data)
+                change(message)
+                said = attack.raw or message.SerializeToString()
+                for _ in range(attack.copies):
+                    super()._answer(client, said)
+
+            def send(self, client: str, data: bytes) -> None:
+                if client != HOSTILE or not said:
+                    super().send(client, data)
+                elif Message.FromString(data).WhichOneof("kind") != "failure":
+                    super()._answer(client, said)
+
+            def refuse(self, client: str, reason: str) -> None:
+                refusals.append((client, reason))
+                super().refuse(client, reason)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(build, "InProcess", Tampering)
+            simulation = Simulation(config, load_texts(config), load_parts(config), folder)
+            self.lines = [line for lines in simulation.federation.run() for line in lines]
+        self.refusals = refusals
+        self.losses = simulation.federation.eval_losses
+        body = simulation.federation.body
+        self.adapter = simulation.federation.adapter | ({} if body is None else body.adapter())
+
+
+def leave(message: Message) -> None:
+    message.CopyFrom(Message(failure=Failure(reason="leaving")))
+
+
+@pytest.fixture(scope="module")
+def without():
+    """Runs in which the client leaves instead, by what else they depend on."""
+    return {}
+
+
+@pytest.mark.parametrize(
+    "attack", ATTACKS, ids=lambda attack: f"{attack.method}, {attack.kind}: {attack.name}"
+)
+def test_a_hostile_client_is_told_why_and_leaves_no_trace(attack: Attack, tiny_config, tmp_path, without):
+    changes = {"method": attack.method, "flows.activation_up.codec": attack.codec, "lora.dropout": 0.1}
+    config = configured(tiny_config.override(changes | EQUALLY_FAST | attack.settings))
+    outcome = Outcome(config, tmp_path / "attacked", attack, attack.change)
+    key = (attack.kind, attack.at, config.to_toml())
+    if key not in without:
+        without[key] = Outcome(config, tmp_path / "left", replace(attack, copies=1, raw=b""), leave)
+    expected = without[key]
+
+    assert [client for client, _ in outcome.refusals] == [HOSTILE]
+    assert re.search(attack.expected, outcome.refusals[0][1]), outcome.refusals
+    assert expected.refusals == []
+    assert outcome.losses.keys() == {0, 1, 2}
+    assert all(isfinite(loss) for loss in outcome.losses.values())
+    assert outcome.losses[2] < outcome.losses[0]
+    assert outcome.losses == expected.losses
+    assert outcome.adapter.keys() == expected.adapter.keys()
+    assert all(torch.equal(outcome.adapter[name], expected.adapter[name]) for name in expected.adapter)
+    last = [line["client"] for line in outcome.lines if line["round"] == 2 and line["steps"]]
+    assert last == ["client-0", "client-2"]
