@@ -18,6 +18,7 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -74,14 +75,37 @@ class LoraConfig(Section):
 class DataConfig(Section):
     """Where the text comes from and how a row becomes prompt and response."""
 
+    task: Literal["generation", "classification"] = "generation"
     source: str = "generated"  # "generated", a CSV, TSV or JSON Lines file, or a data set on the hub
     domain: str | None = None  # of the generated data; None takes the one the bundled model has not seen
     prompt: str = "{mr} =>"  # a template over the columns; "" trains on the whole response
-    response: str = "text"  # the column that holds it
+    response: str = "text"  # the column that holds it; in classification the class of the prompt
+    labels: list[str] | None = None  # the classes, in the order of the logits; None takes those in the rows
     samples: Positive | None = None  # of all clients together; None takes all (generated: 600)
     held_out: str | None = None  # a second source for evaluation; None sets rows of `source` aside
     held_out_samples: Positive = 100
     max_tokens: Annotated[int, Field(ge=2)] = 256
+
+    @field_validator("labels")
+    @classmethod
+    def _are_classes(cls, labels: list[str] | None, info: ValidationInfo) -> list[str] | None:
+        if labels is not None and info.data.get("task") != "classification":
+            raise ValueError("these are for data.task = 'classification'; set that, or leave them out")
+        if labels is not None and len(set(labels)) < max(len(labels), 2):
+            raise ValueError("expected two classes or more, each once")
+        return labels
+
+    @property
+    def classes(self) -> list[str] | None:
+        """The classes of classification, None for generation; ConfigError where they are not known."""
+        if self.task == "generation":
+            return None
+        if self.labels is None:
+            raise ConfigError(
+                "data.labels is missing: list the classes here, such as labels = ['negative', 'positive'], since the "
+                "rows that hold them are not at this party"
+            )
+        return self.labels
 
 
 class PartitionConfig(Section):
@@ -224,6 +248,7 @@ class EvaluationConfig(Section):
     every: Positive = 1  # rounds
     batch_size: Positive = 16
     codec: CodecText = "none"
+    # of generation, not of classification
     generate: Annotated[int, Field(ge=0)] = 2  # sentences generated before and after training
     text_samples: Annotated[int, Field(ge=0)] = (
         0  # held-out prompts whose continuations are scored at the end

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from splitcom.errors import CutError
 from splitcom.models import (
@@ -19,19 +19,31 @@ from splitcom.models import (
     add_lora,
     cut,
     export_adapter,
+    load_adapted,
     load_adapter_state,
     load_body,
     load_front,
     load_model,
     load_tail,
+    renew_head,
 )
 
-from .tiny_models import CASES, OTHER_CASES, REFUSED, loss_of, right_padded_batch, tiny_model
+from .tiny_models import (
+    CASES,
+    CLASSIFIERS,
+    OTHER_CASES,
+    REFUSED,
+    loss_of,
+    right_padded_batch,
+    tiny_classifier,
+    tiny_model,
+)
 
 # peft reads a property of transformers' models by its deprecated name.
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 
 RANK, ALPHA = 4, 16
+LABELS = ["bad", "good", "neither"]
 
 
 def boundaries(num_blocks: int) -> list[tuple[int, int]]:
@@ -43,6 +55,7 @@ def split_with_lora(model: PreTrainedModel, at: int, tail_blocks: int) -> SplitM
     split = cut(model, at, tail_blocks)
     for part in split.parts:
         add_lora(part, RANK, ALPHA)
+        renew_head(part)
         load_adapter_state(part, {name: away_from_zero(name, t) for name, t in adapter_state(part).items()})
     return split
 
@@ -57,10 +70,13 @@ def states(split: SplitModel) -> dict[str, Tensor]:
 
 
 def uncut_with_lora(model: PreTrainedModel, state: dict[str, Tensor]) -> PeftModel:
-    """The reference: peft alone, on the whole model, with the same LoRA weights."""
-    targets = sorted({name.rsplit(".lora_", 1)[0] for name in state})
+    """The reference: peft alone, on the whole model, with the same LoRA weights and the same head."""
+    targets = sorted({name.rsplit(".lora_", 1)[0] for name in state if ".lora_" in name})
+    heads = sorted({name.split(".")[0] for name in state if ".lora_" not in name})
     conv1d = "Conv1D" in type(model.get_submodule(targets[0])).__name__
-    config = LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=targets, fan_in_fan_out=conv1d)
+    config = LoraConfig(
+        r=RANK, lora_alpha=ALPHA, target_modules=targets, modules_to_save=heads, fan_in_fan_out=conv1d
+    )
     whole = get_peft_model(copy.deepcopy(model), config).train(model.training)
     own = lora_parameters(whole)
     assert own.keys() == state.keys()
@@ -72,7 +88,9 @@ def uncut_with_lora(model: PreTrainedModel, state: dict[str, Tensor]) -> PeftMod
 
 def lora_parameters(module: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
     return {
-        name.removeprefix("base_model.model.").replace(".default.", "."): parameter
+        name.removeprefix("base_model.model.")
+        .replace(".modules_to_save", "")
+        .replace(".default.", "."): parameter
         for name, parameter in module.named_parameters()
         if parameter.requires_grad
     }
@@ -191,3 +209,46 @@ def test_parts_loaded_alone_make_the_model_and_the_adapter(case: str, tmp_path: 
     export_adapter(adapter, base, front, body, tail, cut=1, rank=RANK, alpha=ALPHA)
     tuned = PeftModel.from_pretrained(whole, adapter)
     assert torch.equal(split(ids, mask), tuned(input_ids=ids, attention_mask=mask).logits)
+
+
+@pytest.mark.parametrize("case", CLASSIFIERS)
+def test_classifiers_are_exact(case: str) -> None:
+    assert_exact(tiny_classifier(case, CLASSIFIERS[case], len(LABELS)), 2, 1)
+
+
+@pytest.mark.parametrize("case", ["gpt2", "bert", "roberta", "distilbert"])
+def test_a_classifier_with_dropout_is_exact_at_every_boundary(case: str) -> None:
+    model = tiny_classifier(case, CLASSIFIERS[case], len(LABELS)).train()
+    for at, tail_blocks in boundaries(model.config.num_hidden_layers):
+        assert_exact(model, at, tail_blocks)
+
+
+@pytest.mark.parametrize("case", ["gpt2", "llama", "opt", "bert", "roberta", "distilbert"])
+def test_a_classifier_begins_with_a_new_head_and_ends_as_a_standard_adapter(
+    case: str, tmp_path: Path
+) -> None:
+    base, adapter = tmp_path / "base", tmp_path / "adapter"
+    tiny_classifier(case, CLASSIFIERS[case], 2).save_pretrained(base)  # of another number of classes
+    eager = {"attn_implementation": "eager", "labels": LABELS}
+    split = SplitModel(load_front(base, 1, **eager), load_body(base, 1, **eager))
+    for part in split.parts:
+        add_lora(part, RANK, ALPHA)
+        renew_head(part, seed=3)
+    other = load_body(base, 2, **eager)
+    renew_head(other, seed=3)
+    assert all(torch.equal(adapter_state(split.body)[name], t) for name, t in adapter_state(other).items())
+
+    front, body = map(adapter_state, split.parts)
+    export_adapter(adapter, base, front, body, cut=1, rank=RANK, alpha=ALPHA, labels=LABELS)
+    torch.manual_seed(9)  # of the head that from_pretrained makes and the adapter replaces
+    whole = AutoModelForSequenceClassification.from_pretrained(
+        base, num_labels=3, attn_implementation="eager", ignore_mismatched_sizes=True
+    )
+    tuned = PeftModel.from_pretrained(whole, adapter).eval()
+    ids, mask = right_padded_batch()
+    logits = split(ids, mask)
+    assert torch.equal(logits, tuned(input_ids=ids, attention_mask=mask).logits)
+    assert logits.std() > 0
+
+    again = load_adapted(base, adapter, LABELS).eval()
+    assert torch.equal(logits, again(input_ids=ids, attention_mask=mask).logits)

@@ -3,7 +3,10 @@
 import torch
 from torch import nn
 from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+)
 
 VOCAB_SIZE = 64
 NUM_BLOCKS = 4
@@ -159,6 +162,22 @@ OTHER_CASES: dict[str, dict[str, object]] = {
     "roberta": {"is_decoder": True},
 }
 
+# As sequence classifiers: encoders, and the decoders above for which transformers has such a class.
+CLASSIFIERS: dict[str, dict[str, object]] = {
+    **{
+        name: {}
+        for name in ("bert", "roberta", "xlm-roberta", "deberta-v2", "modernbert", "mpnet", "rembert")
+    },
+    "distilbert": {"dim": 32, "hidden_dim": 48},
+    "electra": {"embedding_size": 16},
+    **{
+        name: options
+        for name, options in {**CASES, **OTHER_CASES}.items()
+        if CONFIG_MAPPING[name.partition(":")[0]] in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+        and "is_decoder" not in options
+    },
+}
+
 REFUSED: dict[str, tuple[dict[str, object], str]] = {
     "deepseek_v4": ({}, "same arguments of the blocks from token ids and from embeddings"),
     "gemma3n_text": (
@@ -218,8 +237,19 @@ def _settable(config: PreTrainedConfig, name: str) -> bool:
 def tiny_model(case: str, options: dict[str, object], attention: str = "eager") -> PreTrainedModel:
     """Make a random model whose norms, biases and attention are far from their trivial initial values."""
     config = tiny_config(case, options, attention)
+    return _random(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], config)
+
+
+def tiny_classifier(case: str, options: dict[str, object], num_labels: int) -> PreTrainedModel:
+    """Make a random sequence classifier like `tiny_model`."""
+    config = tiny_config(case, options)
+    config.num_labels = num_labels
+    return _random(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)], config)
+
+
+def _random(model_class: type[PreTrainedModel], config: PreTrainedConfig) -> PreTrainedModel:
     torch.manual_seed(0)
-    model = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]._from_config(config).eval()
+    model = model_class._from_config(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() == 1:
@@ -238,6 +268,8 @@ def right_padded_batch(num_tokens: int = 9) -> tuple[torch.Tensor, torch.Tensor]
 
 
 def loss_of(logits: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Next-token cross entropy over real tokens."""
+    """Next-token cross entropy over real tokens; of a classifier's logits, cross entropy over texts."""
+    if logits.dim() == 2:
+        return nn.functional.cross_entropy(logits, torch.arange(len(logits)) % logits.shape[1])
     labels = ids.masked_fill(mask == 0, -100)[:, 1:]
     return nn.functional.cross_entropy(logits[:, :-1].transpose(1, 2), labels)

@@ -1,5 +1,6 @@
 """Text data: rows, samples, batches, partitions and a generator; knows no model and no configuration."""
 
+from splitcom.data.classes import class_indices, classes_in, encode_classes
 from splitcom.data.encode import Batch, Encoded, EncodingReport, Sample, batches, encode, encode_prompt
 from splitcom.data.generate import HELD_OUT_DOMAIN, domains, generate
 from splitcom.data.load import DEFAULT_TEMPLATE, GENERATED, Row, load_rows
@@ -17,8 +18,11 @@ __all__ = [
     "Row",
     "Sample",
     "batches",
+    "class_indices",
+    "classes_in",
     "domains",
     "encode",
+    "encode_classes",
     "encode_prompt",
     "generate",
     "load_rows",

@@ -27,7 +27,10 @@ IGNORED = -100
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """One training example, not padded: `input_ids` and `labels` are int64 of shape [tokens]."""
+    """One training example, not padded: `input_ids` and `labels` are int64 of shape [tokens].
+
+    For classification `labels` is of shape [1] and holds the class.
+    """
 
     sample_id: int
     input_ids: Tensor
@@ -58,7 +61,7 @@ class EncodingReport:
             lines.append(f"{cut} ({self.num_tokens_cut} tokens lost)")
         if self.dropped_ids:
             shown = ", ".join(map(str, self.dropped_ids[:5])) + (" …" if len(self.dropped_ids) > 5 else "")
-            lines.append(f"{len(self.dropped_ids)} samples dropped, no response token left: rows {shown}")
+            lines.append(f"{len(self.dropped_ids)} samples dropped, nothing left to learn: rows {shown}")
         return "; ".join(lines)
 
 
@@ -72,7 +75,7 @@ class Encoded:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Right-padded samples: int64 tensors [batch, tokens], `lengths` int64 [batch]."""
+    """Right-padded samples: int64 tensors [batch, tokens], `lengths` int64 [batch]; classes are `labels` [batch, 1]."""
 
     input_ids: Tensor
     attention_mask: Tensor

@@ -11,7 +11,7 @@ import torch
 from splitcom.codecs import Decoded, Ragged
 from splitcom.config import Config
 from splitcom.errors import NonFiniteError, RemoteProtocolError
-from splitcom.federation.loss import token_losses
+from splitcom.federation.loss import losses_of
 from splitcom.federation.optimize import DIVERGED, Optimizer
 from splitcom.federation.store import sections_of
 from splitcom.models import Body, adapter_state, load_adapter_state
@@ -38,6 +38,8 @@ class Arrival:
 class StepResult:
     """For one client: the gradient of its own mean loss at the cut, and its loss in nats over `num_labels`.
 
+    `num_correct` of them were the likeliest class, where there are classes.
+
     The gradient is None where the front is frozen and needs none; the loss is 0 in the U-shape, where the client
     keeps it.
     """
@@ -45,6 +47,7 @@ class StepResult:
     gradient: Ragged | None
     loss_sum: float
     num_labels: int
+    num_correct: int = 0
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class Passage:
     """The body between its forward and its backward pass, with the rows of each client; the graph is kept."""
 
     hidden: torch.Tensor  # [batch, tokens, hidden], what has come in
-    out: torch.Tensor  # the same shape
+    out: torch.Tensor  # the same shape in the U-shape, else logits
     mask: torch.Tensor  # int64 [batch, tokens]
     rows: Mapping[str, slice]
 
@@ -81,7 +84,10 @@ class BodyTrainer:
         self._dtype = next(body.parameters()).dtype
         self._optimizer = Optimizer((p for p in body.parameters() if p.requires_grad), config.training)
         shape = body.model.config.get_text_config()
-        self._hidden_size, self._vocab_size = shape.hidden_size, shape.vocab_size
+        classes = config.data.classes
+        self._classifies = classes is not None
+        self._hidden_size = shape.hidden_size
+        self._num_classes = shape.vocab_size if classes is None else len(classes)
         batch_size = max(config.training.batch_size, config.evaluation.batch_size)
         self.max_batch_bytes = batch_size * config.data.max_tokens * self._hidden_size * 4
 
@@ -96,22 +102,20 @@ class BodyTrainer:
                 f"an activation of width {batch.hidden}; the model's is {self._hidden_size}"
             )
         lengths = batch.lengths.tolist()
-        if bad := [length for length in lengths if not 2 <= length <= self._config.data.max_tokens]:
-            raise RemoteProtocolError(
-                f"an activation of {bad[0]} tokens; expected 2 to {self._config.data.max_tokens}"
-            )
+        shortest, longest = 1 if self._classifies else 2, self._config.data.max_tokens
+        if bad := [length for length in lengths if not shortest <= length <= longest]:
+            raise RemoteProtocolError(f"an activation of {bad[0]} tokens; expected {shortest} to {longest}")
         if labels is None:
             return Arrival(decoded, [])
         if missing := [sample for sample in decoded.ids if sample not in labels]:
             raise RemoteProtocolError(f"no labels for sample ids {missing}")
         rows = [labels[sample] for sample in decoded.ids]
         for length, row in zip(lengths, rows, strict=True):
-            if len(row) != length:
+            if len(row) != (1 if self._classifies else length):
                 raise RemoteProtocolError(f"{len(row)} labels for an activation of {length} tokens")
-            if int(row.max()) >= self._vocab_size:
-                raise RemoteProtocolError(
-                    f"a label of {int(row.max())}; the vocabulary has {self._vocab_size}"
-                )
+            if int(row.max()) >= self._num_classes:
+                kind = "number of classes" if self._classifies else "vocabulary's size"
+                raise RemoteProtocolError(f"a label of {int(row.max())}; the {kind} is {self._num_classes}")
         return Arrival(decoded, rows)
 
     def step(
@@ -129,7 +133,8 @@ class BodyTrainer:
         Raises NonFiniteError, and changes nothing, where loss or gradients are not finite.
         """
         passage = self.forward(arrivals, position)
-        losses, rows = token_losses(passage.out, self._join_labels(list(arrivals.values()), passage.mask))
+        labels = self._join_labels(list(arrivals.values()))
+        losses, rows, correct = losses_of(passage.out, labels)
         torch.autograd.backward(losses.mean())
         self._check("the loss", losses)
         self._check("the gradient at the cut", passage.hidden.grad)
@@ -138,9 +143,10 @@ class BodyTrainer:
         losses = losses.detach()
         results = {}
         for client, span in passage.rows.items():
-            own = losses[(span.start <= rows) & (rows < span.stop)]
+            mine = (span.start <= rows) & (rows < span.stop)
+            own = losses[mine]
             gradient = self._gradient(passage, client, len(losses) / max(len(own), 1))
-            results[client] = StepResult(gradient, float(own.sum()), len(own))
+            results[client] = StepResult(gradient, float(own.sum()), len(own), int(correct[mine].sum()))
         return results
 
     def forward(self, arrivals: Mapping[str, Arrival], position: tuple[int, int]) -> Passage:
@@ -193,11 +199,12 @@ class BodyTrainer:
             self._body.eval()
             out = self._body(hidden.requires_grad_(), mask)
             if gradient is None:
-                losses, _ = token_losses(out, self._join_labels([arrival], mask))
+                losses, _, _ = losses_of(out, self._join_labels([arrival]))
                 torch.autograd.backward(losses.mean())
             else:
                 torch.autograd.backward(out, gradient[0].to_padded(mask.cpu()).to(out))
-            return _is_finite(out[mask.bool()]) and _is_finite(hidden.grad)
+            real = out if out.ndim == 2 else out[mask.bool()]  # [batch, classes], or tokens with padding
+            return _is_finite(real) and _is_finite(hidden.grad)
         finally:
             load_adapter_state(self._body, trained)
             self._optimizer.forget()
@@ -216,12 +223,12 @@ class BodyTrainer:
         return gradient if scale == 1 else Ragged(gradient.values * scale, gradient.lengths)
 
     @torch.no_grad()
-    def evaluate(self, arrival: Arrival) -> tuple[float, int]:
-        """Loss in nats summed over the labelled tokens of a held-out batch, and their number."""
+    def evaluate(self, arrival: Arrival) -> StepResult:
+        """Loss in nats summed over the labels of a held-out batch, their number, and how many were right."""
         hidden, mask = self._join([arrival])
         self._body.eval()
-        losses, _ = token_losses(self._body(hidden, mask), self._join_labels([arrival], mask))
-        return float(losses.double().sum()), len(losses)
+        losses, _, correct = losses_of(self._body(hidden, mask), self._join_labels([arrival]))
+        return StepResult(None, float(losses.double().sum()), len(losses), int(correct.sum()))
 
     @torch.no_grad()
     def pass_held_out(self, arrival: Arrival) -> Ragged:
@@ -240,9 +247,9 @@ class BodyTrainer:
         hidden = Ragged(values, lengths).to_padded(mask).to(self._device, self._dtype)
         return hidden, mask.to(self._device)
 
-    def _join_labels(self, arrivals: list[Arrival], mask: torch.Tensor) -> torch.Tensor:
-        labels = torch.full(mask.shape, IGNORED)
+    def _join_labels(self, arrivals: list[Arrival]) -> torch.Tensor:
         rows = [row for arrival in arrivals for row in arrival.labels]
+        labels = torch.full((len(rows), max(map(len, rows))), IGNORED)
         for index, row in enumerate(rows):
             labels[index, : len(row)] = torch.from_numpy(row)
         return labels.to(self._device)

@@ -11,7 +11,18 @@ import torch
 
 from splitcom.codecs import FileReferences, MemoryReferences, ReferenceStore, parse
 from splitcom.config import Config
-from splitcom.data import HELD_OUT_DOMAIN, Encoded, Partition, Row, Sample, encode, load_rows, partition
+from splitcom.data import (
+    HELD_OUT_DOMAIN,
+    Encoded,
+    Partition,
+    Row,
+    Sample,
+    classes_in,
+    encode,
+    encode_classes,
+    load_rows,
+    partition,
+)
 from splitcom.errors import ConfigError
 from splitcom.federation.body import BodyTrainer
 from splitcom.federation.channel import Channel, Channels
@@ -35,6 +46,7 @@ from splitcom.models import (
     load_front,
     load_tail,
     load_tokenizer,
+    renew_head,
     replicate,
     share_embeddings,
 )
@@ -127,14 +139,23 @@ def _check_times(config: Config) -> None:
         )
 
 
+def with_classes(config: Config) -> Config:
+    """The configuration with all classes of its rows, where it is to learn classes and lists none."""
+    data = config.data
+    if data.task == "generation" or data.labels is not None:
+        return config
+    load = partial(load_rows, template=data.prompt, response_column=data.response)
+    rows = [row for source in (data.source, data.held_out) if source is not None for row in load(source)]
+    return config.override({"data.labels": classes_in(rows)})
+
+
 def load_texts(config: Config) -> Texts:
     """Load, encode and partition; raises DataError naming file, row and column.
 
     Which rows train and which are held out does not depend on the run's seed, so that seeds can be compared.
     """
-    tokenizer = load_tokenizer(config.model.source)
-    rows, held_out = load_all_rows(config)
-    train = encode(rows, tokenizer, config.data.max_tokens)
+    rows, held_out_rows = load_all_rows(config)
+    train, held_out = encode_rows((rows, held_out_rows[: config.data.held_out_samples]), config)
     parts = partition(
         train.samples,
         config.federation.clients,
@@ -143,8 +164,7 @@ def load_texts(config: Config) -> Texts:
         column=config.partition.column,
         seed=derive_seed(config.seed, "partition"),
     )
-    held_out = held_out[: config.data.held_out_samples]
-    return Texts(parts, train, encode(held_out, tokenizer, config.data.max_tokens))
+    return Texts(parts, train, held_out)
 
 
 def load_all_rows(config: Config) -> tuple[list[Row], list[Row]]:
@@ -168,6 +188,18 @@ def load_all_rows(config: Config) -> tuple[list[Row], list[Row]]:
             "lower it, or name another source in data.held_out"
         )
     return rows[data.held_out_samples :][:num_train], rows[: data.held_out_samples]
+
+
+def encode_rows(rows: tuple[list[Row], list[Row]], config: Config) -> tuple[Encoded, Encoded]:
+    """Tokenise rows to train on and held-out ones, for what the run is to learn: responses or classes."""
+    tokenizer, classes = load_tokenizer(config.model.source), config.data.classes
+    train, held_out = (
+        encode(part, tokenizer, config.data.max_tokens)
+        if classes is None
+        else encode_classes(part, tokenizer, classes, config.data.max_tokens)
+        for part in rows
+    )
+    return train, held_out
 
 
 def build_server(
@@ -262,6 +294,7 @@ def _place(config: Config) -> dict[str, Any]:
         "dtype": getattr(torch, config.model.dtype),
         "device": device_of(config),
         "attn_implementation": config.model.attention,
+        "labels": config.data.classes,
     }
 
 
@@ -301,7 +334,7 @@ def _references(config: Config, folder: Path) -> ReferenceStore:
 
 
 def adapt(part: Part, config: Config, trains: bool) -> None:
-    """Add the configured LoRA to a part, or none where it is not trained."""
+    """Add the configured LoRA to a part, or none where it is not trained; a classification head is new."""
     lora = config.lora
     add_lora(
         part,
@@ -312,6 +345,7 @@ def adapt(part: Part, config: Config, trains: bool) -> None:
         head=lora.train_head,
         seed=derive_seed(config.seed, "lora"),
     )
+    renew_head(part, derive_seed(config.seed, "head"))
 
 
 def _shuffled(rows: list[Row], purpose: str) -> list[Row]:

@@ -36,12 +36,13 @@ Conversation = Generator[Message | None, Message, Any]
 
 @dataclass(frozen=True)
 class RoundSummary:
-    """What a client did in a round; the loss, in nats over `num_labels` tokens, only where it can know it."""
+    """What a client did in a round; the loss, in nats over `num_labels` labels, only where it can know it."""
 
     num_tokens: int
     num_steps: int
     loss_sum: float = 0.0
     num_labels: int = 0
+    num_correct: int = 0
 
 
 class Trainer(Protocol):
@@ -179,6 +180,7 @@ class Client:
                 num_steps=summary.num_steps,
                 loss_sum=summary.loss_sum,
                 num_labels=summary.num_labels,
+                num_correct=summary.num_correct,
                 adapter=pack_adapter(self._trainer.adapter(), self._adapter_dtype),
             )
         )

@@ -67,6 +67,7 @@ class Peer:
     tokens: int = 0
     loss_sum: float = 0.0
     num_labels: int = 0
+    num_correct: int = 0
     updates: int = 0
     staleness: int = 0  # versions, summed over these updates
 
@@ -92,7 +93,7 @@ class Peer:
 
     def forget_round(self) -> None:
         """Begin the counts of a round."""
-        self.steps = self.tokens = self.num_labels = self.updates = self.staleness = 0
+        self.steps = self.tokens = self.num_labels = self.num_correct = self.updates = self.staleness = 0
         self.loss_sum = 0.0
         for channel in self.channels.values():
             channel.take_traffic()

@@ -9,7 +9,7 @@ from splitcom.config import Config
 from splitcom.data import Batch, Sample
 from splitcom.federation.channel import Channels
 from splitcom.federation.client import RoundSummary
-from splitcom.federation.loss import token_losses
+from splitcom.federation.loss import Losses, losses_of
 from splitcom.federation.optimize import Optimizer
 from splitcom.federation.packets import receive, send
 from splitcom.federation.plan import LocalRound, held_out_batches, progress_of, round_batches
@@ -26,7 +26,8 @@ class EndsTrainer:
                     backward ◄─ gradient_down ◄─ (server) ◄─ gradient_up ◄── backward
 
     Both parts take their step at the end. Of labels, logits and losses the server hears nothing but the number of
-    labelled tokens of each step, and the sum of the losses of a round and of an evaluation.
+    labelled tokens of each step, and of a round and of an evaluation the sum of the losses and how many classes were
+    told right.
     """
 
     def __init__(
@@ -55,21 +56,20 @@ class EndsTrainer:
     def train(self, local: LocalRound) -> Generator[Message | None, Message, RoundSummary]:
         """Run this client's local epochs of a round."""
         plan = round_batches(self._samples, self._config, self._name, local.index)
-        num_tokens, num_labels, loss_sum = 0, 0, 0.0
+        num_tokens, num_labels, num_correct, loss_sum = 0, 0, 0, 0.0
         self._front.train(self._config.lora.train_front)  # a frozen front has no dropout: it never changes
         self._tail.train()
         for step, batch in enumerate(plan):
-            losses = yield from self._step(batch, (local.index, step))
+            losses, _, correct = yield from self._step(batch, (local.index, step))
             self._optimizer.step(progress_of(self._config, local.place, step, len(plan)))
-            loss_sum += float(losses.sum())
+            loss_sum += float(losses.detach().sum())
             num_labels += len(losses)
+            num_correct += int(correct.sum())
             num_tokens += int(batch.lengths.sum())
-        return RoundSummary(num_tokens, len(plan), loss_sum, num_labels)
+        return RoundSummary(num_tokens, len(plan), loss_sum, num_labels, num_correct)
 
-    def _step(
-        self, batch: Batch, position: tuple[int, int]
-    ) -> Generator[Message | None, Message, torch.Tensor]:
-        """Forward and backward through all parts; returns the loss of each labelled token."""
+    def _step(self, batch: Batch, position: tuple[int, int]) -> Generator[Message | None, Message, Losses]:
+        """Forward and backward through all parts; returns the loss of each label."""
         step = position[1]
         torch.manual_seed(derive_seed(self._config.seed, self._name, *position))  # dropout
         mask = batch.attention_mask.to(self._device)
@@ -91,13 +91,13 @@ class EndsTrainer:
         )
         tail_in = self._padded(received, batch).to(self._tail.dtype).requires_grad_()
         torch.manual_seed(derive_seed(self._config.seed, self._name, "tail", *position))
-        losses, _ = token_losses(self._tail(tail_in, mask), batch.labels.to(self._device))
-        torch.autograd.backward(losses.mean())
+        scored = losses_of(self._tail(tail_in, mask), batch.labels.to(self._device))
+        torch.autograd.backward(scored.losses.mean())
 
         def gradient(lost: Sequence[int]) -> Message:
             assert tail_in.grad is not None
             data = packet("gradient_up", tail_in.grad, lost)
-            return Message(gradient_up=GradientUp(step=step, gradient=data, num_labels=len(losses)))
+            return Message(gradient_up=GradientUp(step=step, gradient=data, num_labels=len(scored.losses)))
 
         reply = yield from send(gradient)
         if trains:
@@ -105,7 +105,7 @@ class EndsTrainer:
                 self._channels["gradient_down"], reply, lambda message: message.gradient.gradient, step
             )
             torch.autograd.backward(front_out, self._padded(returned, batch).to(front_out.dtype))
-        return losses.detach()
+        return scored
 
     @torch.no_grad()
     def evaluate(self) -> Generator[Message | None, Message, EvaluationEnd]:
@@ -120,9 +120,10 @@ class EndsTrainer:
             reply = yield Message(evaluation_up=EvaluationUp(activation=packet))
             returned = channel.decode(reply.evaluation_down.activation).batch
             logits = self._tail(self._padded(returned, batch), mask)
-            losses, _ = token_losses(logits, batch.labels.to(self._device))
+            losses, _, correct = losses_of(logits, batch.labels.to(self._device))
             result.loss_sum += float(losses.double().sum())
             result.num_labels += len(losses)
+            result.num_correct += int(correct.sum())
         return result
 
     def _padded(self, ragged: Ragged, batch: Batch) -> torch.Tensor:

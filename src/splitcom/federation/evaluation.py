@@ -2,16 +2,24 @@
 
 from collections import Counter
 from math import isfinite
+from typing import NamedTuple
 
 from splitcom.config import Config
 from splitcom.federation.arrivals import Arrivals
-from splitcom.federation.body import BodyTrainer
+from splitcom.federation.body import BodyTrainer, StepResult
 from splitcom.federation.claims import check_evaluation_end
 from splitcom.federation.conversations import Conversations, Ended
 from splitcom.federation.observe import Observer
 from splitcom.federation.shared import SharedAdapter
 from splitcom.federation.tails import Tails
 from splitcom.protocol.messages_pb2 import EvaluationEnd, EvaluationNext, EvaluationStart, Message
+
+
+class HeldOut(NamedTuple):
+    """Loss in nats per label, and the part of the labels that was right; of tokens that is not looked at."""
+
+    loss: float
+    accuracy: float
 
 
 class Evaluation:
@@ -33,15 +41,15 @@ class Evaluation:
         self._tails = Tails(body, clients) if body is not None and config.model.tail_blocks else None
         self._observer = observer
 
-    def run(self, round_index: int) -> float | None:
-        """Loss in nats per labelled token; None where there is none to know."""
+    def run(self, round_index: int) -> HeldOut | None:
+        """What came of all held-out samples; None where there are none to know of."""
         peers = self._clients.peers
         names = [name for name in self._clients.ready if peers[name].num_held_out]
         total = sum(peers[name].num_held_out for name in names)
         for name in names:
             start = self._adapter.offer(peers[name], EvaluationStart())
             self._clients.send(name, Message(evaluation_start=start))
-        loss_sum, num_labels = 0.0, 0
+        loss_sum, num_labels, num_correct = 0.0, 0, 0
         done: Counter[str] = Counter()
         while names:
             messages = self._clients.collect(names)
@@ -57,18 +65,20 @@ class Evaluation:
                 except Ended:
                     names = [other for other in names if other != name]
                     continue
-                loss_sum += part[0]
-                num_labels += part[1]
-        return loss_sum / num_labels if num_labels else None
+                loss_sum += part.loss_sum
+                num_labels += part.num_labels
+                num_correct += part.num_correct
+        return HeldOut(loss_sum / num_labels, num_correct / num_labels) if num_labels else None
 
-    def _end(self, name: str, end: EvaluationEnd) -> tuple[float, int]:
-        """Loss and number of labels that a client tells of; none where the server has computed them."""
+    def _end(self, name: str, end: EvaluationEnd) -> StepResult:
+        """What a client tells of its samples; nothing where the server has computed it."""
         self._clients.parse(name, check_evaluation_end, end, self._clients.peers[name], self._config)
-        clients_know = self._body is None or self._tails is not None
-        return (end.loss_sum, end.num_labels) if clients_know else (0.0, 0)
+        if self._body is not None and self._tails is None:
+            return _NOTHING
+        return StepResult(None, end.loss_sum, end.num_labels, min(end.num_correct, end.num_labels))
 
-    def _take(self, name: str, message: Message, done: Counter[str]) -> tuple[float, int]:
-        """Loss and number of labels of a batch, which is answered; counts its samples."""
+    def _take(self, name: str, message: Message, done: Counter[str]) -> StepResult:
+        """What comes of a batch, which is answered; counts its samples."""
         if self._body is None or self._arrivals is None:
             self._clients.refuse(name, "an activation, in a run that is not split")
         arrival = self._arrivals.held_out(name, message)
@@ -78,9 +88,12 @@ class Evaluation:
             self._clients.refuse(name, f"more than the {num_held_out} held-out samples it has")
         if self._tails is not None:
             self._clients.send(name, self._tails.evaluate(name, arrival))
-            return 0.0, 0
-        loss_sum, num_labels = self._body.evaluate(arrival)
-        if not isfinite(loss_sum):
-            self._clients.refuse(name, f"a held-out batch whose loss is {loss_sum}")
+            return _NOTHING
+        result = self._body.evaluate(arrival)
+        if not isfinite(result.loss_sum):
+            self._clients.refuse(name, f"a held-out batch whose loss is {result.loss_sum}")
         self._clients.send(name, Message(evaluation_next=EvaluationNext()))
-        return loss_sum, num_labels
+        return result
+
+
+_NOTHING = StepResult(None, 0.0, 0, 0)

@@ -5,10 +5,10 @@ import random
 from functools import partial
 
 from splitcom.config import Config
-from splitcom.data import Encoded, Row, encode, load_rows
+from splitcom.data import Row, class_indices, load_rows
 from splitcom.errors import ConfigError
 from splitcom.federation.build import Parts, adapt, body_of, front_of, tail_of
-from splitcom.models import Body, Front, Tail, load_tokenizer
+from splitcom.models import Body, Front, Tail
 from splitcom.models.front import outline
 
 
@@ -17,15 +17,16 @@ def load_server_parts(config: Config) -> Parts:
 
     Where nothing is split, the body is an outline too, since the server only averages.
     """
-    model = config.model
-    front = outline(model.source, Front, model.cut, model.tail_blocks)
+    model, classes = config.model, config.data.classes
+    front = outline(model.source, Front, model.cut, model.tail_blocks, classes)
     adapt(front, config, trains=config.lora.train_front)
-    tail = outline(model.source, Tail, model.cut, model.tail_blocks) if model.tail_blocks else None
-    if tail is not None:
+    tail = None
+    if model.tail_blocks:
+        tail = outline(model.source, Tail, model.cut, model.tail_blocks, classes)
         adapt(tail, config, trains=True)
     if config.training.split:
         return Parts(front, body_of(config), tail)
-    body = outline(model.source, Body, model.cut)
+    body = outline(model.source, Body, model.cut, labels=classes)
     adapt(body, config, trains=True)
     return Parts(front, body)
 
@@ -43,7 +44,7 @@ def load_client_rows(config: Config) -> tuple[list[Row], list[Row]]:
     ConfigError where nothing is left to train on.
     """
     data = config.data
-    load = partial(load_rows, template=data.prompt, response_column=data.response)
+    load = partial(_known_rows, config)
     share = math.ceil(data.held_out_samples / config.federation.clients)
     rows = load(data.source)
     if data.held_out is not None:
@@ -60,8 +61,9 @@ def load_client_rows(config: Config) -> tuple[list[Row], list[Row]]:
     )
 
 
-def encode_client_rows(rows: tuple[list[Row], list[Row]], config: Config) -> tuple[Encoded, Encoded]:
-    """Tokenise what `load_client_rows` gave."""
-    tokenizer = load_tokenizer(config.model.source)
-    train, held_out = (encode(part, tokenizer, config.data.max_tokens) for part in rows)
-    return train, held_out
+def _known_rows(config: Config, source: str) -> list[Row]:
+    """All rows of a source; of classes that the run knows."""
+    rows = load_rows(source, template=config.data.prompt, response_column=config.data.response)
+    if config.data.classes is not None:
+        class_indices(rows, config.data.classes)
+    return rows

@@ -55,6 +55,7 @@ class Federation:
         self.ledger = Ledger()
         self.round = 0
         self.eval_losses: dict[int, float] = {}
+        self.eval_accuracies: dict[int, float] = {}  # of classes, else empty
         self.uncompressed: Counter[str] = Counter()
         self.wall_s = 0.0
         self.controllers = controllers
@@ -142,8 +143,10 @@ class Federation:
             self._evaluate()
 
     def _evaluate(self) -> None:
-        if (loss := self._evaluation.run(self.round)) is not None:
-            self.eval_losses[self.round] = loss
+        if (found := self._evaluation.run(self.round)) is not None:
+            self.eval_losses[self.round] = found.loss
+            if self.config.data.classes is not None:
+                self.eval_accuracies[self.round] = found.accuracy
 
     def _close_round(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl for this round; what was counted for it starts anew."""
@@ -154,6 +157,9 @@ class Federation:
             if peer.steps or sent:
                 seconds = {"server": self._steps.server_s, **self._clients.transport.take_seconds(name)}
                 line = line_of(name, self.round, self.eval_losses.get(self.round), peer, sent, seconds)
+                if self.config.data.classes is not None:
+                    line["accuracy"] = peer.num_correct / peer.num_labels if peer.num_labels else None
+                    line["eval_accuracy"] = self.eval_accuracies.get(self.round)
                 self.uncompressed.update(line["uncompressed_bytes"])
                 lines.append(line)
             peer.forget_round()
@@ -187,6 +193,7 @@ class Federation:
             "wall_s": self.wall_s,
             "adapter_version": self._shared.version,
             "eval_losses": self.eval_losses,
+            "eval_accuracies": self.eval_accuracies,
             "ledger": self.ledger.state(),
             "uncompressed": self.uncompressed,
             "transport": self._saved_clocks,
@@ -219,6 +226,7 @@ class Federation:
         self.controllers.load_state(State(sections["control"], scalars["control"]))
         self.wall_s = max(self.wall_s, scalars["wall_s"])
         self.eval_losses = {int(index): loss for index, loss in scalars["eval_losses"].items()}
+        self.eval_accuracies = {int(index): value for index, value in scalars["eval_accuracies"].items()}
         self.uncompressed = Counter(scalars["uncompressed"])
         self.ledger.load_state(scalars["ledger"])
         self._saved_clocks = scalars["transport"]

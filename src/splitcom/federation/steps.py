@@ -143,6 +143,7 @@ class Steps:
             peer.tokens += num_tokens
             peer.loss_sum += result.loss_sum
             peer.num_labels += result.num_labels
+            peer.num_correct += result.num_correct
             peer.gradient = None if result.gradient is None else (result.gradient, arrival.decoded.ids)
             assert peer.task is not None
             peer.task.next_step += 1
@@ -184,7 +185,7 @@ class Steps:
         if self._body is None:
             self._note_unseen(name, end, task)
         elif self._tails is not None:
-            peer.loss_sum = end.loss_sum
+            peer.loss_sum, peer.num_correct = end.loss_sum, min(end.num_correct, peer.num_labels)
         update = Update(
             self._clients.parse(name, self._adapter.read, end.adapter), task.num_tokens, task.version
         )
@@ -200,6 +201,7 @@ class Steps:
         peer.tokens += end.num_tokens
         peer.loss_sum += end.loss_sum
         peer.num_labels += end.num_labels
+        peer.num_correct += min(end.num_correct, end.num_labels)
         mean = end.loss_sum / end.num_labels
         total = self._ledger.totals()["total"]
         self._observer.on_step(StepReport(task.round, end.num_steps, end.num_steps, mean, 0.0, total))

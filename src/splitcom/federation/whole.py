@@ -8,7 +8,7 @@ from splitcom.codecs import ReferenceStore
 from splitcom.config import Config
 from splitcom.data import Batch, Sample
 from splitcom.federation.client import RoundSummary
-from splitcom.federation.loss import token_losses
+from splitcom.federation.loss import Losses, losses_of
 from splitcom.federation.optimize import Optimizer
 from splitcom.federation.plan import LocalRound, held_out_batches, progress_of, round_batches
 from splitcom.models import Body, Front, adapter_state, load_adapter_state
@@ -42,20 +42,21 @@ class WholeTrainer:
 
     def train(self, local: LocalRound) -> Generator[Message | None, Message, RoundSummary]:
         """Run this client's local epochs of a round; says nothing on the way."""
-        num_tokens, num_labels, loss_sum = 0, 0, 0.0
+        num_tokens, num_labels, num_correct, loss_sum = 0, 0, 0, 0.0
         plan = round_batches(self._samples, self._config, self._name, local.index)
         self._front.train()
         self._body.train()
         for step, batch in enumerate(plan):
             torch.manual_seed(derive_seed(self._config.seed, self._name, local.index, step))  # dropout
-            losses = self._losses(batch)
+            losses, _, correct = self._losses(batch)
             torch.autograd.backward(losses.mean())
             self._optimizer.step(progress_of(self._config, local.place, step, len(plan)))
             loss_sum += float(losses.detach().sum())
             num_labels += len(losses)
+            num_correct += int(correct.sum())
             num_tokens += int(batch.lengths.sum())
         yield from ()
-        return RoundSummary(num_tokens, len(plan), loss_sum, num_labels)
+        return RoundSummary(num_tokens, len(plan), loss_sum, num_labels, num_correct)
 
     @torch.no_grad()
     def evaluate(self) -> Generator[Message | None, Message, EvaluationEnd]:
@@ -64,17 +65,17 @@ class WholeTrainer:
         self._body.eval()
         result = EvaluationEnd()
         for batch in held_out_batches(self._held_out, self._config):
-            losses = self._losses(batch)
+            losses, _, correct = self._losses(batch)
             result.loss_sum += float(losses.double().sum())
             result.num_labels += len(losses)
+            result.num_correct += int(correct.sum())
         yield from ()
         return result
 
-    def _losses(self, batch: Batch) -> torch.Tensor:
+    def _losses(self, batch: Batch) -> Losses:
         mask = batch.attention_mask.to(self._device)
         hidden = self._front(batch.input_ids.to(self._device), mask)
-        losses, _ = token_losses(self._body(hidden, mask), batch.labels.to(self._device))
-        return losses
+        return losses_of(self._body(hidden, mask), batch.labels.to(self._device))
 
     def adapter(self) -> dict[str, torch.Tensor]:
         """The adapters of both parts; their tensors' names are those in the whole model, so they never clash."""

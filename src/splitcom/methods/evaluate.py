@@ -11,7 +11,7 @@ import torch
 from splitcom.config import Config
 from splitcom.errors import RunError
 from splitcom.federation.build import load_texts
-from splitcom.federation.loss import token_losses
+from splitcom.federation.loss import losses_of
 from splitcom.federation.plan import held_out_batches
 from splitcom.methods.text import Progress, Writer, score_text
 from splitcom.metrics.record import RunFolder, write_atomic
@@ -37,18 +37,21 @@ def evaluate_run(
 ) -> dict[str, Any]:
     """Evaluate a finished run and write evaluation.json into its folder; returns the content.
 
-    Loss (nats per token) and perplexity of the held-out samples; with `evaluation.text_samples`, the scores of
-    `splitcom.metrics.quality` for so many distinct held-out prompts, and what a generated token costs at the cut.
+    Loss (nats per token, or per sample for classes) and perplexity of the held-out samples. For classes the accuracy;
+    for text, with `evaluation.text_samples`, the scores of `splitcom.metrics.quality` for so many distinct held-out
+    prompts, and what a generated token costs at the cut.
     """
     writer = writer_of(run, changes)
     config = writer.config
-    losses = [
-        token_losses(writer.logits(batch.input_ids, batch.attention_mask), batch.labels)[0]
+    batches = [
+        losses_of(writer.logits(batch.input_ids, batch.attention_mask), batch.labels)
         for batch in held_out_batches(load_texts(config).held_out.samples, config)
     ]
-    loss = float(torch.cat(losses).double().mean())
+    loss = float(torch.cat([batch.losses for batch in batches]).double().mean())
     found: dict[str, Any] = {"loss": loss, "perplexity": exp(min(loss, 700.0))}
-    if config.evaluation.text_samples:
+    if config.data.classes is not None:
+        found["accuracy"] = float(torch.cat([batch.correct for batch in batches]).double().mean())
+    elif config.evaluation.text_samples:
         found["text"] = score_text(writer, on_progress)
     write_atomic(Path(run) / EVALUATION, (json.dumps(found, indent=2) + "\n").encode())
     return found

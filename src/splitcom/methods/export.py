@@ -25,9 +25,10 @@ def export_run(run: str | Path, out: str | Path, *, merge: bool = False) -> None
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         if merge:
-            merge_adapter(folder.adapter, config.model.source, temporary)
+            merge_adapter(folder.adapter, config.model.source, temporary, config.data.classes)
         else:
-            load_adapted(config.model.source, folder.adapter)  # refuses one that does not fit
+            # refuses one that does not fit
+            load_adapted(config.model.source, folder.adapter, config.data.classes)
             shutil.copytree(folder.adapter, temporary)
         temporary.rename(out)
     except OSError as error:

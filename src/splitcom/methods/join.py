@@ -9,9 +9,9 @@ from pathlib import Path
 from splitcom.config import Config
 from splitcom.data import Encoded, Row
 from splitcom.errors import ModelError, RefusedError, RemoteProtocolError, TransportError
-from splitcom.federation.build import build_client
+from splitcom.federation.build import build_client, encode_rows
 from splitcom.federation.client import Client
-from splitcom.federation.remote import encode_client_rows, load_client_parts, load_client_rows
+from splitcom.federation.remote import load_client_parts, load_client_rows
 from splitcom.federation.store import PartyStore
 from splitcom.metrics.record import write_atomic
 from splitcom.models import fingerprint
@@ -107,7 +107,7 @@ def _join(options: JoinOptions, on_data: Callable[[Encoded, Encoded], None]) -> 
         welcome = _inquire(options, calls)
         source = welcome.weights or str(_fetch(options, welcome, calls))
     config = welcome.config.override({"model.source": source})
-    train, held_out = encode_client_rows(welcome.rows, config)
+    train, held_out = encode_rows(welcome.rows, config)
     on_data(train, held_out)
     parts = load_client_parts(config)
     folder = options.state / welcome.description.run

@@ -13,7 +13,7 @@ import torch
 
 from splitcom.config import Config
 from splitcom.errors import ConfigError, RunError
-from splitcom.federation.build import Parts, Simulation, load_parts, load_texts
+from splitcom.federation.build import Parts, Simulation, load_parts, load_texts, with_classes
 from splitcom.federation.observe import Observer
 from splitcom.federation.rounds import Federation
 from splitcom.methods import METHODS
@@ -56,7 +56,7 @@ def train(
     completed round to the same bits. Raises RunError where the folder exists and is not to be resumed, or was
     started with another configuration; and what a wrong configuration, model or data set raises.
     """
-    config = configured(config)
+    config = with_classes(configured(config))
     observer = observer or Observer()
     folder = RunFolder(out)
     if resume:
@@ -75,9 +75,9 @@ def train(
         run_rounds(simulation.federation, folder, observer)
     export(simulation.federation, parts, folder, config)
     result = result_of(simulation.federation, config, label or config.method, simulation.clock.server_time_s)
-    if config.evaluation.generate:
+    if config.evaluation.generate and config.data.classes is None:
         result["samples"] = generate_pairs(config, folder.adapter, texts.held_out.samples)
-    if config.evaluation.text_samples:
+    if config.evaluation.text_samples and config.data.classes is None:
         result["text"] = score_text(Writer.of_run(config, folder.adapter), observer.on_text)
     folder.write_result(result)
     return Run(folder.path, result)
@@ -136,6 +136,7 @@ def export(federation: Federation, parts: Parts, folder: RunFolder, config: Conf
             rank=config.lora.rank,
             alpha=config.lora.alpha,
             dropout=config.lora.dropout,
+            labels=config.data.classes,
         )
     )
 
@@ -144,6 +145,8 @@ def result_of(federation: Federation, config: Config, label: str, virtual_s: flo
     """The content of result.json."""
     losses = federation.eval_losses
     last = losses[max(losses)]
+    accuracies = federation.eval_accuracies
+    accuracy = {"accuracy": accuracies[max(accuracies)]} if accuracies else {}
     sent = federation.ledger.totals()
     uncompressed = {key: federation.uncompressed[key] for key in sent}
     return {
@@ -158,6 +161,7 @@ def result_of(federation: Federation, config: Config, label: str, virtual_s: flo
             "perplexity": exp(min(last, 700.0)),
             "best_loss": min(losses.values()),
             "initial_loss": losses[0],
+            **accuracy,
         },
         "bytes": sent,
         "uncompressed_bytes": uncompressed,

@@ -112,7 +112,8 @@ def serve(
 
 def _front_folder(config: Config, folder: Path) -> Path:
     model = config.model
-    write_front(model.source, model.cut, getattr(torch, model.dtype), folder, model.tail_blocks)
+    dtype, classes = getattr(torch, model.dtype), config.data.classes
+    write_front(model.source, model.cut, dtype, folder, model.tail_blocks, classes)
     return folder
 
 

@@ -57,16 +57,18 @@ class Writer:
         if self.config.training.split:
             self.split = cut(model, self.config.model.cut, self.config.model.tail_blocks)
             self.wires = [Wire(self.config.evaluation.codec) for _ in self.split.parts[1:]]
-            model = generator(self.split, tuple(self.wires))
+            if self.config.data.classes is None:
+                model = generator(self.split, tuple(self.wires))
         self._generator = model
 
     @classmethod
     def of_run(cls, config: Config, adapter: Path) -> "Writer":
         """The model as a run has left it."""
-        return cls(load_adapted(config.model.source, adapter).merge_and_unload(), config)
+        adapted = load_adapted(config.model.source, adapter, config.data.classes)
+        return cls(adapted.merge_and_unload(), config)
 
     def logits(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """Logits [B, T, V] on the CPU; what the parts send one another goes through the wires."""
+        """Logits [B, T, V], of classes [B, C], on the CPU; what the parts send one another goes through the wires."""
         ids, mask = input_ids.to(self.model.device), attention_mask.to(self.model.device)
         if self.split is None:
             return cast(torch.Tensor, self.model(input_ids=ids, attention_mask=mask).logits.cpu())
@@ -77,7 +79,15 @@ class Writer:
 
     @torch.no_grad()
     def write(self, prompts: Sequence[str], on_progress: Progress | None = None) -> list[str]:
-        """Continue prompts, a batch at a time, by greedy or, with `evaluation.beams`, by beam search."""
+        """Continue prompts, a batch at a time, by greedy or, with `evaluation.beams`, by beam search.
+
+        Raises ConfigError where the run has learnt classes.
+        """
+        if self.config.data.classes is not None:
+            raise ConfigError(
+                "data.task = 'classification': the model tells classes and writes no text; `splitcom evaluate` tells "
+                "its accuracy"
+            )
         settings, written = self.config.evaluation, list[str]()
         for start in range(0, len(prompts), settings.batch_size):
             batch = [

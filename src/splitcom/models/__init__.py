@@ -1,4 +1,4 @@
-"""How a causal LM is cut into parts, loaded part by part and given adapters; knows no data and no traffic."""
+"""How a model is cut into parts, loaded part by part and given adapters; knows no data and no traffic."""
 
 from splitcom.models.adapters import (
     adapter_state,
@@ -7,6 +7,7 @@ from splitcom.models.adapters import (
     load_adapted,
     load_adapter_state,
     merge_adapter,
+    renew_head,
 )
 from splitcom.models.describe import Description, PartSize, describe, fingerprint
 from splitcom.models.load import load_body, load_config, load_front, load_model, load_tail, load_tokenizer
@@ -35,6 +36,7 @@ __all__ = [
     "load_tail",
     "load_tokenizer",
     "merge_adapter",
+    "renew_head",
     "replicate",
     "share_embeddings",
 ]

@@ -1,5 +1,7 @@
 """LoRA on the parts of a cut model, through peft: add, read, write, export as one standard adapter, merge.
 
+The head of a classifier is trained whole and belongs to the adapter, as peft's `modules_to_save`.
+
 Parts keep the whole model's names for their weights, so the joined adapter is the union of the parts' states.
 """
 
@@ -22,7 +24,7 @@ from transformers.pytorch_utils import Conv1D
 
 from splitcom.errors import AdapterError
 from splitcom.models.anatomy import Anatomy, survey
-from splitcom.models.load import load_config, load_model, load_tokenizer, quiet, resolve, skeleton
+from splitcom.models.load import Labels, load_config, load_model, load_tokenizer, quiet, resolve, skeleton
 from splitcom.models.split import Part
 
 Targets = str | list[str] | None
@@ -77,14 +79,34 @@ def add_lora(
             _initialise(module, zlib.crc32(f"{seed}:{name}".encode()))
 
 
+def renew_head(part: Part, seed: int = 0) -> None:
+    """Draw the classification head that the part holds, if it holds one, and train it whole.
+
+    Call it after `add_lora`, which freezes all but LoRA. As with LoRA, the values depend on `seed` and names alone;
+    matrices are drawn as transformers does, with the configuration's `initializer_range`. The dtype stays the model's.
+    """
+    if not part.span.last:
+        return
+    std = getattr(part.model.config.get_text_config(), "initializer_range", 0.02)
+    for head in part.anatomy.head:
+        for path, module in part.model.get_submodule(head).named_modules(prefix=head):
+            for name, parameter in list(module.named_parameters(recurse=False)):
+                generator = torch.Generator().manual_seed(zlib.crc32(f"{seed}:{path}.{name}".encode()))
+                drawn = torch.full(parameter.shape, float(name == "weight"))  # a norm's weight, or a bias
+                if drawn.dim() > 1:
+                    drawn.normal_(0.0, std, generator=generator)
+                new = nn.Parameter(drawn.to(parameter.device, parameter.dtype))
+                module.register_parameter(name, new)
+
+
 def adapter_state(part: Part) -> dict[str, Tensor]:
-    """Return copies of the part's LoRA tensors on the CPU, sorted by their names in the whole model."""
-    return {name: tensor.detach().cpu().clone() for name, tensor in _lora_parameters(part).items()}
+    """Return copies of the part's trained tensors on the CPU, sorted by their names in the whole model."""
+    return {name: tensor.detach().cpu().clone() for name, tensor in _trained_parameters(part).items()}
 
 
 def load_adapter_state(part: Part, state: State) -> None:
-    """Set the part's LoRA tensors; AdapterError, and no change, where names or shapes do not fit."""
-    own = _lora_parameters(part)
+    """Set the part's trained tensors; AdapterError, and no change, where names or shapes do not fit."""
+    own = _trained_parameters(part)
     if missing := sorted(own.keys() ^ state.keys()):
         raise AdapterError(
             f"the adapter does not fit the part: it has {len(state)} tensors where the part has {len(own)}; "
@@ -112,19 +134,23 @@ def export_adapter(
     rank: int,
     alpha: float,
     dropout: float = 0.0,
+    labels: Labels = None,
 ) -> None:
-    """Join the parts' states into one standard PEFT adapter for the whole model.
+    """Join the parts' states into one standard PEFT adapter for the whole model, a classifier's with its head.
 
     Any of them may be empty (a part without LoRA). `PeftModel.from_pretrained(base_model, folder)` then gives
     the split model's logits. Raises AdapterError where the states are not those of parts of `base` cut so.
     """
-    config = load_config(base)
-    model = skeleton(config)
+    model = skeleton(load_config(base, labels), labels=labels)
     anatomy = survey(model)
     state = {**front, **body, **(tail or {})}
     linear = _linear_modules(model, anatomy) | _head_module(model)
-    adapted = sorted({name.rsplit(".lora_", 1)[0] for name in state})
-    _check_fit(state, linear, rank)
+    head = {f"{name}.{own}" for name in anatomy.head for own in model.get_submodule(name).state_dict()}
+    lora_state = {name: tensor for name, tensor in state.items() if name not in head}
+    if missing := head - state.keys():
+        raise AdapterError(f"there is no classification head in any part: {sorted(missing)} are missing")
+    adapted = sorted({name.rsplit(".lora_", 1)[0] for name in lora_state})
+    _check_fit(lora_state, linear, rank)
     for name in adapted:
         if not name.startswith(f"{anatomy.blocks}."):  # the head
             continue
@@ -139,7 +165,8 @@ def export_adapter(
         lora_dropout=dropout,
         target_modules=sorted(leaves) if whole else adapted,
         fan_in_fan_out=any(isinstance(linear[name], Conv1D) for name in adapted),
-        task_type="CAUSAL_LM",
+        task_type="SEQ_CLS" if anatomy.classifies else "CAUSAL_LM",
+        modules_to_save=list(anatomy.head) or None,
         base_model_name_or_path=resolve(base),
         inference_mode=True,
     )
@@ -149,9 +176,9 @@ def export_adapter(
     save_file(tensors, Path(folder) / "adapter_model.safetensors", metadata={"format": "pt"})
 
 
-def load_adapted(base: str | Path, adapter_folder: str | Path) -> PeftModel:
+def load_adapted(base: str | Path, adapter_folder: str | Path, labels: Labels = None) -> PeftModel:
     """Load the whole base model with a PEFT adapter on it; AdapterError where the adapter does not fit."""
-    model = load_model(base)
+    model = load_model(base, labels=labels)
     try:
         with warnings.catch_warnings():
             # peft asks transformers for a property by the name that transformers has since deprecated, and only
@@ -172,19 +199,21 @@ def load_adapted(base: str | Path, adapter_folder: str | Path) -> PeftModel:
     return adapted
 
 
-def merge_adapter(adapter_folder: str | Path, base: str | Path, out: str | Path) -> None:
+def merge_adapter(
+    adapter_folder: str | Path, base: str | Path, out: str | Path, labels: Labels = None
+) -> None:
     """Write the base model with the adapter's updates added to its weights, and its tokenizer, to `out`."""
-    merged = load_adapted(base, adapter_folder).merge_and_unload()
+    merged = load_adapted(base, adapter_folder, labels).merge_and_unload()
     with quiet():
         merged.save_pretrained(str(out))
     load_tokenizer(base).save_pretrained(str(out))
 
 
-def _lora_parameters(part: Part) -> dict[str, nn.Parameter]:
+def _trained_parameters(part: Part) -> dict[str, nn.Parameter]:
     return {
         name.replace(f".{_NAME}.", "."): parameter
         for name, parameter in sorted(part.model.named_parameters())
-        if ".lora_" in name
+        if parameter.requires_grad
     }
 
 

@@ -1,4 +1,4 @@
-"""What a causal LM is made of, found by watching it run; knows no family by name.
+"""What a causal LM or a sequence classifier is made of, found by watching it run; knows no family by name.
 
 A model can be cut before block k if nothing but the hidden states crosses that place. Reading source code or
 comparing names cannot show that, so `survey` runs the model once on four tokens with every block replaced by
@@ -14,6 +14,7 @@ A second run from `inputs_embeds` must give the blocks the same masks and positi
 import copy
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -44,18 +45,24 @@ UNCUTTABLE = {
 
 @dataclass(frozen=True)
 class Anatomy:
-    """Where the parts of a causal LM are, as module paths below it."""
+    """Where the parts of a model are, as module paths below it."""
 
-    decoder: str  # the model without its LM head
+    decoder: str  # the model without its LM head or classification head
     blocks: str
     num_blocks: int
     form: Form
     embeddings: str
     before: tuple[str, ...]  # what else has weights and runs before the blocks: position embeddings, norms
-    after: tuple[str, ...]  # what has weights and runs after them: final norm, LM head
+    after: tuple[str, ...]  # what has weights and runs after them: final norm, pooler, head
+    head: tuple[str, ...]  # of these the classification head; empty in a causal LM
     width: int  # of the `inputs_embeds` that a part without `before` runs on
     tied: bool  # the LM head's weight is the embeddings'
     mixture: bool  # some block has experts
+
+    @property
+    def classifies(self) -> bool:
+        """Whether the model gives one row of logits per text, and not one per token."""
+        return bool(self.head)
 
 
 class Passed(nn.Module):
@@ -94,6 +101,19 @@ class Unused(nn.Module):
         """Return activations as they are and, for ids or positions, a zero to add."""
         given = next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
         return given if given.is_floating_point() else torch.zeros((), device=given.device)
+
+
+class Blank(nn.Module):
+    """Stands where the embeddings of another part stood, in a part whose head must see ids: all are embedded as 0."""
+
+    def __init__(self, width: int, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.width = width
+        self.dtype = dtype
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Map ids of shape [batch, tokens] to zeros [batch, tokens, width]."""
+        return torch.zeros(*ids.shape, self.width, dtype=self.dtype, device=ids.device)
 
 
 def hidden_argument(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
@@ -165,7 +185,8 @@ def survey(model: PreTrainedModel) -> Anatomy:
         except Exception as error:  # the model's own code with stand-ins: any failure means "not this form"
             failures.append(f"{type(error).__name__}: {error}")
         else:
-            head = model.get_output_embeddings()
+            lm_head = model.get_output_embeddings()
+            behind = [name for name in after if not name.startswith(f"{decoder}.")]
             return Anatomy(
                 decoder=decoder,
                 blocks=path,
@@ -174,11 +195,16 @@ def survey(model: PreTrainedModel) -> Anatomy:
                 embeddings=stage.embeddings,
                 before=before,
                 after=after,
+                head=() if lm_head is not None else tuple(filter(partial(_has_weights, model), behind)),
                 width=width,
-                tied=getattr(head, "weight", None) is model.get_input_embeddings().weight,
+                tied=getattr(lm_head, "weight", None) is model.get_input_embeddings().weight,
                 mixture=any(name.endswith(".experts") for name, _ in blocks.named_modules()),
             )
     raise CutError(f"{_name(model)} cannot be cut at {path}: " + "; or ".join(dict.fromkeys(failures)))
+
+
+def _has_weights(model: nn.Module, name: str) -> bool:
+    return any(True for _ in model.get_submodule(name).parameters())
 
 
 def _name(model: nn.Module) -> str:

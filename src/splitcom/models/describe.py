@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from transformers import PreTrainedModel
 
 from splitcom.models.adapters import Targets, add_lora
-from splitcom.models.anatomy import survey
+from splitcom.models.anatomy import Anatomy, survey
 from splitcom.models.checkpoint import stored_tensors
 from splitcom.models.load import failing_as_model_error, load_config, resolve, skeleton
 from splitcom.models.split import PARTS, spans, strip
@@ -39,7 +40,7 @@ class Description:
     vocab_size: int
     dtype: torch.dtype
     tied_embeddings: bool
-    head_parameters: int  # vocabulary x hidden, held by whoever has the last blocks
+    head_parameters: int  # vocabulary or classes x hidden, held by whoever has the last blocks
     parameters: int
     parts: tuple[PartSize, ...]
 
@@ -78,10 +79,16 @@ def describe(
         vocab_size=text.vocab_size,
         dtype=dtype,
         tied_embeddings=anatomy.tied,
-        head_parameters=sum(weight.numel() for weight in model.get_output_embeddings().parameters()),
+        head_parameters=_num_head_parameters(model, anatomy),
         parameters=sum(weight.numel() for weight in model.parameters()),
         parts=tuple(parts),
     )
+
+
+def _num_head_parameters(model: PreTrainedModel, anatomy: Anatomy) -> int:
+    lm_head = model.get_output_embeddings()
+    heads = [model.get_submodule(name) for name in anatomy.head] if lm_head is None else [lm_head]
+    return sum(weight.numel() for head in heads for weight in head.parameters())
 
 
 def fingerprint(source: str | Path) -> str:

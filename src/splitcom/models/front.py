@@ -6,22 +6,33 @@ import torch
 from torch import Tensor, nn
 
 from splitcom.models.anatomy import survey
-from splitcom.models.load import load_config, load_front, load_tail, load_tokenizer, quiet, skeleton
+from splitcom.models.load import (
+    Labels,
+    belongs,
+    load_config,
+    load_front,
+    load_tail,
+    load_tokenizer,
+    quiet,
+    skeleton,
+)
 from splitcom.models.split import PARTS, PartT, spans, strip
 
 _NARROW = (torch.bfloat16, torch.float16)
 
 
-def outline(source: str | Path, part: type[PartT], cut: int, tail_blocks: int = 0) -> PartT:
+def outline(
+    source: str | Path, part: type[PartT], cut: int, tail_blocks: int = 0, labels: Labels = None
+) -> PartT:
     """A Front, Body or Tail without weights, to which LoRA can be added as to the real one.
 
     Its frozen parameters have their shapes, all elements of each being one and the same in memory.
     """
-    config = load_config(source)
-    anatomy = survey(skeleton(config))
+    config = load_config(source, labels)
+    anatomy = survey(skeleton(config, labels=labels))
     name = next(name for name, kind in PARTS.items() if kind is part)
     span = spans(anatomy.num_blocks, cut, tail_blocks)[name]
-    model = strip(skeleton(config), anatomy, span)
+    model = strip(skeleton(config, labels=labels), anatomy, span)
     for module in model.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
             element = torch.zeros(1, dtype=parameter.dtype).expand(parameter.shape)
@@ -29,18 +40,29 @@ def outline(source: str | Path, part: type[PartT], cut: int, tail_blocks: int = 
     return part(model, anatomy, span)
 
 
-def write_front(source: str | Path, cut: int, dtype: torch.dtype, folder: Path, tail_blocks: int = 0) -> None:
+def write_front(
+    source: str | Path,
+    cut: int,
+    dtype: torch.dtype,
+    folder: Path,
+    tail_blocks: int = 0,
+    labels: Labels = None,
+) -> None:
     """Write a model folder of which `load_front` with this cut and dtype gives the same front, bit for bit.
 
     With `tail_blocks`, so does `load_tail`. Holds configuration, tokenizer, and the parts' tensors, in 16 bits where
     that loses nothing.
     """
-    front = load_front(source, cut, dtype)
+    front = load_front(source, cut, dtype, labels=labels)
     tensors = front.model.state_dict()
     if tail_blocks:
-        tail = load_tail(source, tail_blocks, dtype).model
-        tied = tail.all_tied_weights_keys  # they are tied again when loaded
-        tensors |= {name: tensor for name, tensor in tail.state_dict().items() if name not in tied}
+        tail = load_tail(source, tail_blocks, dtype, labels=labels)
+        tied = tail.model.all_tied_weights_keys  # they are tied again when loaded
+        tensors |= {
+            name: tensor
+            for name, tensor in tail.model.state_dict().items()
+            if name not in tied and not belongs(name, tail.anatomy.head)
+        }
     state = {name: _narrowed(tensor) for name, tensor in tensors.items()}
     with quiet():
         front.model.save_pretrained(folder, state_dict=state)

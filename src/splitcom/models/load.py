@@ -6,19 +6,25 @@ non-persistent buffers are therefore transformers' business, and no tensor of an
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+)
 from transformers.utils import logging
 
 from splitcom.errors import CutError, ModelError
 from splitcom.models.anatomy import survey
 from splitcom.models.checkpoint import StoredTensor, stored_tensors
 from splitcom.models.split import PARTS, Body, Front, Part, Tail, spans, strip
+
+Labels = Sequence[str] | None
+"""The classes of a sequence classifier, in the order of its logits; None makes a causal LM of the same weights."""
 
 BUNDLED = Path(__file__).parent / "bundled"
 
@@ -36,10 +42,19 @@ def resolve(source: str | Path) -> str:
     return source
 
 
-def load_config(source: str | Path) -> PreTrainedConfig:
-    """Load a model's configuration; ModelError where there is none."""
+def load_config(source: str | Path, labels: Labels = None) -> PreTrainedConfig:
+    """Load a model's configuration, with `labels` that of a classifier; ModelError where there is none."""
     with failing_as_model_error(source, "configuration"):
-        return AutoConfig.from_pretrained(resolve(source))
+        config = AutoConfig.from_pretrained(resolve(source))
+    if labels is not None:
+        config.id2label = dict(enumerate(labels))
+        config.label2id = {label: index for index, label in enumerate(labels)}
+        config.problem_type = "single_label_classification"
+        text = config.get_text_config()
+        if text.pad_token_id is None or text.pad_token_id < 0:
+            # transformers' classifiers refuse batches without one; which it is does not matter to a part.
+            text.pad_token_id = text.eos_token_id if isinstance(text.eos_token_id, int) else 0
+    return config
 
 
 def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
@@ -53,13 +68,20 @@ def load_model(
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
     attn_implementation: str | None = None,
+    labels: Labels = None,
 ) -> PreTrainedModel:
-    """Load a whole causal LM in evaluation mode; ModelError where it is missing, damaged or incomplete."""
-    config = load_config(source)
+    """Load a whole model in evaluation mode; ModelError where it is missing, damaged or incomplete.
+
+    A causal LM, or a classifier for `labels`, whose head is new whatever the checkpoint has.
+    """
+    config = load_config(source, labels)
+    head = () if labels is None else survey(skeleton(config, labels=labels)).head
     return _from_pretrained(
-        causal_class(config),
-        resolve(source),
+        model_class(config, labels),
+        resolve(source) if labels is None else None,
         name=source,
+        head=head,
+        state_dict=None if labels is None else _stored(source, dtype, head),
         config=config,
         dtype=dtype,
         device=device,
@@ -73,9 +95,10 @@ def load_front(
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
     attn_implementation: str | None = None,
+    labels: Labels = None,
 ) -> Front:
     """Load embeddings and the first `cut` blocks, and nothing else, in evaluation mode."""
-    return cast(Front, _load_part(source, "front", cut, 0, dtype, device, attn_implementation))
+    return cast(Front, _load_part(source, "front", cut, 0, dtype, device, attn_implementation, labels))
 
 
 def load_body(
@@ -85,9 +108,12 @@ def load_body(
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
     attn_implementation: str | None = None,
+    labels: Labels = None,
 ) -> Body:
     """Load the blocks between front and tail, with final norm and LM head where `tail_blocks` is 0."""
-    return cast(Body, _load_part(source, "body", cut, tail_blocks, dtype, device, attn_implementation))
+    return cast(
+        Body, _load_part(source, "body", cut, tail_blocks, dtype, device, attn_implementation, labels)
+    )
 
 
 def load_tail(
@@ -96,26 +122,34 @@ def load_tail(
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
     attn_implementation: str | None = None,
+    labels: Labels = None,
 ) -> Tail:
     """Load the last `tail_blocks` blocks, final norm and LM head."""
-    return cast(Tail, _load_part(source, "tail", 1, tail_blocks, dtype, device, attn_implementation))
+    return cast(Tail, _load_part(source, "tail", 1, tail_blocks, dtype, device, attn_implementation, labels))
 
 
-def causal_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
-    """Return transformers' causal LM class for a configuration; CutError where it has none."""
+def model_class(config: PreTrainedConfig, labels: Labels = None) -> type[PreTrainedModel]:
+    """Return transformers' class of causal LM or sequence classifier; CutError where it has none."""
+    kind, classes = (
+        ("causal language model", MODEL_FOR_CAUSAL_LM_MAPPING)
+        if labels is None
+        else ("sequence classifier", MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING)
+    )
     try:
-        found = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+        found = classes[type(config)]
     except KeyError:
         raise CutError(
-            f"looked for a causal language model of type {config.model_type!r} in transformers, found none"
+            f"looked for a {kind} of type {config.model_type!r} in transformers, found none; choose another model"
         ) from None
     return cast(type[PreTrainedModel], found)
 
 
-def skeleton(config: PreTrainedConfig, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """Build a causal LM without weights, on the meta device."""
+def skeleton(
+    config: PreTrainedConfig, dtype: torch.dtype = torch.float32, labels: Labels = None
+) -> PreTrainedModel:
+    """Build a model without weights, on the meta device."""
     with torch.device("meta"):
-        return cast(PreTrainedModel, causal_class(config)._from_config(config, dtype=dtype))
+        return cast(PreTrainedModel, model_class(config, labels)._from_config(config, dtype=dtype))
 
 
 def _load_part(
@@ -126,13 +160,14 @@ def _load_part(
     dtype: torch.dtype,
     device: str | torch.device,
     attn_implementation: str | None,
+    labels: Labels,
 ) -> Part:
-    config = load_config(source)
-    anatomy = survey(skeleton(config))
+    config = load_config(source, labels)
+    anatomy = survey(skeleton(config, labels=labels))
     parts = spans(anatomy.num_blocks, cut, tail_blocks)
     if name not in parts:
         raise CutError(f"tail_blocks = {tail_blocks}: a tail needs at least one block")
-    whole, span = causal_class(config), parts[name]
+    whole, span = model_class(config, labels), parts[name]
 
     def construct(self: PreTrainedModel, config: PreTrainedConfig, *args: Any, **kwargs: Any) -> None:
         whole.__init__(self, config, *args, **kwargs)
@@ -149,7 +184,8 @@ def _load_part(
         part,
         None,
         name=source,
-        state_dict=_stored(source, dtype),
+        head=anatomy.head,
+        state_dict=_stored(source, dtype, anatomy.head),
         config=config,
         dtype=dtype,
         device=device,
@@ -158,9 +194,15 @@ def _load_part(
     return PARTS[name](model, anatomy, span).eval()
 
 
-def _stored(source: str | Path, dtype: torch.dtype) -> dict[str, StoredTensor]:
+def _stored(source: str | Path, dtype: torch.dtype, head: Sequence[str]) -> dict[str, StoredTensor]:
     with failing_as_model_error(source, "weights"):
-        return stored_tensors(resolve(source), widen=dtype == torch.float32)
+        tensors = stored_tensors(resolve(source), widen=dtype == torch.float32)
+    return {name: tensor for name, tensor in tensors.items() if not belongs(name, head)}
+
+
+def belongs(name: str, modules: Sequence[str]) -> bool:
+    """Whether a tensor is one of these modules'."""
+    return any(name.startswith(f"{module}.") for module in modules)
 
 
 def _from_pretrained(
@@ -168,6 +210,7 @@ def _from_pretrained(
     source: str | Path | None,
     *,
     name: str | Path,
+    head: Sequence[str],
     device: str | torch.device,
     attn_implementation: str | None,
     **options: Any,
@@ -176,7 +219,7 @@ def _from_pretrained(
         options["attn_implementation"] = attn_implementation
     with failing_as_model_error(name, "weights"), quiet():
         model, info = model_class.from_pretrained(source, output_loading_info=True, **options)
-    if missing := sorted(info["missing_keys"]):
+    if missing := sorted(key for key in info["missing_keys"] if not belongs(key, head)):
         raise ModelError(
             f"{name}: the checkpoint lacks {len(missing)} tensors that the model needs, such as "
             f"{missing[:3]}; its files are incomplete or belong to another model"
@@ -200,11 +243,13 @@ def failing_as_model_error(source: str | Path, what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep transformers from showing progress bars for the moment."""
-    shown = logging.is_progress_bar_enabled()
+    """Keep transformers from showing progress bars, and reports of tensors that are checked here, for the moment."""
+    shown, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         yield
     finally:
+        logging.set_verbosity(verbosity)
         if shown:
             logging.enable_progress_bar()

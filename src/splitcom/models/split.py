@@ -1,4 +1,4 @@
-"""Cutting a causal LM into front, body and tail, exactly; knows neither files nor adapters.
+"""Cutting a causal LM or a sequence classifier into front, body and tail, exactly; knows neither files nor adapters.
 
 Every part is the whole model with the blocks of the other parts replaced by stand-ins that hand the hidden
 states on. Nothing is renumbered, so whatever transformers looks up by layer index (attention types, sliding
@@ -10,8 +10,10 @@ windows, scalings) stays right, and a part's weights keep the names they have in
     tail    ( zeros ) ─► · ─► · ─► · ─► Entry ─► b4 ─► norm ─► head
 
 Body and tail still run the model's own code from `inputs_embeds`, which makes masks and positions; what it
-makes of the zeros (position embeddings, embedding norms and multipliers) is thrown away at Entry.
-Shapes: B batch, T tokens, D hidden, V vocabulary.
+makes of the zeros (position embeddings, embedding norms and multipliers) is thrown away at Entry. A classification
+head looks for the last token that is no padding in the ids: the part that holds it runs from stand-in ids, which tell
+padding from text and nothing else.
+Shapes: B batch, T tokens, D hidden, V vocabulary, C classes.
 """
 
 import copy
@@ -23,7 +25,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from splitcom.errors import CutError
-from splitcom.models.anatomy import Anatomy, Passed, Unused, survey
+from splitcom.models.anatomy import Anatomy, Blank, Passed, Unused, survey
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ class Entry(Passed):
 
 
 class Part(nn.Module):
-    """A span of a causal LM; all its weights frozen until `add_lora`. One call at a time per object."""
+    """A span of a model; all its weights frozen until `add_lora`. One call at a time per object."""
 
     def __init__(self, model: PreTrainedModel, anatomy: Anatomy, span: Span) -> None:
         super().__init__()
@@ -109,8 +111,8 @@ class Part(nn.Module):
         super().train(mode)
         if not self.span.first:
             self.model.eval()
-            for block in self.blocks:
-                block.train(mode)
+            for module in (*self.blocks, *map(self.model.get_submodule, self.anatomy.after)):
+                module.train(mode)
         return self
 
     def _run(self, attention_mask: Tensor | None, **inputs: Any) -> Tensor:
@@ -139,17 +141,28 @@ class Front(Part):
 
 class _Later(Part):
     def forward(self, hidden: Tensor, attention_mask: Tensor | None = None, **context: Any) -> Tensor:
-        """Map hidden states [B, T, D] to logits [B, T, V], or to hidden states where a tail follows.
+        """Map hidden states [B, T, D] to logits, or to hidden states where a tail follows.
+
+        Logits are [B, T, V], of a classifier [B, C]: where these come from the last token, from the last of the mask.
 
         Differentiable in `hidden`, which may have another float dtype than the model.
         """
         door = cast(Entry, self._slots[self.span.start - 1])
         door.given = hidden.to(self.dtype)
-        zeros = door.given.new_zeros(*hidden.shape[:2], self.anatomy.width)
         try:
+            if self.span.last and self.anatomy.classifies:
+                ids = self._stand_ins(hidden, attention_mask)
+                return self._run(attention_mask, input_ids=ids, **context)
+            zeros = door.given.new_zeros(*hidden.shape[:2], self.anatomy.width)
             return self._run(attention_mask, inputs_embeds=zeros, **context)
         finally:
             door.given = None
+
+    def _stand_ins(self, hidden: Tensor, attention_mask: Tensor | None) -> Tensor:
+        """Ids [B, T] that are the padding's where the mask says so and another elsewhere."""
+        padding = padding_id(self.model)
+        ids = torch.full(hidden.shape[:2], int(padding == 0), device=hidden.device)
+        return ids if attention_mask is None else ids.masked_fill(attention_mask == 0, padding)
 
 
 class Body(_Later):
@@ -174,7 +187,7 @@ class SplitModel:
         return (self.front, self.body) if self.tail is None else (self.front, self.body, self.tail)
 
     def __call__(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """Map ids and mask (int64 [B, T]) to logits [B, T, V]."""
+        """Map ids and mask (int64 [B, T]) to logits [B, T, V], of a classifier [B, C]."""
         hidden = self.front(input_ids, attention_mask)
         for part in self.parts[1:]:
             hidden = part(hidden, attention_mask)
@@ -185,7 +198,7 @@ PARTS: dict[str, type[Part]] = {"front": Front, "body": Body, "tail": Tail}
 
 
 def cut(model: PreTrainedModel, cut: int = 2, tail_blocks: int = 0) -> SplitModel:
-    """Cut a causal LM after its first `cut` blocks and, for the U-shape, before its last `tail_blocks`.
+    """Cut a causal LM or a classifier after its first `cut` blocks and, for the U-shape, before its last `tail_blocks`.
 
     The parts share the storage of the model's weights, which stay as they are; they are left in the mode
     (training or not) that the model is in. Raises CutError where the model cannot be cut exactly.
@@ -217,6 +230,8 @@ def strip(model: PreTrainedModel, anatomy: Anatomy, span: Span) -> PreTrainedMod
         dropped.append(anatomy.embeddings)
     for name in dropped:
         model.set_submodule(name, Unused())
+    if span.last and anatomy.classifies:
+        model.set_submodule(anatomy.embeddings, Blank(anatomy.width, model.dtype))
     names = dict(model.named_parameters(remove_duplicate=False))
     model.all_tied_weights_keys = {
         target: source
@@ -224,6 +239,11 @@ def strip(model: PreTrainedModel, anatomy: Anatomy, span: Span) -> PreTrainedMod
         if target in names and source in names
     }
     return model
+
+
+def padding_id(model: PreTrainedModel) -> int:
+    """Return the id by which a classifier of tokens' last position knows padding; 0 where none is set."""
+    return max(model.config.get_text_config().pad_token_id or 0, 0)
 
 
 PartT = TypeVar("PartT", bound=Part)
@@ -263,8 +283,11 @@ def _verify(model: PreTrainedModel, split: SplitModel) -> None:
         return
     # Frozen as the parts are: torch.matmul may sum in another order where a factor requires a gradient.
     whole = _share(model, trainable=True)
-    ids = torch.tensor([[1, 2, 3, 2], [2, 1, 0, 0]], device=model.device)
     mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]], device=model.device)
+    ids = torch.tensor([[1, 2, 3, 2], [2, 1, 0, 0]], device=model.device)
+    # A classifier takes the last id that is not the padding's for the end of the text.
+    padding = padding_id(model)
+    ids = torch.where(mask == 0, padding, ids + (ids >= padding).long())
     modules = (whole, *split.parts)
     for module in modules:
         module.eval()

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x0emessages.proto\x12\x0bsplitcom.v1\"\xc5\x08\n\x07Message\x12#\n\x05hello\x18\x01 \x01(\x0b\x32\x12.splitcom.v1.HelloH\x00\x12\'\n\x07welcome\x18\x02 \x01(\x0b\x32\x14.splitcom.v1.WelcomeH\x00\x12.\n\x0bround_start\x18\x03 \x01(\x0b\x32\x17.splitcom.v1.RoundStartH\x00\x12-\n\nactivation\x18\x04 \x01(\x0b\x32\x17.splitcom.v1.ActivationH\x00\x12)\n\x08gradient\x18\x05 \x01(\x0b\x32\x15.splitcom.v1.GradientH\x00\x12\x34\n\x0ereference_lost\x18\x06 \x01(\x0b\x32\x1a.splitcom.v1.ReferenceLostH\x00\x12*\n\tround_end\x18\x07 \x01(\x0b\x32\x15.splitcom.v1.RoundEndH\x00\x12\x38\n\x10\x65valuation_start\x18\x08 \x01(\x0b\x32\x1c.splitcom.v1.EvaluationStartH\x00\x12\x38\n\x10\x65valuation_batch\x18\t \x01(\x0b\x32\x1c.splitcom.v1.EvaluationBatchH\x00\x12\x36\n\x0f\x65valuation_next\x18\n \x01(\x0b\x32\x1b.splitcom.v1.EvaluationNextH\x00\x12\x34\n\x0e\x65valuation_end\x18\x0b \x01(\x0b\x32\x1a.splitcom.v1.EvaluationEndH\x00\x12%\n\x06\x66inish\x18\x0c \x01(\x0b\x32\x13.splitcom.v1.FinishH\x00\x12\'\n\x07\x66\x61ilure\x18\r \x01(\x0b\x32\x14.splitcom.v1.FailureH\x00\x12,\n\nsave_state\x18\x0e \x01(\x0b\x32\x16.splitcom.v1.SaveStateH\x00\x12.\n\x0bstate_saved\x18\x0f \x01(\x0b\x32\x17.splitcom.v1.StateSavedH\x00\x12\x32\n\ractivation_up\x18\x10 \x01(\x0b\x32\x19.splitcom.v1.ActivationUpH\x00\x12\x36\n\x0f\x61\x63tivation_down\x18\x11 \x01(\x0b\x32\x1b.splitcom.v1.ActivationDownH\x00\x12.\n\x0bgradient_up\x18\x12 \x01(\x0b\x32\x17.splitcom.v1.GradientUpH\x00\x12\x32\n\revaluation_up\x18\x13 \x01(\x0b\x32\x19.splitcom.v1.EvaluationUpH\x00\x12\x36\n\x0f\x65valuation_down\x18\x14 \x01(\x0b\x32\x1b.splitcom.v1.EvaluationDownH\x00\x12\x30\n\x0cround_paused\x18\x18 \x01(\x0b\x32\x18.splitcom.v1.RoundPausedH\x00\x12.\n\x0bround_abort\x18\x19 \x01(\x0b\x32\x17.splitcom.v1.RoundAbortH\x00\x42\x06\n\x04kind\"\x8d\x01\n\x05Hello\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x0e\n\x06\x63lient\x18\x02 \x01(\t\x12\x19\n\x11model_fingerprint\x18\x03 \x01(\t\x12\x13\n\x0bnum_samples\x18\x04 \x01(\r\x12\x14\n\x0cnum_held_out\x18\x05 \x01(\r\x12\x14\n\x0csaved_rounds\x18\x06 \x03(\r\"<\n\x07Welcome\x12\x13\n\x0b\x63onfig_toml\x18\x01 \x01(\t\x12\x12\n\x05round\x18\x02 \x01(\rH\x00\x88\x01\x01\x42\x08\n\x06_round\"\xe7\x01\n\nRoundStart\x12\r\n\x05round\x18\x01 \x01(\r\x12\x17\n\x0f\x61\x64\x61pter_version\x18\x02 \x01(\r\x12\x0f\n\x07\x61\x64\x61pter\x18\x03 \x01(\x0c\x12;\n\nthresholds\x18\x04 \x03(\x0b\x32\'.splitcom.v1.RoundStart.ThresholdsEntry\x12\x12\n\nfirst_step\x18\x08 \x01(\r\x12\x12\n\x05place\x18\t \x01(\x01H\x00\x88\x01\x01\x1a\x31\n\x0fThresholdsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\x08\n\x06_place\">\n\nActivation\x12\x0c\n\x04step\x18\x01 \x01(\r\x12\x12\n\nactivation\x18\x02 \x01(\x0c\x12\x0e\n\x06labels\x18\x03 \x01(\x0c\"9\n\x08Gradient\x12\x0c\n\x04step\x18\x01 \x01(\r\x12\x10\n\x08gradient\x18\x02 \x01(\x0c\x12\r\n\x05pause\x18\x08 \x01(\x08\"0\n\x0c\x41\x63tivationUp\x12\x0c\n\x04step\x18\x01 \x01(\r\x12\x12\n\nactivation\x18\x02 \x01(\x0c\"2\n\x0e\x41\x63tivationDown\x12\x0c\n\x04step\x18\x01 \x01(\r\x12\x12\n\nactivation\x18\x02 \x01(\x0c\"@\n\nGradientUp\x12\x0c\n\x04step\x18\x01 \x01(\r\x12\x10\n\x08gradient\x18\x02 \x01(\x0c\x12\x12\n\nnum_labels\x18\x03 \x01(\r\"1\n\rReferenceLost\x12\x0c\n\x04step\x18\x01 \x01(\r\x12\x12\n\nsample_ids\x18\x02 \x03(\x04\"w\n\x08RoundEnd\x12\r\n\x05round\x18\x01 \x01(\r\x12\x12\n\nnum_tokens\x18\x02 \x01(\x04\x12\x0f\n\x07\x61\x64\x61pter\x18\x03 \x01(\x0c\x12\x11\n\tnum_steps\x18\x04 \x01(\r\x12\x10\n\x08loss_sum\x18\x05 \x01(\x01\x12\x12\n\nnum_labels\x18\x06 \x01(\x04\"\r\n\x0bRoundPaused\"\x0c\n\nRoundAbort\";\n\x0f\x45valuationStart\x12\x17\n\x0f\x61\x64\x61pter_version\x18\x01 \x01(\r\x12\x0f\n\x07\x61\x64\x61pter\x18\x02 \x01(\x0c\"5\n\x0f\x45valuationBatch\x12\x12\n\nactivation\x18\x01 \x01(\x0c\x12\x0e\n\x06labels\x18\x02 \x01(\x0c\"\x10\n\x0e\x45valuationNext\"\"\n\x0c\x45valuationUp\x12\x12\n\nactivation\x18\x01 \x01(\x0c\"$\n\x0e\x45valuationDown\x12\x12\n\nactivation\x18\x01 \x01(\x0c\"5\n\rEvaluationEnd\x12\x10\n\x08loss_sum\x18\x01 \x01(\x01\x12\x12\n\nnum_labels\x18\x02 \x01(\x04\"\x1a\n\tSaveState\x12\r\n\x05round\x18\x01 \x01(\r\"\x0c\n\nStateSaved\"\x08\n\x06\x46inish\"\x19\n\x07\x46\x61ilure\x12\x0e\n\x06reason\x18\x01 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x0emessages.proto\x12\x0bsplitcom.v1\"\xc5\x08\n\x07Message\x12#\n\x05hello\x18\x01 \x01(\x0b\x32\x12.splitcom.v1.HelloH\x00\x12\'\n\x07welcome\x18\x02 \x01(\x0b\x32\x14.splitcom.v1.WelcomeH\x00\x12.\n\x0bround_start\x18\x03 \x01(\x0b\x32\x17.splitcom.v1.RoundStartH\x00\x12-\n\nactivation\x18\x04 \x01(\x0b\x32\x17.splitcom.v1.ActivationH\x00\x12)\n\x08gradient\x18\x05 \x01(\x0b\x32\x15.splitcom.v1.GradientH\x00\x12\x34\n\x0ereference_lost\x18\x06 \x01(\x0b\x32\x1a.splitcom.v1.ReferenceLostH\x00\x12*\n\tround_end\x18\x07 \x01(\x0b\x32\x15.splitcom.v1.RoundEndH\x00\x12\x38\n\x10\x65valuation_start\x18\x08 \x01(\x0b\x32\x1c.splitcom.v1.EvaluationStartH\x00\x12\x38\n\x10\x65valuation_batch\x18\t \x01(\x0b\x32\x1c.splitcom.v1.EvaluationBatchH\x00\x12\x36\n\x0f\x65valuation_next\x18\n \x01(\x0b\x32\x1b.splitcom.v1.EvaluationNextH\x00\x12\x34\n\x0e\x65valuation_end\x18\x0b \x01(\x0b\x32\x1a.splitcom.v1.EvaluationEndH\x00\x12%\n\x06\x66inish\x18\x0c \x01(\x0b\x32\x13.splitcom.v1.FinishH\x00\x12\'\n\x07\x66\x61ilure\x18\r \x01(\x0b\x32\x14.splitcom.v1.FailureH\x00\x12,\n\nsave_state\x18\x0e \x01(\x0b\x32\x16.splitcom.v1.SaveStateH\x00\x12.\n\x0bstate_saved\x18\x0f \x01(\x0b\x32\x17.splitcom.v1.StateSavedH\x00\x12\x32\n\ractivation_up\x18\x10 \x01(\x0b\x32\x19.splitcom.v1.ActivationUpH\x00\x12\x36\n\x0f\x61\x63tivation_down\x18\x11 \x01(\x0b\x32\x1b.splitcom.v1.ActivationDownH\x00\x12.\n\x0bgradient_up\x18\x12 \x01(\x0b\x32\x17.splitcom.v1.GradientUpH\x00\x12\x32\n\revaluation_up\x18\x13 \x01(\x0b\x32\x19.splitcom.v1.EvaluationUpH\x00\x12\x36\n\x0f\x65valuation_down\x18\x14 \x01(\x0b\x32\x1b.splitcom.v1.EvaluationDownH\x00\x12\x30\n\x0cround_paused\x18\x18 \x01(\x0b\x32\x18.splitcom.v1.RoundPausedH\x00\x12.\n\x0bround_abort\x18\x19 \x01(\x0b\x32\x17.splitcom.v1.RoundAbortH\x00\x42\x06\n\x04kind\"\x8d\x01\n\x05Hello\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x0e\n\x06\x63lient\x18\x02 \x01(\t\x12\x19\n\x11model_fingerprint\x18\x03 \x01(\t\x12\x13\n\x0bnum_samples\x18\x04 \x01(\r\x12\x14\n\x0cnum_held_out\x18\x05 \x01(\r\x12\x14\n\x0csaved_rounds\x18\x06 \x03(\r\"<\n\x07Welcome\x12\x13\n\x0b\x63onfig_toml\x18\x01 \x01(\t\x12\x12\n\x05round\x18\x02 \x01(\rH\x00\x88\x01\x01\x42\x08\n\x06_round\"\xe7\x01\n\nRoundStart\x12\r\n\x05round\x18\x01 \x01(\r\x12\x17\n\x0f\x61\x64\x61pter_version\x18\x02 \x01(\r\x12\x0f\n\x07\x61\x64\x61pter\x18\x03 \x01(\x0c\x12;\n\nthresholds\x18\x04 \x03(\x0b\x32\'.splitcom.v1.RoundStart.ThresholdsEntry\x12\x12\n\nfirst_step\x18\x08 \x01(\r\x12\x12\n\x05place\x18\t \x01(\x01H\x00\x88\x01\x01\x1a\x31\n\x0fThresholdsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\x08\n\x06_place\">\n\nActivation\x12\x0c\n\x04step\x18\x01 \x01(\r\x12\x12\n\nactivation\x18\x02 \x01(\x0c\x12\x0e\n\x06labels\x18\x03 \x01(\x0c\"9\n\x08Gradient\x12\x0c\n\x04step\x18\x01 \x01(\r\x12\x10\n\x08gradient\x18\x02 \x01(\x0c\x12\r\n\x05pause\x18\x08 \x01(\x08\"0\n\x0c\x41\x63tivationUp\x12\x0c\n\x04step\x18\x01 \x01(\r\x12\x12\n\nactivation\x18\x02 \x01(\x0c\"2\n\x0e\x41\x63tivationDown\x12\x0c\n\x04step\x18\x01 \x01(\r\x12\x12\n\nactivation\x18\x02 \x01(\x0c\"@\n\nGradientUp\x12\x0c\n\x04step\x18\x01 \x01(\r\x12\x10\n\x08gradient\x18\x02 \x01(\x0c\x12\x12\n\nnum_labels\x18\x03 \x01(\r\"1\n\rReferenceLost\x12\x0c\n\x04step\x18\x01 \x01(\r\x12\x12\n\nsample_ids\x18\x02 \x03(\x04\"\x8c\x01\n\x08RoundEnd\x12\r\n\x05round\x18\x01 \x01(\r\x12\x12\n\nnum_tokens\x18\x02 \x01(\x04\x12\x0f\n\x07\x61\x64\x61pter\x18\x03 \x01(\x0c\x12\x11\n\tnum_steps\x18\x04 \x01(\r\x12\x10\n\x08loss_sum\x18\x05 \x01(\x01\x12\x12\n\nnum_labels\x18\x06 \x01(\x04\x12\x13\n\x0bnum_correct\x18\x07 \x01(\x04\"\r\n\x0bRoundPaused\"\x0c\n\nRoundAbort\";\n\x0f\x45valuationStart\x12\x17\n\x0f\x61\x64\x61pter_version\x18\x01 \x01(\r\x12\x0f\n\x07\x61\x64\x61pter\x18\x02 \x01(\x0c\"5\n\x0f\x45valuationBatch\x12\x12\n\nactivation\x18\x01 \x01(\x0c\x12\x0e\n\x06labels\x18\x02 \x01(\x0c\"\x10\n\x0e\x45valuationNext\"\"\n\x0c\x45valuationUp\x12\x12\n\nactivation\x18\x01 \x01(\x0c\"$\n\x0e\x45valuationDown\x12\x12\n\nactivation\x18\x01 \x01(\x0c\"J\n\rEvaluationEnd\x12\x10\n\x08loss_sum\x18\x01 \x01(\x01\x12\x12\n\nnum_labels\x18\x02 \x01(\x04\x12\x13\n\x0bnum_correct\x18\x03 \x01(\x04\"\x1a\n\tSaveState\x12\r\n\x05round\x18\x01 \x01(\r\"\x0c\n\nStateSaved\"\x08\n\x06\x46inish\"\x19\n\x07\x46\x61ilure\x12\x0e\n\x06reason\x18\x01 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -55,30 +55,30 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GRADIENTUP']._serialized_end=1856
   _globals['_REFERENCELOST']._serialized_start=1858
   _globals['_REFERENCELOST']._serialized_end=1907
-  _globals['_ROUNDEND']._serialized_start=1909
-  _globals['_ROUNDEND']._serialized_end=2028
-  _globals['_ROUNDPAUSED']._serialized_start=2030
-  _globals['_ROUNDPAUSED']._serialized_end=2043
-  _globals['_ROUNDABORT']._serialized_start=2045
-  _globals['_ROUNDABORT']._serialized_end=2057
-  _globals['_EVALUATIONSTART']._serialized_start=2059
-  _globals['_EVALUATIONSTART']._serialized_end=2118
-  _globals['_EVALUATIONBATCH']._serialized_start=2120
-  _globals['_EVALUATIONBATCH']._serialized_end=2173
-  _globals['_EVALUATIONNEXT']._serialized_start=2175
-  _globals['_EVALUATIONNEXT']._serialized_end=2191
-  _globals['_EVALUATIONUP']._serialized_start=2193
-  _globals['_EVALUATIONUP']._serialized_end=2227
-  _globals['_EVALUATIONDOWN']._serialized_start=2229
-  _globals['_EVALUATIONDOWN']._serialized_end=2265
-  _globals['_EVALUATIONEND']._serialized_start=2267
-  _globals['_EVALUATIONEND']._serialized_end=2320
-  _globals['_SAVESTATE']._serialized_start=2322
-  _globals['_SAVESTATE']._serialized_end=2348
-  _globals['_STATESAVED']._serialized_start=2350
-  _globals['_STATESAVED']._serialized_end=2362
-  _globals['_FINISH']._serialized_start=2364
-  _globals['_FINISH']._serialized_end=2372
-  _globals['_FAILURE']._serialized_start=2374
-  _globals['_FAILURE']._serialized_end=2399
+  _globals['_ROUNDEND']._serialized_start=1910
+  _globals['_ROUNDEND']._serialized_end=2050
+  _globals['_ROUNDPAUSED']._serialized_start=2052
+  _globals['_ROUNDPAUSED']._serialized_end=2065
+  _globals['_ROUNDABORT']._serialized_start=2067
+  _globals['_ROUNDABORT']._serialized_end=2079
+  _globals['_EVALUATIONSTART']._serialized_start=2081
+  _globals['_EVALUATIONSTART']._serialized_end=2140
+  _globals['_EVALUATIONBATCH']._serialized_start=2142
+  _globals['_EVALUATIONBATCH']._serialized_end=2195
+  _globals['_EVALUATIONNEXT']._serialized_start=2197
+  _globals['_EVALUATIONNEXT']._serialized_end=2213
+  _globals['_EVALUATIONUP']._serialized_start=2215
+  _globals['_EVALUATIONUP']._serialized_end=2249
+  _globals['_EVALUATIONDOWN']._serialized_start=2251
+  _globals['_EVALUATIONDOWN']._serialized_end=2287
+  _globals['_EVALUATIONEND']._serialized_start=2289
+  _globals['_EVALUATIONEND']._serialized_end=2363
+  _globals['_SAVESTATE']._serialized_start=2365
+  _globals['_SAVESTATE']._serialized_end=2391
+  _globals['_STATESAVED']._serialized_start=2393
+  _globals['_STATESAVED']._serialized_end=2405
+  _globals['_FINISH']._serialized_start=2407
+  _globals['_FINISH']._serialized_end=2415
+  _globals['_FAILURE']._serialized_start=2417
+  _globals['_FAILURE']._serialized_end=2442
 # @@protoc_insertion_point(module_scope)

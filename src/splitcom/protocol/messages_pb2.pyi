@@ -156,20 +156,22 @@ class ReferenceLost(_message.Message):
     def __init__(self, step: _Optional[int] = ..., sample_ids: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class RoundEnd(_message.Message):
-    __slots__ = ("round", "num_tokens", "adapter", "num_steps", "loss_sum", "num_labels")
+    __slots__ = ("round", "num_tokens", "adapter", "num_steps", "loss_sum", "num_labels", "num_correct")
     ROUND_FIELD_NUMBER: _ClassVar[int]
     NUM_TOKENS_FIELD_NUMBER: _ClassVar[int]
     ADAPTER_FIELD_NUMBER: _ClassVar[int]
     NUM_STEPS_FIELD_NUMBER: _ClassVar[int]
     LOSS_SUM_FIELD_NUMBER: _ClassVar[int]
     NUM_LABELS_FIELD_NUMBER: _ClassVar[int]
+    NUM_CORRECT_FIELD_NUMBER: _ClassVar[int]
     round: int
     num_tokens: int
     adapter: bytes
     num_steps: int
     loss_sum: float
     num_labels: int
-    def __init__(self, round: _Optional[int] = ..., num_tokens: _Optional[int] = ..., adapter: _Optional[bytes] = ..., num_steps: _Optional[int] = ..., loss_sum: _Optional[float] = ..., num_labels: _Optional[int] = ...) -> None: ...
+    num_correct: int
+    def __init__(self, round: _Optional[int] = ..., num_tokens: _Optional[int] = ..., adapter: _Optional[bytes] = ..., num_steps: _Optional[int] = ..., loss_sum: _Optional[float] = ..., num_labels: _Optional[int] = ..., num_correct: _Optional[int] = ...) -> None: ...
 
 class RoundPaused(_message.Message):
     __slots__ = ()
@@ -212,12 +214,14 @@ class EvaluationDown(_message.Message):
     def __init__(self, activation: _Optional[bytes] = ...) -> None: ...
 
 class EvaluationEnd(_message.Message):
-    __slots__ = ("loss_sum", "num_labels")
+    __slots__ = ("loss_sum", "num_labels", "num_correct")
     LOSS_SUM_FIELD_NUMBER: _ClassVar[int]
     NUM_LABELS_FIELD_NUMBER: _ClassVar[int]
+    NUM_CORRECT_FIELD_NUMBER: _ClassVar[int]
     loss_sum: float
     num_labels: int
-    def __init__(self, loss_sum: _Optional[float] = ..., num_labels: _Optional[int] = ...) -> None: ...
+    num_correct: int
+    def __init__(self, loss_sum: _Optional[float] = ..., num_labels: _Optional[int] = ..., num_correct: _Optional[int] = ...) -> None: ...
 
 class SaveState(_message.Message):
     __slots__ = ("round",)

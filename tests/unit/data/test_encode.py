@@ -69,7 +69,7 @@ def test_samples_without_a_response_are_dropped_and_reported(metaspace):
     encoded = encode(rows, metaspace, max_tokens=20)
     assert [sample.sample_id for sample in encoded.samples] == [1]
     assert encoded.report.dropped_ids == [0, 2]
-    assert "2 samples dropped, no response token left: rows 0, 2" in str(encoded.report)
+    assert "2 samples dropped, nothing left to learn: rows 0, 2" in str(encoded.report)
 
 
 def test_nothing_left_is_an_error(metaspace):

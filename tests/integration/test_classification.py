@@ -1,0 +1,220 @@
+"""Texts with classes through the one training loop: equal to an uncut model, resumable, and its results in order."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForSequenceClassification, BertConfig, BertModel
+
+from splitcom.config import Config
+from splitcom.data import HELD_OUT_DOMAIN, generate
+from splitcom.errors import ConfigError, CutError, DataError
+from splitcom.federation.build import load_texts, with_classes
+from splitcom.federation.observe import Observer
+from splitcom.federation.optimize import Optimizer
+from splitcom.federation.plan import progress_of, round_batches
+from splitcom.methods import METHODS
+from splitcom.methods.export import export_run
+from splitcom.methods.run import configured, train
+from splitcom.models import load_model
+from splitcom.seeds import derive_seed
+
+LABELS = ["2", "10"]
+
+
+@pytest.fixture(scope="session")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sentences whose last character tells the class."""
+    rows = enumerate(generate(HELD_OUT_DOMAIN, 40))
+    lines = [f"{row['text']} So {'?!'[i % 2]}\t{LABELS[i % 2]}" for i, row in rows]
+    file = tmp_path_factory.mktemp("classes") / "texts.tsv"
+    file.write_text("\n".join(["sentence\tkind", *lines]) + "\n")
+    return file
+
+
+@pytest.fixture
+def config(tiny_config: Config, texts: Path) -> Config:
+    return tiny_config.override(
+        {
+            "data.task": "classification",
+            "data.source": str(texts),
+            "data.prompt": "{sentence}",
+            "data.response": "kind",
+            "data.held_out_samples": 15,
+        }
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_bert(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An encoder of three blocks without a head, with the tiny model's tokenizer."""
+    folder = tmp_path_factory.mktemp("tiny-bert")
+    for file in tiny_model.glob("tokenizer*"):
+        (folder / file.name).write_bytes(file.read_bytes())
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=400,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        pad_token_id=0,
+        hidden_dropout_prob=0.0,  # the parties draw their own
+        attention_probs_dropout_prob=0.0,
+    )
+    BertModel(config).save_pretrained(folder)
+    return folder
+
+
+def lines_of(run):
+    return [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def adapter_of(run):
+    return load_file(run.adapter / "adapter_model.safetensors")
+
+
+def assert_same_adapter(one, other):
+    assert one.keys() == other.keys()
+    for name in one:
+        assert torch.equal(one[name], other[name]), name
+
+
+@torch.no_grad()
+def accuracy_of(model, config):
+    """Of a standard transformers model, one held-out text at a time."""
+    samples = load_texts(config).held_out.samples
+    found = [int(model(input_ids=sample.input_ids[None]).logits.argmax()) for sample in samples]
+    return sum(f == int(s.labels) for f, s in zip(found, samples, strict=True)) / len(samples)
+
+
+@pytest.mark.parametrize(
+    ("method", "tail_blocks"), [*((method, 0) for method in METHODS), ("splitcom", 1), ("splitlora", 1)]
+)
+def test_every_method_learns_classes_and_writes_a_standard_adapter(config, tmp_path, method, tail_blocks):
+    changes = {"method": method, "model.tail_blocks": tail_blocks, "training.rounds": 5}
+    run = train(config.override(changes), tmp_path / "run")
+    written = Config.load(run.folder / "config.toml")
+    assert written.data.labels == LABELS
+    evaluation = run.result["eval"]
+    assert evaluation["loss"] < evaluation["initial_loss"]
+    base = AutoModelForSequenceClassification.from_pretrained(config.model.source, num_labels=2)
+    tuned = PeftModel.from_pretrained(base, run.adapter).eval()
+    assert accuracy_of(tuned, written) == pytest.approx(evaluation["accuracy"])
+    assert evaluation["accuracy"] > 0.8
+    lines = lines_of(run)
+    assert lines[-1]["eval_accuracy"] == evaluation["accuracy"]
+    assert all((line["accuracy"] is None) == (line["round"] == 0) for line in lines)
+    assert 0.5 < lines[-1]["accuracy"] <= 1
+    assert (run.result["bytes"]["labels_up"] == 0) == (tail_blocks > 0 or not written.training.split)
+    if run.result["bytes"]["labels_up"]:
+        assert run.result["bytes"]["labels_up"] < 20 * 25  # once, and not by token
+
+
+@pytest.mark.parametrize("tail_blocks", [0, 1])
+@pytest.mark.parametrize("base", ["tiny_model", "tiny_bert"])
+def test_one_uncompressed_client_trains_as_if_nothing_were_split(
+    config, tmp_path, base, tail_blocks, request
+):
+    exact = {
+        "model.source": str(request.getfixturevalue(base)),
+        "model.cut": 1,
+        "federation.clients": 1,
+        "federation.adapter_dtype": "float32",
+        "training.clip_norm": 1e9,
+        "flows.activation_up.codec": "none",
+        "flows.gradient_down.codec": "none",
+    }
+    shape = {
+        "model.tail_blocks": tail_blocks,
+        "flows.activation_down.codec": "none",
+        "flows.gradient_up.codec": "none",
+    }
+    split = train(config.override(exact | shape), tmp_path / "split")
+    whole = train(config.override(exact | {"method": "centralised"}), tmp_path / "whole")
+    assert_same_adapter(adapter_of(split), adapter_of(whole))
+    assert split.result["eval"]["loss"] == pytest.approx(whole.result["eval"]["loss"], rel=1e-12)
+    assert split.result["eval"]["accuracy"] == whole.result["eval"]["accuracy"]
+
+
+def test_centralised_training_is_a_plain_peft_loop_bit_for_bit(config, tmp_path):
+    config = with_classes(configured(config.override({"method": "centralised"})))
+    run = train(config, tmp_path / "run")
+    untrained = train(config.override({"training.lr": 1e-30, "training.rounds": 1}), tmp_path / "start")
+
+    base = load_model(config.model.source, labels=LABELS)
+    model = PeftModel.from_pretrained(base, str(untrained.adapter), is_trainable=True).train()
+    samples = load_texts(config).partition.parts[0]
+    own = {name.replace(".modules_to_save.default", "").replace(".default", ""): p
+           for name, p in model.named_parameters() if p.requires_grad}  # fmt: skip
+    optimizer = Optimizer(own.values(), config.training)
+    padding = base.config.pad_token_id
+    for round_index in (1, 2):
+        plan = round_batches(samples, config, "client-0", round_index)
+        for step, batch in enumerate(plan):
+            torch.manual_seed(derive_seed(config.seed, "client-0", round_index, step))
+            ids = batch.input_ids.masked_fill(batch.attention_mask == 0, padding)
+            model(ids, attention_mask=batch.attention_mask, labels=batch.labels[:, 0]).loss.backward()
+            optimizer.step(progress_of(config, round_index, step, len(plan)))
+    assert_same_adapter({name: p.detach() for name, p in own.items()}, adapter_of(run))
+
+
+class Stop(Exception):
+    pass
+
+
+class StopAt(Observer):
+    def on_step(self, report):
+        if report.round == 2:
+            raise Stop
+
+
+@pytest.mark.parametrize(("method", "tail_blocks"), [("splitcom", 0), ("splitcom", 1), ("fedlora", 0)])
+def test_a_run_resumed_after_an_interruption_ends_with_the_same_bits(config, tmp_path, method, tail_blocks):
+    changes = {"method": method, "model.tail_blocks": tail_blocks, "training.rounds": 3}
+    config = config.override(changes)
+    straight = train(config, tmp_path / "straight")
+    with pytest.raises(Stop):
+        train(config, tmp_path / "halted", observer=StopAt())
+    resumed = train(config, tmp_path / "halted", resume=True)
+    assert_same_adapter(adapter_of(straight), adapter_of(resumed))
+    assert straight.result["eval"] == resumed.result["eval"]
+    rates = [[line["eval_accuracy"] for line in lines_of(run)] for run in (straight, resumed)]
+    assert rates[0] == rates[1]
+
+
+def test_a_merged_export_knows_the_classes_by_name(config, tmp_path):
+    config = config.override({"training.rounds": 1, "data.labels": ["10", "2"]})
+    run = train(config, tmp_path / "run")
+    export_run(run.folder, tmp_path / "merged", merge=True)
+    merged = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged")
+    assert merged.config.id2label == {0: "10", 1: "2"}
+    assert accuracy_of(merged, config) == pytest.approx(run.result["eval"]["accuracy"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"data.response": "label"}, DataError, r"texts\.tsv:2: no column 'label'.*found: sentence, kind"),
+        ({"data.response": "sentence"}, DataError, r"classes in 40 rows .*data\.response"),
+        ({"data.labels": ["2", "3"]}, DataError, r"unknown class '10' .*the run's classes are '2', '3'"),
+        ({"data.labels": ["2"]}, ConfigError, r"data\.labels = \['2'\]: expected two classes or more"),
+        ({"data.labels": LABELS, "data.task": "generation"}, ConfigError, "set that, or leave them out"),
+        ({"data.task": "regression"}, ConfigError, r"data\.task = 'regression'"),
+    ],
+)
+def test_what_does_not_fit_is_named(config, tmp_path, changes, error, message):
+    with pytest.raises(error, match=message):
+        train(config.override(changes), tmp_path / "run")
+
+
+def test_a_family_without_a_classifier_is_named(config, tmp_path, tiny_model):
+    for file in tiny_model.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    settings = json.loads((tiny_model / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(settings | {"model_type": "cohere"}))
+    with pytest.raises(CutError, match="looked for a sequence classifier of type 'cohere'"):
+        train(config.override({"model.source": str(tmp_path)}), tmp_path / "run")
