@@ -3,23 +3,30 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, BertConfig, BertModel
 
+from splitcom.codecs import Decoded, Ragged
 from splitcom.config import Config
 from splitcom.data import HELD_OUT_DOMAIN, generate
-from splitcom.errors import ConfigError, CutError, DataError
-from splitcom.federation.build import load_texts, with_classes
+from splitcom.errors import ConfigError, CutError, DataError, RemoteProtocolError
+from splitcom.federation.body import BodyTrainer
+from splitcom.federation.build import body_of, load_texts, with_classes
 from splitcom.federation.observe import Observer
 from splitcom.federation.optimize import Optimizer
 from splitcom.federation.plan import progress_of, round_batches
+from splitcom.federation.remote import load_client_rows, load_server_body
 from splitcom.methods import METHODS
+from splitcom.methods.evaluate import evaluate_run, writer_of
 from splitcom.methods.export import export_run
 from splitcom.methods.run import configured, train
-from splitcom.models import load_model
+from splitcom.models import adapter_state, load_front, load_model
+from splitcom.models.front import write_front
+from splitcom.protocol.labels import pack_labels, unpack_labels
 from splitcom.seeds import derive_seed
 
 LABELS = ["2", "10"]
@@ -193,6 +200,64 @@ def test_a_merged_export_knows_the_classes_by_name(config, tmp_path):
     merged = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged")
     assert merged.config.id2label == {0: "10", 1: "2"}
     assert accuracy_of(merged, config) == pytest.approx(run.result["eval"]["accuracy"])
+
+
+def test_a_finished_run_is_evaluated_and_writes_no_text(config, tmp_path):
+    run = train(config.override({"evaluation.generate": 1, "evaluation.text_samples": 3}), tmp_path / "run")
+    assert not {"samples", "text"} & run.result.keys()
+    found = evaluate_run(run.folder, {"evaluation.text_samples": 3})
+    assert found["accuracy"] == run.result["eval"]["accuracy"]
+    assert found["loss"] == pytest.approx(run.result["eval"]["loss"], rel=1e-4)
+    with pytest.raises(ConfigError, match="tells classes and writes no text"):
+        writer_of(run.folder).write(["Some text"])
+
+
+def decoded(lengths, width=32):
+    batch = Ragged(torch.randn(sum(lengths), width), torch.tensor(lengths))
+    return Decoded(batch, list(range(len(lengths))), torch.zeros(len(lengths), dtype=torch.bool))
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([1, 2], "a label of 2; the number of classes is 2"),
+        ([0, 70_000], "a label of 70000"),
+        ([0], r"no labels for sample ids \[1\]"),
+        ([[0, 1, 0], [1]], "3 labels for an activation of 3 tokens"),
+    ],
+)
+def test_classes_that_a_hostile_client_makes_up_are_refused(config, labels, message):
+    body = BodyTrainer(
+        body_of(config.override({"data.labels": LABELS})), config.override({"data.labels": LABELS})
+    )
+    sent = {index: np.atleast_1d(np.array(label)) for index, label in enumerate(labels)}
+    held = unpack_labels(pack_labels(sent), config.data.max_tokens)
+    with pytest.raises(RemoteProtocolError, match=message):
+        body.admit(decoded([3, 1]), held)
+    assert len(body.admit(decoded([3, 1]), {0: np.array([1]), 1: np.array([0])}).labels) == 2
+
+
+def test_a_client_over_a_network_brings_known_classes_only(config, texts, tmp_path):
+    with pytest.raises(ConfigError, match=r"data\.labels is missing: list the classes"):
+        load_server_body(config)
+    train_rows, held_out = load_client_rows(config.override({"data.labels": LABELS}))
+    assert len(train_rows) == 35 and len(held_out) == 5
+    with pytest.raises(DataError, match="unknown class '10'"):
+        load_client_rows(config.override({"data.labels": ["2", "11"]}))
+
+
+def test_parties_without_weights_begin_with_the_same_head(config):
+    config = config.override({"data.labels": LABELS, "training.split": False})
+    outlined, real = load_server_body(config), body_of(config)
+    assert_same_adapter(adapter_state(outlined), adapter_state(real))
+    assert "score.weight" in adapter_state(real)
+
+
+def test_a_served_front_is_the_classifiers_own(config, tiny_bert, tmp_path):
+    write_front(tiny_bert, 1, torch.float32, tmp_path / "front", LABELS)
+    ids = torch.tensor([[3, 4, 5]])
+    fronts = [load_front(folder, 1, labels=LABELS) for folder in (tiny_bert, tmp_path / "front")]
+    assert torch.equal(*(front(ids) for front in fronts))
 
 
 @pytest.mark.parametrize(

@@ -88,6 +88,32 @@ def test_a_method_that_is_not_split_runs_too_and_a_run_that_has_ended_is_not_ser
     assert "the server is gone, and this client has trained and saved its last round" in again.log
 
 
+def test_classes_over_a_network_give_the_bits_of_one_process(forks, authority, tiny_config, tmp_path):
+    lines = [f"{'it was' * (index % 3)} {'?!'[index % 2]}\t{index % 2}" for index in range(20)]
+    (tmp_path / "texts.tsv").write_text("\n".join(["sentence\tlabel", *lines]))
+    config = tiny_config.override(
+        {
+            **{"data.task": "classification", "data.labels": ["0", "1"], "training.rounds": 1},
+            **{
+                "data.source": str(tmp_path / "texts.tsv"),
+                "data.prompt": "{sentence}",
+                "data.response": "label",
+            },
+        }
+    )
+    network = Deployment(forks, authority, config, tmp_path).start_server()
+    foreign = tmp_path / "foreign.jsonl"
+    foreign.write_text('{"sentence": "it", "label": "2"}')
+    stranger = network.client(0, "--dry-run", "--data", foreign).start()
+    stranger.wait_for("error: row 0: unknown class '2' .*the run's classes are '0', '1'")
+    parties = [client.start() for client in network.clients()]
+    for party in (*parties, network.server):
+        party.end()
+    result = network.assert_same_run(train(config, tmp_path / "in-process"))
+    assert 0 <= result["eval"]["accuracy"] <= 1
+    assert "accuracy" in network.server.wait_for("round 1 of 1 is done.*")
+
+
 @pytest.mark.parametrize("victim", ["client", "server"])
 def test_a_killed_party_that_is_started_again_changes_no_bit(
     forks, authority, tiny_config, tmp_path, expected, victim

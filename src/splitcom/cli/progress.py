@@ -61,12 +61,14 @@ class ProgressBar(Observer):
         self._progress.update(self._task, status=f"writing text to score: {done}/{total}")
 
     def on_round(self, lines: Sequence[Mapping[str, Any]]) -> None:
-        """Show the held-out loss until the next step."""
+        """Show the held-out loss, and the accuracy of classes, until the next step."""
         if lines and lines[0]["eval_loss"] is not None:
+            accuracy = lines[0].get("eval_accuracy")
+            right = "" if accuracy is None else f"  accuracy {accuracy:.1%}"
             self._progress.update(
                 self._task,
                 completed=float(lines[0]["round"]),
-                status=f"round {lines[0]['round']}/{self._rounds}  held-out loss {lines[0]['eval_loss']:.3f}",
+                status=f"round {lines[0]['round']}/{self._rounds}  held-out loss {lines[0]['eval_loss']:.3f}{right}",
             )
 
 

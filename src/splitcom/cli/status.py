@@ -65,7 +65,9 @@ class StatusPage(Monitor):
         super().on_round(lines)
         snapshot = self.snapshot()
         loss = "" if snapshot.held_out_loss is None else f", held-out loss {snapshot.held_out_loss:.4f}"
-        _LOG.info("round %d of %d is done%s", snapshot.round, snapshot.rounds, loss)
+        accuracy = snapshot.held_out_accuracy
+        right = "" if accuracy is None else f", accuracy {accuracy:.1%}"
+        _LOG.info("round %d of %d is done%s%s", snapshot.round, snapshot.rounds, loss, right)
 
     def _headline(self) -> str:
         snapshot = self.snapshot()

@@ -20,7 +20,7 @@ _CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Where a run stands. Losses are in nats per token; None before there is one."""
+    """Where a run stands. Losses are in nats per token (classes: per sample); None before there is one."""
 
     rounds: int
     round: int = 0
@@ -28,6 +28,7 @@ class Snapshot:
     num_steps: int = 0
     loss: float | None = None
     held_out_loss: float | None = None
+    held_out_accuracy: float | None = None  # of classes
     skip_ratio: float = 0.0
     thresholds: Mapping[str, float] = field(default_factory=dict)
     total_bytes: int = 0
@@ -45,6 +46,7 @@ class Monitor(Observer):
         self._report: StepReport | None = None
         self._round = 0
         self._held_out_loss: float | None = None
+        self._held_out_accuracy: float | None = None
 
     def watch(self, server: GrpcServer) -> None:
         """Include what this server knows of its clients."""
@@ -55,10 +57,11 @@ class Monitor(Observer):
         self._report, self._round = report, report.round
 
     def on_round(self, lines: Sequence[Mapping[str, Any]]) -> None:
-        """Remember the held-out loss."""
+        """Remember the held-out loss and accuracy."""
         for line in lines:
             self._round = line["round"]
-            self._held_out_loss = line["eval_loss"] or self._held_out_loss
+            if line["eval_loss"] is not None:
+                self._held_out_loss, self._held_out_accuracy = line["eval_loss"], line.get("eval_accuracy")
 
     def snapshot(self) -> Snapshot:
         """Where the run stands now."""
@@ -70,6 +73,7 @@ class Monitor(Observer):
             num_steps=0 if report is None else report.num_steps,
             loss=None if report is None else report.loss,
             held_out_loss=self._held_out_loss,
+            held_out_accuracy=self._held_out_accuracy,
             skip_ratio=0.0 if report is None else report.skip_ratio,
             thresholds={} if report is None else report.thresholds,
             total_bytes=0 if report is None else report.total_bytes,
@@ -94,6 +98,7 @@ def _lines(snapshot: Snapshot) -> Iterator[str]:
         ("splitcom_step", "gauge", "Optimisation steps of this round.", snapshot.step),
         ("splitcom_loss_nats", "gauge", "Training loss of the last step, per token.", snapshot.loss),
         ("splitcom_held_out_loss_nats", "gauge", "Held-out loss, per token.", snapshot.held_out_loss),
+        ("splitcom_held_out_accuracy", "gauge", "Held-out classes told right.", snapshot.held_out_accuracy),
         ("splitcom_skip_ratio", "gauge", "Activations of the last step not sent.", snapshot.skip_ratio),
         ("splitcom_bytes_total", "counter", "Message bytes, evaluation not included.", snapshot.total_bytes),
         ("splitcom_uptime_seconds", "counter", "Seconds since the server was started.", snapshot.uptime_s),

@@ -37,12 +37,18 @@ class _Record(BaseModel):
 
 
 class Evaluation(_Record):
-    """Held-out quality: losses in nats per token, after the last round, at best and before training."""
+    """Held-out quality: losses after the last round, at best and before training; for classes the last accuracy."""
 
     loss: float
     perplexity: float
     best_loss: float
     initial_loss: float
+    accuracy: float | None = None
+
+    @property
+    def unit(self) -> str:
+        """Of the losses."""
+        return "nats/token" if self.accuracy is None else "nats/sample"
 
 
 class Seconds(_Record):

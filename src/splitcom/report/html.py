@@ -23,7 +23,7 @@ from splitcom.report.folder import (
 from splitcom.report.format import format_bytes, format_percent, format_seconds
 from splitcom.report.markup import Markup
 from splitcom.report.summary import summarise
-from splitcom.report.tables import NONE, flow_cells, table_cells
+from splitcom.report.tables import NONE, flow_cells, quality_columns, table_cells
 
 
 def write_report(folder: str | os.PathLike[str]) -> Path:
@@ -65,14 +65,16 @@ def _run_page(run: Run) -> str:
 
 def _headlines(result: Result) -> list[tuple[str, str, str]]:
     quality, sent, saving = result.eval, result.bytes, result.saving
+    beside = f", perplexity {quality.perplexity:.2f}" if quality.accuracy is None else ""
     items = [
         (
             "Held-out loss",
             f"{quality.loss:.3f}",
-            f"nats/token, perplexity {quality.perplexity:.2f}; "
-            f"{quality.initial_loss:.3f} before, {quality.best_loss:.3f} at best",
+            f"{quality.unit}{beside}; {quality.initial_loss:.3f} before, {quality.best_loss:.3f} at best",
         )
     ]
+    if quality.accuracy is not None:
+        items.append(("Accuracy", format_percent(quality.accuracy), "of held-out samples"))
     if sent["total"]:
         items += [
             ("Sent up", format_bytes(sent["up"]), f"saving {format_percent(saving['up'])}"),
@@ -214,8 +216,7 @@ def _comparison_page(comparison: Comparison) -> str:
 
 
 def _method_table(results: list[Result]) -> Markup:
-    names = ["method", "seeds", "held-out loss", "perplexity"]
-    names += ["bleu"] if any(result.text is not None for result in results) else []
+    names = ["method", "seeds", "held-out loss", *quality_columns(results)]
     names += ["up", "down", "total", "share", "saving"]
     names += ["link time"] if any(result.seconds.virtual for result in results) else []
     names += ["wall time"]

@@ -96,7 +96,7 @@ def loss_against_bytes(run: Run) -> Figure:
     else:
         axes.plot(range(len(losses)), losses, marker=_marker(len(losses)), color=CURVE)
         _round_axis(axes, range(len(losses)))
-    axes.set_ylabel("held-out loss, nats/token")
+    axes.set_ylabel(f"held-out loss, {run.result.eval.unit}")
     return figure
 
 
@@ -180,7 +180,7 @@ def training_loss(run: Run) -> Figure:
         label="held-out",
     )
     _round_axis(axes, rounds)
-    axes.set_ylabel("loss, nats/token")
+    axes.set_ylabel(f"loss, {run.result.eval.unit}")
     _legend(figure, columns=3)
     return figure
 
@@ -203,7 +203,7 @@ def loss_plane(comparison: Comparison) -> Figure:
     upper.set_title("during training, each seed")
     lower.set_title("at the end, mean and spread; dotted: Pareto front")
     lower.set_xlabel("bytes sent, up and down (logarithmic)")
-    figure.supylabel("held-out loss, nats/token", fontsize=10)
+    figure.supylabel(f"held-out loss, {comparison.runs[0].result.eval.unit}", fontsize=10)
     _log_bytes_axis(lower)
     front = pareto_front(row for row in rows if row.total.mean > 0)
     _draw_front(lower, [(row.total.mean, row.loss.mean) for row in front])

@@ -8,10 +8,11 @@ from splitcom.errors import RunError
 from splitcom.metrics.record import write_atomic
 from splitcom.report.folder import Comparison, load_comparison
 from splitcom.report.summary import BASELINE, Row, summarise
-from splitcom.report.tables import with_spread
+from splitcom.report.tables import NONE, with_spread
 
 _MB = 1e-6
 _HUNDRED = 100
+_OPTIONAL = {"BLEU", "accuracy, %"}  # columns that are there only where some run has the value
 
 COLUMNS: dict[str, Callable[[Row], str]] = {
     "method": lambda row: f"`{row.label}`".replace("|", "\\|"),
@@ -20,6 +21,7 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
     "last loss": lambda row: with_spread(row.loss, 4),
     "against splitlora, %": lambda row: with_spread(row.change, 2, _HUNDRED, sign="+"),
     "BLEU": lambda row: with_spread(row.bleu, 1),
+    "accuracy, %": lambda row: with_spread(row.accuracy, 1, _HUNDRED),
     "up, MB": lambda row: with_spread(row.up, scale=_MB),
     "down, MB": lambda row: with_spread(row.down, scale=_MB),
     "total, MB": lambda row: with_spread(row.total, scale=_MB),
@@ -87,9 +89,9 @@ _INTRODUCTION = """\
 Regenerate with `{command}`.
 
 Means ± sample standard deviation over the seeds, all methods at equal rounds. Losses are held-out, in nats
-per token; *against splitlora* compares the last loss with that of uncompressed split learning of the same
-seed. Sizes are serialised bytes, 1 MB = 1 000 000 B; *of splitlora* is the total's part of uncompressed split
-learning's. Evaluation traffic is in no total."""
+per token (classes: per sample); *against splitlora* compares the last loss with that of uncompressed split
+learning of the same seed. Sizes are serialised bytes, 1 MB = 1 000 000 B; *of splitlora* is the total's part of
+uncompressed split learning's. Evaluation traffic is in no total."""
 
 
 def _section(comparison: Comparison) -> str:
@@ -103,12 +105,13 @@ def _section(comparison: Comparison) -> str:
         )
     rows = summarise(results)
     facts = f"Model `{results[0].model_name}`, {results[0].clients} clients, {results[0].rounds} rounds."
+    written = {name: [write(row) for row in rows] for name, write in COLUMNS.items()}
     columns = {
-        name: write for name, write in COLUMNS.items() if name != "BLEU" or any(row.bleu for row in rows)
+        name: cells for name, cells in written.items() if set(cells) != {NONE} or name not in _OPTIONAL
     }
     header = "| " + " | ".join(columns) + " |"
     if not any(row.method == BASELINE for row in rows):
         header = header.replace("of splitlora", "of uncompressed")  # what `share` then is
     rule = "| " + " | ".join("---" if name == "method" else "---:" for name in columns) + " |"
-    body = ["| " + " | ".join(write(row) for write in columns.values()) + " |" for row in rows]
+    body = ["| " + " | ".join(cells) + " |" for cells in zip(*columns.values(), strict=True)]
     return "\n\n".join([f"## {comparison.folder.resolve().name}", facts, "\n".join([header, rule, *body])])

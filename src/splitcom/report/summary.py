@@ -35,7 +35,7 @@ class Measure:
 
 @dataclass(frozen=True)
 class Row:
-    """A method in a comparison: losses in nats per token, sizes in bytes, ratios as fractions.
+    """A method in a comparison: losses in nats per token (classes: sample), sizes in bytes, ratios as fractions.
 
     `share` is the part of uncompressed SplitLoRA's traffic, or, where that was not run, of what the
     same run would send with fp16 flows. `change` is the held-out loss against SplitLoRA's of the same seed. Both
@@ -55,6 +55,7 @@ class Row:
     evaluation: Measure
     share: Measure | None
     bleu: Measure | None
+    accuracy: Measure | None
     saving: Measure
     wall: Measure
     virtual: Measure
@@ -114,6 +115,7 @@ def _row(label: str, members: list[Result], baseline: dict[int, Result]) -> Row:
         total=measure(lambda result: result.bytes["total"]),
         evaluation=measure(lambda result: result.bytes.get("evaluation", 0)),
         share=Measure.of_known(map(share, members)),
+        accuracy=Measure.of_known(result.eval.accuracy for result in members),
         bleu=Measure.of_known(None if result.text is None else result.text.bleu for result in members),
         saving=measure(lambda result: result.saving["total"]),
         wall=measure(lambda result: result.seconds.wall),

@@ -42,6 +42,7 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
     "held-out loss": lambda row: with_spread(row.loss, 3),
     "perplexity": lambda row: f"{row.perplexity.mean:.2f}",
     "bleu": lambda row: with_spread(row.bleu, 1),
+    "accuracy, %": lambda row: with_spread(row.accuracy, 1, scale=100),
     "up": lambda row: of_mean(row.up, format_bytes),
     "down": lambda row: of_mean(row.down, format_bytes),
     "total": lambda row: of_mean(row.total, format_bytes),
@@ -63,8 +64,7 @@ def closing_table(results: Sequence[Result | Mapping[str, object]], title: str |
     from rich.text import Text
 
     checked = [as_result(result) for result in results]
-    names = ["method", "up", "down", "total", "share", "held-out loss", "perplexity"]
-    names += ["bleu"] * any(result.text is not None for result in checked)
+    names = ["method", "up", "down", "total", "share", "held-out loss", *quality_columns(checked)]
     compared = any(result.method == BASELINE for result in checked)
     table = Table(
         title=title,
@@ -109,6 +109,13 @@ def flow_cells(results: Sequence[Result], flows: Sequence[str]) -> tuple[list[st
         for label, members in groups.items()
     ]
     return ["method", *sent], cells
+
+
+def quality_columns(results: Sequence[Result]) -> list[str]:
+    """Name the columns that tell quality beside the loss: accuracy of classes, perplexity and scores of text."""
+    if any(result.eval.accuracy is not None for result in results):
+        return ["accuracy, %"]
+    return ["perplexity", *["bleu"] * any(result.text is not None for result in results)]
 
 
 def table_cells(results: Iterable[Result], names: Sequence[str]) -> list[list[str]]:

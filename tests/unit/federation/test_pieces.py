@@ -6,7 +6,7 @@ from torch import nn
 
 from splitcom.config import LinkConfig, LinksConfig, TrainingConfig
 from splitcom.federation.aggregate import weighted_average
-from splitcom.federation.loss import token_losses
+from splitcom.federation.loss import losses_of, token_losses
 from splitcom.federation.optimize import Optimizer, learning_rate
 from splitcom.federation.sampling import sample_clients
 from splitcom.protocol.labels import IGNORED
@@ -78,6 +78,16 @@ def test_token_losses_are_those_of_transformers():
     expected = nn.functional.cross_entropy(logits[:, :-1].reshape(-1, 7), labels[:, 1:].reshape(-1))
     assert torch.allclose(losses.mean(), expected)
     assert rows.tolist() == [0, 0, 1, 1, 1]
+    same = losses_of(logits, labels)
+    assert torch.equal(same.losses, losses) and torch.equal(same.rows, rows) and not same.correct.any()
+
+
+def test_class_losses_are_those_of_transformers_and_count_what_is_right():
+    logits = torch.tensor([[0.5, 2.0, 0.0], [3.0, 1.0, 2.0], [0.0, 0.0, 1.0]])
+    losses, rows, correct = losses_of(logits, torch.tensor([[1], [2], [2]]))
+    assert torch.allclose(losses.mean(), nn.functional.cross_entropy(logits, torch.tensor([1, 2, 2])))
+    assert rows.tolist() == [0, 1, 2]
+    assert correct.tolist() == [True, False, True]
 
 
 def test_the_virtual_clock_adds_transfer_latency_and_compute():

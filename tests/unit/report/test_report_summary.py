@@ -1,3 +1,4 @@
+import json
 import math
 import re
 from pathlib import Path
@@ -9,7 +10,13 @@ from hypothesis import strategies as st
 
 from splitcom.errors import RunError
 from splitcom.metrics.ledger import FLOWS
-from splitcom.report import closing_table, load_comparison, results_markdown, write_markdown
+from splitcom.report import (
+    closing_table,
+    load_comparison,
+    results_markdown,
+    write_markdown,
+    write_report,
+)
 from splitcom.report.colour import flow_colour, label_styles
 from splitcom.report.folder import Result
 from splitcom.report.format import format_bytes, format_percent, format_significant
@@ -171,3 +178,22 @@ def test_the_pareto_front_is_what_no_other_row_beats_in_both(comparison_folder: 
         better = [o for o in rows if o.total.mean < row.total.mean and o.loss.mean < row.loss.mean]
         assert (row in front) == (not better)
     assert [row.total.mean for row in front] == sorted(row.total.mean for row in front)
+
+
+def test_accuracy_takes_the_place_of_perplexity_where_there_are_classes(tmp_path: Path) -> None:
+    for seed, accuracy in enumerate((0.75, 0.85)):
+        made = make_run(tmp_path / f"run{seed}", seed=seed)
+        made["eval"]["accuracy"] = accuracy
+        (tmp_path / f"run{seed}" / "result.json").write_text(json.dumps(made))
+    results = [json.loads((tmp_path / f"run{seed}" / "result.json").read_text()) for seed in range(2)]
+    runs = [{"folder": f"run{seed}", "result": result} for seed, result in enumerate(results)]
+    (tmp_path / "comparison.json").write_text(json.dumps({"runs": runs}))
+
+    headers = [column.header for column in closing_table(results).columns]
+    assert "accuracy, %" in headers and "perplexity" not in headers
+    markdown = results_markdown([tmp_path], "make results")
+    assert "| accuracy, % |" in markdown and "80.0 ± 7.1" in markdown
+    assert "BLEU" not in markdown
+    write_report(tmp_path / "run0")
+    page = (tmp_path / "run0" / "report.html").read_text()
+    assert "75.0 %" in page and "nats/sample" in page and "perplexity" not in page.lower()

@@ -1,0 +1,60 @@
+"""Rows with classes: which there are, and their encoding."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from splitcom.data import Row, class_indices, classes_in, encode_classes
+from splitcom.errors import DataError
+
+
+def rows_of(*pairs):
+    return [Row(index, text, label, {}) for index, (text, label) in enumerate(pairs)]
+
+
+class Words:
+    """A tokenizer of words that closes each text with 9, as encoders' do."""
+
+    def __call__(self, texts, truncation=False, max_length=None, verbose=True):
+        if isinstance(texts, str):
+            return {"input_ids": [*self._ids(texts)[: max_length - 1], 9]}
+        return {"input_ids": [[*ids, 9] if (ids := self._ids(text)) else [] for text in texts]}
+
+    def _ids(self, text):
+        return [len(word) for word in text.split()]
+
+
+def test_classes_are_in_the_order_of_numbers_then_words():
+    rows = rows_of(*[("", label) for label in ["10", "b", "2", "a", "2", "10", "a", "b", "b"]])
+    assert classes_in(rows) == ["2", "10", "a", "b"]
+
+
+@pytest.mark.parametrize("labels", [["a", "a"], ["a", "b", "c"], ["a"]])
+def test_a_column_that_holds_no_classes_is_refused(labels):
+    with pytest.raises(DataError, match=r"expected at least 2, each in 2 rows or more: .*data\.response"):
+        classes_in(rows_of(*[("", label) for label in labels]))
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.sampled_from(["x", "y", "z"]), min_size=1, max_size=20))
+def test_an_index_leads_back_to_the_class(drawn):
+    labels = ["z", "x", "y"]
+    found = class_indices(rows_of(*[("", label) for label in drawn]), labels)
+    assert [labels[index] for index in found] == drawn
+
+
+def test_an_unknown_class_names_its_row_and_the_known_ones():
+    rows = rows_of(("", "a"), ("", "c"), ("", "d"))
+    with pytest.raises(DataError, match=r"row 1: unknown class 'c' \(2 of 3 rows .*'a', 'b'"):
+        class_indices(rows, ["a", "b"])
+
+
+def test_a_long_text_keeps_its_closing_token_and_an_empty_one_is_dropped():
+    rows = rows_of(("a bb ccc dddd", "no"), ("  ", "yes"), ("a ", "yes"))
+    encoded = encode_classes(rows, Words(), ["yes", "no"], max_tokens=3)
+    assert [sample.input_ids.tolist() for sample in encoded.samples] == [[1, 2, 9], [1, 9]]
+    assert [sample.labels.tolist() for sample in encoded.samples] == [[1], [0]]
+    assert encoded.report.truncated_ids == [0] and encoded.report.num_tokens_cut == 2
+    assert encoded.report.dropped_ids == [1] and encoded.report.num_tokens == 5
+    with pytest.raises(DataError, match=r"no sample left of 1 rows.*data\.prompt"):
+        encode_classes(rows[1:2], Words(), ["yes", "no"])
