@@ -90,6 +90,12 @@ def test_compare_runs_what_is_missing_only(splitcom, config_file, tmp_path):
     assert "splitcom" in (tmp_path / "results.md").read_text()
 
 
+def test_inspect_shows_a_classifiers_parts(splitcom, tiny_model):
+    code, out, _ = splitcom("inspect", tiny_model, "--classes", 2)
+    assert code == 0 and "body" in out
+    assert out != splitcom("inspect", tiny_model)[1]
+
+
 def test_inspect_shows_parts_and_flows(splitcom, tiny_model):
     code, out, _ = splitcom("inspect", tiny_model, "--cut", 1, "--batch-size", 2, "--tokens", 10)
     assert code == 0

@@ -13,6 +13,9 @@ def inspect(
     tail_blocks: Annotated[int, typer.Option(help="Blocks in the tail; 0 for the standard form.")] = 0,
     rank: Annotated[int, typer.Option(help="LoRA rank.")] = 8,
     batch_size: Annotated[int, typer.Option(help="Samples in a step.")] = 8,
+    classes: Annotated[
+        int, typer.Option(min=0, help="Classes of a sequence classifier; 0 for a model that writes text.")
+    ] = 0,
     tokens: Annotated[int, typer.Option(help="Tokens of a sample.")] = 512,
     train_head: Annotated[bool, typer.Option("--train-head", help="LoRA on the LM head too.")] = False,
 ) -> None:
@@ -25,7 +28,14 @@ def inspect(
     from splitcom.report.inspection import flow_table, part_table
 
     console = Console()
-    found = describe(model, cut=cut, tail_blocks=tail_blocks, rank=rank, head=train_head)
+    found = describe(
+        model,
+        cut=cut,
+        tail_blocks=tail_blocks,
+        rank=rank,
+        head=train_head,
+        labels=[str(index) for index in range(classes)] or None,
+    )
     tied = ", tied embeddings" if found.tied_embeddings else ""
     title = (
         f"{model}: {found.model_type}, {found.num_blocks} blocks, hidden {found.hidden_size}, vocabulary "

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from splitcom.models.adapters import Targets, add_lora
 from splitcom.models.anatomy import Anatomy, survey
 from splitcom.models.checkpoint import stored_tensors
-from splitcom.models.load import failing_as_model_error, load_config, resolve, skeleton
+from splitcom.models.load import Labels, failing_as_model_error, load_config, resolve, skeleton
 from splitcom.models.split import PARTS, spans, strip
 
 # Settings that say how to load a model rather than what it computes.
@@ -53,19 +53,20 @@ def describe(
     targets: Targets = None,
     dtype: torch.dtype | None = None,
     head: bool = False,
+    labels: Labels = None,
 ) -> Description:
     """Measure the parts from the configuration alone; `dtype` None takes the configuration's.
 
     With tied embeddings a part that holds the LM head counts its copy of them, and so the parts add up to more
     than the model. Raises CutError and AdapterError as cutting and adding LoRA would.
     """
-    config = load_config(source)
+    config = load_config(source, labels)
     dtype = dtype or getattr(config, "dtype", None) or torch.float32
-    model = skeleton(config, dtype)
+    model = skeleton(config, dtype, labels)
     anatomy = survey(model)
     parts = []
     for name, span in spans(anatomy.num_blocks, cut, tail_blocks).items():
-        part = PARTS[name](strip(skeleton(config, dtype), anatomy, span), anatomy, span)
+        part = PARTS[name](strip(skeleton(config, dtype, labels), anatomy, span), anatomy, span)
         weights = list(part.parameters())
         size = sum(weight.numel() for weight in weights), sum(weight.nbytes for weight in weights)
         add_lora(part, rank, targets=targets, head=head)

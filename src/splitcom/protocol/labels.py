@@ -4,7 +4,7 @@ Labels never change, so a client sends each sample's once and the server keeps t
 
   u8 bytes per token id (2 or 4) │ u32 samples │ samples × (u32 id, u32 start, u32 length) │ token ids, ragged
 
-`start` is the number of prompt tokens, whose label is IGNORED.
+`start` is the number of prompt tokens, whose label is IGNORED. A sample that has a class has that one label.
 """
 
 import struct
