@@ -250,5 +250,5 @@ def test_a_classifier_begins_with_a_new_head_and_ends_as_a_standard_adapter(
     assert torch.equal(logits, tuned(input_ids=ids, attention_mask=mask).logits)
     assert logits.std() > 0
 
-    again = load_adapted(base, adapter, LABELS).eval()
-    assert torch.equal(logits, again(input_ids=ids, attention_mask=mask).logits)
+    again = load_adapted(base, adapter, LABELS).eval()  # in transformers' own choice of attention
+    torch.testing.assert_close(again(input_ids=ids, attention_mask=mask).logits, logits)
