@@ -19,12 +19,12 @@ from splitcom.federation.build import body_of, load_texts, with_classes
 from splitcom.federation.observe import Observer
 from splitcom.federation.optimize import Optimizer
 from splitcom.federation.plan import progress_of, round_batches
-from splitcom.federation.remote import load_client_rows, load_server_body
+from splitcom.federation.remote import load_client_rows, load_server_parts
 from splitcom.methods import METHODS
 from splitcom.methods.evaluate import evaluate_run, writer_of
 from splitcom.methods.export import export_run
 from splitcom.methods.run import configured, train
-from splitcom.models import adapter_state, load_front, load_model
+from splitcom.models import adapter_state, load_front, load_model, load_tail, renew_head
 from splitcom.models.front import write_front
 from splitcom.protocol.labels import pack_labels, unpack_labels
 from splitcom.seeds import derive_seed
@@ -239,7 +239,7 @@ def test_classes_that_a_hostile_client_makes_up_are_refused(config, labels, mess
 
 def test_a_client_over_a_network_brings_known_classes_only(config, texts, tmp_path):
     with pytest.raises(ConfigError, match=r"data\.labels is missing: list the classes"):
-        load_server_body(config)
+        load_server_parts(config)
     train_rows, held_out = load_client_rows(config.override({"data.labels": LABELS}))
     assert len(train_rows) == 35 and len(held_out) == 5
     with pytest.raises(DataError, match="unknown class '10'"):
@@ -248,16 +248,20 @@ def test_a_client_over_a_network_brings_known_classes_only(config, texts, tmp_pa
 
 def test_parties_without_weights_begin_with_the_same_head(config):
     config = config.override({"data.labels": LABELS, "training.split": False})
-    outlined, real = load_server_body(config), body_of(config)
+    outlined, real = load_server_parts(config).body, body_of(config)
     assert_same_adapter(adapter_state(outlined), adapter_state(real))
     assert "score.weight" in adapter_state(real)
 
 
-def test_a_served_front_is_the_classifiers_own(config, tiny_bert, tmp_path):
-    write_front(tiny_bert, 1, torch.float32, tmp_path / "front", LABELS)
-    ids = torch.tensor([[3, 4, 5]])
+def test_a_served_front_and_tail_are_the_classifiers_own(config, tiny_bert, tmp_path):
+    write_front(tiny_bert, 1, torch.float32, tmp_path / "front", 1, LABELS)
+    ids, hidden = torch.tensor([[3, 4, 5]]), torch.randn(1, 3, 32)
     fronts = [load_front(folder, 1, labels=LABELS) for folder in (tiny_bert, tmp_path / "front")]
+    tails = [load_tail(folder, 1, labels=LABELS) for folder in (tiny_bert, tmp_path / "front")]
+    for tail in tails:
+        renew_head(tail)
     assert torch.equal(*(front(ids) for front in fronts))
+    assert torch.equal(*(tail(hidden) for tail in tails))
 
 
 @pytest.mark.parametrize(

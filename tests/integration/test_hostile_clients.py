@@ -173,7 +173,7 @@ TRAINING = [
     Attack("label length", "activation", of_the_first(lambda row: row[:-1]), "labels for an activation of", at=1),
     Attack(
         "token beyond the vocabulary", "activation", of_the_first(lambda row: with_last(row, 300)),
-        "a label of 300; the vocabulary has 300", at=1,
+        "a label of 300; the vocabulary's size is 300", at=1,
     ),
     Attack(
         "negative label", "activation", of_the_first(lambda row: with_last(row, -1)),

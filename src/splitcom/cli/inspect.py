@@ -44,9 +44,13 @@ def inspect(
     console.print(part_table(found.parts, title))
     holder = found.parts[-1].name
     weights = format_bytes(found.head_parameters * found.dtype.itemsize)
+    head = (
+        f"classification head, trained whole: {found.head_parameters:,} parameters"
+        if classes
+        else f"LM head: {found.vocab_size:,} tokens x {found.hidden_size} = {found.head_parameters:,} parameters"
+    )
     console.print(
-        f"LM head: {found.vocab_size:,} tokens x {found.hidden_size} = {found.head_parameters:,} parameters, "
-        f"{weights}, in the {holder}{' at each client' if tail_blocks else ''}"
+        f"{head}, {weights}, in the {holder}{' at each client' if tail_blocks else ''}"
         f"{_tie(found.tied_embeddings, tail_blocks)}\n",
         highlight=False,
     )
