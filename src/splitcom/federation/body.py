@@ -198,11 +198,11 @@ class BodyTrainer:
             hidden, mask = self._join([arrival])
             self._body.eval()
             out = self._body(hidden.requires_grad_(), mask)
-            if gradient is None:
+            if gradient is not None:
+                torch.autograd.backward(out, gradient[0].to_padded(mask.cpu()).to(out))
+            elif arrival.labels:  # none in the U-shape, where there is no more to look at than what comes out
                 losses, _, _ = losses_of(out, self._join_labels([arrival]))
                 torch.autograd.backward(losses.mean())
-            else:
-                torch.autograd.backward(out, gradient[0].to_padded(mask.cpu()).to(out))
             real = out if out.ndim == 2 else out[mask.bool()]  # [batch, classes], or tokens with padding
             return _is_finite(real) and _is_finite(hidden.grad)
         finally:
