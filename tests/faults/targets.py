@@ -43,6 +43,8 @@ SPECS = [
     "temporal(0.9, per=token) > delta > int4 > zstd",
     "temporal(0.9) > delta > svd(1) > int2",
     "temporal(0.05, metric=relative_l2, per=token) > delta > topk(0.3) > int8 > zstd",
+    "klt(2) > uniform(1) > range",
+    "predict(window=64, rank=2) > klt(3) > uniform(2, dead_zone=0.3) > range",
 ]
 LIMIT_BYTES = 1 << 20
 """Of a decoded batch."""
@@ -84,7 +86,12 @@ class Receiver:
     def _state(self) -> tuple[object, ...]:
         ids = list(self.store)
         values = self.store.read(ids).numpy().tobytes() if ids else b""
-        return ids, self.store.peek(ids), self.store.num_bytes, self.store.hidden, values
+        flow = (
+            None
+            if self.store.flow is None
+            else {name: array.tobytes() for name, array in self.store.flow.flat().items()}
+        )
+        return ids, self.store.peek(ids), self.store.num_bytes, self.store.hidden, values, flow
 
     def feed(self, packet: bytes) -> None:
         before = self._state()
@@ -95,7 +102,8 @@ class Receiver:
             raise
         batch, width = decoded.batch, before[3]
         assert batch.values.nbytes <= LIMIT_BYTES
-        assert width in (None, batch.hidden), "a store holds references of one width"
+        if self.store.flow is None:  # else references are coordinates in its basis
+            assert width in (None, batch.hidden), "a store holds references of one width"
         assert batch.values.isfinite().all()
         assert len(set(decoded.ids)) == len(batch.lengths) == len(decoded.skipped)
         assert self.store.num_bytes <= STORE_BYTES
