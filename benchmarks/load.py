@@ -27,7 +27,7 @@ from time import monotonic, sleep
 import torch
 
 from splitcom.config import Config
-from splitcom.federation.build import build_client, front_of, load_texts
+from splitcom.federation.build import Parts, build_client, front_of, load_texts
 from splitcom.transports import tls
 from splitcom.transports.grpc_calls import ServerCalls
 from splitcom.transports.grpc_client import run_client
@@ -51,7 +51,7 @@ def run_clients(address: str, authority: Path, folder: Path, names: list[str], g
         name: build_client(
             name,
             config,
-            (front, None),
+            Parts(front),
             texts.partition.parts[index],
             held_out[index :: config.federation.clients],
             description.model_fingerprint,

@@ -26,7 +26,7 @@ import torch
 
 from splitcom.config import Config
 from splitcom.federation.build import Simulation, Texts, build_server, load_parts, load_texts
-from splitcom.federation.remote import initial_front_adapter, load_server_body
+from splitcom.federation.remote import load_server_parts
 from splitcom.methods.join import JoinOptions, join
 from splitcom.models import fingerprint
 from splitcom.transports import tls
@@ -173,9 +173,7 @@ def network_rounds(config: Config, folder: Path) -> Iterator[None]:
             process = _SPAWN.Process(target=take_part, args=(options,), daemon=True)
             process.start()
             stack.callback(process.join)
-        parts = (None, load_server_body(config))
-        adapter = initial_front_adapter(config)
-        federation = build_server(config, server, parts, digest, folder / "server", front_adapter=adapter)
+        federation = build_server(config, server, load_server_parts(config), digest, folder / "server")
         for _ in federation.run():
             yield
         server.close(30.0)

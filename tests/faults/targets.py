@@ -12,7 +12,7 @@ import torch
 
 from splitcom.codecs import Codec, MemoryReferences, Ragged, parse
 from splitcom.codecs.entropy import Zstd
-from splitcom.codecs.wire import HEADER_BYTES
+from splitcom.codecs.wire import HEADER_BYTES, Header, Reader
 from splitcom.errors import PacketError, RemoteProtocolError, UnknownReference
 from splitcom.protocol.adapters import pack_adapter, unpack_adapter
 from splitcom.protocol.labels import IGNORED, pack_labels, unpack_labels
@@ -43,8 +43,8 @@ SPECS = [
     "temporal(0.9, per=token) > delta > int4 > zstd",
     "temporal(0.9) > delta > svd(1) > int2",
     "temporal(0.05, metric=relative_l2, per=token) > delta > topk(0.3) > int8 > zstd",
-    "klt(2) > uniform(1) > range",
-    "predict(window=64, rank=2) > klt(3) > uniform(2, dead_zone=0.3) > range",
+    "klt(4) > uniform(0.2) > range",
+    "predict > klt(9) > uniform(0.2) > range",
 ]
 LIMIT_BYTES = 1 << 20
 """Of a decoded batch."""
@@ -86,12 +86,9 @@ class Receiver:
     def _state(self) -> tuple[object, ...]:
         ids = list(self.store)
         values = self.store.read(ids).numpy().tobytes() if ids else b""
-        flow = (
-            None
-            if self.store.flow is None
-            else {name: array.tobytes() for name, array in self.store.flow.flat().items()}
-        )
-        return ids, self.store.peek(ids), self.store.num_bytes, self.store.hidden, values, flow
+        flow = None if self.store.flow is None else self.store.flow.flat()
+        learnt = None if flow is None else {key: array.tobytes() for key, array in flow.items()}
+        return ids, self.store.peek(ids), self.store.num_bytes, self.store.hidden, values, learnt
 
     def feed(self, packet: bytes) -> None:
         before = self._state()
@@ -102,8 +99,9 @@ class Receiver:
             raise
         batch, width = decoded.batch, before[3]
         assert batch.values.nbytes <= LIMIT_BYTES
-        if self.store.flow is None:  # else references are coordinates in its basis
-            assert width in (None, batch.hidden), "a store holds references of one width"
+        # A self-contained packet of a flow with a state empties the references and begins another, of any width.
+        begins_anew = self.store.flow is not None and not Header.unpack(Reader(packet)).known
+        assert begins_anew or width in (None, batch.hidden), "a store holds references of one width"
         assert batch.values.isfinite().all()
         assert len(set(decoded.ids)) == len(batch.lengths) == len(decoded.skipped)
         assert self.store.num_bytes <= STORE_BYTES
