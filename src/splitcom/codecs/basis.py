@@ -47,7 +47,7 @@ class Basis:
 
     def forward(self, values: Tensor, step: float) -> Floats:
         """Coordinates `[tokens, directions]` of fp32 `values`, not yet rounded; only the sender needs them."""
-        inverse = np.linalg.pinv(self.directions / float(1 << _DIRECTION_BITS + COORDINATE_BITS))
+        inverse = _pseudo_inverse(self.directions / float(1 << _DIRECTION_BITS + COORDINATE_BITS))
         coordinates: Floats = (_steps(values, step) - self.mean / _ROW_STEPS) @ inverse
         return coordinates
 
@@ -70,7 +70,7 @@ class Basis:
         outside = _steps(values, step) - self.mean / _ROW_STEPS
         if len(self.rows):
             directions = self.directions / float(1 << _DIRECTION_BITS)
-            outside -= (outside @ np.linalg.pinv(directions)) @ directions
+            outside -= (outside @ _pseudo_inverse(directions)) @ directions
         spread, directions = _principal(outside)
         num = min(most, int((spread > threshold).sum()))
         rows = _rounded(directions[:num] * spread[:num, None] * _ROW_STEPS)
@@ -96,12 +96,20 @@ def _steps(values: Tensor, step: float) -> Floats:
     return np.asarray(values.double().cpu()) / step
 
 
+def _pseudo_inverse(directions: Floats) -> Floats:
+    """Of independent rows; the ridge is for those that rounding has made dependent."""
+    gram = directions @ directions.T
+    ridge = 1e-9 * np.trace(gram) / max(len(gram), 1)
+    return np.asarray(np.linalg.solve(gram + ridge * np.eye(len(gram)), directions).T)
+
+
 def _principal(centred: Floats) -> tuple[Floats, Floats]:
     """Spread (root mean square) along each principal direction, descending, and the directions as rows."""
     rows, width = centred.shape
     gram = centred.T @ centred if width <= rows else centred @ centred.T
-    energies, vectors = torch.linalg.eigh(torch.from_numpy(gram))
-    energies, vectors = energies.flip(0).clamp(min=0), vectors.flip(1)
+    # fp32 is half the time, and exact enough for directions that are rounded anyway
+    energies, vectors = torch.linalg.eigh(torch.from_numpy(gram).float())
+    energies, vectors = energies.double().flip(0).clamp(min=0), vectors.double().flip(1)
     directions = vectors.T.numpy() if width <= rows else vectors.T.numpy() @ centred
     lengths = np.sqrt((directions**2).sum(1, keepdims=True))
     return np.sqrt(energies.numpy() / rows), directions / np.where(lengths > 0, lengths, 1.0)

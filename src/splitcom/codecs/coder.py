@@ -7,6 +7,7 @@
 Probabilities are quotients of integer counts, so that both ends have the same to the last bit on any machine.
 """
 
+from itertools import pairwise
 from typing import Protocol
 
 import constriction
@@ -23,6 +24,7 @@ _LEVELS = 48
 _UNARY = 14  # magnitudes from here on are escaped
 _MAX_ESCAPE_BITS = 20
 _FIXED = 16  # fractional bits of means
+_BAND = 8  # a band is this part of the columns before it, and one more
 _CLIP = 3  # larger magnitudes count as this one in means
 _MEAN_SHIFT = 3  # a packet moves the means by an eighth
 _NEW_MEAN, _MIN_MEAN = 1 << 12, 1 << 6
@@ -108,29 +110,28 @@ class BitModel:
         zeros, ones = self.counts[context].T
         # Krichevsky and Trofimov's estimate
         coded = coder.bits((2 * ones + 1) / (2 * (zeros + ones) + 2), bits)
-        for bit in (0, 1):
-            self.counts[:, bit] += np.bincount(context[coded == bit], minlength=len(self.counts))
-        self.counts[self.counts.sum(1) > _MAX_COUNT] >>= 1
+        self.counts += np.bincount(2 * context + coded, minlength=self.counts.size).reshape(-1, 2)
+        self.counts[self.counts[:, 0] + self.counts[:, 1] > _MAX_COUNT] >>= 1
         return coded
 
 
 class MatrixModel:
     """Adaptive model of integer matrices `[rows, width]` whose columns are directions, the strongest first.
 
-    Codes column by column. The context of an element is what magnitude to expect: the column's mean in earlier
-    rows of its kind, times how much larger than expected this row and its two neighbours were in the columns
-    before.
+    Codes band by band, narrow ones first. The context of an element is what magnitude to expect: the column's mean
+    in earlier rows of its kind, times how much larger than expected this row and its two neighbours were in the
+    bands before.
     """
 
-    def __init__(self, bits: BitModel, means: Ints) -> None:
-        self.bits = bits
+    def __init__(self, counts: Ints, means: Ints) -> None:
+        self.bits = BitModel(counts)
         self.means = means
         """`[kinds, width]`: magnitudes, clipped to 3, in units of 2^-16; 0 where none has been seen."""
 
     @classmethod
     def new(cls, width: int, kinds: int = 1) -> "MatrixModel":
         """A model that has seen nothing."""
-        return cls(BitModel.new(_LEVELS * _UNARY), np.zeros((kinds, width), np.int64))
+        return cls(np.zeros((_LEVELS * _UNARY, 2), np.int64), np.zeros((kinds, width), np.int64))
 
     def code(
         self, coder: Coder, matrix: Ints | None, rows: int, width: int, kinds: Ints | None = None
@@ -145,17 +146,17 @@ class MatrixModel:
         kinds = np.zeros(rows, np.int64) if kinds is None else kinds
         means = np.where(self.means == 0, _NEW_MEAN, np.maximum(self.means, _MIN_MEAN))[kinds]
         activity, expected = np.zeros(rows, np.int64), np.zeros(rows, np.int64)
-        for column in range(width):
+        for band in _bands(width):
             near = 2 * activity
             near[1:] += activity[:-1]
             near[:-1] += activity[1:]
-            mean = means[:, column]
-            level = np.searchsorted(
-                _THRESHOLDS, (mean * (near + 1) << _FIXED) // (4 * expected + (1 << _FIXED))
-            )
-            coded[:, column] = self._code_column(coder, level, None if matrix is None else matrix[:, column])
-            activity += np.minimum(np.abs(coded[:, column]), _CLIP)
-            expected += mean
+            mean = means[:, band]
+            ratio = (mean * (near + 1)[:, None] << _FIXED) // (4 * expected + (1 << _FIXED))[:, None]
+            level = np.searchsorted(_THRESHOLDS, ratio.reshape(-1))
+            given = None if matrix is None else matrix[:, band].reshape(-1)
+            coded[:, band] = self._code_elements(coder, level, given).reshape(rows, -1)
+            activity += np.minimum(np.abs(coded[:, band]), _CLIP).sum(1)
+            expected += mean.sum(1)
         self._learn(np.minimum(np.abs(coded), _CLIP), kinds)
         return coded
 
@@ -168,7 +169,7 @@ class MatrixModel:
                 old == 0, np.maximum(new, 1), old + ((new - old) >> _MEAN_SHIFT)
             )
 
-    def _code_column(self, coder: Coder, level: Ints, values: Ints | None) -> Ints:
+    def _code_elements(self, coder: Coder, level: Ints, values: Ints | None) -> Ints:
         magnitude = np.zeros(len(level), np.int64)
         wanted = None if values is None else np.abs(values)
         alive = np.arange(len(level))
@@ -189,3 +190,11 @@ class MatrixModel:
             signs = coder.bits(np.full(len(some), 0.5), negative)
             magnitude[some[signs]] *= -1
         return magnitude
+
+
+def _bands(width: int) -> list[slice]:
+    """Columns that are coded together: fewer and longer calls, for contexts that know a little less."""
+    edges = [0]
+    while edges[-1] < width:
+        edges.append(min(edges[-1] + 1 + edges[-1] // _BAND, width))
+    return [slice(begin, end) for begin, end in pairwise(edges)]

@@ -42,10 +42,7 @@ class Update:
 
 def moved(reference: Ints, matrix: Ints, gain: int) -> Ints:
     """Where `reference` `[tokens, directions]` has moved to by a map `[1 + directions, directions]`."""
-    half = 1 << _MAP_BITS
-    return (reference + ((gain * (_augmented(reference) @ matrix) + half) >> _MAP_BITS + 1)).clip(
-        -LIMIT, LIMIT
-    )
+    return _plus(reference, _product(reference, matrix), gain)
 
 
 def updated(matrix: Ints, update: Update, reference: Ints) -> Ints:
@@ -64,13 +61,14 @@ def predicted(reference: Ints, matrix: Ints, update: Update) -> Ints:
 def fit(coordinates: Floats, reference: Ints, matrix: Ints, rank: int) -> Update:
     """The update that makes `reference` come closest to `coordinates` for its bits; only the sender knows how."""
     directions = reference.shape[1]
-    gains = [spent(coordinates - moved(reference, matrix, gain)).sum() for gain in range(4)]
+    product = _product(reference, matrix)
+    gains = [spent(coordinates - _plus(reference, product, gain)).sum() for gain in range(4)]
     gain = int(np.argmin(gains))
     best, best_cost = Update.none(gain, directions), gains[gain]
     if not rank:
         return best
     inputs = _augmented(reference).astype(np.float64)
-    missed = coordinates - moved(reference, matrix, gain)
+    missed = coordinates - _plus(reference, product, gain)
     gram = inputs.T @ inputs
     weights = np.linalg.solve(gram + np.diag(_RIDGE * np.diag(gram) + 1.0), inputs.T @ missed)
     effect = weights.T @ gram @ weights
@@ -105,6 +103,15 @@ def code_update(coder: Coder, update: Update | None, directions: int) -> Update:
 
 def _code_factor(coder: Coder, factor: Ints | None, rows: int, rank: int) -> Ints:
     return MatrixModel.new(rank).code(coder, factor, rows, rank)
+
+
+def _product(reference: Ints, matrix: Ints) -> Ints:
+    # every partial sum is an integer below 2^53, so that fp64 gives the same in whatever order it adds
+    return np.asarray((_augmented(reference).astype(np.float64) @ matrix.astype(np.float64)).astype(np.int64))
+
+
+def _plus(reference: Ints, product: Ints, gain: int) -> Ints:
+    return (reference + ((gain * product + (1 << _MAP_BITS)) >> _MAP_BITS + 1)).clip(-LIMIT, LIMIT)
 
 
 def _augmented(reference: Ints) -> Ints:

@@ -29,6 +29,7 @@ from splitcom.codecs.predict import (
     Floats,
     ModeModel,
     Modes,
+    Points,
     Predict,
     Window,
     plan,
@@ -110,7 +111,7 @@ class _Flow:
     def __init__(self, state: FlowState) -> None:
         self.state = state
         arrays = state.arrays
-        self.codes = MatrixModel(BitModel(arrays["counts"]), arrays["means"])
+        self.codes = MatrixModel(arrays["counts"], arrays["means"])
         self.modes = ModeModel(BitModel(arrays["modes"]))
 
     @classmethod
@@ -187,8 +188,12 @@ class _Tokens:
     known: Bools
     reference: Ints
     """`[tokens, dims]`, zeros where there is none."""
-    recent: Ints
+    recent: Points
     """`[recent tokens, dims]`, the newest last."""
+
+    def window(self, dims: int, holds_batch: bool) -> Window:
+        """What pointers can name."""
+        return Window(self.recent[:, :dims], len(self.reference) if holds_batch else 0)
 
 
 @dataclass(frozen=True)
@@ -302,7 +307,7 @@ class LatticeCodec(Codec):
             if left < 0:
                 break
             recent.insert(0, sample_id)
-        window = store.read(recent).numpy().astype(np.int64) if recent else np.zeros((0, dims), np.int64)
+        window = store.read(recent).numpy() if recent else np.zeros((0, dims), np.float32)
         return _Tokens(lengths, known, reference, window)
 
     def _room(self, basis: Basis, num_tokens: int, hidden: int) -> int:
@@ -350,7 +355,7 @@ class LatticeCodec(Codec):
             rows = np.repeat(tokens.known, tokens.lengths)
             update = fit(coordinates[rows], own[rows], flow.drift_of(dims), self._predict.rank)
             own, _ = _moved(own, rows, flow.drift_of(dims), update)
-        window = Window(tokens.recent[:, :dims], len(own))
+        window = tokens.window(dims, bool(self._predict.window))
         modes, codes = plan(coordinates, own, tokens.known, tokens.lengths, window, self._uniform.dead_zone)
         return _Body(update, modes, codes)
 
@@ -374,7 +379,7 @@ class LatticeCodec(Codec):
         if self._predict is None:
             coordinates = restore(np.zeros_like(codes), codes)
         else:
-            window = Window(tokens.recent[:, :dims], num_tokens)
+            window = tokens.window(dims, bool(self._predict.window))
             coordinates = replay(modes, codes, own, tokens.known, tokens.lengths, window)
         # the two ends must not drift apart unseen, and truncated bits read as others
         check = np.array([zlib.crc32(coordinates.astype("<i8").tobytes()) & 0xFFFF])

@@ -21,9 +21,12 @@ from splitcom.codecs.stage import ArgumentError, Place, Stage, register
 from splitcom.codecs.wire import Bools, Ints
 
 Floats = npt.NDArray[np.float64]
+Points = npt.NDArray[np.float32]
 
 UNIT = 1 << COORDINATE_BITS
 """Coordinate units in a step."""
+_FLAG_BITS = 4  # about what it costs to depart from the usual prediction
+_RUN = 64  # tokens that are looked at before the next jump is known
 LIMIT = 1 << 15
 """Coordinates are clipped to this magnitude."""
 
@@ -101,24 +104,38 @@ class ModeModel:
 
 
 class Window:
-    """Recent tokens, the newest last, which grows as samples of the batch become known."""
+    """Recent tokens `[size, directions]`, the newest last, which grows as samples of the batch become known.
 
-    def __init__(self, recent: Ints, batch_tokens: int) -> None:
-        self._tokens = np.zeros((len(recent) + batch_tokens, recent.shape[1]), np.int64)
+    Coordinates are integers far below 2^24, which float32 holds exactly.
+    """
+
+    def __init__(self, recent: Points, room: int) -> None:
+        self._tokens = np.zeros((len(recent) + room, recent.shape[1]), np.float32)
         self._tokens[: len(recent)] = recent
-        self.size = len(recent)
+        self._squares = (self._tokens**2).sum(1)
         self._last_start = max(0, len(recent) - 1)
-
-    @property
-    def tokens(self) -> Ints:
-        """`[size, directions]`."""
-        return self._tokens[: self.size]
+        self.size = len(recent)
 
     def append(self, sample: Ints) -> None:
-        """Add a sample's tokens."""
+        """Add a sample's tokens, where there is room."""
+        if self.size + len(sample) > len(self._tokens):
+            return
         self._last_start = self.size
-        self._tokens[self.size : self.size + len(sample)] = sample
+        rows = slice(self.size, self.size + len(sample))
+        self._tokens[rows] = sample
+        self._squares[rows] = (self._tokens[rows] ** 2).sum(1)
         self.size += len(sample)
+
+    def nearest(self, coordinates: Floats) -> Ints:
+        """The most similar token to each of some; only the sender searches."""
+        products = self._tokens[: self.size] @ coordinates.astype(np.float32).T
+        return np.asarray((self._squares[: self.size, None] - 2 * products).argmin(0))
+
+    def at(self, pointers: Ints) -> Ints:
+        """The tokens at pointers `[n]`; zeros in an empty window."""
+        if not self.size:
+            return np.zeros((len(pointers), self._tokens.shape[1]), np.int64)
+        return np.asarray(self._tokens[pointers.clip(0, self.size - 1)].astype(np.int64))
 
     def pointers(self, jump: Bools, distances: Ints) -> Ints:
         """Where the pointer is at each token of a sample, which begins at the sample before."""
@@ -126,13 +143,11 @@ class Window:
         base = np.full(len(jump), self._last_start)
         base[jump] = np.maximum(self.size - 1 - distances, 0) - steps[jump]
         last = np.maximum.accumulate(np.where(jump, steps, -1))
-        return np.minimum(np.where(last >= 0, base[last], self._last_start) + steps, max(self.size - 1, 0))
+        return np.where(last >= 0, base[last], self._last_start) + steps
 
     def predict(self, jump: Bools, zero: Bools, distances: Ints) -> Ints:
         """What the pointer predicts for each token of a sample."""
-        if not self.size:
-            return np.zeros((len(jump), self._tokens.shape[1]), np.int64)
-        predicted = self._tokens[self.pointers(jump, distances)]
+        predicted = self.at(self.pointers(jump, distances))
         predicted[zero] = 0
         return predicted
 
@@ -203,31 +218,44 @@ def restore(predicted: Ints, codes: Ints) -> Ints:
     return (predicted + UNIT * codes).clip(-LIMIT, LIMIT)
 
 
-def _nearest(points: npt.NDArray[np.float32], known: npt.NDArray[np.float32]) -> Ints:
-    return np.asarray(((known**2).sum(1) - 2 * points @ known.T).argmin(1))
-
-
 def _choose(coordinates: Floats, own: Ints | None, window: Window) -> Modes:
-    modes = Modes.all_usual(len(coordinates))
-    if not window.size:
-        return modes
-    known = window.tokens
-    best = _nearest(coordinates.astype(np.float32), known.astype(np.float32))
-    jump_cost = spent(coordinates - known[best]) + np.log2(window.size) + 4
-    zero_cost = spent(coordinates) + 4
+    num_tokens = len(coordinates)
+    modes = Modes.all_usual(num_tokens)
+    zero_cost = spent(coordinates) + _FLAG_BITS
     usual_cost = None if own is None else spent(coordinates - own)
+    jump_cost, best = _jumps(coordinates, own, window)
     distances = []
-    pointer = window.pointers(modes.jump[:1], modes.distances)[0]
-    for token in range(len(coordinates)):
-        pointed_cost = spent(coordinates[token] - known[pointer])
-        costs = [pointed_cost, jump_cost[token], zero_cost[token]]
-        if usual_cost is not None:
-            costs = [usual_cost[token], costs[1], costs[2], pointed_cost + 4]
-        choice = int(np.argmin(costs))
-        modes.usual[token], modes.jump[token], modes.zero[token] = choice == 0, choice == 1, choice == 2
-        if choice == 1:
-            pointer = int(best[token])
-            distances.append(window.size - 1 - pointer)
-        pointer = min(pointer + 1, window.size - 1)
+    start, pointer = 0, window.pointers(modes.jump[:1], modes.distances)[0]
+    while start < num_tokens:
+        # the pointer runs on until the first jump
+        run = slice(start, min(start + _RUN, num_tokens))
+        pointed = spent(coordinates[run] - window.at(pointer + np.arange(run.stop - start)))
+        usual = pointed if usual_cost is None else usual_cost[run]
+        choice = np.argmin([usual, jump_cost[run], zero_cost[run], pointed + _FLAG_BITS], axis=0)
+        jumps = np.flatnonzero(choice == 1)
+        run = slice(start, start + int(jumps[0]) + 1 if len(jumps) else run.stop)
+        choice = choice[: run.stop - start]
+        modes.usual[run], modes.jump[run], modes.zero[run] = choice == 0, choice == 1, choice == 2
+        pointer += run.stop - start
+        if len(jumps):
+            distances.append(window.size - 1 - best[run.stop - 1])
+            pointer = best[run.stop - 1] + 1
+        start = run.stop
     modes.distances = np.array(distances, np.int64)
     return modes
+
+
+def _jumps(coordinates: Floats, own: Ints | None, window: Window) -> tuple[Floats, Ints]:
+    """What a jump of each token costs, and where it goes; infinite where it cannot pay."""
+    cost, best = np.full(len(coordinates), np.inf), np.zeros(len(coordinates), np.int64)
+    if window.size:
+        pointer_bits = np.log2(window.size) + _FLAG_BITS
+        some = np.arange(len(cost))
+        if own is not None:  # whose codes cost more than a pointer
+            missed = coordinates - own
+            some = np.flatnonzero(
+                spent(missed) - spent(missed - UNIT * np.rint(missed / UNIT)) > pointer_bits
+            )
+        best[some] = window.nearest(coordinates[some])
+        cost[some] = spent(coordinates[some] - window.at(best[some])) + pointer_bits
+    return cost, best
