@@ -26,7 +26,7 @@ TEMPORAL = {
 }
 PREDICTED = {
     "flows.activation_up.codec": "predict > klt(16) > uniform(0.5, dead_zone=0.3) > range",
-    "flows.gradient_down.codec": "predict(window=0) > klt(16, threshold=0.3) > uniform(2) > range",
+    "flows.gradient_down.codec": "predict(window=0) > klt(16, threshold=0.3, centre=sum) > uniform(2) > range",
 }
 REDUCED = {
     "flows.activation_up.codec": "temporal(0.95) > projection(4) > int8 > zstd",

@@ -51,14 +51,19 @@ class Basis:
         coordinates: Floats = (_steps(values, step) - self.mean / _ROW_STEPS) @ inverse
         return coordinates
 
-    def inverse(self, coordinates: Ints, step: float, device: torch.device | str) -> Tensor:
-        """fp32 `[tokens, hidden]` of integer coordinates."""
+    def inverse(
+        self, coordinates: Ints, step: float, device: torch.device | str, shift: Ints | None = None
+    ) -> Tensor:
+        """fp32 `[tokens, hidden]` of integer coordinates, all moved by a `shift` (see `shift_of`)."""
         # every partial sum is an integer below 2^53, so that fp64 gives the same in whatever order it adds
         products = torch.from_numpy(coordinates.astype(np.float64)) @ torch.from_numpy(
             self.directions.astype(np.float64)
         )
         unit_bits = _DIRECTION_BITS + COORDINATE_BITS
-        total = products + torch.from_numpy(self.mean * ((1 << unit_bits) / _ROW_STEPS))
+        centre = self.mean * (1 << unit_bits) // _ROW_STEPS
+        if shift is not None:
+            centre = centre + (shift << unit_bits - _shift_bits(len(coordinates)))
+        total = products + torch.from_numpy(centre)
         return (total * (step / (1 << unit_bits))).float().to(device)
 
     def extended(self, rows: Ints) -> "Basis":
@@ -82,10 +87,20 @@ def mean_of(values: Tensor, step: float) -> Ints:
     return _rounded(_steps(values, step).mean(0) * _ROW_STEPS)
 
 
-def spread_of(values: Tensor) -> float:
-    """Root mean square of fp32 `values` around their mean over the tokens."""
+def shift_of(missed: Tensor, step: float, num_tokens: int) -> Ints:
+    """The shift that makes up for what `num_tokens` tokens miss on average, fp64 `[hidden]`."""
+    return _rounded(_steps(missed, step) * (1 << _shift_bits(num_tokens)))
+
+
+def _shift_bits(num_tokens: int) -> int:
+    # errors of half a step would leave a mean of about half a step over the root of their number
+    return min(3 + num_tokens.bit_length() // 2, _DIRECTION_BITS + COORDINATE_BITS)
+
+
+def spread_of(values: Tensor, around_mean: bool) -> float:
+    """Root mean square of fp32 `values`, around their mean over the tokens or around zero."""
     exact = values.double()
-    return float((exact - exact.mean(0)).square().mean().sqrt())
+    return float((exact - exact.mean(0) if around_mean else exact).square().mean().sqrt())
 
 
 def _rounded(values: Floats) -> Ints:
@@ -108,8 +123,9 @@ def _principal(centred: Floats) -> tuple[Floats, Floats]:
     rows, width = centred.shape
     gram = centred.T @ centred if width <= rows else centred @ centred.T
     # fp32 is half the time, and exact enough for directions that are rounded anyway
-    energies, vectors = torch.linalg.eigh(torch.from_numpy(gram).float())
-    energies, vectors = energies.double().flip(0).clamp(min=0), vectors.double().flip(1)
+    total = float(np.trace(gram)) or 1.0
+    energies, vectors = torch.linalg.eigh(torch.from_numpy(gram / total).float())
+    energies, vectors = energies.double().flip(0).clamp(min=0) * total, vectors.double().flip(1)
     directions = vectors.T.numpy() if width <= rows else vectors.T.numpy() @ centred
     lengths = np.sqrt((directions**2).sum(1, keepdims=True))
     return np.sqrt(energies.numpy() / rows), directions / np.where(lengths > 0, lengths, 1.0)

@@ -14,13 +14,14 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 from typing_extensions import override
 
-from splitcom.codecs.basis import Basis, mean_of, spread_of
+from splitcom.codecs.basis import Basis, mean_of, shift_of, spread_of
 from splitcom.codecs.codec import Codec, Decoded, Encoded, check_batch
 from splitcom.codecs.coder import BitModel, Coder, MatrixModel, Reader, Writer, code_uints
 from splitcom.codecs.drift import Update, code_update, fit, predicted, updated
@@ -57,6 +58,9 @@ class Klt(Stage):
     Args:
         dims: most directions; what varies outside of them is lost. References are this wide.
         threshold: a direction is worth having where the values vary by more than this part of a step along it.
+        centre: what a token is that has no coordinates: "mean", that of the first packet; or "sum", zero but for what
+            makes the sum of the packet's tokens right. Of gradients sums are what counts: they are small sums of large
+            terms, and what all tokens' errors have in common adds up where the rest cancels.
     """
 
     name = "klt"
@@ -64,6 +68,7 @@ class Klt(Stage):
 
     dims: int
     threshold: float = 0.5
+    centre: Literal["mean", "sum"] = "mean"
 
     def __post_init__(self) -> None:
         if not 1 <= self.dims < 1 << _DIMENSION_BITS:
@@ -78,8 +83,8 @@ class Uniform(Stage):
     """One step for all directions.
 
     Args:
-        step: in units of the root mean square of the values around their mean over the tokens: of each packet, or
-            with `predict`, of the first.
+        step: in units of the root mean square of the values around their mean over the tokens (around zero, where klt
+            keeps the sum): of each packet, or with `predict`, of the first.
         dead_zone: values up to this part of a step beyond half a step are taken for zero.
     """
 
@@ -112,6 +117,7 @@ class _Flow:
         self.state = state
         arrays = state.arrays
         self.codes = MatrixModel(arrays["counts"], arrays["means"])
+        self.shift = MatrixModel(arrays["shift_counts"], arrays["shift_means"])
         self.modes = ModeModel(BitModel(arrays["modes"]))
 
     @classmethod
@@ -119,7 +125,7 @@ class _Flow:
         """A copy of the state of a flow, or a new one."""
         if state is not None:
             return cls(state.copy())
-        codes = MatrixModel.new(dims, kinds=2)
+        codes, shift = MatrixModel.new(dims, kinds=2), MatrixModel.new(hidden)
         arrays = {
             "mean": np.zeros(hidden, np.int64),
             "rows": np.zeros((0, hidden), np.int64),
@@ -128,6 +134,8 @@ class _Flow:
             "means": codes.means,
             "modes": ModeModel.new().bits.counts,
             "map": np.zeros((1 + dims, dims), np.int64),
+            "shift_counts": shift.bits.counts,
+            "shift_means": shift.means,
         }
         return cls(FlowState(arrays=arrays))
 
@@ -247,9 +255,10 @@ class LatticeCodec(Codec):
         self._code_head(writer, flow, self._head(values, flow, fresh), fresh, len(values))
         body = self._body(flow.basis.forward(values, flow.step), tokens, flow)
         body, coordinates = self._code_body(writer, flow, body, tokens)
+        restored = self._code_end(writer, flow, coordinates, values.device, values)
         packet = prefix + writer.finish()
         self._commit(store, flow, packet, ids, tokens, coordinates, fresh)
-        reconstruction = Ragged(flow.basis.inverse(coordinates, flow.step, values.device), batch.lengths)
+        reconstruction = Ragged(restored, batch.lengths)
         skipped = _skipped(body, tokens)
         return Encoded(packet, reconstruction, torch.from_numpy(skipped), int(lengths[skipped].sum()))
 
@@ -279,8 +288,8 @@ class LatticeCodec(Codec):
         bits = Reader(reader.rest())
         self._code_head(bits, flow, None, fresh, int(lengths.sum()))
         body, coordinates = self._code_body(bits, flow, None, tokens)
+        values = self._code_end(bits, flow, coordinates, device)
         bits.finish()
-        values = flow.basis.inverse(coordinates, flow.step, device)
         if not bool(values.isfinite().all()):
             raise PacketError("the packet holds values that are not finite")
         self._commit(store, flow, packet, ids, tokens, coordinates, fresh)
@@ -316,10 +325,12 @@ class LatticeCodec(Codec):
 
     def _head(self, values: Tensor, flow: _Flow, fresh: bool) -> _Head:
         if fresh or self._predict is None:
-            step = max(self._uniform.step * spread_of(values), _MIN_STEP)
+            step = max(
+                self._uniform.step * spread_of(values, around_mean=self._klt.centre == "mean"), _MIN_STEP
+            )
             flow.step_bits = np.array([np.float32(step)]).view(np.int32).astype(np.int64) >> 16
         basis = flow.basis
-        if fresh:
+        if fresh and self._klt.centre == "mean":
             basis = Basis(mean_of(values, flow.step), basis.rows)
         most = self._room(basis, *values.shape)
         rows = basis.missing(values, flow.step, most, self._klt.threshold) if most else basis.rows[:0]
@@ -330,7 +341,7 @@ class LatticeCodec(Codec):
         if fresh or self._predict is None:
             flow.step_bits = code_uints(coder, None if head is None else head.step_bits, 1, 15)
         basis, hidden = flow.basis, len(flow.basis.mean)
-        if fresh:
+        if fresh and self._klt.centre == "mean":
             mean = MatrixModel.new(1).code(coder, None if head is None else head.mean[:, None], hidden, 1)
             basis = Basis(mean[:, 0], basis.rows)
         most = self._room(basis, num_tokens, hidden)
@@ -362,7 +373,7 @@ class LatticeCodec(Codec):
     def _code_body(
         self, coder: Coder, flow: _Flow, body: _Body | None, tokens: _Tokens
     ) -> tuple[_Body, Ints]:
-        """Code the tokens; gives them, and their coordinates `[tokens, directions]`. Checksummed."""
+        """Code the tokens; gives them, and their coordinates `[tokens, directions]`."""
         dims, num_tokens = len(flow.basis.rows), len(tokens.reference)
         own, update, modes = tokens.reference[:, :dims], None, Modes.all_usual(num_tokens)
         if self._predict is not None:
@@ -381,11 +392,30 @@ class LatticeCodec(Codec):
         else:
             window = tokens.window(dims, bool(self._predict.window))
             coordinates = replay(modes, codes, own, tokens.known, tokens.lengths, window)
-        # the two ends must not drift apart unseen, and truncated bits read as others
-        check = np.array([zlib.crc32(coordinates.astype("<i8").tobytes()) & 0xFFFF])
-        if code_uints(coder, check, 1, 16) != check:
-            raise PacketError("the packet is damaged: its checksum does not fit")
         return _Body(update, modes, codes), coordinates
+
+    def _code_end(
+        self,
+        coder: Coder,
+        flow: _Flow,
+        coordinates: Ints,
+        device: torch.device | str,
+        values: Tensor | None = None,
+    ) -> Tensor:
+        """Code what corrects the tokens' sum, and a checksum; gives the tokens, fp32 `[tokens, hidden]`."""
+        shift = None
+        check = zlib.crc32(coordinates.astype("<i8").tobytes())
+        if self._klt.centre == "sum":
+            if values is not None:
+                missed = values.double().cpu() - flow.basis.inverse(coordinates, flow.step, "cpu")
+                shift = shift_of(missed.mean(0), flow.step, len(values))[None]
+            shift = flow.shift.code(coder, shift, 1, len(flow.basis.mean))[0]
+            check = zlib.crc32(shift.astype("<i8").tobytes(), check)
+        # the two ends must not drift apart unseen, and truncated bits read as others
+        check &= 0xFFFF
+        if code_uints(coder, np.array([check]), 1, 16) != check:
+            raise PacketError("the packet is damaged: its checksum does not fit")
+        return flow.basis.inverse(coordinates, flow.step, device, shift)
 
     def _commit(
         self,

@@ -185,6 +185,22 @@ def test_what_a_recent_sample_had_is_not_sent_again() -> None:
     assert without > 0.8 * anew
 
 
+@pytest.mark.parametrize("tokens", [1, 7, 300])
+def test_the_sum_of_a_packets_tokens_arrives(tokens: int) -> None:
+    values = low_rank_tokens(0, tokens) + np.linspace(-1, 1, 64)
+    step = 2 * float((values - values.mean(0)).std() or 1)
+    codec = parse("klt(4) > uniform(2) > range" if tokens > 1 else "klt(4) > uniform(1) > range")
+    errors = {}
+    for centre in ("mean", "sum"):
+        chain = parse(str(codec).replace("klt(4)", f"klt(4, centre={centre})"))
+        encoded = chain.encode(batch_of(values, [tokens]), [1], MemoryReferences())
+        errors[centre] = np.abs(encoded.reconstruction.values.numpy().mean(0) - values.mean(0)).max()
+    # half of a unit, an eighth of a step over the root of the number of tokens, at most twice that
+    assert errors["sum"] <= step / 8 / np.sqrt(tokens)
+    if tokens == 300:
+        assert errors["sum"] < errors["mean"]
+
+
 def test_an_unchanged_sample_soon_costs_little_more_than_its_header() -> None:
     codec, store = parse(CODEC), MemoryReferences()
     batch = batch_of(low_rank_tokens(0, 80), [20] * 4)
