@@ -13,7 +13,7 @@ demo: $(VENV)/.installed
 	@$(BIN)/splitcom demo
 
 test: $(VENV)/.installed-dev
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n auto
 
 faults: $(VENV)/.installed-dev
 	@$(BIN)/python -m pytest tests/faults -m ""
