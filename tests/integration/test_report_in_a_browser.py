@@ -75,7 +75,9 @@ def cells_of(document):
 def test_a_comparison_in_a_browser(comparison, tmp_path):
     document = rendered(comparison / "report.html", "up=1&down=10&latency=50", tmp_path)
     runs = json.loads((comparison / "comparison.json").read_text())["runs"]
-    methods = {row[0]: row for row in cells_of(document) if len(row) > 5}
+    methods = {
+        row[0]: row for row in reversed(cells_of(document)) if len(row) > 5
+    }  # the first table of several
     for run in runs:
         result, folder = run["result"], comparison / run["folder"]
         row = methods[result["label"]]

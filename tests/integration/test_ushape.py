@@ -252,14 +252,14 @@ def leaks(messages, needles):
 @pytest.mark.parametrize("codecs", [UNCOMPRESSED, {}], ids=["uncompressed", "default codecs"])
 def test_no_byte_of_a_run_tells_labels_or_losses(tiny_config, tmp_path, messages, monkeypatch, codecs):
     losses = []
-    token_losses = ends.token_losses
+    losses_of = ends.losses_of
 
     def spy(logits, labels):
-        found = token_losses(logits, labels)
-        losses.append(found[0].detach())
+        found = losses_of(logits, labels)
+        losses.append(found.losses.detach())
         return found
 
-    monkeypatch.setattr(ends, "token_losses", spy)
+    monkeypatch.setattr(ends, "losses_of", spy)
     tiny_config = tiny_config.override({"data.samples": 12, "federation.clients": 2})
     texts = load_texts(tiny_config)
     samples = [*texts.train.samples, *texts.held_out.samples]

@@ -243,7 +243,7 @@ def strip(model: PreTrainedModel, anatomy: Anatomy, span: Span) -> PreTrainedMod
 
 def padding_id(model: PreTrainedModel) -> int:
     """Return the id by which a classifier of tokens' last position knows padding; 0 where none is set."""
-    return max(model.config.get_text_config().pad_token_id or 0, 0)
+    return max(getattr(model.config.get_text_config(), "pad_token_id", None) or 0, 0)
 
 
 PartT = TypeVar("PartT", bound=Part)
