@@ -124,7 +124,11 @@ def _principal(centred: Floats) -> tuple[Floats, Floats]:
     gram = centred.T @ centred if width <= rows else centred @ centred.T
     # fp32 is half the time, and exact enough for directions that are rounded anyway
     total = float(np.trace(gram)) or 1.0
-    energies, vectors = torch.linalg.eigh(torch.from_numpy(gram / total).float())
+    scaled = torch.from_numpy(gram / total)
+    try:
+        energies, vectors = torch.linalg.eigh(scaled.float())
+    except RuntimeError:  # fp32 does not converge on many equal rows beside one far larger
+        energies, vectors = torch.linalg.eigh(scaled)
     energies, vectors = energies.double().flip(0).clamp(min=0) * total, vectors.double().flip(1)
     directions = vectors.T.numpy() if width <= rows else vectors.T.numpy() @ centred
     lengths = np.sqrt((directions**2).sum(1, keepdims=True))

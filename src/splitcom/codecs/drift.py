@@ -74,7 +74,10 @@ def fit(coordinates: Floats, reference: Ints, matrix: Ints, rank: int) -> Update
     effect = weights.T @ gram @ weights
     _, right = np.linalg.eigh(effect)
     right = right[:, ::-1]
-    left = np.rint(weights @ right * _spreads(reference)[:, None]).astype(np.int64)
+    scaled = np.rint(weights @ right * _spreads(reference)[:, None])
+    if not np.abs(scaled).max() < 2**31:  # also where there is a NaN: no map that would pay
+        return best
+    left = scaled.astype(np.int64)
     right = np.rint(right * (1 << _FACTOR_BITS)).astype(np.int64)
     size = 1
     while size <= min(rank, directions):

@@ -128,8 +128,9 @@ class Window:
 
     def nearest(self, coordinates: Floats) -> Ints:
         """The most similar token to each of some; only the sender searches."""
-        products = self._tokens[: self.size] @ coordinates.astype(np.float32).T
-        return np.asarray((self._squares[: self.size, None] - 2 * products).argmin(0))
+        with np.errstate(over="ignore", invalid="ignore"):  # far beyond fp32 any token is as good as another
+            products = self._tokens[: self.size] @ coordinates.astype(np.float32).T
+            return np.asarray((self._squares[: self.size, None] - 2 * products).argmin(0))
 
     def at(self, pointers: Ints) -> Ints:
         """The tokens at pointers `[n]`; zeros in an empty window."""
