@@ -104,7 +104,8 @@ def spread_of(values: Tensor, around_mean: bool) -> float:
 
 
 def _rounded(values: Floats) -> Ints:
-    return np.asarray(np.rint(values.clip(-MAX_MAGNITUDE, MAX_MAGNITUDE)).astype(np.int64))
+    known = np.nan_to_num(values)  # of values beyond all bounds there may be no direction to know
+    return np.asarray(np.rint(known.clip(-MAX_MAGNITUDE, MAX_MAGNITUDE)).astype(np.int64))
 
 
 def _steps(values: Tensor, step: float) -> Floats:
