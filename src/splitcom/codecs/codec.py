@@ -25,7 +25,7 @@ from torch import Generator, Tensor
 from splitcom.codecs.packet import read_prefix, write_prefix
 from splitcom.codecs.projection import Projection
 from splitcom.codecs.ragged import Ragged
-from splitcom.codecs.references import ReferenceStore
+from splitcom.codecs.references import Reference, ReferenceStore
 from splitcom.codecs.stage import MAX_MAGNITUDE, Entropy, Number, Stage, Transform
 from splitcom.codecs.temporal import Delta, Temporal
 from splitcom.codecs.wire import (
@@ -154,7 +154,7 @@ class Codec:
         check_batch(batch, ids, None if store is None else store.hidden, batch.hidden)
         values, lengths = batch.values.detach().float(), batch.lengths.numpy()
         found = store.peek(ids) if store is not None and not self_contained else [None] * len(ids)
-        known = np.array([old is not None and old.length == n for old, n in zip(found, lengths, strict=True)])
+        known = still_fit(found, lengths)
         reference = _read(store, ids, lengths, known, batch.hidden, values.device, self._projection)
 
         project = self._projector(values, store, projection_seed)
@@ -199,9 +199,7 @@ class Codec:
         """
         store = self._checked_store(references)
         reader = Reader(packet)
-        header = Header.unpack(reader)
-        if header.fingerprint != self.fingerprint:
-            raise PacketError(f'packet of another codec than "{self}"')
+        header = self._header(reader)
         ids, lengths, known = read_prefix(reader, header, store, limit_bytes)
         reference = _read(store, ids, lengths, known, header.hidden, device)
 
@@ -244,11 +242,18 @@ class Codec:
         return next((stage for stage in self.stages if isinstance(stage, Entropy)), None)
 
     def _checked_store(self, references: ReferenceStore | None) -> ReferenceStore | None:
-        if not self.needs_references:
-            return None
+        return self._given(references) if self.needs_references else None
+
+    def _given(self, references: ReferenceStore | None) -> ReferenceStore:
         if references is None:
             raise CodecError(f'"{self}" needs a reference store, none was given')
         return references
+
+    def _header(self, reader: Reader) -> Header:
+        header = Header.unpack(reader)
+        if header.fingerprint != self.fingerprint:
+            raise PacketError(f'packet of another codec than "{self}"')
+        return header
 
     def _projector(self, values: Tensor, store: ReferenceStore | None, seed: int) -> _Project | None:
         """What turns values into what the sender keeps of them; None where that is all."""
@@ -353,6 +358,11 @@ def uncompressed_size(ids: Sequence[int], lengths: Sequence[int], hidden: int) -
     """
     prefix = HEADER_BYTES + len(ids) * uint_width(ids) + len(lengths) * uint_width(lengths)
     return prefix + 2 * int(sum(lengths)) * hidden
+
+
+def still_fit(found: Sequence[Reference | None], lengths: Ints) -> Bools:
+    """Which samples `[batch]` have a reference of their present length."""
+    return np.array([old is not None and old.length == n for old, n in zip(found, lengths, strict=True)])
 
 
 def check_batch(batch: Ragged, ids: list[int], held_width: int | None, width: int) -> None:

@@ -22,7 +22,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from splitcom.codecs.basis import Basis, mean_of, shift_of, spread_of
-from splitcom.codecs.codec import Codec, Decoded, Encoded, check_batch
+from splitcom.codecs.codec import Codec, Decoded, Encoded, check_batch, still_fit
 from splitcom.codecs.coder import BitModel, Coder, MatrixModel, Reader, Writer, code_uints
 from splitcom.codecs.drift import Update, code_update, fit, predicted, updated
 from splitcom.codecs.packet import read_prefix, write_prefix
@@ -42,7 +42,7 @@ from splitcom.codecs.ragged import Ragged
 from splitcom.codecs.references import Reference, ReferenceStore
 from splitcom.codecs.stage import ArgumentError, Place, Stage, register
 from splitcom.codecs.state import FlowState
-from splitcom.codecs.wire import Bools, Buffer, Header, Ints
+from splitcom.codecs.wire import Bools, Buffer, Ints
 from splitcom.codecs.wire import Reader as ByteReader
 from splitcom.errors import CodecError, PacketError
 
@@ -245,7 +245,7 @@ class LatticeCodec(Codec):
         check_batch(batch, ids, None if fresh else store.hidden, dims)
         values, lengths = batch.values.detach().float(), batch.lengths.numpy()
         found: list[Reference | None] = [None] * len(ids) if fresh else store.peek(ids)
-        known = np.array([old is not None and old.length == n for old, n in zip(found, lengths, strict=True)])
+        known = still_fit(found, lengths)
         flow = _Flow.after(None if fresh else store.flow, dims, batch.hidden)
         chain = None if fresh else flow.state.chain
         prefix = write_prefix(self.fingerprint, ids, lengths, known, found, batch.hidden, False, chain)
@@ -273,9 +273,7 @@ class LatticeCodec(Codec):
     ) -> Decoded:
         store = self._given(references)
         reader = ByteReader(packet)
-        header = Header.unpack(reader)
-        if header.fingerprint != self.fingerprint:
-            raise PacketError(f'packet of another codec than "{self}"')
+        header = self._header(reader)
         fresh, dims = not header.known, min(self._klt.dims, header.hidden)
         chain = None if store.flow is None else store.flow.chain
         width = store.hidden if fresh else dims
@@ -296,11 +294,6 @@ class LatticeCodec(Codec):
         return Decoded(
             Ragged(values, torch.from_numpy(lengths)), ids, torch.from_numpy(_skipped(body, tokens))
         )
-
-    def _given(self, references: ReferenceStore | None) -> ReferenceStore:
-        if references is None:
-            raise CodecError(f'"{self}" needs a reference store, none was given')
-        return references
 
     def _tokens(
         self, store: ReferenceStore, ids: list[int], lengths: Ints, known: Bools, dims: int, fresh: bool
