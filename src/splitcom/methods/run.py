@@ -75,10 +75,13 @@ def train(
         run_rounds(simulation.federation, folder, observer)
     export(simulation.federation, parts, folder, config)
     result = result_of(simulation.federation, config, label or config.method, simulation.clock.server_time_s)
-    if config.evaluation.generate and config.data.classes is None:
-        result["samples"] = generate_pairs(config, folder.adapter, texts.held_out.samples)
-    if config.evaluation.text_samples and config.data.classes is None:
-        result["text"] = score_text(Writer.of_run(config, folder.adapter), observer.on_text)
+    settings = config.evaluation
+    if config.data.classes is None and (settings.generate or settings.text_samples):
+        writer = Writer.of_run(config, folder.adapter)
+        if settings.generate:
+            result["samples"] = generate_pairs(writer, texts.held_out.samples)
+        if settings.text_samples:
+            result["text"] = score_text(writer, observer.on_text)
     folder.write_result(result)
     return Run(folder.path, result)
 

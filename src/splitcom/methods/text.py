@@ -14,7 +14,7 @@ from splitcom.data import Row, Sample, encode_prompt
 from splitcom.errors import ConfigError
 from splitcom.federation.build import device_of, load_all_rows
 from splitcom.metrics.quality import text_scores
-from splitcom.models import SplitModel, cut, load_adapted, load_model, load_tokenizer
+from splitcom.models import cut, load_adapted, load_model, load_tokenizer
 from splitcom.models.generate import generator
 
 Progress = Callable[[int, int], None]
@@ -53,12 +53,10 @@ class Writer:
     def __post_init__(self) -> None:
         model = self.model.to(device_of(self.config)).eval()
         self._tokenizer = load_tokenizer(self.config.model.source)
-        self.split: SplitModel | None = None
         if self.config.training.split:
-            self.split = cut(model, self.config.model.cut, self.config.model.tail_blocks)
-            self.wires = [Wire(self.config.evaluation.codec) for _ in self.split.parts[1:]]
-            if self.config.data.classes is None:
-                model = generator(self.split, tuple(self.wires))
+            split = cut(model, self.config.model.cut, self.config.model.tail_blocks)
+            self.wires = [Wire(self.config.evaluation.codec) for _ in split.parts[1:]]
+            model = generator(split, tuple(self.wires))
         self._generator = model
 
     @classmethod
@@ -70,12 +68,7 @@ class Writer:
     def logits(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Logits [B, T, V], of classes [B, C], on the CPU; what the parts send one another goes through the wires."""
         ids, mask = input_ids.to(self.model.device), attention_mask.to(self.model.device)
-        if self.split is None:
-            return cast(torch.Tensor, self.model(input_ids=ids, attention_mask=mask).logits.cpu())
-        hidden = self.split.front(ids, mask)
-        for wire, part in zip(self.wires, self.split.parts[1:], strict=True):
-            hidden = part(wire(hidden, mask), mask)
-        return cast(torch.Tensor, hidden.cpu())
+        return cast(torch.Tensor, self._generator(input_ids=ids, attention_mask=mask).logits.cpu())
 
     @torch.no_grad()
     def write(self, prompts: Sequence[str], on_progress: Progress | None = None) -> list[str]:
@@ -116,12 +109,13 @@ class Writer:
         return written
 
 
-def generate_pairs(config: Config, adapter: Path, samples: Sequence[Sample]) -> list[dict[str, str]]:
-    """Continuations of the first held-out prompts: prompt, reference, before, after."""
+def generate_pairs(tuned: Writer, samples: Sequence[Sample]) -> list[dict[str, str]]:
+    """Continuations of the first held-out prompts, by the base model and by `tuned`."""
+    config = tuned.config
     chosen = [sample.row for sample in samples[: config.evaluation.generate]]
     prompts = [row.prompt for row in chosen]
     before = Writer(load_model(config.model.source), config).write(prompts)
-    after = Writer.of_run(config, adapter).write(prompts)
+    after = tuned.write(prompts)
     return [
         {"prompt": row.prompt, "reference": row.response, "before": old, "after": new}
         for row, old, new in zip(chosen, before, after, strict=True)

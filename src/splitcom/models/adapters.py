@@ -8,7 +8,7 @@ Parts keep the whole model's names for their weights, so the joined adapter is t
 import math
 import warnings
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -121,6 +121,19 @@ def load_adapter_state(part: Part, state: State) -> None:
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(state[name])
+
+
+def joined_state(parts: Sequence[Part]) -> dict[str, Tensor]:
+    """Return the trained tensors of several parts; their names are those in the whole model, so they never clash."""
+    return {name: tensor for part in parts for name, tensor in adapter_state(part).items()}
+
+
+def load_joined_state(parts: Sequence[Part], state: State) -> None:
+    """Set the trained tensors of several parts; AdapterError where names or shapes do not fit."""
+    rest = dict(state)
+    shares = [{name: rest.pop(name) for name in adapter_state(part) if name in rest} for part in parts]
+    for part, share in zip(parts, [{**shares[0], **rest}, *shares[1:]], strict=True):
+        load_adapter_state(part, share)
 
 
 def export_adapter(
