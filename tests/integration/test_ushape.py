@@ -252,14 +252,14 @@ def leaks(messages, needles):
 @pytest.mark.parametrize("codecs", [UNCOMPRESSED, {}], ids=["uncompressed", "default codecs"])
 def test_no_byte_of_a_run_tells_labels_or_losses(tiny_config, tmp_path, messages, monkeypatch, codecs):
     losses = []
-    losses_of = ends.losses_of
+    losses_through = ends.losses_through
 
-    def spy(logits, labels):
-        found = losses_of(logits, labels)
+    def spy(*given):
+        found = losses_through(*given)
         losses.append(found.losses.detach())
         return found
 
-    monkeypatch.setattr(ends, "losses_of", spy)
+    monkeypatch.setattr(ends, "losses_through", spy)
     tiny_config = tiny_config.override({"data.samples": 12, "federation.clients": 2})
     texts = load_texts(tiny_config)
     samples = [*texts.train.samples, *texts.held_out.samples]

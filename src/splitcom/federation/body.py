@@ -11,7 +11,7 @@ import torch
 from splitcom.codecs import Decoded, Ragged
 from splitcom.config import Config
 from splitcom.errors import NonFiniteError, RemoteProtocolError
-from splitcom.federation.loss import losses_of
+from splitcom.federation.loss import learnt_at, losses_of, losses_through
 from splitcom.federation.optimize import DIVERGED, Optimizer
 from splitcom.federation.store import sections_of
 from splitcom.models import Body, adapter_state, load_adapter_state
@@ -55,7 +55,7 @@ class Passage:
     """The body between its forward and its backward pass, with the rows of each client; the graph is kept."""
 
     hidden: torch.Tensor  # [batch, tokens, hidden], what has come in
-    out: torch.Tensor  # the same shape in the U-shape, else logits
+    out: torch.Tensor  # the same shape in the U-shape, else logits where there are labels
     mask: torch.Tensor  # int64 [batch, tokens]
     rows: Mapping[str, slice]
 
@@ -132,8 +132,8 @@ class BodyTrainer:
 
         Raises NonFiniteError, and changes nothing, where loss or gradients are not finite.
         """
-        passage = self.forward(arrivals, position)
         labels = self._join_labels(list(arrivals.values()))
+        passage = self.forward(arrivals, position, labels)
         losses, rows, correct = losses_of(passage.out, labels)
         torch.autograd.backward(losses.mean())
         self._check("the loss", losses)
@@ -149,8 +149,10 @@ class BodyTrainer:
             results[client] = StepResult(gradient, float(own.sum()), len(own), int(correct[mine].sum()))
         return results
 
-    def forward(self, arrivals: Mapping[str, Arrival], position: tuple[int, int]) -> Passage:
-        """Run the batches of all clients together."""
+    def forward(
+        self, arrivals: Mapping[str, Arrival], position: tuple[int, int], labels: torch.Tensor | None = None
+    ) -> Passage:
+        """Run the batches of all clients together; `labels` where there is no tail."""
         hidden, mask = self._join(list(arrivals.values()))
         hidden.requires_grad_(self._config.lora.train_front)
         torch.manual_seed(derive_seed(self._config.seed, "server", *position))  # dropout
@@ -159,7 +161,8 @@ class BodyTrainer:
         for client, arrival in arrivals.items():
             rows[client] = slice(first, first + arrival.num_samples)
             first += arrival.num_samples
-        return Passage(hidden, self._body(hidden, mask), mask, rows)
+        out = self._body(hidden, mask, at=None if labels is None else learnt_at(labels))
+        return Passage(hidden, out, mask, rows)
 
     def backward(
         self, passage: Passage, gradients: Mapping[str, tuple[Ragged, int]], progress: float
@@ -197,14 +200,15 @@ class BodyTrainer:
         try:
             hidden, mask = self._join([arrival])
             self._body.eval()
-            out = self._body(hidden.requires_grad_(), mask)
-            if gradient is not None:
-                torch.autograd.backward(out, gradient[0].to_padded(mask.cpu()).to(out))
-            elif arrival.labels:  # none in the U-shape, where there is no more to look at than what comes out
-                losses, _, _ = losses_of(out, self._join_labels([arrival]))
+            hidden.requires_grad_()
+            if arrival.labels:
+                losses, _, _ = losses_through(self._body, hidden, mask, self._join_labels([arrival]))
                 torch.autograd.backward(losses.mean())
-            real = out if out.ndim == 2 else out[mask.bool()]  # [batch, classes], or tokens with padding
-            return _is_finite(real) and _is_finite(hidden.grad)
+                return _is_finite(losses) and _is_finite(hidden.grad)
+            out = self._body(hidden, mask)
+            if gradient is not None:  # else there is no more to look at than what comes out
+                torch.autograd.backward(out, gradient[0].to_padded(mask.cpu()).to(out))
+            return _is_finite(out[mask.bool()]) and _is_finite(hidden.grad)
         finally:
             load_adapter_state(self._body, trained)
             self._optimizer.forget()
@@ -227,7 +231,7 @@ class BodyTrainer:
         """Loss in nats summed over the labels of a held-out batch, their number, and how many were right."""
         hidden, mask = self._join([arrival])
         self._body.eval()
-        losses, _, correct = losses_of(self._body(hidden, mask), self._join_labels([arrival]))
+        losses, _, correct = losses_through(self._body, hidden, mask, self._join_labels([arrival]))
         return StepResult(None, float(losses.double().sum()), len(losses), int(correct.sum()))
 
     @torch.no_grad()

@@ -9,11 +9,11 @@ from splitcom.config import Config
 from splitcom.data import Batch, Sample
 from splitcom.federation.channel import Channels
 from splitcom.federation.client import RoundSummary
-from splitcom.federation.loss import Losses, losses_of
+from splitcom.federation.loss import Losses, losses_through
 from splitcom.federation.optimize import Optimizer
 from splitcom.federation.packets import receive, send
 from splitcom.federation.plan import LocalRound, held_out_batches, progress_of, round_batches
-from splitcom.models import Front, Tail, adapter_state, load_adapter_state
+from splitcom.models import Front, Tail, joined_state, load_joined_state
 from splitcom.protocol.messages_pb2 import ActivationUp, EvaluationEnd, EvaluationUp, GradientUp, Message
 from splitcom.seeds import derive_seed
 
@@ -91,7 +91,7 @@ class EndsTrainer:
         )
         tail_in = self._padded(received, batch).to(self._tail.dtype).requires_grad_()
         torch.manual_seed(derive_seed(self._config.seed, self._name, "tail", *position))
-        scored = losses_of(self._tail(tail_in, mask), batch.labels.to(self._device))
+        scored = losses_through(self._tail, tail_in, mask, batch.labels.to(self._device))
         torch.autograd.backward(scored.losses.mean())
 
         def gradient(lost: Sequence[int]) -> Message:
@@ -119,8 +119,9 @@ class EndsTrainer:
             packet = channel.encode(Ragged.from_padded(hidden, mask), batch.sample_ids, (0, step))
             reply = yield Message(evaluation_up=EvaluationUp(activation=packet))
             returned = channel.decode(reply.evaluation_down.activation).batch
-            logits = self._tail(self._padded(returned, batch), mask)
-            losses, _, correct = losses_of(logits, batch.labels.to(self._device))
+            losses, _, correct = losses_through(
+                self._tail, self._padded(returned, batch), mask, batch.labels.to(self._device)
+            )
             result.loss_sum += float(losses.double().sum())
             result.num_labels += len(losses)
             result.num_correct += int(correct.sum())
@@ -131,13 +132,11 @@ class EndsTrainer:
 
     def adapter(self) -> dict[str, torch.Tensor]:
         """The adapters of both ends; their tensors' names are those in the whole model, so they never clash."""
-        return adapter_state(self._front) | adapter_state(self._tail)
+        return joined_state((self._front, self._tail))
 
     def load_adapter(self, state: Mapping[str, torch.Tensor]) -> None:
         """Put an averaged adapter in place."""
-        tail = adapter_state(self._tail).keys()
-        load_adapter_state(self._front, {name: tensor for name, tensor in state.items() if name not in tail})
-        load_adapter_state(self._tail, {name: tensor for name, tensor in state.items() if name in tail})
+        load_joined_state((self._front, self._tail), state)
 
     def references(self) -> Iterator[tuple[str, ReferenceStore]]:
         """Flow and references of every channel that keeps some at this client."""

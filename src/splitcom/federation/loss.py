@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
+from splitcom.models import Body, Tail
 from splitcom.protocol.labels import IGNORED
 
 
@@ -18,26 +19,36 @@ class Losses(NamedTuple):
     )  # bool [labelled]: whether the likeliest class is right; False for tokens, not looked at
 
 
+def learnt_at(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Rows and columns, int64 [labelled], of the positions that predict a token with a label; None for classes.
+
+    `labels` as in `losses_of`.
+    """
+    if labels.shape[1] == 1:
+        return None
+    rows, columns = torch.nonzero(labels[:, 1:] != IGNORED, as_tuple=True)
+    return rows, columns
+
+
+def losses_through(
+    part: Body | Tail, hidden: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor
+) -> Losses:
+    """The losses of hidden states [batch, tokens, hidden] that go through the last part; `labels` as in `losses_of`."""
+    return losses_of(part(hidden, mask, at=learnt_at(labels)), labels)
+
+
 def losses_of(logits: torch.Tensor, labels: torch.Tensor) -> Losses:
-    """The losses of logits [batch, tokens, vocabulary] or, of a classifier, [batch, classes].
+    """The cross-entropy of logits [batch, tokens, vocabulary], of these those at `learnt_at`, or [batch, classes].
 
-    `labels` are int64: of tokens as in `token_losses`, of classes [batch, 1].
+    `labels` are int64: of classes [batch, 1]; of tokens [batch, tokens], at least two, with IGNORED where nothing is
+    learnt, and the label at a position is predicted from the position before it.
     """
-    if logits.dim() == 3:
-        losses, rows = token_losses(logits, labels)
-        return Losses(losses, rows, torch.zeros_like(rows, dtype=torch.bool))
-    classes = labels[:, 0]
-    losses = F.cross_entropy(logits.float(), classes, reduction="none")
-    return Losses(losses, torch.arange(len(classes), device=classes.device), logits.argmax(-1) == classes)
-
-
-def token_losses(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cross-entropy in nats of every token that has a label, and the row of the batch it stands in.
-
-    `logits` [batch, tokens, vocabulary], `labels` int64 [batch, tokens] with IGNORED where nothing is learnt; the
-    label at a position is predicted from the position before it. Returns fp32 [labelled], int64 [labelled].
-    """
-    targets = labels[:, 1:]
-    rows, columns = torch.nonzero(targets != IGNORED, as_tuple=True)
-    losses = F.cross_entropy(logits[rows, columns].float(), targets[rows, columns], reduction="none")
-    return losses, rows
+    at = learnt_at(labels)
+    if at is None:
+        classes = labels[:, 0]
+        losses = F.cross_entropy(logits.float(), classes, reduction="none")
+        return Losses(losses, torch.arange(len(classes), device=classes.device), logits.argmax(-1) == classes)
+    rows, columns = at
+    found = logits if logits.dim() == 2 else logits[at]
+    losses = F.cross_entropy(found.float(), labels[rows, columns + 1], reduction="none")
+    return Losses(losses, rows, torch.zeros_like(rows, dtype=torch.bool))

@@ -8,10 +8,10 @@ from splitcom.codecs import ReferenceStore
 from splitcom.config import Config
 from splitcom.data import Batch, Sample
 from splitcom.federation.client import RoundSummary
-from splitcom.federation.loss import Losses, losses_of
+from splitcom.federation.loss import Losses, losses_through
 from splitcom.federation.optimize import Optimizer
 from splitcom.federation.plan import LocalRound, held_out_batches, progress_of, round_batches
-from splitcom.models import Body, Front, adapter_state, load_adapter_state
+from splitcom.models import Body, Front, joined_state, load_joined_state
 from splitcom.protocol.messages_pb2 import EvaluationEnd, Message
 from splitcom.seeds import derive_seed
 
@@ -75,17 +75,15 @@ class WholeTrainer:
     def _losses(self, batch: Batch) -> Losses:
         mask = batch.attention_mask.to(self._device)
         hidden = self._front(batch.input_ids.to(self._device), mask)
-        return losses_of(self._body(hidden, mask), batch.labels.to(self._device))
+        return losses_through(self._body, hidden, mask, batch.labels.to(self._device))
 
     def adapter(self) -> dict[str, torch.Tensor]:
         """The adapters of both parts; their tensors' names are those in the whole model, so they never clash."""
-        return adapter_state(self._front) | adapter_state(self._body)
+        return joined_state((self._front, self._body))
 
     def load_adapter(self, state: Mapping[str, torch.Tensor]) -> None:
         """Put an averaged adapter in place."""
-        body = adapter_state(self._body).keys()
-        load_adapter_state(self._front, {name: tensor for name, tensor in state.items() if name not in body})
-        load_adapter_state(self._body, {name: tensor for name, tensor in state.items() if name in body})
+        load_joined_state((self._front, self._body), state)
 
     def references(self) -> Iterator[tuple[str, ReferenceStore]]:
         """None: nothing crosses a cut."""

@@ -27,6 +27,9 @@ from transformers import PreTrainedModel
 from splitcom.errors import CutError
 from splitcom.models.anatomy import Anatomy, Blank, Passed, Unused, survey
 
+Positions = tuple[Tensor, Tensor]
+"""Rows and columns, int64 [N] each, of N tokens of a batch."""
+
 
 @dataclass(frozen=True)
 class Span:
@@ -115,10 +118,10 @@ class Part(nn.Module):
                 module.train(mode)
         return self
 
-    def _run(self, attention_mask: Tensor | None, **inputs: Any) -> Tensor:
+    def _run(self, attention_mask: Tensor | None, at: Positions | None = None, **inputs: Any) -> Tensor:
         inputs = {"attention_mask": attention_mask, "use_cache": False, **inputs}
         if self.span.last:
-            return cast(Tensor, self.model(**inputs).logits)
+            return cast(Tensor, self.model(**inputs).logits) if at is None else self._logits(at, inputs)
         decoder = self.model.get_submodule(self.anatomy.decoder)
         door = cast(Exit, self._slots[self.span.stop])
         try:
@@ -126,6 +129,15 @@ class Part(nn.Module):
             return cast(Tensor, door.taken)
         finally:
             door.taken = None  # or the graph would live until the next call
+
+    def _logits(self, at: Positions, inputs: dict[str, Any]) -> Tensor:
+        """The logits [N, V] at N positions: the head, half of a small model's work, sees no others."""
+        head = cast(nn.Module, self.model.get_output_embeddings())
+        picked = head.register_forward_pre_hook(lambda _, args: (args[0][at][None], *args[1:]))
+        try:
+            return cast(Tensor, self.model(**inputs).logits[0])
+        finally:
+            picked.remove()
 
 
 class Front(Part):
@@ -140,10 +152,17 @@ class Front(Part):
 
 
 class _Later(Part):
-    def forward(self, hidden: Tensor, attention_mask: Tensor | None = None, **context: Any) -> Tensor:
+    def forward(
+        self,
+        hidden: Tensor,
+        attention_mask: Tensor | None = None,
+        at: Positions | None = None,
+        **context: Any,
+    ) -> Tensor:
         """Map hidden states [B, T, D] to logits, or to hidden states where a tail follows.
 
         Logits are [B, T, V], of a classifier [B, C]: where these come from the last token, from the last of the mask.
+        Of a causal LM's logits `at` asks for those of N positions alone: [N, V].
 
         Differentiable in `hidden`, which may have another float dtype than the model.
         """
@@ -154,7 +173,7 @@ class _Later(Part):
                 ids = self._stand_ins(hidden, attention_mask)
                 return self._run(attention_mask, input_ids=ids, **context)
             zeros = door.given.new_zeros(*hidden.shape[:2], self.anatomy.width)
-            return self._run(attention_mask, inputs_embeds=zeros, **context)
+            return self._run(attention_mask, at, inputs_embeds=zeros, **context)
         finally:
             door.given = None
 

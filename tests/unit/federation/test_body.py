@@ -7,7 +7,7 @@ from splitcom.codecs import Decoded, Ragged
 from splitcom.config import Config
 from splitcom.errors import RemoteProtocolError
 from splitcom.federation.body import BodyTrainer
-from splitcom.federation.loss import token_losses
+from splitcom.federation.loss import losses_through
 from splitcom.models import add_lora, load_body, load_tail, replicate
 from splitcom.protocol.labels import IGNORED
 
@@ -49,7 +49,7 @@ def through(tail, hidden, labels):
     targets = torch.full(mask.shape, IGNORED)
     for row, own in labels.items():
         targets[row, : len(own)] = torch.from_numpy(own)
-    losses, _ = token_losses(tail(padded, mask), targets)
+    losses = losses_through(tail, padded, mask, targets).losses
     losses.mean().backward()
     return Ragged.from_padded(padded.grad, mask), len(losses)
 

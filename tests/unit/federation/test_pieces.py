@@ -6,7 +6,7 @@ from torch import nn
 
 from splitcom.config import LinkConfig, LinksConfig, TrainingConfig
 from splitcom.federation.aggregate import weighted_average
-from splitcom.federation.loss import losses_of, token_losses
+from splitcom.federation.loss import learnt_at, losses_of
 from splitcom.federation.optimize import Optimizer, learning_rate
 from splitcom.federation.sampling import sample_clients
 from splitcom.protocol.labels import IGNORED
@@ -74,12 +74,11 @@ def test_token_losses_are_those_of_transformers():
     logits, labels = torch.randn(2, 5, 7), torch.randint(0, 7, (2, 5))
     labels[0, :3] = IGNORED
     labels[1, 4:] = IGNORED
-    losses, rows = token_losses(logits, labels)
+    losses, rows, correct = losses_of(logits, labels)
     expected = nn.functional.cross_entropy(logits[:, :-1].reshape(-1, 7), labels[:, 1:].reshape(-1))
     assert torch.allclose(losses.mean(), expected)
-    assert rows.tolist() == [0, 0, 1, 1, 1]
-    same = losses_of(logits, labels)
-    assert torch.equal(same.losses, losses) and torch.equal(same.rows, rows) and not same.correct.any()
+    assert rows.tolist() == [0, 0, 1, 1, 1] and not correct.any()
+    assert torch.equal(losses_of(logits[learnt_at(labels)], labels).losses, losses)
 
 
 def test_class_losses_are_those_of_transformers_and_count_what_is_right():
