@@ -6,9 +6,10 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from splitcom.report.folder import Result
+from splitcom.report.folder import Evaluation, Result
 
 BASELINE = "splitlora"
+CUT_FLOWS = ("activation_up", "gradient_down", "activation_down", "gradient_up")
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,8 @@ class Row:
     """A method in a comparison: losses in nats per token (classes: sample), sizes in bytes, ratios as fractions.
 
     `share` is the part of uncompressed SplitLoRA's traffic, or, where that was not run, of what the
-    same run would send with fp16 flows. `change` is the held-out loss against SplitLoRA's of the same seed. Both
+    same run would send with fp16 flows. `cut` is the part of what the run itself would send of the flows at the cut
+    with fp16, None where nothing is cut. `change` is the held-out loss against SplitLoRA's of the same seed. Both
     look at the SplitLoRA of the row's group alone.
     """
 
@@ -49,11 +51,13 @@ class Row:
     best_loss: Measure
     perplexity: Measure
     change: Measure | None
+    best_change: Measure | None
     up: Measure
     down: Measure
     total: Measure
     evaluation: Measure
     share: Measure | None
+    cut: Measure | None
     bleu: Measure | None
     accuracy: Measure | None
     saving: Measure
@@ -98,9 +102,19 @@ def _row(label: str, members: list[Result], baseline: dict[int, Result]) -> Row:
         denominator = result.uncompressed_bytes["total"] if whole is None else whole
         return result.bytes["total"] / denominator if denominator else None
 
-    def change(result: Result) -> float | None:
-        same_seed = baseline.get(result.seed)
-        return None if same_seed is None else result.eval.loss / same_seed.eval.loss - 1
+    def cut(result: Result) -> float | None:
+        sent, whole = (
+            sum(sizes.get(flow, 0) for flow in CUT_FLOWS)
+            for sizes in (result.bytes, result.uncompressed_bytes)
+        )
+        return sent / whole if whole else None
+
+    def change(loss: Callable[[Evaluation], float]) -> Measure | None:
+        pairs = [(result, baseline.get(result.seed)) for result in members]
+        return Measure.of_known(
+            None if same_seed is None else loss(result.eval) / loss(same_seed.eval) - 1
+            for result, same_seed in pairs
+        )
 
     return Row(
         label=label,
@@ -109,12 +123,14 @@ def _row(label: str, members: list[Result], baseline: dict[int, Result]) -> Row:
         loss=measure(lambda result: result.eval.loss),
         best_loss=measure(lambda result: result.eval.best_loss),
         perplexity=measure(lambda result: result.eval.perplexity),
-        change=Measure.of_known(map(change, members)),
+        change=change(lambda found: found.loss),
+        best_change=change(lambda found: found.best_loss),
         up=measure(lambda result: result.bytes["up"]),
         down=measure(lambda result: result.bytes["down"]),
         total=measure(lambda result: result.bytes["total"]),
         evaluation=measure(lambda result: result.bytes.get("evaluation", 0)),
         share=Measure.of_known(map(share, members)),
+        cut=Measure.of_known(map(cut, members)),
         accuracy=Measure.of_known(result.eval.accuracy for result in members),
         bleu=Measure.of_known(None if result.text is None else result.text.bleu for result in members),
         saving=measure(lambda result: result.saving["total"]),

@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING
 
 from splitcom.report.folder import Result, as_result
 from splitcom.report.format import decimals, format_bytes, format_percent, format_seconds
-from splitcom.report.summary import BASELINE, Measure, Row, group, summarise
+from splitcom.report.summary import BASELINE, CUT_FLOWS, Measure, Row, group, summarise
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 NONE = "–"
-CUT_FLOWS = ("activation_up", "gradient_down", "activation_down", "gradient_up")
 
 
 def with_spread(

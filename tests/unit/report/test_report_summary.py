@@ -97,10 +97,10 @@ def test_markdown_table(comparison_folder: Path) -> None:
     text = results_markdown([comparison_folder], command="make results", image="figures/{name}.png")
     lines = text.splitlines()
     assert "`make results`" in lines[0]
-    assert "Model `bundled`, 3 clients, 4 rounds." in lines
+    assert "Model `bundled`; clients: 3; rounds: 4." in lines
     assert f"![Held-out loss against bytes sent, {comparison_folder.name}](figures/comparison.png)" in lines
     table = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
-    assert {len(cells) for cells in table} == {10}
+    assert {len(cells) for cells in table} == {12}
     frozen = dict(zip(table[0], next(cells for cells in table if cells[0] == "`frozen_front`"), strict=True))
     assert frozen["seeds"] == "2"
     assert frozen["last loss"] == "2.3311 ± 0.0028"
