@@ -5,7 +5,6 @@ All sections are frozen and keyword-only, and refuse unknown keys. Units are in 
 """
 
 import difflib
-import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -24,6 +23,7 @@ from pydantic import (
 )
 
 from splitcom.codecs import parse
+from splitcom.config_tree import merged, read_text, read_tree
 from splitcom.control import parse as parse_controller
 from splitcom.errors import ConfigError, SpecError
 
@@ -383,16 +383,17 @@ class Config(Section):
     def load(cls, path: str | Path, overrides: Mapping[str, Any] | None = None) -> Self:
         """Read a TOML file; raises ConfigError naming file, key, value and remedy.
 
-        Where the file has `extends = "base.toml"` (relative to itself), it changes what that one says.
+        Where the file has `extends = "base.toml"` (relative to itself), it changes what that one says; where it has
+        `preset = "balanced"`, flows whose codec it does not give have that preset's (see `config_tree.PRESETS`).
         """
-        return cls._from_tree(_merged(_read_tree(Path(path)), overrides or {}), str(path))
+        return cls._from_tree(merged(read_tree(Path(path)), overrides or {}), str(path))
 
     @classmethod
     def from_toml(
         cls, text: str, where: str = "configuration", overrides: Mapping[str, Any] | None = None
     ) -> Self:
         """Read TOML text; `overrides` maps dotted keys to values and wins over the text."""
-        return cls._from_tree(_merged(_parse(text, where), overrides or {}), where)
+        return cls._from_tree(merged(read_text(text, where), overrides or {}), where)
 
     @classmethod
     def _from_tree(cls, tree: Mapping[str, Any], where: str) -> Self:
@@ -407,70 +408,7 @@ class Config(Section):
 
     def override(self, changes: Mapping[str, Any]) -> Self:
         """A copy with dotted keys changed; raises ConfigError like `load`."""
-        return self._from_tree(_merged(self.model_dump(), changes), "override")
-
-
-def parse_assignment(text: str) -> tuple[str, Any]:
-    """Read `a.b=c` as given on the command line: the value is TOML, or text where it is not.
-
-    >>> parse_assignment("training.rounds=3"), parse_assignment("model.source=bundled")
-    (('training.rounds', 3), ('model.source', 'bundled'))
-    """
-    key, equals, value = text.partition("=")
-    if not equals or not key.strip():
-        raise ConfigError(f"--set {text}: expected key=value, such as training.rounds=3")
-    try:
-        return key.strip(), tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        return key.strip(), value.strip()
-
-
-def _read_tree(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """Read a file's tree on top of the one it extends."""
-    if path.resolve() in extended_by:
-        raise ConfigError(f"{path}: extends = ...: the file extends itself; take the key out of one of them")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise ConfigError(f"{path}: no such file; `splitcom train --help` shows how to start one") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from error
-    tree = _parse(text, str(path))
-    base = tree.pop("extends", None)
-    if base is None:
-        return tree
-    if not isinstance(base, str):
-        raise ConfigError(f"{path}: extends = {base!r}: expected the path of a TOML file")
-    return _layered(_read_tree(path.parent / base, (*extended_by, path.resolve())), tree)
-
-
-def _layered(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    both = {
-        key: _layered(below[key], above[key])
-        for key in below.keys() & above.keys()
-        if isinstance(below[key], Mapping) and isinstance(above[key], Mapping)
-    }
-    return {**below, **above, **both}
-
-
-def _parse(text: str, where: str) -> dict[str, Any]:
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{where}: not valid TOML: {error}") from error
-
-
-def _merged(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    merged = {key: _merged(value, {}) if isinstance(value, Mapping) else value for key, value in tree.items()}
-    for dotted, value in changes.items():
-        *sections, key = dotted.split(".")
-        node = merged
-        for section in sections:
-            node = node.setdefault(section, {})
-            if not isinstance(node, dict):
-                raise ConfigError(f"{dotted}: '{section}' is a value, not a section")
-        node[key] = value
-    return merged
+        return self._from_tree(merged(self.model_dump(), changes), "override")
 
 
 def _explain(cls: type[BaseModel], detail: Any, where: str) -> str:

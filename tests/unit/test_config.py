@@ -2,7 +2,8 @@
 
 import pytest
 
-from splitcom.config import Config, parse_assignment
+from splitcom.config import Config
+from splitcom.config_tree import parse_assignment
 from splitcom.errors import ConfigError
 
 
@@ -79,3 +80,23 @@ def test_assignments_are_toml_or_text(text, value):
 def test_an_assignment_without_a_value_is_refused():
     with pytest.raises(ConfigError, match="expected key=value"):
         parse_assignment("training.rounds")
+
+
+def test_a_preset_gives_the_codecs_that_are_not_given(tmp_path):
+    path = tmp_path / "run.toml"
+    path.write_text('preset = "balanced"\n[flows]\ngradient_down = { codec = "int8" }')
+    read = Config.load(path)
+    assert read.flows.gradient_down.codec == "int8"
+    for flow in (read.flows.activation_up, read.flows.activation_down, read.flows.gradient_up):
+        assert flow.codec.startswith("predict")
+    assert Config.from_toml(read.to_toml()) == read
+    assert Config.load(path, {"preset": "tiny"}).flows.gradient_down.codec.endswith("uniform(8.0) > range")
+    changed = Config().override({"flows.gradient_down.codec": "int4", "preset": "quality"})
+    assert changed.flows.gradient_down.codec == "int4"
+    assert changed.flows.activation_up == Config.from_toml('preset = "quality"').flows.activation_up
+
+
+@pytest.mark.parametrize("name", ["'small'", "['tiny']"])
+def test_an_unknown_preset_is_refused(name):
+    with pytest.raises(ConfigError, match="there are quality, balanced, tiny"):
+        Config.from_toml(f"preset = {name}")

@@ -26,7 +26,8 @@ def campaign(
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-    from splitcom.config import Config, parse_assignment
+    from splitcom.config import Config
+    from splitcom.config_tree import parse_assignment
     from splitcom.errors import ConfigError
     from splitcom.methods.campaign import Standing, run_campaign
     from splitcom.report import write_markdown, write_report

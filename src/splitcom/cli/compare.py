@@ -28,7 +28,8 @@ def compare(
     from rich.console import Console
 
     from splitcom.cli.progress import run_comparison
-    from splitcom.config import Config, parse_assignment
+    from splitcom.config import Config
+    from splitcom.config_tree import parse_assignment
     from splitcom.errors import ConfigError
     from splitcom.report import closing_table, flow_table, write_report
 

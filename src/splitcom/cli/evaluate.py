@@ -23,7 +23,7 @@ def evaluate(
     from rich.console import Console
     from rich.table import Table
 
-    from splitcom.config import parse_assignment
+    from splitcom.config_tree import parse_assignment
     from splitcom.methods.evaluate import EVALUATION, evaluate_run
 
     console = Console()

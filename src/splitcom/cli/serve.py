@@ -32,7 +32,8 @@ def serve(
     from rich.console import Console
 
     from splitcom.cli.status import StatusPage, log_to
-    from splitcom.config import Config, parse_assignment
+    from splitcom.config import Config
+    from splitcom.config_tree import parse_assignment
     from splitcom.methods.monitor import MonitorPage
     from splitcom.methods.serve import ServeOptions
     from splitcom.methods.serve import serve as run

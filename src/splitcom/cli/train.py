@@ -33,7 +33,8 @@ def train(
 
     from splitcom.cli.progress import ProgressBar
     from splitcom.cli.samples import print_samples
-    from splitcom.config import Config, parse_assignment
+    from splitcom.config import Config
+    from splitcom.config_tree import parse_assignment
     from splitcom.methods.run import train as run
     from splitcom.metrics.record import RunFolder
     from splitcom.report import closing_table, write_report
