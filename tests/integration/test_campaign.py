@@ -87,7 +87,12 @@ def test_a_file_extends_another(tmp_path):
         Config.load(top)
 
 
-def test_ctrl_c_ends_the_workers_and_the_same_command_goes_on(tiny_config, tmp_path):
+@pytest.mark.parametrize(
+    "end",
+    [lambda pid: os.killpg(pid, signal.SIGINT), lambda pid: os.kill(pid, signal.SIGKILL)],
+    ids=["ctrl-c", "kill -9 of the campaign alone"],
+)
+def test_an_end_ends_the_workers_and_the_same_command_goes_on(tiny_config, tmp_path, end):
     path, out = tmp_path / "slow.toml", tmp_path / "out"
     slow = variants(tiny_config.override({"training.rounds": 12}), BASE)
     path.write_text(slow.to_toml())
@@ -96,8 +101,12 @@ def test_ctrl_c_ends_the_workers_and_the_same_command_goes_on(tiny_config, tmp_p
     while not any(out.rglob("metrics.jsonl")):
         assert process.poll() is None
         time.sleep(0.2)
-    os.killpg(process.pid, signal.SIGINT)
+    end(process.pid)
     assert process.wait(60) != 0
+    with pytest.raises(ProcessLookupError):  # the last of its group is gone
+        for _ in range(300):
+            os.killpg(process.pid, 0)
+            time.sleep(0.1)
     [metrics] = out.rglob("metrics.jsonl")
     assert not any(out.rglob("result.json"))
     before = json.loads(metrics.read_text().splitlines()[0])

@@ -2,6 +2,9 @@
 
 import json
 import multiprocessing
+import multiprocessing.connection
+import os
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -85,7 +88,7 @@ def _run_all(
 def _pool(jobs: int) -> Iterator[ProcessPoolExecutor]:
     """Processes that end at once where the campaign is interrupted; their runs go on from their last round."""
     context = multiprocessing.get_context("spawn")  # a forked torch may hang
-    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=torch.set_num_threads, initargs=(1,))
+    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin)
     try:
         yield pool
     except BaseException:
@@ -94,6 +97,19 @@ def _pool(jobs: int) -> Iterator[ProcessPoolExecutor]:
         pool.shutdown(wait=False, cancel_futures=True)
         raise
     pool.shutdown()
+
+
+def _begin() -> None:
+    """Use one core, and end with the campaign even where that is killed: another may be at the same folders by then."""
+    torch.set_num_threads(1)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def end_with_it() -> None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=end_with_it, daemon=True).start()
 
 
 def _run_one(run: Planned) -> str | None:
