@@ -186,10 +186,10 @@ class FederationConfig(Section):
 
 
 class FlowConfig(Section):
-    """How one flow is coded, and what sets its threshold."""
+    """How one flow is coded, and what sets its threshold or step."""
 
     codec: CodecText
-    controller: ControllerText | None = None  # "bangbang(0.95, 0.995)"; None: the threshold is the codec's
+    controller: ControllerText | None = None  # "bangbang(0.95, 0.995)"; None: the codec's own
 
 
 class FlowsConfig(Section):
@@ -205,7 +205,7 @@ class FlowsConfig(Section):
 class ControlConfig(Section):
     """One controller for several flows, and where the controllers of a run begin."""
 
-    controller: ControllerText | None = None  # for all flows with a threshold, but no controller of their own
+    controller: ControllerText | None = None  # for all flows that can be steered, but have none of their own
     start_from: str | None = None  # a run folder: go on with what its controllers have learned
 
 
@@ -334,23 +334,22 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _controllers_fit(self) -> Self:
-        for flow, (_, controller) in self.steering.items():
-            codec, (low, high) = self.cut_flows[flow].codec, parse_controller(controller).bounds
-            limits = parse(codec).threshold_limits
-            if limits is None:
-                raise ValueError(
-                    f"flows.{flow}.controller = {controller!r} sets a threshold, but the codec {codec!r} has none; "
-                    f"begin it with a temporal stage, such as 'temporal(0.98) > {codec}', or leave the controller out"
-                )
-            if low < limits[0] or high > limits[1]:
-                raise ValueError(
-                    f"{controller} sets thresholds of {low:g} to {high:g} for {flow}; those of {codec!r} lie in "
-                    f"{limits[0]:g} to {limits[1]:g}"
-                )
-        if self.control.controller is not None and SHARED not in dict(self.steering.values()):
+        flow_with: dict[str, str] = {}
+        for flow, (name, text) in self.steering.items():
+            field = "control.controller" if name == SHARED else f"flows.{flow}.controller"
+            knob = _fitting_knob(f"{field} = {text!r}", text, self.cut_flows[flow].codec)
+            if name == SHARED:
+                flow_with[knob] = flow
+        if len(flow_with) > 1:
+            what = " and ".join(f"the {knob} of {flow}" for knob, flow in flow_with.items())
             raise ValueError(
-                f"control.controller = {self.control.controller!r}: no flow has a threshold and no controller of its "
-                "own; begin a codec with a temporal stage, such as 'temporal(0.98) > int8'"
+                f"control.controller = {self.control.controller!r} would set {what}: no number is both; give one of "
+                "them a controller of its own"
+            )
+        if self.control.controller is not None and not flow_with:
+            raise ValueError(
+                f"control.controller = {self.control.controller!r}: no flow has a threshold or step and no controller "
+                "of its own; begin a codec with a temporal stage, such as 'temporal(0.98) > int8'"
             )
         return self
 
@@ -370,7 +369,7 @@ class Config(Section):
         for flow, settings in self.cut_flows.items():
             if settings.controller is not None:
                 steering[flow] = (flow, settings.controller)
-            elif self.control.controller is not None and parse(settings.codec).threshold is not None:
+            elif self.control.controller is not None and parse(settings.codec).knob is not None:
                 steering[flow] = (SHARED, self.control.controller)
         return steering
 
@@ -409,6 +408,27 @@ class Config(Section):
     def override(self, changes: Mapping[str, Any]) -> Self:
         """A copy with dotted keys changed; raises ConfigError like `load`."""
         return self._from_tree(merged(self.model_dump(), changes), "override")
+
+
+def _fitting_knob(setting: str, controller_text: str, codec: str) -> str:
+    """What a controller sets of a codec; raises ValueError, naming the `setting`, where it cannot."""
+    controller, knob = parse_controller(controller_text), parse(codec).knob
+    if knob is None:
+        raise ValueError(
+            f"{setting} sets a threshold or step, but the codec {codec!r} has none; begin it with a temporal stage, "
+            f"such as 'temporal(0.98) > {codec}', or leave the controller out"
+        )
+    (low, high), (lowest, highest) = controller.bounds, knob.limits
+    if low < lowest or high > highest:
+        raise ValueError(
+            f"{setting} sets {knob.name}s of {low:g} to {high:g}; those of {codec!r} lie in {lowest:g} to {highest:g}"
+        )
+    if controller.saves_upwards and not knob.saves_upwards:
+        raise ValueError(
+            f"{setting} raises what it sets to send less, but {codec!r} sends more by a higher {knob.name}; take "
+            "another controller, such as bangbang, or a codec with a step"
+        )
+    return knob.name
 
 
 def _explain(cls: type[BaseModel], detail: Any, where: str) -> str:

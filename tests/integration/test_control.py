@@ -127,12 +127,12 @@ def test_a_run_to_start_from_must_fit_before_anything_is_written(
     ("changes", "message"),
     [
         ({"flows.gradient_down.codec": "int8", "flows.gradient_down.controller": "fixed(0.9)"},
-         r"flows\.gradient_down.*sets a threshold, but the codec 'int8' has none; begin it with a temporal stage"),
+         r"flows\.gradient_down.*a threshold or step, but the codec 'int8' has none; begin it with a temporal stage"),
         ({"flows.activation_up.controller": "fixed(1.5)"}, "thresholds of 1.5 to 1.5.*lie in -1 to 1"),
         ({"flows.activation_up.controller": "fxed(0.9)"}, r"flows\.activation_up\.controller.*did you mean 'fixed'"),
         ({"control.controller": "fixed(2.0)"}, "thresholds of 2 to 2"),
         ({"control.controller": "fixed(0.9)", "flows.activation_up.codec": "fp16",
-          "flows.gradient_down.codec": "fp16"}, "no flow has a threshold"),
+          "flows.gradient_down.codec": "fp16"}, "no flow has a threshold or step"),
     ],
 )  # fmt: skip
 def test_a_controller_that_can_set_nothing_is_refused(tiny_config, changes, message):

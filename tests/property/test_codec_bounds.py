@@ -221,8 +221,14 @@ def test_both_sides_agree_whatever_comes(
         )
         ids = data.draw(st.permutations(range(5)))[: len(shape.lengths)]
         batch = Ragged(torch.from_numpy(values), shape.lengths)
+        settings = st.none() if codec.knob is None else st.none() | st.floats(*codec.knob.limits)
         encoded = codec.encode(
-            batch, ids, sender, seed=step, self_contained=data.draw(st.integers(0, 4)) == 0
+            batch,
+            ids,
+            sender,
+            threshold=data.draw(settings),
+            seed=step,
+            self_contained=data.draw(st.integers(0, 4)) == 0,
         )
         decoded = codec.decode(encoded.packet, receiver).batch.values
         sent = encoded.reconstruction.values

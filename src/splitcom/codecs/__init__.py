@@ -13,7 +13,7 @@ from splitcom.codecs import (  # noqa: F401  (they register)
     temporal,
     transform,
 )
-from splitcom.codecs.codec import Codec, Decoded, Encoded, uncompressed_size
+from splitcom.codecs.codec import Codec, Decoded, Encoded, Knob, uncompressed_size
 from splitcom.codecs.ragged import Ragged
 from splitcom.codecs.references import FileReferences, MemoryReferences, Precision, Reference, ReferenceStore
 from splitcom.codecs.spec import parse
@@ -27,6 +27,7 @@ __all__ = [
     "Decoded",
     "Encoded",
     "FileReferences",
+    "Knob",
     "MemoryReferences",
     "Precision",
     "Ragged",

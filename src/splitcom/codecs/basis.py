@@ -24,7 +24,9 @@ _ROW_STEPS = (
     32  # rows as sent have 1/32 of the step as their unit: their error is a tenth of the coordinates'
 )
 COORDINATE_BITS = 3
-"""Coordinates are integers in units of a step's 2^-3: predictions fall between the steps."""
+UNIT = 1 << COORDINATE_BITS
+"""Coordinates are integers in units of 1/8 of the step of the flow's first packet: predictions fall between the
+steps. A packet's own step is a whole number of units."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +34,8 @@ class Basis:
     """Mean and directions as they are sent: integers.
 
     `mean` `[hidden]` has 1/32 step as its unit. `rows` `[directions, hidden]` are not normalised: a row's
-    length is the spread of the tokens along it, in the same unit, so that what varies more is sent more
-    precisely.
+    length is the spread of the tokens along it, in 1/32 of a step of the packet that brought it, so that what
+    varies more is sent more precisely.
     """
 
     mean: Ints
@@ -52,9 +54,14 @@ class Basis:
         return coordinates
 
     def inverse(
-        self, coordinates: Ints, step: float, device: torch.device | str, shift: Ints | None = None
+        self,
+        coordinates: Ints,
+        step: float,
+        device: torch.device | str,
+        shift: Ints | None = None,
+        units: int = UNIT,
     ) -> Tensor:
-        """fp32 `[tokens, hidden]` of integer coordinates, all moved by a `shift` (see `shift_of`)."""
+        """fp32 `[tokens, hidden]` of integer coordinates, all moved by a `shift` in steps of `units`."""
         # every partial sum is an integer below 2^53, so that fp64 gives the same in whatever order it adds
         products = torch.from_numpy(coordinates.astype(np.float64)) @ torch.from_numpy(
             self.directions.astype(np.float64)
@@ -62,7 +69,8 @@ class Basis:
         unit_bits = _DIRECTION_BITS + COORDINATE_BITS
         centre = self.mean * (1 << unit_bits) // _ROW_STEPS
         if shift is not None:
-            centre = centre + (shift << unit_bits - _shift_bits(len(coordinates)))
+            shift_bits = unit_bits - _shift_bits(len(coordinates))
+            centre = centre + (shift * units << shift_bits >> COORDINATE_BITS)
         total = products + torch.from_numpy(centre)
         return (total * (step / (1 << unit_bits))).float().to(device)
 
@@ -70,13 +78,16 @@ class Basis:
         """With more directions."""
         return Basis(self.mean, np.concatenate([self.rows, rows]))
 
-    def missing(self, values: Tensor, step: float, most: int, threshold: float) -> Ints:
-        """Rows `[at most `most`, hidden]` for what varies outside of the basis by more than `threshold` steps."""
+    def missing(self, values: Tensor, step: float, most: int, threshold: float, units: int = UNIT) -> Ints:
+        """Rows `[at most `most`, hidden]` for what varies outside of the basis by more than `threshold` steps.
+
+        These are the packet's own, of `units`; `step` is that of the coordinates.
+        """
         outside = _steps(values, step) - self.mean / _ROW_STEPS
         if len(self.rows):
             directions = self.directions / float(1 << _DIRECTION_BITS)
             outside -= (outside @ _pseudo_inverse(directions)) @ directions
-        spread, directions = _principal(outside)
+        spread, directions = _principal(outside * (UNIT / units))
         num = min(most, int((spread > threshold).sum()))
         rows = _rounded(directions[:num] * spread[:num, None] * _ROW_STEPS)
         return rows[np.flatnonzero((rows != 0).any(1))]

@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -70,6 +70,20 @@ class Decoded:
     """bool `[batch]`: samples of which nothing was sent."""
 
 
+@dataclass(frozen=True, slots=True)
+class Knob:
+    """What may be set from batch to batch: a number that decides how much is sent."""
+
+    name: Literal["threshold", "step"]
+    """Of a gate, or of a quantiser."""
+    value: float
+    """What the codec's text says."""
+    limits: tuple[float, float]
+    """The lowest and the highest value that make sense."""
+    saves_upwards: bool
+    """Whether less is sent the higher it is."""
+
+
 class _Rows:
     """Some of the tokens of a batch: `chosen` is bool `[tokens]`."""
 
@@ -108,14 +122,12 @@ class Codec:
         return self._temporal is not None or self._delta
 
     @property
-    def threshold(self) -> float | None:
-        """That of the `temporal` stage; None where the codec has none."""
-        return self._temporal.threshold if self._temporal else None
-
-    @property
-    def threshold_limits(self) -> tuple[float, float] | None:
-        """The lowest and the highest threshold that make sense; None where the codec has none."""
-        return self._temporal.limits if self._temporal else None
+    def knob(self) -> Knob | None:
+        """What `encode` takes as its `threshold`: that of the `temporal` stage; None where the codec has none."""
+        if self._temporal is None:
+            return None
+        saves_upwards = self._temporal.metric != "cosine"
+        return Knob("threshold", self._temporal.threshold, self._temporal.limits, saves_upwards)
 
     @cached_property
     def fingerprint(self) -> int:
@@ -139,7 +151,8 @@ class Codec:
             batch: float tensor of any precision and device; coded as fp32.
             ids: sample ids `[batch]`, at least 0, none twice.
             references: this side's store; None where the codec needs none.
-            threshold: in place of that of the `temporal` stage, for this batch.
+            threshold: in place of the value of the codec's `knob`, for this batch: a gate's threshold or, where it is
+                a step, the step.
             self_contained: use no reference: the answer to "unknown reference".
             seed: of stochastic stages; the receiver needs none.
             projection_seed: of the `projection` stage; the same for all batches that share `references`.
@@ -200,6 +213,8 @@ class Codec:
         store = self._checked_store(references)
         reader = Reader(packet)
         header = self._header(reader)
+        if header.changes_step:
+            raise PacketError(f'the packet changes the step, but "{self}" has none')
         ids, lengths, known = read_prefix(reader, header, store, limit_bytes)
         reference = _read(store, ids, lengths, known, header.hidden, device)
 

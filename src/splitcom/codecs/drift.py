@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from splitcom.codecs.basis import COORDINATE_BITS
+from splitcom.codecs.basis import UNIT
 from splitcom.codecs.coder import Coder, MatrixModel, code_uints
 from splitcom.codecs.predict import LIMIT, spent
 from splitcom.codecs.wire import Ints
@@ -58,11 +58,14 @@ def predicted(reference: Ints, matrix: Ints, update: Update) -> Ints:
     return moved(reference, matrix, 2 if update.left.shape[1] else update.gain)
 
 
-def fit(coordinates: Floats, reference: Ints, matrix: Ints, rank: int) -> Update:
-    """The update that makes `reference` come closest to `coordinates` for its bits; only the sender knows how."""
+def fit(coordinates: Floats, reference: Ints, matrix: Ints, rank: int, units: int = UNIT) -> Update:
+    """The update that makes `reference` come closest to `coordinates` for its bits; only the sender knows how.
+
+    `units` is the step of the codes that the bits are spared in.
+    """
     directions = reference.shape[1]
     product = _product(reference, matrix)
-    gains = [spent(coordinates - _plus(reference, product, gain)).sum() for gain in range(4)]
+    gains = [spent(coordinates - _plus(reference, product, gain), units).sum() for gain in range(4)]
     gain = int(np.argmin(gains))
     best, best_cost = Update.none(gain, directions), gains[gain]
     if not rank:
@@ -87,7 +90,7 @@ def fit(coordinates: Floats, reference: Ints, matrix: Ints, rank: int) -> Update
             + 1.5 * np.log2(1.0 + np.abs(right[:, :size])).sum()
         )
         moved_by = predicted(reference, updated(matrix, update, reference), update)
-        cost = spent(coordinates - moved_by).sum() + side + size * (2 * directions)
+        cost = spent(coordinates - moved_by, units).sum() + side + size * (2 * directions)
         if cost < best_cost:
             best, best_cost = update, cost
         size *= 2
@@ -118,7 +121,7 @@ def _plus(reference: Ints, product: Ints, gain: int) -> Ints:
 
 
 def _augmented(reference: Ints) -> Ints:
-    constant = np.full((len(reference), 1), 1 << COORDINATE_BITS, np.int64)
+    constant = np.full((len(reference), 1), UNIT, np.int64)
     return np.concatenate([constant, reference], 1)
 
 

@@ -8,6 +8,9 @@
 What both ends learn of a flow (basis, step, drift map, statistics of the entropy coder) is a `FlowState` beside
 the references. It changes with every packet, and the digest of a packet says which state it builds on; a packet
 that is self-contained begins a new state and empties the references.
+
+The step of the first packet is the unit of all that follows (eight units, that is). A packet whose codes have another
+step says so with a byte, and it lasts until the next that does; coordinates and references keep their unit.
 """
 
 import zlib
@@ -21,8 +24,8 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from splitcom.codecs.basis import Basis, mean_of, shift_of, spread_of
-from splitcom.codecs.codec import Codec, Decoded, Encoded, check_batch, still_fit
+from splitcom.codecs.basis import UNIT, Basis, mean_of, shift_of, spread_of
+from splitcom.codecs.codec import Codec, Decoded, Encoded, Knob, check_batch, still_fit
 from splitcom.codecs.coder import BitModel, Coder, MatrixModel, Reader, Writer, code_uints
 from splitcom.codecs.drift import Update, code_update, fit, predicted, updated
 from splitcom.codecs.packet import read_prefix, write_prefix
@@ -47,6 +50,8 @@ from splitcom.codecs.wire import Reader as ByteReader
 from splitcom.errors import CodecError, PacketError
 
 _DIMENSION_BITS = 12
+_UNITS_BITS = 8
+_MAX_UNITS = (1 << _UNITS_BITS) - 1
 _MIN_STEP = 1e-30
 
 
@@ -84,7 +89,8 @@ class Uniform(Stage):
 
     Args:
         step: in units of the root mean square of the values around their mean over the tokens (around zero, where klt
-            keeps the sum): of each packet, or with `predict`, of the first.
+            keeps the sum): of each packet, or with `predict`, of the first. A controller can set another for a packet,
+            from 1/8 to 32 times this one in eighths of it.
         dead_zone: values up to this part of a step beyond half a step are taken for zero.
     """
 
@@ -130,6 +136,7 @@ class _Flow:
             "mean": np.zeros(hidden, np.int64),
             "rows": np.zeros((0, hidden), np.int64),
             "step": np.zeros(1, np.int64),
+            "units": np.array([UNIT]),
             "counts": codes.bits.counts,
             "means": codes.means,
             "modes": ModeModel.new().bits.counts,
@@ -166,8 +173,22 @@ class _Flow:
 
     @property
     def step(self) -> float:
-        """The step."""
+        """The step that the coordinates' unit is an eighth of."""
         return float((self.step_bits << 16).astype(np.int32).view(np.float32)[0])
+
+    @property
+    def units(self) -> int:
+        """Units in a step of the codes."""
+        return int(self.state.arrays["units"][0])
+
+    def code_units(self, coder: Coder, units: int | None) -> None:
+        """Code another number of units than in the packet before."""
+        coded = code_uints(coder, None if units is None else np.array([units]), 1, _UNITS_BITS)
+        if coded[0] in (0, self.units):
+            raise PacketError(
+                f"a step of {coded[0]} units after one of {self.units}; it must be another, not 0"
+            )
+        self.state.arrays["units"] = coded
 
 
 @dataclass(frozen=True)
@@ -213,6 +234,12 @@ class LatticeCodec(Codec):
     def needs_references(self) -> bool:
         return True
 
+    @property
+    @override
+    def knob(self) -> Knob:
+        step = self._uniform.step
+        return Knob("step", step, (step / UNIT, step * _MAX_UNITS / UNIT), saves_upwards=True)
+
     @cached_property
     def _predict(self) -> Predict | None:
         return next((stage for stage in self.stages if isinstance(stage, Predict)), None)
@@ -237,8 +264,7 @@ class LatticeCodec(Codec):
         seed: int = 0,
         projection_seed: int = 0,
     ) -> Encoded:
-        if threshold is not None:
-            raise CodecError(f'threshold {threshold:g} is given, but "{self}" has no temporal stage')
+        units = UNIT if threshold is None else self._units(threshold)
         ids = [int(sample_id) for sample_id in ids]
         store, dims = self._given(references), min(self._klt.dims, batch.hidden)
         fresh = self_contained or store.flow is None
@@ -248,10 +274,15 @@ class LatticeCodec(Codec):
         known = still_fit(found, lengths)
         flow = _Flow.after(None if fresh else store.flow, dims, batch.hidden)
         chain = None if fresh else flow.state.chain
-        prefix = write_prefix(self.fingerprint, ids, lengths, known, found, batch.hidden, False, chain)
+        changes_step = units != flow.units
+        prefix = write_prefix(
+            self.fingerprint, ids, lengths, known, found, batch.hidden, False, chain, changes_step
+        )
 
         tokens = self._tokens(store, ids, lengths, known, dims, fresh)
         writer = Writer()
+        if changes_step:
+            flow.code_units(writer, units)
         self._code_head(writer, flow, self._head(values, flow, fresh), fresh, len(values))
         body = self._body(flow.basis.forward(values, flow.step), tokens, flow)
         body, coordinates = self._code_body(writer, flow, body, tokens)
@@ -284,6 +315,8 @@ class LatticeCodec(Codec):
 
         tokens = self._tokens(store, ids, lengths, known, dims, fresh)
         bits = Reader(reader.rest())
+        if header.changes_step:
+            flow.code_units(bits, None)
         self._code_head(bits, flow, None, fresh, int(lengths.sum()))
         body, coordinates = self._code_body(bits, flow, None, tokens)
         values = self._code_end(bits, flow, coordinates, device)
@@ -294,6 +327,12 @@ class LatticeCodec(Codec):
         return Decoded(
             Ragged(values, torch.from_numpy(lengths)), ids, torch.from_numpy(_skipped(body, tokens))
         )
+
+    def _units(self, step: float) -> int:
+        """The whole number of units that is nearest to a step in the units of `uniform`."""
+        if not step > 0:
+            raise CodecError(f'step {step:g} is given for "{self}"; it must be above 0')
+        return round(min(max(step / self._uniform.step * UNIT, 1), _MAX_UNITS))
 
     def _tokens(
         self, store: ReferenceStore, ids: list[int], lengths: Ints, known: Bools, dims: int, fresh: bool
@@ -326,7 +365,9 @@ class LatticeCodec(Codec):
         if fresh and self._klt.centre == "mean":
             basis = Basis(mean_of(values, flow.step), basis.rows)
         most = self._room(basis, *values.shape)
-        rows = basis.missing(values, flow.step, most, self._klt.threshold) if most else basis.rows[:0]
+        rows = basis.rows[:0]
+        if most:
+            rows = basis.missing(values, flow.step, most, self._klt.threshold, flow.units)
         return _Head(flow.step_bits, basis.mean, rows)
 
     def _code_head(self, coder: Coder, flow: _Flow, head: _Head | None, fresh: bool, num_tokens: int) -> None:
@@ -351,16 +392,18 @@ class LatticeCodec(Codec):
     def _body(self, coordinates: Floats, tokens: _Tokens, flow: _Flow) -> _Body:
         dims = coordinates.shape[1]
         if self._predict is None:
-            codes = quantized(coordinates, self._uniform.dead_zone)
+            codes = quantized(coordinates, self._uniform.dead_zone, flow.units)
             return _Body(None, Modes.all_usual(len(codes)), codes)
         own = tokens.reference[:, :dims]
         update = None
         if tokens.known.any():
             rows = np.repeat(tokens.known, tokens.lengths)
-            update = fit(coordinates[rows], own[rows], flow.drift_of(dims), self._predict.rank)
+            update = fit(coordinates[rows], own[rows], flow.drift_of(dims), self._predict.rank, flow.units)
             own, _ = _moved(own, rows, flow.drift_of(dims), update)
         window = tokens.window(dims, bool(self._predict.window))
-        modes, codes = plan(coordinates, own, tokens.known, tokens.lengths, window, self._uniform.dead_zone)
+        modes, codes = plan(
+            coordinates, own, tokens.known, tokens.lengths, window, self._uniform.dead_zone, flow.units
+        )
         return _Body(update, modes, codes)
 
     def _code_body(
@@ -381,10 +424,10 @@ class LatticeCodec(Codec):
         kinds = (modes.usual & np.repeat(tokens.known, tokens.lengths)).astype(np.int64)
         codes = flow.codes.code(coder, None if body is None else body.codes, num_tokens, dims, kinds)
         if self._predict is None:
-            coordinates = restore(np.zeros_like(codes), codes)
+            coordinates = restore(np.zeros_like(codes), codes, flow.units)
         else:
             window = tokens.window(dims, bool(self._predict.window))
-            coordinates = replay(modes, codes, own, tokens.known, tokens.lengths, window)
+            coordinates = replay(modes, codes, own, tokens.known, tokens.lengths, window, flow.units)
         return _Body(update, modes, codes), coordinates
 
     def _code_end(
@@ -401,14 +444,14 @@ class LatticeCodec(Codec):
         if self._klt.centre == "sum":
             if values is not None:
                 missed = values.double().cpu() - flow.basis.inverse(coordinates, flow.step, "cpu")
-                shift = shift_of(missed.mean(0), flow.step, len(values))[None]
+                shift = shift_of(missed.mean(0), flow.step * flow.units / UNIT, len(values))[None]
             shift = flow.shift.code(coder, shift, 1, len(flow.basis.mean))[0]
             check = zlib.crc32(shift.astype("<i8").tobytes(), check)
         # the two ends must not drift apart unseen, and truncated bits read as others
         check &= 0xFFFF
         if code_uints(coder, np.array([check]), 1, 16) != check:
             raise PacketError("the packet is damaged: its checksum does not fit")
-        return flow.basis.inverse(coordinates, flow.step, device, shift)
+        return flow.basis.inverse(coordinates, flow.step, device, shift, flow.units)
 
     def _commit(
         self,

@@ -36,6 +36,7 @@ def write_prefix(
     hidden: int,
     stored: bool,
     chain: int | None = None,
+    changes_step: bool = False,
 ) -> bytes:
     """Everything before the body: see `wire`. `chain` is that of the flow state which the packet builds on."""
     uses_references = bool(known.any()) or chain is not None
@@ -48,6 +49,7 @@ def write_prefix(
         length_width=uint_width(new_lengths),
         known=uses_references,
         stored=stored,
+        changes_step=changes_step,
     )
     parts = [header.pack(), pack_uints(ids, header.id_width)]
     if uses_references:

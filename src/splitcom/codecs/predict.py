@@ -1,6 +1,7 @@
 """Prediction of tokens: from their own reference moved by a shared linear map, or from a recent similar token.
 
-Everything is in integer coordinates (see `basis`), so that both ends predict the same to the last bit.
+Everything is in integer coordinates (see `basis`), so that both ends predict the same to the last bit. A step is
+a whole number of their units, and may be another one in every packet: references stay as they are.
 
     own reference ─► + drift map ─┐
     recent tokens ─► pointer ─────┼─► the cheapest ─► prediction ─► + step · code ─► coordinates
@@ -15,7 +16,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from splitcom.codecs.basis import COORDINATE_BITS
 from splitcom.codecs.coder import BitModel, Coder, code_uints
 from splitcom.codecs.stage import ArgumentError, Place, Stage, register
 from splitcom.codecs.wire import Bools, Ints
@@ -23,8 +23,6 @@ from splitcom.codecs.wire import Bools, Ints
 Floats = npt.NDArray[np.float64]
 Points = npt.NDArray[np.float32]
 
-UNIT = 1 << COORDINATE_BITS
-"""Coordinate units in a step."""
 _FLAG_BITS = 4  # about what it costs to depart from the usual prediction
 _RUN = 64  # tokens that are looked at before the next jump is known
 LIMIT = 1 << 15
@@ -153,17 +151,24 @@ class Window:
         return predicted
 
 
-def spent(residual: Floats | Ints) -> Floats:
+def spent(residual: Floats | Ints, units: int) -> Floats:
     """About the bits that a residual `[..., directions]` costs, its error included as what it would cost."""
-    return np.asarray(np.log2(1.0 + (residual * (2.0 / UNIT)) ** 2).sum(-1))
+    return np.asarray(np.log2(1.0 + (residual * (2.0 / units)) ** 2).sum(-1))
 
 
 def plan(
-    coordinates: Floats, own: Ints, known: Bools, lengths: Ints, window: Window, dead_zone: float
+    coordinates: Floats,
+    own: Ints,
+    known: Bools,
+    lengths: Ints,
+    window: Window,
+    dead_zone: float,
+    units: int,
 ) -> tuple[Modes, Ints]:
     """Modes and codes: the cheapest prediction of each token, chosen greedily from left to right; only the sender does.
 
-    `own` `[tokens, directions]` is what each token's own reference predicts, of samples that are `known`.
+    `own` `[tokens, directions]` is what each token's own reference predicts, of samples that are `known`; `units` is
+    the step of the codes.
     """
     modes = Modes.all_usual(len(coordinates))
     codes = np.zeros_like(own)
@@ -173,18 +178,20 @@ def plan(
         end, start = end + length, end
         rows = slice(start, end)
         predicted = own[rows]
-        if not is_known or quantized(coordinates[rows] - predicted, dead_zone).any():
-            chosen = _choose(coordinates[rows], own[rows] if is_known else None, window)
+        if not is_known or quantized(coordinates[rows] - predicted, dead_zone, units).any():
+            chosen = _choose(coordinates[rows], own[rows] if is_known else None, window, units)
             modes.usual[rows], modes.jump[rows], modes.zero[rows] = chosen.usual, chosen.jump, chosen.zero
             distances.append(chosen.distances)
             predicted = predict_sample(chosen, own[rows] if is_known else None, window)
-        codes[rows] = quantized(coordinates[rows] - predicted, dead_zone)
-        window.append(restore(predicted, codes[rows]))
+        codes[rows] = quantized(coordinates[rows] - predicted, dead_zone, units)
+        window.append(restore(predicted, codes[rows], units))
     modes.distances = np.concatenate([*distances, modes.distances])
     return modes, codes
 
 
-def replay(modes: Modes, codes: Ints, own: Ints, known: Bools, lengths: Ints, window: Window) -> Ints:
+def replay(
+    modes: Modes, codes: Ints, own: Ints, known: Bools, lengths: Ints, window: Window, units: int
+) -> Ints:
     """The coordinates that the sender had planned."""
     restored = np.zeros_like(own)
     end = first = 0
@@ -196,7 +203,7 @@ def replay(modes: Modes, codes: Ints, own: Ints, known: Bools, lengths: Ints, wi
         first += num_jumps
         sample = Modes(modes.usual[rows], modes.jump[rows], modes.zero[rows], distances)
         predicted = predict_sample(sample, own[rows] if is_known else None, window)
-        restored[rows] = restore(predicted, codes[rows])
+        restored[rows] = restore(predicted, codes[rows], units)
         window.append(restored[rows])
     return restored
 
@@ -207,30 +214,30 @@ def predict_sample(modes: Modes, own: Ints | None, window: Window) -> Ints:
     return pointed if own is None else np.where(modes.usual[:, None], own, pointed)
 
 
-def quantized(residual: Floats, dead_zone: float) -> Ints:
+def quantized(residual: Floats, dead_zone: float, units: int) -> Ints:
     """Steps nearest to a residual; `dead_zone` of a step more is taken for zero on both sides of it."""
-    steps = np.abs(residual) / UNIT
+    steps = np.abs(residual) / units
     codes = np.where(steps < 0.5 + dead_zone, 0.0, np.rint(steps).clip(1)) * np.sign(residual)
     return np.asarray(codes.clip(-LIMIT, LIMIT).astype(np.int64))
 
 
-def restore(predicted: Ints, codes: Ints) -> Ints:
-    """Coordinates from a prediction and what it missed."""
-    return (predicted + UNIT * codes).clip(-LIMIT, LIMIT)
+def restore(predicted: Ints, codes: Ints, units: int) -> Ints:
+    """Coordinates from a prediction and what it missed, in steps of `units`."""
+    return (predicted + units * codes).clip(-LIMIT, LIMIT)
 
 
-def _choose(coordinates: Floats, own: Ints | None, window: Window) -> Modes:
+def _choose(coordinates: Floats, own: Ints | None, window: Window, units: int) -> Modes:
     num_tokens = len(coordinates)
     modes = Modes.all_usual(num_tokens)
-    zero_cost = spent(coordinates) + _FLAG_BITS
-    usual_cost = None if own is None else spent(coordinates - own)
-    jump_cost, best = _jumps(coordinates, own, window)
+    zero_cost = spent(coordinates, units) + _FLAG_BITS
+    usual_cost = None if own is None else spent(coordinates - own, units)
+    jump_cost, best = _jumps(coordinates, own, window, units)
     distances = []
     start, pointer = 0, window.pointers(modes.jump[:1], modes.distances)[0]
     while start < num_tokens:
         # the pointer runs on until the first jump
         run = slice(start, min(start + _RUN, num_tokens))
-        pointed = spent(coordinates[run] - window.at(pointer + np.arange(run.stop - start)))
+        pointed = spent(coordinates[run] - window.at(pointer + np.arange(run.stop - start)), units)
         usual = pointed if usual_cost is None else usual_cost[run]
         choice = np.argmin([usual, jump_cost[run], zero_cost[run], pointed + _FLAG_BITS], axis=0)
         jumps = np.flatnonzero(choice == 1)
@@ -246,7 +253,7 @@ def _choose(coordinates: Floats, own: Ints | None, window: Window) -> Modes:
     return modes
 
 
-def _jumps(coordinates: Floats, own: Ints | None, window: Window) -> tuple[Floats, Ints]:
+def _jumps(coordinates: Floats, own: Ints | None, window: Window, units: int) -> tuple[Floats, Ints]:
     """What a jump of each token costs, and where it goes; infinite where it cannot pay."""
     cost, best = np.full(len(coordinates), np.inf), np.zeros(len(coordinates), np.int64)
     if window.size:
@@ -254,9 +261,8 @@ def _jumps(coordinates: Floats, own: Ints | None, window: Window) -> tuple[Float
         some = np.arange(len(cost))
         if own is not None:  # whose codes cost more than a pointer
             missed = coordinates - own
-            some = np.flatnonzero(
-                spent(missed) - spent(missed - UNIT * np.rint(missed / UNIT)) > pointer_bits
-            )
+            rest = missed - units * np.rint(missed / units)
+            some = np.flatnonzero(spent(missed, units) - spent(rest, units) > pointer_bits)
         best[some] = window.nearest(coordinates[some])
-        cost[some] = spent(coordinates[some] - window.at(best[some])) + pointer_bits
+        cost[some] = spent(coordinates[some] - window.at(best[some]), units) + pointer_bits
     return cost, best

@@ -42,10 +42,13 @@ class Header(NamedTuple):
     """The packet builds on references: a bitmap of them and their digest follow the ids."""
     stored: bool
     """The body did not shrink and was left as it was."""
+    changes_step: bool = False
+    """The codec's step is another than in the packet before; the body begins with it."""
 
     def pack(self) -> bytes:
         """Serialise to `HEADER_BYTES` bytes."""
-        widths, flags = self.id_width | self.length_width << 4, self.known | self.stored << 1
+        widths = self.id_width | self.length_width << 4
+        flags = self.known | self.stored << 1 | self.changes_step << 2
         return _LAYOUT.pack(_MAGIC, WIRE_VERSION, self.fingerprint, self.batch, self.hidden, widths, flags)
 
     @classmethod
@@ -59,11 +62,12 @@ class Header(NamedTuple):
         if version != WIRE_VERSION:
             raise PacketError(f"packet of wire version {version}; this side speaks {WIRE_VERSION}")
         id_width, length_width = widths & 15, widths >> 4
-        if not (1 <= id_width <= 8 and 1 <= length_width <= 8 and batch and hidden) or flags > 3:
+        if not (1 <= id_width <= 8 and 1 <= length_width <= 8 and batch and hidden) or flags > 7:
             raise PacketError(
                 f"impossible header: batch {batch}, hidden {hidden}, widths {widths:#04x}, flags {flags:#04x}"
             )
-        return cls(fingerprint, batch, hidden, id_width, length_width, bool(flags & 1), bool(flags & 2))
+        bits = (bool(flags >> bit & 1) for bit in range(3))
+        return cls(fingerprint, batch, hidden, id_width, length_width, *bits)
 
 
 class Reader:

@@ -1,4 +1,4 @@
-"""How careful to be: controllers that set a flow's threshold from what each round has shown.
+"""How careful to be: controllers that set a flow's threshold or step from what each round has shown.
 
 Read `controller` first, then `spec` for the language and one of the others.
 """

@@ -49,11 +49,15 @@ class ArgumentError(ValueError):
 class Controller(ABC):
     """Sets a threshold for each round: a dataclass whose fields are the arguments in the mini-language.
 
+    Where a codec has no gate but a quantiser with a step, it is the step that is called so here.
+
     Fields may be `int` or `float`; `__post_init__` raises ArgumentError where one is out of range. What a controller
     does follows from its arguments, its seed and what it has observed.
     """
 
     name: ClassVar[str]
+    saves_upwards: ClassVar[bool] = False
+    """Whether it sets more in order to send less, and so fits only where that is right."""
     seed: int = field(default=0, kw_only=True)
 
     @property

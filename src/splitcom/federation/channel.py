@@ -39,7 +39,7 @@ class Channel:
         self.client = client
         self.codec = codec
         self.references = references
-        self.steered: float | None = None  # the threshold that a controller has set
+        self.steered: float | None = None  # the threshold or step that a controller has set
         self.traffic = Traffic()
         self._seed = seed
 
@@ -76,8 +76,10 @@ class Channel:
 
     @property
     def threshold(self) -> float | None:
-        """What the sender goes by; None where the codec has none."""
-        return self.codec.threshold if self.steered is None else self.steered
+        """What the sender goes by, a threshold or a step; None where the codec has neither."""
+        if self.steered is not None or self.codec.knob is None:
+            return self.steered
+        return self.codec.knob.value
 
     def take_traffic(self) -> Traffic:
         """What has passed since the last call."""
@@ -96,7 +98,7 @@ Channels = Mapping[str, Channel]
 def steer(channels: Channels, thresholds: Mapping[str, float]) -> None:
     """Set the thresholds of these flows; the others go back to those of their codecs."""
     for flow, channel in channels.items():
-        if channel.codec.threshold is not None:
+        if channel.codec.knob is not None:
             channel.steered = thresholds.get(flow)
 
 

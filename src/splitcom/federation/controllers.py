@@ -1,4 +1,4 @@
-"""The controllers of a run, all at the server: it sees the held-out loss, and tells everybody the thresholds.
+"""The controllers of a run, all at the server: it sees the held-out loss, and tells all the thresholds and steps.
 
 lines of metrics.jsonl ─► Feedback of a flow ─► controller ─► threshold ─► round_start ─► both ends of the flow
 """

@@ -1,6 +1,6 @@
 """What predict > klt > uniform > range promises: the same integers at both ends, and few of them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +9,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from splitcom.codecs import MemoryReferences, Ragged, parse
-from splitcom.codecs.basis import Basis
-from splitcom.codecs.coder import MAX_MAGNITUDE, MatrixModel, Reader, Writer, code_uints
+from splitcom.codecs import Codec, MemoryReferences, Ragged, lattice, parse
+from splitcom.codecs.basis import UNIT, Basis
+from splitcom.codecs.coder import MAX_MAGNITUDE, Coder, MatrixModel, Reader, Writer, code_uints
 from splitcom.codecs.drift import code_update, fit, moved, predicted, updated
-from splitcom.codecs.predict import UNIT, ModeModel, Window, plan, replay, restore
-from splitcom.errors import PacketError
+from splitcom.codecs.predict import ModeModel, Window, plan, replay, restore
+from splitcom.errors import CodecError, PacketError
 
 few = settings(deadline=None, max_examples=40)
 
@@ -107,26 +107,32 @@ def test_what_is_left_over_or_ends_in_zero_is_refused() -> None:
 
 
 @few
-@given(st.integers(0, 1000), st.lists(st.tuples(st.integers(1, 9), st.booleans()), min_size=1, max_size=5))
-def test_the_receiver_replays_what_the_sender_planned(seed: int, samples: list[tuple[int, bool]]) -> None:
+@given(
+    st.integers(0, 1000),
+    st.lists(st.tuples(st.integers(1, 9), st.booleans()), min_size=1, max_size=5),
+    st.integers(1, 255),
+)
+def test_the_receiver_replays_what_the_sender_planned(
+    seed: int, samples: list[tuple[int, bool]], units: int
+) -> None:
     lengths, known = np.array([n for n, _ in samples]), np.array([flag for _, flag in samples])
     tokens = int(lengths.sum())
     recent = np.rint(coordinates_of(seed, 12, 5)).astype(np.int64)
     coordinates = recent[draws(seed).integers(0, 12, tokens)] + coordinates_of(seed + 1, tokens, 5, 8.0)
     own = np.where(np.repeat(known, lengths)[:, None], np.rint(coordinates).astype(np.int64) + 3, 0)
-    modes, codes = plan(coordinates, own, known, lengths, Window(recent, tokens), 0.0)
+    modes, codes = plan(coordinates, own, known, lengths, Window(recent, tokens), 0.0, units)
     writer, width = Writer(), int(12 + tokens).bit_length()
     ModeModel.new().code(writer, modes, known, lengths, width)
     read = ModeModel.new().code(Reader(writer.finish()), None, known, lengths, width)
     assert np.array_equal(read.usual, modes.usual) and np.array_equal(read.distances, modes.distances)
-    restored = replay(read, codes, own, known, lengths, Window(recent, tokens))
-    assert np.abs(restored - coordinates).max() <= UNIT / 2
-    again = replay(modes, codes, own, known, lengths, Window(recent, tokens))
+    restored = replay(read, codes, own, known, lengths, Window(recent, tokens), units)
+    assert np.abs(restored - coordinates).max() <= units / 2
+    again = replay(modes, codes, own, known, lengths, Window(recent, tokens), units)
     assert np.array_equal(restored, again)
 
 
 def test_coordinates_stay_within_their_limit() -> None:
-    far = restore(np.array([[1 << 15, -(1 << 15)]]), np.array([[MAX_MAGNITUDE, -MAX_MAGNITUDE]]))
+    far = restore(np.array([[1 << 15, -(1 << 15)]]), np.array([[MAX_MAGNITUDE, -MAX_MAGNITUDE]]), 255)
     assert far.tolist() == [[1 << 15, -(1 << 15)]]
 
 
@@ -206,6 +212,78 @@ def test_an_unchanged_sample_soon_costs_little_more_than_its_header() -> None:
     batch = batch_of(low_rank_tokens(0, 80), [20] * 4)
     sizes = [len(codec.encode(batch, [1, 2, 3, 4], store).packet) for _ in range(4)]
     assert sizes[-1] < 40 < sizes[0] / 20
+
+
+def visits_of(codec: Codec, steps: Sequence[float | None]) -> list[tuple[int, float]]:
+    """Bytes and relative error of slowly moving samples, one packet for each step."""
+    sender, receiver = MemoryReferences(), MemoryReferences()
+    seen = []
+    for visit, step in enumerate(steps):
+        values = low_rank_tokens(0, 200) + 0.05 * low_rank_tokens(1 + visit, 200)
+        encoded = codec.encode(batch_of(values, [50] * 4), [1, 2, 3, 4], sender, threshold=step)
+        decoded = codec.decode(encoded.packet, receiver).batch.values
+        assert torch.equal(decoded, encoded.reconstruction.values)
+        error = float(np.linalg.norm(decoded.numpy() - values) / np.linalg.norm(values))
+        seen.append((len(encoded.packet), error))
+    return seen
+
+
+@pytest.mark.parametrize("step", [0.15, 0.6])
+@pytest.mark.parametrize("text", [CODEC, CODEC.replace("klt(24)", "klt(24, centre=sum)")])
+def test_a_step_that_is_set_is_as_good_as_one_in_the_text(text: str, step: float) -> None:
+    steered = visits_of(parse(text), [step] * 4)
+    written = visits_of(parse(text.replace("uniform(0.3)", f"uniform({step})")), [None] * 4)
+    for (size, error), (size_of_text, error_of_text) in zip(steered, written, strict=True):
+        assert size <= 1.05 * size_of_text + 4
+        assert error <= 1.02 * error_of_text
+
+
+def test_a_step_that_stays_costs_nothing_and_a_change_of_it_next_to_nothing() -> None:
+    codec, batch = parse(CODEC), batch_of(low_rank_tokens(0, 80), [20] * 4)
+    plain, steered = MemoryReferences(), MemoryReferences()
+    for _ in range(3):
+        packet = codec.encode(batch, [1, 2, 3, 4], plain).packet
+        assert codec.encode(batch, [1, 2, 3, 4], steered, threshold=0.3).packet == packet
+    unchanged = codec.encode(batch, [1, 2, 3, 4], plain).packet  # all of it is predicted, at any step
+    changed = codec.encode(batch, [1, 2, 3, 4], steered, threshold=0.6).packet
+    assert len(changed) <= len(unchanged) + 4  # the coder writes words of four bytes
+
+
+def test_a_step_changes_from_packet_to_packet_and_references_stay() -> None:
+    sizes, errors = zip(*visits_of(parse(CODEC), [0.3, 0.3, 1.2, 0.1, 0.1, 0.3]), strict=True)
+    assert sizes[2] < sizes[1] < sizes[4] < sizes[3] < sizes[0]
+    assert errors[3] < errors[1] < errors[2] and errors[4] < errors[1]
+
+
+def test_a_step_is_a_whole_number_of_units_within_its_limits() -> None:
+    codec = parse(CODEC)
+    assert codec.knob is not None
+    assert (codec.knob.name, codec.knob.value) == ("step", 0.3)
+    assert codec.knob.limits == pytest.approx((0.3 / 8, 0.3 * 255 / 8))
+    for step, units in ((0.3, 8), (0.31, 8), (0.35, 9), (1e-9, 1), (float("inf"), 255)):
+        store = MemoryReferences()
+        codec.encode(batch_of(low_rank_tokens(0, 8), [8]), [0], store, threshold=step)
+        assert store.flow is not None and store.flow.arrays["units"] == units
+    for step in (0.0, -1.0, float("nan")):
+        with pytest.raises(CodecError, match="must be above 0"):
+            codec.encode(batch_of(low_rank_tokens(0, 8), [8]), [0], MemoryReferences(), threshold=step)
+
+
+@pytest.mark.parametrize("units", [0, UNIT])
+def test_a_step_that_no_sender_would_send_is_refused(monkeypatch: pytest.MonkeyPatch, units: int) -> None:
+    """Nothing, and what it is already."""
+    codec, store = parse(CODEC), MemoryReferences()
+
+    def hostile(flow: lattice._Flow, coder: Coder, _: int | None) -> None:
+        code_uints(coder, np.array([units]), 1, 8)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lattice._Flow, "code_units", hostile)
+        batch = batch_of(low_rank_tokens(0, 8), [8])
+        packet = codec.encode(batch, [0], MemoryReferences(), threshold=0.6).packet
+    with pytest.raises(PacketError, match=f"a step of {units} units after one of 8"):
+        codec.decode(packet, store)
+    assert store.flow is None
 
 
 def test_directions_are_added_when_they_are_needed() -> None:
