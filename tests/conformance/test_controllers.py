@@ -14,6 +14,7 @@ TEXTS = {
     "cosine": "cosine(3.5, -1.0)",
     "bangbang": "bangbang(0.9, 0.995, band=0.02)",
     "ddpg": "ddpg(0.9, 0.995, warmup=2, updates=1)",
+    "rate": "rate(1.5, 0.5, 8.0)",
 }
 ROUNDS = 8
 

@@ -15,6 +15,15 @@ CODECS = {
     "flows.gradient_down.codec": "temporal(0.5) > int8",
     "training.rounds": 4,
 }
+PREDICTED = {
+    "flows.activation_up.codec": "predict > klt(16) > uniform(0.5, dead_zone=0.3) > range",
+    "flows.gradient_down.codec": "predict(window=0) > klt(16, threshold=0.3, centre=sum) > uniform(2) > range",
+    "training.rounds": 4,
+}
+STEPS = {
+    "flows.activation_up.controller": "rate(2.0, 0.25, 4.0)",
+    "flows.gradient_down.controller": "linear(2.0, 8.0)",
+}
 DDPG = {"flows.activation_up.controller": "ddpg(0.5, 1.0, warmup=1, updates=2)"}
 
 
@@ -95,6 +104,33 @@ def test_a_run_with_an_agent_resumes_to_the_same_bits(tiny_config, tmp_path):
         assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
 
 
+def test_steps_of_predicting_codecs_are_steered_resumed_or_not(tiny_config, tmp_path):
+    config = tiny_config.override(PREDICTED | STEPS)
+    plain = train(tiny_config.override(PREDICTED), tmp_path / "plain")
+    straight = train(config, tmp_path / "straight")
+    with pytest.raises(Stop):
+        train(config, tmp_path / "halted", observer=StopAt(3))
+    resumed = train(config, tmp_path / "halted", resume=True)
+    assert thresholds_of(plain, "activation_up") == [0.5] * 4
+    steps = thresholds_of(straight, "activation_up")
+    assert steps[0] == 1.0 and steps[1] == 2.0  # the first round of a tiny run is all basis
+    assert thresholds_of(resumed, "activation_up") == steps
+    assert thresholds_of(straight, "gradient_down") == [2.0, 3.5, 5.0, 6.5]
+    for flow in ("activation_up", "gradient_down"):
+        assert straight.result["bytes"][flow] < 0.9 * plain.result["bytes"][flow]
+        assert straight.result["bytes"][flow] == resumed.result["bytes"][flow]
+    one, other = (load_file(run.adapter / "adapter_model.safetensors") for run in (straight, resumed))
+    assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+
+
+def test_a_finer_step_sends_more(tiny_config, tmp_path):
+    sent = {}
+    for text in ("fixed(0.125)", "fixed(0.5)"):
+        config = tiny_config.override(PREDICTED | {"flows.activation_up.controller": text})
+        sent[text] = train(config, tmp_path / text).result["bytes"]["activation_up"]
+    assert sent["fixed(0.125)"] > 1.5 * sent["fixed(0.5)"]
+
+
 def test_an_agent_starts_from_another_run(tiny_config, tmp_path):
     first = train(tiny_config.override(CODECS | DDPG), tmp_path / "first")
     config = tiny_config.override(CODECS | DDPG | {"control.start_from": str(first.folder)})
@@ -133,6 +169,12 @@ def test_a_run_to_start_from_must_fit_before_anything_is_written(
         ({"control.controller": "fixed(2.0)"}, "thresholds of 2 to 2"),
         ({"control.controller": "fixed(0.9)", "flows.activation_up.codec": "fp16",
           "flows.gradient_down.codec": "fp16"}, "no flow has a threshold or step"),
+        ({"control.controller": "fixed(0.9)", "flows.gradient_down.codec": PREDICTED["flows.gradient_down.codec"]},
+         r"control\.controller.*would set the threshold of activation_up and the step of gradient_down"),
+        (PREDICTED | {"flows.activation_up.controller": "rate(1.0, 0.01, 4.0)"},
+         r"flows\.activation_up\.controller.*sets steps of 0\.01 to 4; those of 'predict.*lie in 0\.0625 to 15\.9375"),
+        ({"flows.activation_up.controller": "rate(1.0, 0.5, 0.9)"},
+         r"flows\.activation_up\.controller.*sends more by a higher threshold"),
     ],
 )  # fmt: skip
 def test_a_controller_that_can_set_nothing_is_refused(tiny_config, changes, message):

@@ -1,0 +1,87 @@
+"""A step that follows what has been sent, so that a run ends with the traffic it may have."""
+
+from dataclasses import dataclass, field
+from math import exp, log, sqrt
+
+from splitcom.control.controller import ArgumentError, Controller, Feedback, State, register
+
+_GAIN = 2 / 3  # of steps to bytes, in logarithms: right where bytes go with step^-1.5, stable up to step^-3
+_MOST = log(2.0)  # that a round changes the step by
+
+
+@register
+@dataclass(eq=False)
+class Rate(Controller):
+    """Holds a budget over the whole run; for steps, and whatever else sends less the higher it is.
+
+        what is left to send ÷ what is left to come, uncompressed ──┐
+                                                                    ├─► ratio ─► step · ratio^(2/3), at most doubled
+        what the last round has sent ÷ what it was, uncompressed ───┘                              or halved
+
+    What one round is too dear, the first one above all, the rounds after it make up for.
+
+    Args:
+        percent: of the uncompressed bytes that the run may send.
+        low: lowest step. The first is the geometric mean of the two.
+        high: highest step.
+    """
+
+    name = "rate"
+    saves_upwards = True
+
+    percent: float
+    low: float
+    high: float
+    _step: float = field(default=0.0, init=False)
+    _sent: int = field(default=0, init=False)
+    _uncompressed: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        for argument, is_right, expected in (
+            ("percent", self.percent > 0, "must be above 0"),
+            ("low", self.low > 0, "must be above 0"),
+            ("high", self.low < self.high, f"must be above low, {self.low:g}"),
+        ):
+            if not is_right:
+                raise ArgumentError(argument, f"{expected}, not {getattr(self, argument):g}")
+        self._step = self._first
+
+    @property
+    def _first(self) -> float:
+        return sqrt(self.low * self.high)
+
+    @property
+    def threshold(self) -> float:
+        """The step of the next round."""
+        return self._step
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Of the steps."""
+        return self.low, self.high
+
+    def observe(self, feedback: Feedback) -> None:
+        """Compare what the round has cost with what the rest of the run may."""
+        if feedback.round == 0:
+            self._step, self._sent, self._uncompressed = self._first, 0, 0
+        self._sent += feedback.sent_bytes
+        self._uncompressed += feedback.uncompressed_bytes
+        if not feedback.sent_bytes or not 0 < feedback.progress < 1:
+            return
+        to_come = self._uncompressed / feedback.progress - self._uncompressed
+        allowed = self.percent / 100 * (self._uncompressed + to_come) - self._sent
+        change = _MOST
+        if allowed > 0:
+            ratio = feedback.sent_bytes / feedback.uncompressed_bytes * to_come / allowed
+            change = min(max(_GAIN * log(ratio), -_MOST), _MOST)
+        self._step = min(max(self._step * exp(change), self.low), self.high)
+
+    def state(self) -> State:
+        """The step, and what has been sent so far."""
+        return State(scalars={"step": self._step, "sent": self._sent, "uncompressed": self._uncompressed})
+
+    def load_state(self, state: State) -> None:
+        """Go on from there."""
+        scalars = state.scalars
+        self._step = float(scalars["step"])
+        self._sent, self._uncompressed = int(scalars["sent"]), int(scalars["uncompressed"])
