@@ -135,6 +135,9 @@ def _packets(codec: Codec) -> list[bytes]:
         batch = Ragged(torch.ones(sum(tokens), hidden), torch.tensor(tokens))
         packets.append(codec.encode(batch, range(4, 4 + len(tokens)), MemoryReferences()).packet)
     packets.append(packets[3].replace(b"\4\5\6\7", b"\4\4\6\7", 1))  # an id twice
+    if codec.knob is not None and codec.knob.name == "step":
+        steered = codec.encode(Ragged(later, lengths), IDS, sender, threshold=0.4, self_contained=True)
+        packets.append(steered.packet)
     if any(isinstance(stage, Zstd) for stage in codec.stages):
         prefix = packets[4][: HEADER_BYTES + 2]  # one id and one length of a byte each
         packets.append(prefix + _bomb())
