@@ -5,7 +5,7 @@ from math import exp, log, sqrt
 
 from splitcom.control.controller import ArgumentError, Controller, Feedback, State, register
 
-_GAIN = 2 / 3  # of steps to bytes, in logarithms: right where bytes go with step^-1.5, stable up to step^-3
+_STEADY, _PASSING = 1.5, 1.5  # what to expect of bytes: (step / step before)^-passing · step^-steady
 _MOST = log(2.0)  # that a round changes the step by
 
 
@@ -14,11 +14,13 @@ _MOST = log(2.0)  # that a round changes the step by
 class Rate(Controller):
     """Holds a budget over the whole run; for steps, and whatever else sends less the higher it is.
 
-        what is left to send ÷ what is left to come, uncompressed ──┐
-                                                                    ├─► ratio ─► step · ratio^(2/3), at most doubled
-        what the last round has sent ÷ what it was, uncompressed ───┘                              or halved
+        what the last round has sent ÷ what it was, uncompressed ──┐
+                                                                   ├─► ratio ─► change = ratio^(1/3) · last change^(1/2)
+        what is left to send ÷ what is left to come, uncompressed ─┘            step · change, at most doubled or halved
 
-    What one round is too dear, the first one above all, the rounds after it make up for.
+    What one round is too dear, the first one above all, the rounds after it make up for. A round with a finer step than
+    the one before is dearer than it would have been had that been as fine, since references must become finer, and one
+    with a coarser step is cheaper: so much of the ratio will pass, and is left out of account.
 
     Args:
         percent: of the uncompressed bytes that the run may send.
@@ -33,6 +35,7 @@ class Rate(Controller):
     low: float
     high: float
     _step: float = field(default=0.0, init=False)
+    _change: float = field(default=0.0, init=False)
     _sent: int = field(default=0, init=False)
     _uncompressed: int = field(default=0, init=False)
 
@@ -63,7 +66,7 @@ class Rate(Controller):
     def observe(self, feedback: Feedback) -> None:
         """Compare what the round has cost with what the rest of the run may."""
         if feedback.round == 0:
-            self._step, self._sent, self._uncompressed = self._first, 0, 0
+            self._step, self._change, self._sent, self._uncompressed = self._first, 0.0, 0, 0
         self._sent += feedback.sent_bytes
         self._uncompressed += feedback.uncompressed_bytes
         if not feedback.sent_bytes or not 0 < feedback.progress < 1:
@@ -73,15 +76,24 @@ class Rate(Controller):
         change = _MOST
         if allowed > 0:
             ratio = feedback.sent_bytes / feedback.uncompressed_bytes * to_come / allowed
-            change = min(max(_GAIN * log(ratio), -_MOST), _MOST)
-        self._step = min(max(self._step * exp(change), self.low), self.high)
+            change = (log(ratio) + _PASSING * self._change) / (_STEADY + _PASSING)
+        step = self._step * exp(min(max(change, -_MOST), _MOST))
+        step = min(max(step, self.low), self.high)
+        self._step, self._change = step, log(step / self._step)
 
     def state(self) -> State:
-        """The step, and what has been sent so far."""
-        return State(scalars={"step": self._step, "sent": self._sent, "uncompressed": self._uncompressed})
+        """The step, how it has changed, and what has been sent so far."""
+        return State(
+            scalars={
+                "step": self._step,
+                "change": self._change,
+                "sent": self._sent,
+                "uncompressed": self._uncompressed,
+            }
+        )
 
     def load_state(self, state: State) -> None:
         """Go on from there."""
         scalars = state.scalars
-        self._step = float(scalars["step"])
+        self._step, self._change = float(scalars["step"]), float(scalars["change"])
         self._sent, self._uncompressed = int(scalars["sent"]), int(scalars["uncompressed"])
