@@ -1,21 +1,34 @@
-"""Megabytes of fp32 per second that each codec encodes and decodes, against a memory copy in the same run.
+"""What codecs cost: megabytes per second, and time and memory beside a training step of GPT-2 small.
 
-    python benchmarks/codecs.py [--codecs int4 "delta > int4"] [--rounds 9] [--threads 1] [--out FILE]
+    python benchmarks/codecs.py [--codecs int4 "delta > int4"] [--rounds 9] [--pairs 5] [--threads 1] [--out FILE]
 
-The batch is what a step of GPT-2 small sends: 8 samples of 512 tokens, hidden 768. It is visited a second
-time, when half of the samples have moved by 10 % of their norm and half by 30 %, so that "temporal(0.98)"
-skips half. Copies, encodings and decodings take turns; the figures are medians over the rounds.
+Batches are what a step of GPT-2 small sends: 8 samples of 512 tokens, hidden 768.
+
+First table: megabytes of fp32 per second, against a memory copy in the same run. The batch is visited a second time,
+when half of the samples have moved by 10 % of their norm and half by 30 %, so that "temporal(0.98)" skips half.
+Copies, encodings and decodings take turns; the figures are medians over the rounds.
+
+Second and third table: the codecs that predict, first visit and revisits, beside forward and backward of the model cut
+after block 2, random weights, LoRA of rank 8 in all blocks, logits for the second half of each sample only. Each pair
+is one step and, right after it, every visit of both packets encoded and decoded; CPU time, medians over the pairs.
+Packets are synthetic, with what the codec lives by in recorded ones of E2E: directions of falling strength, tokens
+that repeat in runs, a drift of which half is a map of low rank; gradients of very unequal size, like those of the visit
+before.
 """
 
 import argparse
 import json
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from splitcom.codecs import Codec, MemoryReferences, Ragged, parse, uncompressed_size
+from splitcom.federation.loss import losses_through
+from splitcom.models import add_lora, cut
 
 CODECS = [
     "none",
@@ -36,7 +49,13 @@ CODECS = [
     "temporal(0.1, metric=relative_l2)",
     "temporal(0.98) > delta > int4 > zstd",
     "temporal(0.98) > delta > int2 > zstd",
+    "predict > klt(64) > uniform(1, dead_zone=0.3) > range",
 ]
+PREDICTING = {
+    "activations": "predict > klt(64) > uniform(1, dead_zone=0.3) > range",
+    "gradients": "predict(window=0, rank=0) > klt(64, threshold=0.3, centre=sum) > uniform(4) > range",
+}
+VISITS = 3
 BATCH, TOKENS, HIDDEN = 8, 512, 768
 IDS = list(range(1000, 1000 + BATCH))
 
@@ -58,13 +77,24 @@ def second_visit(codec: Codec, first: Ragged, second: Ragged) -> dict[str, float
     sender, receiver = MemoryReferences(), MemoryReferences()
     if codec.needs_references:
         codec.decode(codec.encode(first, IDS, sender).packet, receiver)
-    start = time.perf_counter()
-    encoded = codec.encode(second, IDS, sender)
-    middle = time.perf_counter()
+    return exchange(codec, second, sender, receiver, clock=time.perf_counter)
+
+
+def exchange(
+    codec: Codec,
+    batch: Ragged,
+    sender: MemoryReferences,
+    receiver: MemoryReferences,
+    clock: Callable[[], float],
+) -> dict[str, float]:
+    """Encode and decode a visit: seconds by `clock`, bytes and error."""
+    start = clock()
+    encoded = codec.encode(batch, IDS, sender)
+    middle = clock()
     decoded = codec.decode(encoded.packet, receiver)
-    end = time.perf_counter()
+    end = clock()
     assert torch.equal(decoded.batch.values, encoded.reconstruction.values)
-    error = (decoded.batch.values - second.values).norm() / second.values.norm()
+    error = (decoded.batch.values - batch.values).norm() / batch.values.norm()
     return {
         "encode_s": middle - start,
         "decode_s": end - middle,
@@ -110,6 +140,141 @@ def run(texts: list[str], rounds: int) -> dict[str, object]:
     }
 
 
+def activations() -> list[Ragged]:
+    """Visits of samples that are runs of 16 tokens out of 200 such phrases, as prompts made by rule are."""
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    spread = torch.arange(1, HIDDEN + 1) ** -1.0  # along each direction
+    directions = torch.linalg.qr(normal(HIDDEN, HIDDEN)).Q
+    phrases = normal(200, 16, HIDDEN) * spread
+    chosen = torch.randint(200, (BATCH * TOKENS // 16,), generator=generator)
+    tokens = phrases[chosen].reshape(-1, HIDDEN) + 0.35 * normal(BATCH * TOKENS, HIDDEN) * spread
+    visits = [tokens]
+    for moved in (0.45, 0.4)[: VISITS - 1]:  # parts of the norm
+        drift = tokens @ normal(HIDDEN, 4) @ normal(4, HIDDEN) * spread
+        rest = normal(*tokens.shape) * spread
+        mixed = drift / drift.norm() + rest / rest.norm()
+        visits.append(visits[-1] + moved * tokens.norm() * mixed / mixed.norm())
+    return [Ragged(visit @ directions, torch.full((BATCH,), TOKENS)) for visit in visits]
+
+
+def gradients() -> list[Ragged]:
+    """Visits of tokens of very unequal size in falling directions, 0.82 and 0.96 correlated with the one before."""
+    generator = torch.Generator().manual_seed(1)
+    spread = torch.arange(1, HIDDEN + 1) ** -0.6
+    size = torch.exp(torch.randn(BATCH * TOKENS, 1, generator=generator))
+    directions = torch.linalg.qr(torch.randn(HIDDEN, HIDDEN, generator=generator)).Q
+    visits: list[torch.Tensor] = []
+    for correlation in (0.0, 0.82, 0.96)[:VISITS]:
+        new = torch.randn(BATCH * TOKENS, HIDDEN, generator=generator) * spread * size
+        old = visits[-1] if visits else new
+        visits.append(correlation * old + (1 - correlation**2) ** 0.5 * new)
+    return [Ragged(visit @ directions, torch.full((BATCH,), TOKENS)) for visit in visits]
+
+
+def training_step() -> Callable[[], None]:
+    """Forward and backward of both parts, for one batch of random tokens."""
+    torch.manual_seed(0)
+    config = GPT2Config(resid_pdrop=0, embd_pdrop=0, attn_pdrop=0)
+    split = cut(GPT2LMHeadModel(config), 2)
+    for part in split.parts:
+        add_lora(part, rank=8)
+        part.train()
+    ids = torch.randint(config.vocab_size, (BATCH, TOKENS))
+    labels, mask = ids.clone(), torch.ones_like(ids)
+    labels[:, : TOKENS // 2] = -100  # prompts
+
+    def step() -> None:
+        hidden = split.front(ids, mask)
+        received = hidden.detach().requires_grad_()
+        losses_through(split.body, received, mask, labels).losses.mean().backward()
+        hidden.backward(received.grad)
+        for part in split.parts:
+            part.zero_grad()
+
+    return step
+
+
+def cpu_seconds(call: Callable[[], object]) -> float:
+    """CPU seconds a call takes."""
+    started = time.process_time()
+    call()
+    return time.process_time() - started
+
+
+def run_beside_steps(pairs: int) -> dict[str, object]:
+    """Time and size of each visit of both packets, and the memory that remains, beside training steps."""
+    step, flows = training_step(), {"activations": activations(), "gradients": gradients()}
+    step()  # warms up
+    plain_bytes = uncompressed_size(IDS, [TOKENS] * BATCH, HIDDEN)
+    step_s, memory = [], {}
+    samples: dict[tuple[str, int], list[dict[str, float]]] = {}
+    for _ in range(pairs):
+        step_s.append(cpu_seconds(step))
+        for flow, visits in flows.items():
+            codec, sender, receiver = parse(PREDICTING[flow]), MemoryReferences(), MemoryReferences()
+            for visit, batch in enumerate(visits):
+                figures = exchange(codec, batch, sender, receiver, clock=time.process_time)
+                samples.setdefault((flow, visit), []).append(figures)
+            memory[flow] = memory_of(sender)
+    median_s = statistics.median(step_s)
+    visits = []
+    for (flow, visit), figures in samples.items():
+        median = {key: statistics.median(one[key] for one in figures) for key in figures[0]}
+        share = statistics.median(
+            (one["encode_s"] + one["decode_s"]) / second for one, second in zip(figures, step_s, strict=True)
+        )
+        visits.append(
+            {
+                "flow": flow,
+                "visit": visit + 1,
+                **median,
+                "share_of_step": share,
+                "share_of_fp16": median["packet_bytes"] / plain_bytes,
+            }
+        )
+    return {"step_cpu_s": median_s, "pairs": pairs, "visits": visits, "memory": memory}
+
+
+def memory_of(store: MemoryReferences) -> dict[str, float]:
+    """Bytes that one side of a flow keeps, and their part of fp16 references as wide as the batch."""
+    assert store.flow is not None
+    num_tokens = BATCH * TOKENS
+    state = sum(array.nbytes for array in store.flow.arrays.values())
+    return {
+        "reference_bytes_per_token": store.kept_bytes / num_tokens,
+        "state_bytes": state,
+        "total_bytes": store.kept_bytes + state,
+        "share_of_fp16": (store.kept_bytes + state) / (num_tokens * HIDDEN * 2),
+        "share_of_fp16_per_token": store.kept_bytes / (num_tokens * HIDDEN * 2),
+    }
+
+
+def print_beside_steps(result: dict) -> None:
+    print(f"\na step of GPT-2 small: {result['step_cpu_s']:.1f} s of CPU time, {result['pairs']} pairs")
+    columns = ("encode s", "decode s", "of a step", "of fp16", "error")
+    print("flow, visit".ljust(20) + "".join(name.rjust(12) for name in columns))
+    for row in result["visits"]:
+        print(
+            f"{row['flow']}, {row['visit']}".ljust(20)
+            + f"{row['encode_s']:12.3f}{row['decode_s']:12.3f}{row['share_of_step']:12.2%}"
+            f"{row['share_of_fp16']:12.2%}{row['relative_error']:12.2g}"
+        )
+    for visit in range(1, VISITS + 1):
+        both = sum(row["share_of_step"] for row in result["visits"] if row["visit"] == visit)
+        print(f"both, {visit}".ljust(20) + f"{both:36.2%}")
+    columns = ("reference B/token", "state KiB", "total KiB", "of fp16", "without state")
+    print("\nmemory of one side".ljust(21) + "".join(name.rjust(18) for name in columns))
+    for flow, row in result["memory"].items():
+        print(
+            flow.ljust(20) + f"{row['reference_bytes_per_token']:18.0f}{row['state_bytes'] / 1024:18.0f}"
+            f"{row['total_bytes'] / 1024:18.0f}{row['share_of_fp16']:18.3f}{row['share_of_fp16_per_token']:18.3f}"
+        )
+
+
 def print_table(result: dict) -> None:
     copy = result["copy_mb_per_s"]
     print(f"{result['shape']} fp32, {result['threads']} thread(s); memory copy {copy:.0f} MB/s")
@@ -124,15 +289,29 @@ def print_table(result: dict) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--codecs", nargs="+", default=CODECS, metavar="CODEC")
-    parser.add_argument("--rounds", type=int, default=9)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--codecs",
+        nargs="*",
+        default=CODECS,
+        metavar="CODEC",
+        help="of the first table; none for no such table",
+    )
+    parser.add_argument("--rounds", type=int, default=9, help="of the first table")
+    parser.add_argument("--pairs", type=int, default=5, help="of the other tables; 0 for none")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path, help="write the figures as JSON")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    result = run(arguments.codecs, arguments.rounds)
-    print_table(result)
+    result = {}
+    if arguments.codecs:
+        result |= run(arguments.codecs, arguments.rounds)
+        print_table(result)
+    if arguments.pairs:
+        result["beside_steps"] = run_beside_steps(arguments.pairs)
+        print_beside_steps(result["beside_steps"])
     if arguments.out:
         arguments.out.write_text(json.dumps(result, indent=2) + "\n")
 
