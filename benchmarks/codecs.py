@@ -55,7 +55,7 @@ PREDICTING = {
     "activations": "predict > klt(64) > uniform(1, dead_zone=0.3) > range",
     "gradients": "predict(window=0, rank=0) > klt(64, threshold=0.3, centre=sum) > uniform(4) > range",
 }
-VISITS = 3
+VISITS = ("first of all", "first, later", "second", "third")
 BATCH, TOKENS, HIDDEN = 8, 512, 768
 IDS = list(range(1000, 1000 + BATCH))
 
@@ -86,10 +86,11 @@ def exchange(
     sender: MemoryReferences,
     receiver: MemoryReferences,
     clock: Callable[[], float],
+    ids: list[int] = IDS,
 ) -> dict[str, float]:
     """Encode and decode a visit: seconds by `clock`, bytes and error."""
     start = clock()
-    encoded = codec.encode(batch, IDS, sender)
+    encoded = codec.encode(batch, ids, sender)
     middle = clock()
     decoded = codec.decode(encoded.packet, receiver)
     end = clock()
@@ -140,8 +141,8 @@ def run(texts: list[str], rounds: int) -> dict[str, object]:
     }
 
 
-def activations() -> list[Ragged]:
-    """Visits of samples that are runs of 16 tokens out of 200 such phrases, as prompts made by rule are."""
+def activations() -> list[torch.Tensor]:
+    """Three visits of samples that are runs of 16 tokens out of 200 such phrases, as prompts made by rule are."""
     generator = torch.Generator().manual_seed(0)
 
     def normal(*shape: int) -> torch.Tensor:
@@ -150,29 +151,39 @@ def activations() -> list[Ragged]:
     spread = torch.arange(1, HIDDEN + 1) ** -1.0  # along each direction
     directions = torch.linalg.qr(normal(HIDDEN, HIDDEN)).Q
     phrases = normal(200, 16, HIDDEN) * spread
-    chosen = torch.randint(200, (BATCH * TOKENS // 16,), generator=generator)
-    tokens = phrases[chosen].reshape(-1, HIDDEN) + 0.35 * normal(BATCH * TOKENS, HIDDEN) * spread
+    chosen = torch.randint(200, (2 * BATCH * TOKENS // 16,), generator=generator)
+    tokens = phrases[chosen].reshape(-1, HIDDEN)
+    tokens += 0.35 * normal(*tokens.shape) * spread
     visits = [tokens]
-    for moved in (0.45, 0.4)[: VISITS - 1]:  # parts of the norm
+    for moved in (0.45, 0.4):  # parts of the norm
         drift = tokens @ normal(HIDDEN, 4) @ normal(4, HIDDEN) * spread
         rest = normal(*tokens.shape) * spread
         mixed = drift / drift.norm() + rest / rest.norm()
         visits.append(visits[-1] + moved * tokens.norm() * mixed / mixed.norm())
-    return [Ragged(visit @ directions, torch.full((BATCH,), TOKENS)) for visit in visits]
+    return [visit @ directions for visit in visits]
 
 
-def gradients() -> list[Ragged]:
-    """Visits of tokens of very unequal size in falling directions, 0.82 and 0.96 correlated with the one before."""
+def gradients() -> list[torch.Tensor]:
+    """Three visits of tokens of very unequal size, 0.82 and 0.96 correlated with the visit before."""
     generator = torch.Generator().manual_seed(1)
+    shape = (2 * BATCH * TOKENS, HIDDEN)
     spread = torch.arange(1, HIDDEN + 1) ** -0.6
-    size = torch.exp(torch.randn(BATCH * TOKENS, 1, generator=generator))
+    size = torch.exp(torch.randn(shape[0], 1, generator=generator))
     directions = torch.linalg.qr(torch.randn(HIDDEN, HIDDEN, generator=generator)).Q
-    visits: list[torch.Tensor] = []
-    for correlation in (0.0, 0.82, 0.96)[:VISITS]:
-        new = torch.randn(BATCH * TOKENS, HIDDEN, generator=generator) * spread * size
-        old = visits[-1] if visits else new
-        visits.append(correlation * old + (1 - correlation**2) ** 0.5 * new)
-    return [Ragged(visit @ directions, torch.full((BATCH,), TOKENS)) for visit in visits]
+    visits = [torch.randn(shape, generator=generator) * spread * size]
+    for correlation in (0.82, 0.96):
+        new = torch.randn(shape, generator=generator) * spread * size
+        visits.append(correlation * visits[-1] + (1 - correlation**2) ** 0.5 * new)
+    return [visit @ directions for visit in visits]
+
+
+def packets(visits: list[torch.Tensor]) -> list[tuple[list[int], Ragged]]:
+    """Ids and values of each of VISITS: half of the samples, the other half, then the first half again and again."""
+    lengths, num_tokens = torch.full((BATCH,), TOKENS), BATCH * TOKENS
+    others = [sample_id + BATCH for sample_id in IDS]
+    halves = [(IDS, visits[0][:num_tokens]), (others, visits[0][num_tokens:])]
+    halves += [(IDS, visit[:num_tokens]) for visit in visits[1:]]
+    return [(ids, Ragged(values, lengths)) for ids, values in halves]
 
 
 def training_step() -> Callable[[], None]:
@@ -207,17 +218,17 @@ def cpu_seconds(call: Callable[[], object]) -> float:
 
 def run_beside_steps(pairs: int) -> dict[str, object]:
     """Time and size of each visit of both packets, and the memory that remains, beside training steps."""
-    step, flows = training_step(), {"activations": activations(), "gradients": gradients()}
+    step, flows = training_step(), {"activations": packets(activations()), "gradients": packets(gradients())}
     step()  # warms up
     plain_bytes = uncompressed_size(IDS, [TOKENS] * BATCH, HIDDEN)
     step_s, memory = [], {}
-    samples: dict[tuple[str, int], list[dict[str, float]]] = {}
+    samples: dict[tuple[str, str], list[dict[str, float]]] = {}
     for _ in range(pairs):
         step_s.append(cpu_seconds(step))
         for flow, visits in flows.items():
             codec, sender, receiver = parse(PREDICTING[flow]), MemoryReferences(), MemoryReferences()
-            for visit, batch in enumerate(visits):
-                figures = exchange(codec, batch, sender, receiver, clock=time.process_time)
+            for visit, (ids, batch) in zip(VISITS, visits, strict=True):
+                figures = exchange(codec, batch, sender, receiver, clock=time.process_time, ids=ids)
                 samples.setdefault((flow, visit), []).append(figures)
             memory[flow] = memory_of(sender)
     median_s = statistics.median(step_s)
@@ -230,7 +241,7 @@ def run_beside_steps(pairs: int) -> dict[str, object]:
         visits.append(
             {
                 "flow": flow,
-                "visit": visit + 1,
+                "visit": visit,
                 **median,
                 "share_of_step": share,
                 "share_of_fp16": median["packet_bytes"] / plain_bytes,
@@ -242,7 +253,7 @@ def run_beside_steps(pairs: int) -> dict[str, object]:
 def memory_of(store: MemoryReferences) -> dict[str, float]:
     """Bytes that one side of a flow keeps, and their part of fp16 references as wide as the batch."""
     assert store.flow is not None
-    num_tokens = BATCH * TOKENS
+    num_tokens = 2 * BATCH * TOKENS
     state = sum(array.nbytes for array in store.flow.arrays.values())
     return {
         "reference_bytes_per_token": store.kept_bytes / num_tokens,
@@ -256,16 +267,16 @@ def memory_of(store: MemoryReferences) -> dict[str, float]:
 def print_beside_steps(result: dict) -> None:
     print(f"\na step of GPT-2 small: {result['step_cpu_s']:.1f} s of CPU time, {result['pairs']} pairs")
     columns = ("encode s", "decode s", "of a step", "of fp16", "error")
-    print("flow, visit".ljust(20) + "".join(name.rjust(12) for name in columns))
+    print("flow: visit".ljust(28) + "".join(name.rjust(12) for name in columns))
     for row in result["visits"]:
         print(
-            f"{row['flow']}, {row['visit']}".ljust(20)
+            f"{row['flow']}: {row['visit']}".ljust(28)
             + f"{row['encode_s']:12.3f}{row['decode_s']:12.3f}{row['share_of_step']:12.2%}"
             f"{row['share_of_fp16']:12.2%}{row['relative_error']:12.2g}"
         )
-    for visit in range(1, VISITS + 1):
+    for visit in VISITS:
         both = sum(row["share_of_step"] for row in result["visits"] if row["visit"] == visit)
-        print(f"both, {visit}".ljust(20) + f"{both:36.2%}")
+        print(f"both: {visit}".ljust(28) + f"{both:36.2%}")
     columns = ("reference B/token", "state KiB", "total KiB", "of fp16", "without state")
     print("\nmemory of one side".ljust(21) + "".join(name.rjust(18) for name in columns))
     for flow, row in result["memory"].items():

@@ -1,6 +1,6 @@
 """What bounds the codec of predictions: rate and distortion, the text's own entropy, the error of the gradients.
 
-    python experiments/codec_theory.py [--epochs 5]
+    python experiments/codec_theory.py [--epochs 5] [--activations CODEC] [--gradients CODEC]
 
 The setting of codec_e2e_gpt2_6m.toml, one client of 150 samples; its models and data are looked for in the folder that
 SPLITCOM_ASSETS names, else in ../shared/assets. What the figures say is in docs/research/codec.md, "What bounds apply".
@@ -20,7 +20,7 @@ import torch.nn.functional as F
 import zstandard
 from torch import Tensor
 
-from splitcom.codecs import MemoryReferences, Ragged, parse
+from splitcom.codecs import MemoryReferences, Ragged, parse, uncompressed_size
 from splitcom.config import Config
 from splitcom.data import Batch
 from splitcom.federation.build import Parts, load_parts, load_texts
@@ -118,6 +118,9 @@ def print_rates(visits: list[tuple[Batch, Ragged]]) -> dict[str, float]:
             f"   {active} directions above the water"
         )
         spent[name] = bits * values.shape[1]
+    for dims in (32, 64, 96, 128):  # eigenvalues ascend
+        lost = variances[:-dims].sum() * len(values)
+        print(f"error of {dims} directions without rounding: {float(lost.sqrt() / values.norm()):.3f}")
     return spent
 
 
@@ -187,14 +190,14 @@ Gradient = tuple[Tensor, Tensor]
 class Loop:
     """Coded training of one client, with the exact gradients beside it."""
 
-    def __init__(self, config: Config, parts: Parts) -> None:
+    def __init__(self, config: Config, parts: Parts, codecs: tuple[str, str]) -> None:
         assert parts.body is not None
         self.front, self.body = parts.front, parts.body
         self.parameters = [
             [p for p in part.parameters() if p.requires_grad] for part in (self.front, self.body)
         ]
         self.optimizers = [Optimizer(parameters, config.training) for parameters in self.parameters]
-        self.codecs = (parse(ACTIVATIONS), parse(GRADIENTS))
+        self.codecs = [parse(text) for text in codecs]
         self.references = (MemoryReferences(), MemoryReferences())
         self.visited: dict[int, Tensor] = {}
 
@@ -202,39 +205,53 @@ class Loop:
         """Errors of this step's packets, and the coded and the exact gradient."""
         mask = batch.attention_mask
         hidden = self.front(batch.input_ids, mask)
-        exact = Ragged.from_padded(hidden.detach(), mask)
-        sent = self.codecs[0].encode(exact, batch.sample_ids, self.references[0]).reconstruction
-        figures = {"activation": relative(sent.values - exact.values, exact.values)}
-        centred = exact.values - exact.values.mean(0)
-        figures["activation, of spread"] = relative(sent.values - exact.values, centred)
-        if all(sample in self.visited for sample in batch.sample_ids):
-            old = torch.cat([self.visited[sample] for sample in batch.sample_ids])
-            figures["activation, of change"] = relative(sent.values - exact.values, exact.values - old)
-        decoded = zip(batch.sample_ids, sent.values.split(sent.lengths.tolist()), strict=True)
-        self.visited |= dict(decoded)
-
-        ideal_cut, ideal_body = self._through_body(hidden.detach(), batch)
-        ideal_front = self._through_front(hidden, ideal_cut, retain=True)
-        coded_cut, body = self._through_body(sent.to_padded(mask), batch)
-        of_activations = self._through_front(hidden, coded_cut, retain=True)
-        gradient = Ragged.from_padded(coded_cut, mask)
-        answer = self.codecs[1].encode(gradient, batch.sample_ids, self.references[1]).reconstruction
-        missed = answer.values - gradient.values
-        figures["gradient"] = relative(missed, gradient.values)
-        figures["gradient, of sum"] = relative(missed.sum(0), gradient.values.sum(0))
+        received, figures = self._send_activations(
+            Ragged.from_padded(hidden.detach(), mask), batch.sample_ids
+        )
+        exact_cut, exact_body = self._through_body(hidden, batch)
+        exact_front = self._through_front(hidden, exact_cut)
+        at_cut, body = self._through_body(received.to_padded(mask), batch)
+        answer, errors = self._send_gradients(Ragged.from_padded(at_cut, mask), batch.sample_ids)
+        of_activations = self._through_front(hidden, at_cut)
         front = self._through_front(hidden, answer.to_padded(mask))
-        for name, coded, ideal in (
-            ("LoRA front, activations alone coded", of_activations, ideal_front),
-            ("LoRA front", front, ideal_front),
-            ("LoRA body", body, ideal_body),
-            ("LoRA both", torch.cat([front, body]), torch.cat([ideal_front, ideal_body])),
+        for name, coded, exact in (
+            ("LoRA front, activations alone coded", of_activations, exact_front),
+            ("LoRA front", front, exact_front),
+            ("LoRA body", body, exact_body),
+            ("LoRA both", torch.cat([front, body]), torch.cat([exact_front, exact_body])),
         ):
-            figures[name] = relative(coded - ideal, ideal)
-        for flat, parameters, optimizer in zip((front, body), self.parameters, self.optimizers, strict=True):
-            for parameter, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
-                parameter.grad = part.view_as(parameter).clone()
-            optimizer.step(progress)
-        return figures, (front, body), (ideal_front, ideal_body)
+            errors[name] = relative(coded - exact, exact)
+        self._update((front, body), progress)
+        return figures | errors, (front, body), (exact_front, exact_body)
+
+    def _send_activations(self, exact: Ragged, ids: list[int]) -> tuple[Ragged, dict[str, float]]:
+        sent, share = self._send(0, exact, ids)
+        missed = sent.values - exact.values
+        figures = {
+            "activation_up, % of fp16": share,
+            "activation": relative(missed, exact.values),
+            "activation, of spread": relative(missed, exact.values - exact.values.mean(0)),
+        }
+        if all(sample in self.visited for sample in ids):
+            old = torch.cat([self.visited[sample] for sample in ids])
+            figures["activation, of change"] = relative(missed, exact.values - old)
+        self.visited |= dict(zip(ids, sent.values.split(sent.lengths.tolist()), strict=True))
+        return sent, figures
+
+    def _send_gradients(self, exact: Ragged, ids: list[int]) -> tuple[Ragged, dict[str, float]]:
+        sent, share = self._send(1, exact, ids)
+        missed = sent.values - exact.values
+        return sent, {
+            "gradient_down, % of fp16": share,
+            "gradient": relative(missed, exact.values),
+            "gradient, of sum": relative(missed.sum(0), exact.values.sum(0)),
+        }
+
+    def _send(self, flow: int, exact: Ragged, ids: list[int]) -> tuple[Ragged, float]:
+        """What arrives, and the size of its packet, in per cent of fp16."""
+        encoded = self.codecs[flow].encode(exact, ids, self.references[flow])
+        plain_bytes = uncompressed_size(ids, exact.lengths.tolist(), exact.hidden)
+        return encoded.reconstruction, 100 * len(encoded.packet) / plain_bytes
 
     def _through_body(self, hidden: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         received = hidden.detach().requires_grad_()
@@ -242,17 +259,24 @@ class Loop:
         at_cut, *gradients = torch.autograd.grad(loss, [received, *self.parameters[1]])
         return at_cut, _flat(gradients)
 
-    def _through_front(self, hidden: Tensor, gradient: Tensor, retain: bool = False) -> Tensor:
-        return _flat(torch.autograd.grad(hidden, self.parameters[0], gradient, retain_graph=retain))
+    def _through_front(self, hidden: Tensor, gradient: Tensor) -> Tensor:
+        return _flat(torch.autograd.grad(hidden, self.parameters[0], gradient, retain_graph=True))
+
+    def _update(self, gradient: Gradient, progress: float) -> None:
+        for flat, parameters, optimizer in zip(gradient, self.parameters, self.optimizers, strict=True):
+            sizes = [parameter.numel() for parameter in parameters]
+            for parameter, part in zip(parameters, flat.split(sizes), strict=True):
+                parameter.grad = part.view_as(parameter).clone()
+            optimizer.step(progress)
 
 
 def _flat(tensors: Iterable[Tensor]) -> Tensor:
     return torch.cat([tensor.flatten() for tensor in tensors])
 
 
-def print_errors(config: Config, parts: Parts, epochs: list[list[Batch]]) -> None:
+def print_errors(config: Config, parts: Parts, codecs: tuple[str, str], epochs: list[list[Batch]]) -> None:
     """Relative errors of packets and of LoRA gradients while training: median and largest of each epoch's steps."""
-    loop, columns = Loop(config, parts), []
+    loop, columns = Loop(config, parts, codecs), []
     for epoch, batches in enumerate(epochs, start=1):
         steps = [
             loop.step(batch, progress_of(config, epoch, index, len(batches)))
@@ -263,7 +287,8 @@ def print_errors(config: Config, parts: Parts, epochs: list[list[Batch]]) -> Non
             values = [figures[name] for figures, _, _ in steps if name in figures]
             column[name] = f"{statistics.median(values):.3f} {max(values):.3f}"
         for index, part in enumerate(("front", "body")):
-            coded, exact = (torch.stack([step[which][index] for step in steps]) for which in (1, 2))
+            coded = torch.stack([gradient[index] for _, gradient, _ in steps])
+            exact = torch.stack([gradient[index] for _, _, gradient in steps])
             missed = coded - exact
             column[f"LoRA {part}, of epoch's sum"] = f"{relative(missed.sum(0), exact.sum(0)):.3f}"
             column[f"  times that of unlike errors ({part})"] = f"{relative(missed.sum(0), missed):.1f}"
@@ -279,12 +304,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--epochs", type=int, default=5, help="of coded training")
+    parser.add_argument("--activations", default=ACTIVATIONS, metavar="CODEC", help="in training")
+    parser.add_argument("--gradients", default=GRADIENTS, metavar="CODEC", help="in training")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     config = setting()
     samples = load_texts(config).partition.parts[0]
     epochs = [round_batches(samples, config, CLIENT, index) for index in range(1, arguments.epochs + 1)]
-    parts = load_parts(config)  # new LoRA changes nothing yet: these are the base model's activations
+    parts = load_parts(config)  # new LoRA changes nothing yet: the base model's activations
     with torch.no_grad():
         visits = [
             (
@@ -294,7 +321,7 @@ def main() -> None:
             for batch in epochs[0]
         ]
     print_text(config, epochs[0], print_rates(visits))
-    print_errors(config, parts, epochs)
+    print_errors(config, parts, (arguments.activations, arguments.gradients), epochs)
 
 
 if __name__ == "__main__":
