@@ -291,7 +291,8 @@ def print_errors(config: Config, parts: Parts, codecs: tuple[str, str], epochs: 
             exact = torch.stack([gradient[index] for _, _, gradient in steps])
             missed = coded - exact
             column[f"LoRA {part}, of epoch's sum"] = f"{relative(missed.sum(0), exact.sum(0)):.3f}"
-            column[f"  times that of unlike errors ({part})"] = f"{relative(missed.sum(0), missed):.1f}"
+            alike = relative(missed.sum(0), missed), relative(exact.sum(0), exact)  # 1 if independent
+            column[f"  how alike: errors, exact ({part})"] = "{:.1f} {:.1f}".format(*alike)
         columns.append(column)
     print("\n(c) relative errors in coded training")
     print(f"{'epoch':40}" + "".join(f"{epoch:>13}" for epoch in range(1, len(columns) + 1)))
