@@ -6,7 +6,7 @@ from math import exp, log, sqrt
 from splitcom.control.controller import ArgumentError, Controller, Feedback, State, register
 
 _STEADY, _PASSING = 2.0, 2.0  # what to expect of bytes: (step / step before)^-passing · step^-steady
-_MOST = log(2.0)  # that a round changes the step by
+_COARSER, _FINER = log(2.0), log(1.25)  # the most that a round changes the step by
 
 
 @register
@@ -16,11 +16,12 @@ class Rate(Controller):
 
         what the last round has sent ÷ what it was, uncompressed ──┐
                                                                    ├─► ratio ─► change = ratio^(1/4) · last change^(1/2)
-        what is left to send ÷ what is left to come, uncompressed ─┘            step · change, at most doubled or halved
+        what is left to send ÷ what is left to come, uncompressed ─┘            step · change, which is 1/1.25 to 2
 
     What one round is too dear, the first one above all, the rounds after it make up for. A round with a finer step than
     the one before is dearer than it would have been had that been as fine, since references must become finer, and one
-    with a coarser step is cheaper: so much of the ratio will pass, and is left out of account.
+    with a coarser step is cheaper: so much of the ratio will pass, and is left out of account. What too fine a step
+    has cost can only be saved in rounds to come, so steps become finer slowly, and not in the last round.
 
     Args:
         percent: of the uncompressed bytes that the run may send.
@@ -73,11 +74,11 @@ class Rate(Controller):
             return
         to_come = self._uncompressed / feedback.progress - self._uncompressed
         allowed = self.percent / 100 * (self._uncompressed + to_come) - self._sent
-        change = _MOST
+        change, rounds_left = _COARSER, feedback.round * (1 / feedback.progress - 1)
         if allowed > 0:
             ratio = feedback.sent_bytes / feedback.uncompressed_bytes * to_come / allowed
             change = (log(ratio) + _PASSING * self._change) / (_STEADY + _PASSING)
-        step = self._step * exp(min(max(change, -_MOST), _MOST))
+        step = self._step * exp(min(max(change, -_FINER if rounds_left > 1.5 else 0.0), _COARSER))
         step = min(max(step, self.low), self.high)
         self._step, self._change = step, log(step / self._step)
 
