@@ -89,8 +89,8 @@ class Uniform(Stage):
 
     Args:
         step: in units of the root mean square of the values around their mean over the tokens (around zero, where klt
-            keeps the sum): of each packet, or with `predict`, of the first. A controller can set another for a packet,
-            from 1/8 to 32 times this one in eighths of it.
+            keeps the sum): of the first packet; of each, where klt keeps the sum and nothing is predicted. A
+            controller can set another for a packet, from 1/8 to 32 times this one in eighths of it.
         dead_zone: values up to this part of a step beyond half a step are taken for zero.
     """
 
@@ -252,6 +252,11 @@ class LatticeCodec(Codec):
     def _uniform(self) -> Uniform:
         return next(stage for stage in self.stages if isinstance(stage, Uniform))
 
+    @property
+    def _own_steps(self) -> bool:
+        """Whether each packet has a step of its own: nothing that is kept has it for its unit."""
+        return self._predict is None and self._klt.centre == "sum"
+
     @override
     def encode(
         self,
@@ -356,7 +361,7 @@ class LatticeCodec(Codec):
         return min(min(self._klt.dims, hidden) - len(basis.rows), num_tokens)
 
     def _head(self, values: Tensor, flow: _Flow, fresh: bool) -> _Head:
-        if fresh or self._predict is None:
+        if fresh or self._own_steps:
             step = max(
                 self._uniform.step * spread_of(values, around_mean=self._klt.centre == "mean"), _MIN_STEP
             )
@@ -372,7 +377,7 @@ class LatticeCodec(Codec):
 
     def _code_head(self, coder: Coder, flow: _Flow, head: _Head | None, fresh: bool, num_tokens: int) -> None:
         """Code step and basis, and put them into the flow."""
-        if fresh or self._predict is None:
+        if fresh or self._own_steps:
             flow.step_bits = code_uints(coder, None if head is None else head.step_bits, 1, 15)
         basis, hidden = flow.basis, len(flow.basis.mean)
         if fresh and self._klt.centre == "mean":

@@ -21,7 +21,7 @@ Bools: TypeAlias = npt.NDArray[np.bool_]
 Ints: TypeAlias = npt.NDArray[np.int64]
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
-WIRE_VERSION = 1
+WIRE_VERSION = 2
 _MAGIC = ord("S")
 _LAYOUT = struct.Struct("<BBHHHBB")
 HEADER_BYTES = _LAYOUT.size

@@ -286,6 +286,16 @@ def test_a_step_that_no_sender_would_send_is_refused(monkeypatch: pytest.MonkeyP
     assert store.flow is None
 
 
+def test_the_mean_stays_where_it_is_when_the_spread_changes() -> None:
+    codec, store = parse("klt(4) > uniform(1) > range"), MemoryReferences()
+    mean, directions = (torch.from_numpy(draws(seed).normal(size=(4, 32))).float() for seed in (0, 1))
+    for scale in (1.0, 1.0, 3.0, 0.5):  # no direction is left that could make up for a wrong mean
+        varying = scale * torch.from_numpy(draws(2).normal(size=(40, 4))).float() @ directions
+        batch = Ragged(5 * mean[0] + varying, torch.tensor([20, 20]))
+        error = codec.encode(batch, [0, 1], store).reconstruction.values - batch.values
+        assert error.norm() < 0.3 * varying.norm()
+
+
 def test_directions_are_added_when_they_are_needed() -> None:
     codec, sender, receiver = (
         parse("predict > klt(24) > uniform(0.3) > range"),
