@@ -74,12 +74,10 @@ def read_text(text: str, where: str) -> dict[str, Any]:
 
 def merged(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """A copy of the tree with dotted keys changed; a `preset` among them comes before the others."""
-    copied = _copied(tree)
+    copied, changes = _copied(tree), dict(changes)
     if "preset" in changes:
-        copied = _layered(copied, _preset(changes["preset"], "preset"))
+        copied = _layered(copied, _preset(changes.pop("preset"), "override"))
     for dotted, value in changes.items():
-        if dotted == "preset":
-            continue
         *sections, key = dotted.split(".")
         node = copied
         for section in sections:

@@ -39,9 +39,9 @@ from splitcom.models import (
     Front,
     Part,
     Tail,
-    adapter_state,
     add_lora,
     fingerprint,
+    joined_state,
     load_body,
     load_front,
     load_tail,
@@ -216,9 +216,7 @@ def build_server(
     """
     split = config.training.split
     theirs = (parts.front, parts.tail if split else parts.body)
-    adapter: dict[str, torch.Tensor] = {}
-    for part in theirs:
-        adapter |= {} if part is None else adapter_state(part)
+    adapter = joined_state([part for part in theirs if part is not None])
     return Federation(
         config,
         transport,
