@@ -24,7 +24,7 @@ from splitcom.codecs import MemoryReferences, Ragged, parse, uncompressed_size
 from splitcom.config import Config
 from splitcom.data import Batch
 from splitcom.federation.build import Parts, load_parts, load_texts
-from splitcom.federation.loss import losses_through
+from splitcom.federation.loss import learnt_tokens, losses_through
 from splitcom.federation.optimize import Optimizer
 from splitcom.federation.plan import progress_of, round_batches
 from splitcom.models import load_model, load_tokenizer
@@ -206,7 +206,7 @@ class Loop:
         mask = batch.attention_mask
         hidden = self.front(batch.input_ids, mask)
         received, figures = self._send_activations(
-            Ragged.from_padded(hidden.detach(), mask), batch.sample_ids
+            Ragged.from_padded(hidden.detach(), mask, learnt_tokens(batch.labels)), batch.sample_ids
         )
         exact_cut, exact_body = self._through_body(hidden, batch)
         exact_front = self._through_front(hidden, exact_cut)

@@ -23,7 +23,7 @@ EXAMPLES = {
     "projection": "temporal(0.98) > projection(8)",
     "predict": "predict > klt(40) > uniform(0.2) > range",
     "klt": "klt(33, centre=sum) > uniform(0.05) > range",
-    "uniform": "klt(6) > uniform(4, dead_zone=0.2) > range",
+    "uniform": "klt(6) > uniform(4, dead_zone=0.2, prompt=2) > range",
     "range": "predict(window=5, rank=0) > klt(40) > uniform(1) > range",
 }
 CHAINS = [

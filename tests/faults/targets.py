@@ -44,7 +44,7 @@ SPECS = [
     "temporal(0.9) > delta > svd(1) > int2",
     "temporal(0.05, metric=relative_l2, per=token) > delta > topk(0.3) > int8 > zstd",
     "klt(4) > uniform(0.2) > range",
-    "predict > klt(9) > uniform(0.2) > range",
+    "predict > klt(9) > uniform(0.2, prompt=3) > range",
 ]
 LIMIT_BYTES = 1 << 20
 """Of a decoded batch."""

@@ -31,7 +31,7 @@ TEMPORAL = {
 }
 U_SHAPE = {
     "model.tail_blocks": 1,
-    "flows.activation_down.codec": "predict > klt(8) > uniform(0.5) > range",
+    "flows.activation_down.codec": "predict > klt(8) > uniform(0.5, prompt=2) > range",
     "flows.gradient_up.codec": "delta > int8(rounding=stochastic)",
 }
 

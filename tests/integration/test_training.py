@@ -25,7 +25,7 @@ TEMPORAL = {
     "lora.dropout": 0.1,
 }
 PREDICTED = {
-    "flows.activation_up.codec": "predict > klt(16) > uniform(0.5, dead_zone=0.3) > range",
+    "flows.activation_up.codec": "predict > klt(16) > uniform(0.5, dead_zone=0.3, prompt=2) > range",
     "flows.gradient_down.codec": "predict(window=0) > klt(16, threshold=0.3, centre=sum) > uniform(2) > range",
 }
 REDUCED = {

@@ -78,10 +78,12 @@ class Basis:
         """With more directions."""
         return Basis(self.mean, np.concatenate([self.rows, rows]))
 
-    def missing(self, values: Tensor, step: float, most: int, threshold: float, units: int = UNIT) -> Ints:
+    def missing(
+        self, values: Tensor, step: float, most: int, threshold: float, units: int | Ints = UNIT
+    ) -> Ints:
         """Rows `[at most `most`, hidden]` for what varies outside of the basis by more than `threshold` steps.
 
-        These are the packet's own, of `units`; `step` is that of the coordinates.
+        These are the packet's own, of `units`, one for all or `[tokens, 1]`; `step` is that of the coordinates.
         """
         outside = _steps(values, step) - self.mean / _ROW_STEPS
         if len(self.rows):

@@ -58,10 +58,10 @@ def predicted(reference: Ints, matrix: Ints, update: Update) -> Ints:
     return moved(reference, matrix, 2 if update.left.shape[1] else update.gain)
 
 
-def fit(coordinates: Floats, reference: Ints, matrix: Ints, rank: int, units: int = UNIT) -> Update:
+def fit(coordinates: Floats, reference: Ints, matrix: Ints, rank: int, units: int | Ints = UNIT) -> Update:
     """The update that makes `reference` come closest to `coordinates` for its bits; only the sender knows how.
 
-    `units` is the step of the codes that the bits are spared in.
+    `units` are the steps of the codes that the bits are spared in, one for all or `[tokens, 1]`.
     """
     directions = reference.shape[1]
     product = _product(reference, matrix)

@@ -26,12 +26,12 @@ from typing_extensions import override
 
 from splitcom.codecs.basis import UNIT, Basis, mean_of, shift_of, spread_of
 from splitcom.codecs.codec import Codec, Decoded, Encoded, Knob, check_batch, still_fit
-from splitcom.codecs.coder import BitModel, Coder, MatrixModel, Reader, Writer, code_uints
+from splitcom.codecs.coder import Coder, MatrixModel, Reader, Writer, code_uints
 from splitcom.codecs.drift import Update, code_update, fit, predicted, updated
+from splitcom.codecs.flow import MAX_UNITS, Flow
 from splitcom.codecs.packet import read_prefix, write_prefix
 from splitcom.codecs.predict import (
     Floats,
-    ModeModel,
     Modes,
     Points,
     Predict,
@@ -44,14 +44,11 @@ from splitcom.codecs.predict import (
 from splitcom.codecs.ragged import Ragged
 from splitcom.codecs.references import Reference, ReferenceStore
 from splitcom.codecs.stage import ArgumentError, Place, Stage, register
-from splitcom.codecs.state import FlowState
 from splitcom.codecs.wire import Bools, Buffer, Ints
 from splitcom.codecs.wire import Reader as ByteReader
 from splitcom.errors import CodecError, PacketError
 
 _DIMENSION_BITS = 12
-_UNITS_BITS = 8
-_MAX_UNITS = (1 << _UNITS_BITS) - 1
 _MIN_STEP = 1e-30
 
 
@@ -92,6 +89,8 @@ class Uniform(Stage):
             keeps the sum): of the first packet; of each, where klt keeps the sum and nothing is predicted. A
             controller can set another for a packet, from 1/8 to 32 times this one in eighths of it.
         dead_zone: values up to this part of a step beyond half a step are taken for zero.
+        prompt: tokens that nothing is learnt from or at (a prompt's) have a step this many times as large. Which these
+            are is sent too, about a byte for each sample, where this is more than 1.
     """
 
     name = "uniform"
@@ -99,12 +98,15 @@ class Uniform(Stage):
 
     step: float
     dead_zone: float = 0.0
+    prompt: int = 1
 
     def __post_init__(self) -> None:
         if not 1e-3 <= self.step <= 1e3:
             raise ArgumentError("step", f"must be 0.001 to 1000, not {self.step:g}")
         if not -0.5 <= self.dead_zone <= 0.5:
             raise ArgumentError("dead_zone", f"must be -0.5 to 0.5, not {self.dead_zone:g}")
+        if not 1 <= self.prompt <= 16:
+            raise ArgumentError("prompt", f"must be 1 to 16, not {self.prompt}")
 
 
 @register
@@ -114,81 +116,6 @@ class Range(Stage):
 
     name = "range"
     place = Place.ENTROPY
-
-
-class _Flow:
-    """A flow state as the objects that use it; whatever they learn goes into the state's arrays."""
-
-    def __init__(self, state: FlowState) -> None:
-        self.state = state
-        arrays = state.arrays
-        self.codes = MatrixModel(arrays["counts"], arrays["means"])
-        self.shift = MatrixModel(arrays["shift_counts"], arrays["shift_means"])
-        self.modes = ModeModel(BitModel(arrays["modes"]))
-
-    @classmethod
-    def after(cls, state: FlowState | None, dims: int, hidden: int) -> "_Flow":
-        """A copy of the state of a flow, or a new one."""
-        if state is not None:
-            return cls(state.copy())
-        codes, shift = MatrixModel.new(dims, kinds=2), MatrixModel.new(hidden)
-        arrays = {
-            "mean": np.zeros(hidden, np.int64),
-            "rows": np.zeros((0, hidden), np.int64),
-            "step": np.zeros(1, np.int64),
-            "units": np.array([UNIT]),
-            "counts": codes.bits.counts,
-            "means": codes.means,
-            "modes": ModeModel.new().bits.counts,
-            "map": np.zeros((1 + dims, dims), np.int64),
-            "shift_counts": shift.bits.counts,
-            "shift_means": shift.means,
-        }
-        return cls(FlowState(arrays=arrays))
-
-    @property
-    def basis(self) -> Basis:
-        return Basis(self.state.arrays["mean"], self.state.arrays["rows"])
-
-    @basis.setter
-    def basis(self, basis: Basis) -> None:
-        self.state.arrays["mean"], self.state.arrays["rows"] = basis.mean, basis.rows
-
-    def drift_of(self, dims: int) -> Ints:
-        """The drift map of the first directions."""
-        return self.state.arrays["map"][: 1 + dims, :dims]
-
-    def set_drift(self, matrix: Ints) -> None:
-        """Replace the drift map of the first directions."""
-        self.state.arrays["map"][: len(matrix), : matrix.shape[1]] = matrix
-
-    @property
-    def step_bits(self) -> Ints:
-        """The step's bfloat16 without its sign, in 15 bits."""
-        return self.state.arrays["step"]
-
-    @step_bits.setter
-    def step_bits(self, bits: Ints) -> None:
-        self.state.arrays["step"] = bits
-
-    @property
-    def step(self) -> float:
-        """The step that the coordinates' unit is an eighth of."""
-        return float((self.step_bits << 16).astype(np.int32).view(np.float32)[0])
-
-    @property
-    def units(self) -> int:
-        """Units in a step of the codes."""
-        return int(self.state.arrays["units"][0])
-
-    def code_units(self, coder: Coder, units: int | None) -> None:
-        """Code another number of units than in the packet before."""
-        coded = code_uints(coder, None if units is None else np.array([units]), 1, _UNITS_BITS)
-        if coded[0] in (0, self.units):
-            raise PacketError(
-                f"a step of {coded[0]} units after one of {self.units}; it must be another, not 0"
-            )
-        self.state.arrays["units"] = coded
 
 
 @dataclass(frozen=True)
@@ -209,12 +136,14 @@ class _Body:
     codes: Ints
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Tokens:
     """What both ends know of a batch before its body."""
 
     lengths: Ints
     known: Bools
+    factors: Ints
+    """`[tokens, 1]`: how many times the step is to be taken for each token's."""
     reference: Ints
     """`[tokens, dims]`, zeros where there is none."""
     recent: Points
@@ -238,7 +167,7 @@ class LatticeCodec(Codec):
     @override
     def knob(self) -> Knob:
         step = self._uniform.step
-        return Knob("step", step, (step / UNIT, step * _MAX_UNITS / UNIT), saves_upwards=True)
+        return Knob("step", step, (step / UNIT, step * MAX_UNITS / UNIT), saves_upwards=True)
 
     @cached_property
     def _predict(self) -> Predict | None:
@@ -277,7 +206,7 @@ class LatticeCodec(Codec):
         values, lengths = batch.values.detach().float(), batch.lengths.numpy()
         found: list[Reference | None] = [None] * len(ids) if fresh else store.peek(ids)
         known = still_fit(found, lengths)
-        flow = _Flow.after(None if fresh else store.flow, dims, batch.hidden)
+        flow = Flow.after(None if fresh else store.flow, dims, batch.hidden)
         chain = None if fresh else flow.state.chain
         changes_step = units != flow.units
         prefix = write_prefix(
@@ -288,13 +217,15 @@ class LatticeCodec(Codec):
         writer = Writer()
         if changes_step:
             flow.code_units(writer, units)
-        self._code_head(writer, flow, self._head(values, flow, fresh), fresh, len(values))
+        learnt = torch.ones(len(values), dtype=torch.bool) if batch.learnt is None else batch.learnt
+        tokens.factors = self._code_factors(writer, flow, learnt, lengths)
+        self._code_head(writer, flow, self._head(values, flow, tokens.factors, fresh), fresh, len(values))
         body = self._body(flow.basis.forward(values, flow.step), tokens, flow)
         body, coordinates = self._code_body(writer, flow, body, tokens)
         restored = self._code_end(writer, flow, coordinates, values.device, values)
         packet = prefix + writer.finish()
         self._commit(store, flow, packet, ids, tokens, coordinates, fresh)
-        reconstruction = Ragged(restored, batch.lengths)
+        reconstruction = Ragged(restored, batch.lengths, self._learnt(tokens))
         skipped = _skipped(body, tokens)
         return Encoded(packet, reconstruction, torch.from_numpy(skipped), int(lengths[skipped].sum()))
 
@@ -314,7 +245,7 @@ class LatticeCodec(Codec):
         chain = None if store.flow is None else store.flow.chain
         width = store.hidden if fresh else dims
         ids, lengths, known = read_prefix(reader, header, store, limit_bytes, chain=chain, width=width)
-        flow = _Flow.after(None if fresh else store.flow, dims, header.hidden)
+        flow = Flow.after(None if fresh else store.flow, dims, header.hidden)
         if len(flow.basis.mean) != header.hidden:
             raise PacketError(f"packet of width {header.hidden} in a flow of width {len(flow.basis.mean)}")
 
@@ -322,6 +253,7 @@ class LatticeCodec(Codec):
         bits = Reader(reader.rest())
         if header.changes_step:
             flow.code_units(bits, None)
+        tokens.factors = self._code_factors(bits, flow, None, lengths)
         self._code_head(bits, flow, None, fresh, int(lengths.sum()))
         body, coordinates = self._code_body(bits, flow, None, tokens)
         values = self._code_end(bits, flow, coordinates, device)
@@ -329,15 +261,14 @@ class LatticeCodec(Codec):
         if not bool(values.isfinite().all()):
             raise PacketError("the packet holds values that are not finite")
         self._commit(store, flow, packet, ids, tokens, coordinates, fresh)
-        return Decoded(
-            Ragged(values, torch.from_numpy(lengths)), ids, torch.from_numpy(_skipped(body, tokens))
-        )
+        batch = Ragged(values, torch.from_numpy(lengths), self._learnt(tokens))
+        return Decoded(batch, ids, torch.from_numpy(_skipped(body, tokens)))
 
     def _units(self, step: float) -> int:
         """The whole number of units that is nearest to a step in the units of `uniform`."""
         if not step > 0:
             raise CodecError(f'step {step:g} is given for "{self}"; it must be above 0')
-        return round(min(max(step / self._uniform.step * UNIT, 1), _MAX_UNITS))
+        return round(min(max(step / self._uniform.step * UNIT, 1), MAX_UNITS))
 
     def _tokens(
         self, store: ReferenceStore, ids: list[int], lengths: Ints, known: Bools, dims: int, fresh: bool
@@ -354,13 +285,27 @@ class LatticeCodec(Codec):
                 break
             recent.insert(0, sample_id)
         window = store.read(recent).numpy() if recent else np.zeros((0, dims), np.float32)
-        return _Tokens(lengths, known, reference, window)
+        return _Tokens(lengths, known, np.ones((len(reference), 1), np.int64), reference, window)
+
+    def _code_factors(self, coder: Coder, flow: Flow, learnt: Tensor | None, lengths: Ints) -> Ints:
+        """Code which tokens are a prompt's; gives how many times the step each is to have `[tokens, 1]`."""
+        factors = np.ones((int(lengths.sum()), 1), np.int64)
+        if self._uniform.prompt > 1:
+            given = None if learnt is None else learnt.numpy()
+            changes = None if given is None else _changes(given, lengths)
+            changes = flow.prompts.code(coder, np.zeros(len(factors), np.int64), changes)
+            factors[~_runs(changes, lengths)] = self._uniform.prompt
+        return factors
+
+    def _learnt(self, tokens: _Tokens) -> Tensor | None:
+        """Which tokens are no prompt's, as far as the packet says."""
+        return None if self._uniform.prompt == 1 else torch.from_numpy(tokens.factors[:, 0] == 1)
 
     def _room(self, basis: Basis, num_tokens: int, hidden: int) -> int:
         """How many directions a batch may add: at most one for each of its tokens."""
         return min(min(self._klt.dims, hidden) - len(basis.rows), num_tokens)
 
-    def _head(self, values: Tensor, flow: _Flow, fresh: bool) -> _Head:
+    def _head(self, values: Tensor, flow: Flow, factors: Ints, fresh: bool) -> _Head:
         if fresh or self._own_steps:
             step = max(
                 self._uniform.step * spread_of(values, around_mean=self._klt.centre == "mean"), _MIN_STEP
@@ -372,10 +317,10 @@ class LatticeCodec(Codec):
         most = self._room(basis, *values.shape)
         rows = basis.rows[:0]
         if most:
-            rows = basis.missing(values, flow.step, most, self._klt.threshold, flow.units)
+            rows = basis.missing(values, flow.step, most, self._klt.threshold, flow.units * factors)
         return _Head(flow.step_bits, basis.mean, rows)
 
-    def _code_head(self, coder: Coder, flow: _Flow, head: _Head | None, fresh: bool, num_tokens: int) -> None:
+    def _code_head(self, coder: Coder, flow: Flow, head: _Head | None, fresh: bool, num_tokens: int) -> None:
         """Code step and basis, and put them into the flow."""
         if fresh or self._own_steps:
             flow.step_bits = code_uints(coder, None if head is None else head.step_bits, 1, 15)
@@ -394,26 +339,24 @@ class LatticeCodec(Codec):
             basis = basis.extended(rows.T)
         flow.basis = basis
 
-    def _body(self, coordinates: Floats, tokens: _Tokens, flow: _Flow) -> _Body:
-        dims = coordinates.shape[1]
+    def _body(self, coordinates: Floats, tokens: _Tokens, flow: Flow) -> _Body:
+        dims, units = coordinates.shape[1], flow.units * tokens.factors
         if self._predict is None:
-            codes = quantized(coordinates, self._uniform.dead_zone, flow.units)
+            codes = quantized(coordinates, self._uniform.dead_zone, units)
             return _Body(None, Modes.all_usual(len(codes)), codes)
         own = tokens.reference[:, :dims]
         update = None
         if tokens.known.any():
             rows = np.repeat(tokens.known, tokens.lengths)
-            update = fit(coordinates[rows], own[rows], flow.drift_of(dims), self._predict.rank, flow.units)
+            update = fit(coordinates[rows], own[rows], flow.drift_of(dims), self._predict.rank, units[rows])
             own, _ = _moved(own, rows, flow.drift_of(dims), update)
         window = tokens.window(dims, bool(self._predict.window))
         modes, codes = plan(
-            coordinates, own, tokens.known, tokens.lengths, window, self._uniform.dead_zone, flow.units
+            coordinates, own, tokens.known, tokens.lengths, window, self._uniform.dead_zone, units
         )
         return _Body(update, modes, codes)
 
-    def _code_body(
-        self, coder: Coder, flow: _Flow, body: _Body | None, tokens: _Tokens
-    ) -> tuple[_Body, Ints]:
+    def _code_body(self, coder: Coder, flow: Flow, body: _Body | None, tokens: _Tokens) -> tuple[_Body, Ints]:
         """Code the tokens; gives them, and their coordinates `[tokens, directions]`."""
         dims, num_tokens = len(flow.basis.rows), len(tokens.reference)
         own, update, modes = tokens.reference[:, :dims], None, Modes.all_usual(num_tokens)
@@ -426,19 +369,20 @@ class LatticeCodec(Codec):
             width = int(len(tokens.recent) + num_tokens).bit_length()
             given = None if body is None else body.modes
             modes = flow.modes.code(coder, given, tokens.known, tokens.lengths, width)
-        kinds = (modes.usual & np.repeat(tokens.known, tokens.lengths)).astype(np.int64)
+        units = flow.units * tokens.factors
+        kinds = (modes.usual & np.repeat(tokens.known, tokens.lengths)) + 2 * (tokens.factors[:, 0] > 1)
         codes = flow.codes.code(coder, None if body is None else body.codes, num_tokens, dims, kinds)
         if self._predict is None:
-            coordinates = restore(np.zeros_like(codes), codes, flow.units)
+            coordinates = restore(np.zeros_like(codes), codes, units)
         else:
             window = tokens.window(dims, bool(self._predict.window))
-            coordinates = replay(modes, codes, own, tokens.known, tokens.lengths, window, flow.units)
+            coordinates = replay(modes, codes, own, tokens.known, tokens.lengths, window, units)
         return _Body(update, modes, codes), coordinates
 
     def _code_end(
         self,
         coder: Coder,
-        flow: _Flow,
+        flow: Flow,
         coordinates: Ints,
         device: torch.device | str,
         values: Tensor | None = None,
@@ -461,7 +405,7 @@ class LatticeCodec(Codec):
     def _commit(
         self,
         store: ReferenceStore,
-        flow: _Flow,
+        flow: Flow,
         packet: Buffer,
         ids: list[int],
         tokens: _Tokens,
@@ -500,3 +444,17 @@ def _skipped(body: _Body, tokens: _Tokens) -> Bools:
 def _starts(lengths: Ints) -> Ints:
     starts: Ints = np.cumsum(lengths) - lengths
     return starts
+
+
+def _changes(learnt: Bools, lengths: Ints) -> Bools:
+    """Where a token differs from the one before it in its sample, the first from a prompt's: that is rare."""
+    before = np.roll(learnt, 1)
+    before[_starts(lengths)] = False
+    return learnt ^ before
+
+
+def _runs(changes: Bools, lengths: Ints) -> Bools:
+    """Inverse of `_changes`."""
+    odd = np.logical_xor.accumulate(changes)
+    starts = _starts(lengths)
+    return odd ^ np.repeat(odd[starts] ^ changes[starts], lengths)

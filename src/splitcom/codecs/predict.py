@@ -151,7 +151,7 @@ class Window:
         return predicted
 
 
-def spent(residual: Floats | Ints, units: int) -> Floats:
+def spent(residual: Floats | Ints, units: int | Ints) -> Floats:
     """About the bits that a residual `[..., directions]` costs, its error included as what it would cost."""
     return np.asarray(np.log2(1.0 + (residual * (2.0 / units)) ** 2).sum(-1))
 
@@ -163,12 +163,12 @@ def plan(
     lengths: Ints,
     window: Window,
     dead_zone: float,
-    units: int,
+    units: Ints,
 ) -> tuple[Modes, Ints]:
     """Modes and codes: the cheapest prediction of each token, chosen greedily from left to right; only the sender does.
 
-    `own` `[tokens, directions]` is what each token's own reference predicts, of samples that are `known`; `units` is
-    the step of the codes.
+    `own` `[tokens, directions]` is what each token's own reference predicts, of samples that are `known`; `units`
+    `[tokens, 1]` are the steps of the codes.
     """
     modes = Modes.all_usual(len(coordinates))
     codes = np.zeros_like(own)
@@ -178,19 +178,19 @@ def plan(
         end, start = end + length, end
         rows = slice(start, end)
         predicted = own[rows]
-        if not is_known or quantized(coordinates[rows] - predicted, dead_zone, units).any():
-            chosen = _choose(coordinates[rows], own[rows] if is_known else None, window, units)
+        if not is_known or quantized(coordinates[rows] - predicted, dead_zone, units[rows]).any():
+            chosen = _choose(coordinates[rows], own[rows] if is_known else None, window, units[rows])
             modes.usual[rows], modes.jump[rows], modes.zero[rows] = chosen.usual, chosen.jump, chosen.zero
             distances.append(chosen.distances)
             predicted = predict_sample(chosen, own[rows] if is_known else None, window)
-        codes[rows] = quantized(coordinates[rows] - predicted, dead_zone, units)
-        window.append(restore(predicted, codes[rows], units))
+        codes[rows] = quantized(coordinates[rows] - predicted, dead_zone, units[rows])
+        window.append(restore(predicted, codes[rows], units[rows]))
     modes.distances = np.concatenate([*distances, modes.distances])
     return modes, codes
 
 
 def replay(
-    modes: Modes, codes: Ints, own: Ints, known: Bools, lengths: Ints, window: Window, units: int
+    modes: Modes, codes: Ints, own: Ints, known: Bools, lengths: Ints, window: Window, units: Ints
 ) -> Ints:
     """The coordinates that the sender had planned."""
     restored = np.zeros_like(own)
@@ -203,7 +203,7 @@ def replay(
         first += num_jumps
         sample = Modes(modes.usual[rows], modes.jump[rows], modes.zero[rows], distances)
         predicted = predict_sample(sample, own[rows] if is_known else None, window)
-        restored[rows] = restore(predicted, codes[rows], units)
+        restored[rows] = restore(predicted, codes[rows], units[rows])
         window.append(restored[rows])
     return restored
 
@@ -214,19 +214,19 @@ def predict_sample(modes: Modes, own: Ints | None, window: Window) -> Ints:
     return pointed if own is None else np.where(modes.usual[:, None], own, pointed)
 
 
-def quantized(residual: Floats, dead_zone: float, units: int) -> Ints:
-    """Steps nearest to a residual; `dead_zone` of a step more is taken for zero on both sides of it."""
+def quantized(residual: Floats, dead_zone: float, units: Ints) -> Ints:
+    """Steps of `units` `[tokens, 1]` nearest to a residual; `dead_zone` of a step more is taken for zero."""
     steps = np.abs(residual) / units
     codes = np.where(steps < 0.5 + dead_zone, 0.0, np.rint(steps).clip(1)) * np.sign(residual)
     return np.asarray(codes.clip(-LIMIT, LIMIT).astype(np.int64))
 
 
-def restore(predicted: Ints, codes: Ints, units: int) -> Ints:
-    """Coordinates from a prediction and what it missed, in steps of `units`."""
+def restore(predicted: Ints, codes: Ints, units: Ints) -> Ints:
+    """Coordinates from a prediction and what it missed, in steps of `units` `[tokens, 1]`."""
     return (predicted + units * codes).clip(-LIMIT, LIMIT)
 
 
-def _choose(coordinates: Floats, own: Ints | None, window: Window, units: int) -> Modes:
+def _choose(coordinates: Floats, own: Ints | None, window: Window, units: Ints) -> Modes:
     num_tokens = len(coordinates)
     modes = Modes.all_usual(num_tokens)
     zero_cost = spent(coordinates, units) + _FLAG_BITS
@@ -237,7 +237,7 @@ def _choose(coordinates: Floats, own: Ints | None, window: Window, units: int) -
     while start < num_tokens:
         # the pointer runs on until the first jump
         run = slice(start, min(start + _RUN, num_tokens))
-        pointed = spent(coordinates[run] - window.at(pointer + np.arange(run.stop - start)), units)
+        pointed = spent(coordinates[run] - window.at(pointer + np.arange(run.stop - start)), units[run])
         usual = pointed if usual_cost is None else usual_cost[run]
         choice = np.argmin([usual, jump_cost[run], zero_cost[run], pointed + _FLAG_BITS], axis=0)
         jumps = np.flatnonzero(choice == 1)
@@ -253,7 +253,7 @@ def _choose(coordinates: Floats, own: Ints | None, window: Window, units: int) -
     return modes
 
 
-def _jumps(coordinates: Floats, own: Ints | None, window: Window, units: int) -> tuple[Floats, Ints]:
+def _jumps(coordinates: Floats, own: Ints | None, window: Window, units: Ints) -> tuple[Floats, Ints]:
     """What a jump of each token costs, and where it goes; infinite where it cannot pay."""
     cost, best = np.full(len(coordinates), np.inf), np.zeros(len(coordinates), np.int64)
     if window.size:
@@ -264,5 +264,5 @@ def _jumps(coordinates: Floats, own: Ints | None, window: Window, units: int) ->
             rest = missed - units * np.rint(missed / units)
             some = np.flatnonzero(spent(missed, units) - spent(rest, units) > pointer_bits)
         best[some] = window.nearest(coordinates[some])
-        cost[some] = spent(coordinates[some] - window.at(best[some]), units) + pointer_bits
+        cost[some] = spent(coordinates[some] - window.at(best[some]), units[some]) + pointer_bits
     return cost, best

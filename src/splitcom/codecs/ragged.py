@@ -15,6 +15,8 @@ class Ragged:
     Args:
         values: `[tokens, hidden]`, floating point.
         lengths: `[batch]`, int64 on the CPU, every length at least 1, `sum(lengths) == tokens`.
+        learnt: bool `[tokens]` on the CPU, tokens that labels are predicted from, or which have one; None where that
+            is not known. A codec may spend more on them than on a prompt.
 
     Raises:
         CodecError: where the two do not fit each other.
@@ -30,6 +32,7 @@ class Ragged:
 
     values: Tensor
     lengths: Tensor
+    learnt: Tensor | None = None
 
     def __post_init__(self) -> None:
         values, lengths = self.values, self.lengths
@@ -46,6 +49,9 @@ class Ragged:
             raise CodecError(f"lengths must be int64 [batch] on the CPU, not {lengths.dtype} {lengths.shape}")
         if min(counts := lengths.tolist()) < 1 or sum(counts) != len(values):
             raise CodecError(f"lengths must be at least 1 and add up to {len(values)} tokens, not {counts}")
+        learnt = self.learnt
+        if learnt is not None and (learnt.dtype != torch.bool or learnt.shape != values.shape[:1]):
+            raise CodecError(f"learnt must be bool [{len(values)}], not {learnt.dtype} {list(learnt.shape)}")
 
     @property
     def hidden(self) -> int:
@@ -53,14 +59,17 @@ class Ragged:
         return self.values.shape[1]
 
     @classmethod
-    def from_padded(cls, padded: Tensor, attention_mask: Tensor) -> "Ragged":
-        """Take from `padded` `[batch, tokens, hidden]` what `attention_mask` `[batch, tokens]` marks."""
+    def from_padded(cls, padded: Tensor, attention_mask: Tensor, learnt: Tensor | None = None) -> "Ragged":
+        """Take from `padded` `[batch, tokens, hidden]` what `attention_mask` `[batch, tokens]` marks.
+
+        `learnt` is bool `[batch, tokens]`.
+        """
         mask = attention_mask.bool()
         values = padded.flatten(0, 1)
         if not bool(mask.all()):
             # copies row by row; indexing with the mask would go element by element
             values = values.index_select(0, mask.flatten().nonzero().squeeze(1))
-        return cls(values, mask.sum(1).cpu())
+        return cls(values, mask.sum(1).cpu(), None if learnt is None else learnt.cpu()[mask.cpu()])
 
     def to_padded(self, attention_mask: Tensor) -> Tensor:
         """Lay the tokens out as `[batch, tokens, hidden]` where `attention_mask` is set, zeros elsewhere."""

@@ -4,7 +4,7 @@ In the U-shape the loss is the clients' business: the body's two passes are apar
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -64,10 +64,11 @@ class Passage:
         if not _is_finite(self.out[self.mask.bool()]):
             raise NonFiniteError(f"what comes out of the body is not finite; {DIVERGED}")
 
-    def out_of(self, client: str) -> Ragged:
-        """What the body gave for a client's batch."""
+    def out_of(self, client: str, arrived: Ragged) -> Ragged:
+        """What the body gave for the batch that arrived from a client."""
         rows = self.rows[client]
-        return Ragged.from_padded(self.out.detach()[rows], self.mask[rows])
+        out = Ragged.from_padded(self.out.detach()[rows], self.mask[rows])
+        return replace(out, learnt=arrived.learnt)
 
 
 def _is_finite(values: torch.Tensor | None) -> bool:

@@ -9,7 +9,7 @@ from splitcom.config import Config
 from splitcom.data import Batch, Sample
 from splitcom.federation.channel import Channels
 from splitcom.federation.client import RoundSummary
-from splitcom.federation.loss import Losses, losses_through
+from splitcom.federation.loss import Losses, learnt_tokens, losses_through
 from splitcom.federation.optimize import Optimizer
 from splitcom.federation.packets import receive, send
 from splitcom.federation.plan import LocalRound, held_out_batches, progress_of, round_batches
@@ -78,7 +78,7 @@ class EndsTrainer:
             front_out = self._front(batch.input_ids.to(self._device), mask)
 
         def packet(flow: str, values: torch.Tensor, lost: Sequence[int]) -> bytes:
-            ragged = Ragged.from_padded(values, mask)
+            ragged = Ragged.from_padded(values, mask, learnt_tokens(batch.labels))
             return self._channels[flow].encode(ragged, batch.sample_ids, position, self_contained=bool(lost))
 
         def activation(lost: Sequence[int]) -> Message:

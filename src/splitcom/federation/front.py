@@ -10,6 +10,7 @@ from splitcom.config import Config
 from splitcom.data import Batch, Sample
 from splitcom.federation.channel import Channel, Channels
 from splitcom.federation.client import RoundSummary
+from splitcom.federation.loss import learnt_tokens
 from splitcom.federation.optimize import Optimizer
 from splitcom.federation.packets import receive, send
 from splitcom.federation.plan import LocalRound, held_out_batches, progress_of, round_batches
@@ -72,7 +73,7 @@ class FrontTrainer:
         trains = bool(self._optimizer.parameters)
         with torch.set_grad_enabled(trains):
             hidden = self._front(batch.input_ids.to(self._device), mask)
-        ragged = Ragged.from_padded(hidden.detach(), mask)
+        ragged = Ragged.from_padded(hidden.detach(), mask, learnt_tokens(batch.labels))
 
         reply = yield from send(partial(self._activation, batch, ragged, position))
         if trains:

@@ -30,6 +30,15 @@ def learnt_at(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
     return rows, columns
 
 
+def learnt_tokens(labels: torch.Tensor) -> torch.Tensor | None:
+    """Tokens that have a label or predict one, bool [batch, tokens]; None for classes. `labels` as in `losses_of`."""
+    if labels.shape[1] == 1:
+        return None
+    labelled = labels != IGNORED
+    predicts = torch.cat([labelled[:, 1:], torch.zeros_like(labelled[:, :1])], 1)
+    return labelled | predicts
+
+
 def losses_through(
     part: Body | Tail, hidden: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor
 ) -> Losses:

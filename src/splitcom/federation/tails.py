@@ -46,7 +46,7 @@ class Tails:
         passage, arrivals = self._forward(arrivals, position)
         seconds = perf_counter() - started
         passing = {
-            name: _Passing(name, arrival, passage.out_of(name), packet_position)
+            name: _Passing(name, arrival, passage.out_of(name, arrival.decoded.batch), packet_position)
             for name, arrival in arrivals.items()
         }
         for one in passing.values():

@@ -75,6 +75,7 @@ def test_canonical_text(text: str, canonical: str) -> None:
         ("svd(2) > topk(0.1)", 9, "topk after svd: only one of klt, randtopk, svd, topk"),
         ("int8 > svd(2)", 7, "svd must come before int8: it takes numbers, not their codes"),
         ("klt(0) > uniform(1) > range", 4, "klt: dims must be 1 to 4095, not 0"),
+        ("klt(8) > uniform(1, prompt=0) > range", 27, "uniform: prompt must be 1 to 16, not 0"),
         ("klt(8) > uniform(0) > range", 17, "uniform: step must be 0.001 to 1000, not 0"),
         ("predict(rank=256) > klt(8) > uniform(1) > range", 13, "predict: rank must be 0 to 255, not 256"),
         ("predict > klt(8) > uniform(1)", 19, "work on the same integers"),

@@ -9,10 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from splitcom.codecs import Codec, MemoryReferences, Ragged, lattice, parse
+from splitcom.codecs import Codec, MemoryReferences, Ragged, parse
 from splitcom.codecs.basis import UNIT, Basis
 from splitcom.codecs.coder import MAX_MAGNITUDE, Coder, MatrixModel, Reader, Writer, code_uints
 from splitcom.codecs.drift import code_update, fit, moved, predicted, updated
+from splitcom.codecs.flow import Flow
 from splitcom.codecs.predict import ModeModel, Window, plan, replay, restore
 from splitcom.errors import CodecError, PacketError
 
@@ -111,12 +112,14 @@ def test_what_is_left_over_or_ends_in_zero_is_refused() -> None:
     st.integers(0, 1000),
     st.lists(st.tuples(st.integers(1, 9), st.booleans()), min_size=1, max_size=5),
     st.integers(1, 255),
+    st.integers(1, 3),
 )
 def test_the_receiver_replays_what_the_sender_planned(
-    seed: int, samples: list[tuple[int, bool]], units: int
+    seed: int, samples: list[tuple[int, bool]], units_of_all: int, factor: int
 ) -> None:
     lengths, known = np.array([n for n, _ in samples]), np.array([flag for _, flag in samples])
     tokens = int(lengths.sum())
+    units = units_of_all * np.where(draws(seed).random((tokens, 1)) < 0.5, 1, factor)
     recent = np.rint(coordinates_of(seed, 12, 5)).astype(np.int64)
     coordinates = recent[draws(seed).integers(0, 12, tokens)] + coordinates_of(seed + 1, tokens, 5, 8.0)
     own = np.where(np.repeat(known, lengths)[:, None], np.rint(coordinates).astype(np.int64) + 3, 0)
@@ -126,7 +129,7 @@ def test_the_receiver_replays_what_the_sender_planned(
     read = ModeModel.new().code(Reader(writer.finish()), None, known, lengths, width)
     assert np.array_equal(read.usual, modes.usual) and np.array_equal(read.distances, modes.distances)
     restored = replay(read, codes, own, known, lengths, Window(recent, tokens), units)
-    assert np.abs(restored - coordinates).max() <= units / 2
+    assert (np.abs(restored - coordinates) <= units / 2).all()
     again = replay(modes, codes, own, known, lengths, Window(recent, tokens), units)
     assert np.array_equal(restored, again)
 
@@ -274,16 +277,53 @@ def test_a_step_that_no_sender_would_send_is_refused(monkeypatch: pytest.MonkeyP
     """Nothing, and what it is already."""
     codec, store = parse(CODEC), MemoryReferences()
 
-    def hostile(flow: lattice._Flow, coder: Coder, _: int | None) -> None:
+    def hostile(flow: Flow, coder: Coder, _: int | None) -> None:
         code_uints(coder, np.array([units]), 1, 8)
 
     with monkeypatch.context() as patch:
-        patch.setattr(lattice._Flow, "code_units", hostile)
+        patch.setattr(Flow, "code_units", hostile)
         batch = batch_of(low_rank_tokens(0, 8), [8])
         packet = codec.encode(batch, [0], MemoryReferences(), threshold=0.6).packet
     with pytest.raises(PacketError, match=f"a step of {units} units after one of 8"):
         codec.decode(packet, store)
     assert store.flow is None
+
+
+@few
+@given(st.lists(st.lists(st.booleans(), min_size=1, max_size=12), min_size=1, max_size=4), st.integers(0, 99))
+def test_the_receiver_learns_which_tokens_are_a_prompt_s(samples: list[list[bool]], seed: int) -> None:
+    codec = parse("predict > klt(8) > uniform(0.3, prompt=3) > range")
+    sender, receiver = MemoryReferences(), MemoryReferences()
+    learnt = torch.tensor([flag for sample in samples for flag in sample])
+    for visit in range(3):
+        values = low_rank_tokens(seed, len(learnt)) + 0.1 * low_rank_tokens(seed + visit, len(learnt))
+        batch = Ragged(torch.from_numpy(values).float(), torch.tensor([len(sample) for sample in samples]), learnt)
+        encoded = codec.encode(batch, range(len(samples)), sender)
+        decoded = codec.decode(encoded.packet, receiver).batch
+        for batch in (encoded.reconstruction, decoded):
+            assert batch.learnt is not None and torch.equal(batch.learnt, learnt)
+        assert torch.equal(decoded.values, encoded.reconstruction.values)
+
+
+def test_a_prompt_has_the_larger_error_of_the_larger_step_and_that_saves_bytes() -> None:
+    lengths, is_text = torch.tensor([40] * 8), torch.arange(40).repeat(8) >= 20
+    values = torch.from_numpy(low_rank_tokens(0, 320)).float()
+
+    def coded(stage: str, learnt: torch.Tensor | None) -> tuple[int, np.ndarray]:
+        codec = parse(f"predict > klt(24) > {stage} > range")
+        encoded = codec.encode(Ragged(values, lengths, learnt), range(8), MemoryReferences())
+        errors = (encoded.reconstruction.values - values).square().mean(1)
+        return len(encoded.packet), np.array(
+            [float(errors[rows].mean().sqrt()) for rows in (~is_text, is_text)]
+        )
+
+    size, errors = coded("uniform(0.2)", None)
+    half_size, of_parts = coded("uniform(0.2, prompt=2)", is_text)
+    all_text_size, same = coded("uniform(0.2, prompt=2)", None)
+    assert half_size < 0.95 * size
+    assert of_parts[0] == pytest.approx(2 * errors[0], rel=0.2)
+    assert of_parts[1] == pytest.approx(errors[1], rel=0.1)
+    assert same == pytest.approx(errors) and all_text_size <= size + 8
 
 
 def test_the_mean_stays_where_it_is_when_the_spread_changes() -> None:

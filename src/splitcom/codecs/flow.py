@@ -1,0 +1,92 @@
+"""What a lattice codec knows of a flow: a `FlowState` as the objects that use it."""
+
+import numpy as np
+
+from splitcom.codecs.basis import UNIT, Basis
+from splitcom.codecs.coder import BitModel, Coder, MatrixModel, code_uints
+from splitcom.codecs.predict import ModeModel
+from splitcom.codecs.state import FlowState
+from splitcom.codecs.wire import Ints
+from splitcom.errors import PacketError
+
+_UNITS_BITS = 8
+MAX_UNITS = (1 << _UNITS_BITS) - 1
+"""Most units of a step."""
+
+
+class Flow:
+    """A flow state as the objects that use it; whatever they learn goes into the state's arrays."""
+
+    def __init__(self, state: FlowState) -> None:
+        self.state = state
+        arrays = state.arrays
+        self.codes = MatrixModel(arrays["counts"], arrays["means"])
+        self.shift = MatrixModel(arrays["shift_counts"], arrays["shift_means"])
+        self.modes = ModeModel(BitModel(arrays["modes"]))
+        self.prompts = BitModel(arrays["prompts"])
+
+    @classmethod
+    def after(cls, state: FlowState | None, dims: int, hidden: int) -> "Flow":
+        """A copy of the state of a flow, or a new one."""
+        if state is not None:
+            return cls(state.copy())
+        codes, shift = MatrixModel.new(dims, kinds=4), MatrixModel.new(hidden)
+        arrays = {
+            "mean": np.zeros(hidden, np.int64),
+            "rows": np.zeros((0, hidden), np.int64),
+            "step": np.zeros(1, np.int64),
+            "units": np.array([UNIT]),
+            "counts": codes.bits.counts,
+            "means": codes.means,
+            "modes": ModeModel.new().bits.counts,
+            "prompts": np.array([[63, 1]]),  # texts are longer than that, and begin with a prompt
+            "map": np.zeros((1 + dims, dims), np.int64),
+            "shift_counts": shift.bits.counts,
+            "shift_means": shift.means,
+        }
+        return cls(FlowState(arrays=arrays))
+
+    @property
+    def basis(self) -> Basis:
+        """Mean and directions."""
+        return Basis(self.state.arrays["mean"], self.state.arrays["rows"])
+
+    @basis.setter
+    def basis(self, basis: Basis) -> None:
+        self.state.arrays["mean"], self.state.arrays["rows"] = basis.mean, basis.rows
+
+    def drift_of(self, dims: int) -> Ints:
+        """The drift map of the first directions."""
+        return self.state.arrays["map"][: 1 + dims, :dims]
+
+    def set_drift(self, matrix: Ints) -> None:
+        """Replace the drift map of the first directions."""
+        self.state.arrays["map"][: len(matrix), : matrix.shape[1]] = matrix
+
+    @property
+    def step_bits(self) -> Ints:
+        """The step's bfloat16 without its sign, in 15 bits."""
+        return self.state.arrays["step"]
+
+    @step_bits.setter
+    def step_bits(self, bits: Ints) -> None:
+        self.state.arrays["step"] = bits
+
+    @property
+    def step(self) -> float:
+        """The step that the coordinates' unit is an eighth of."""
+        return float((self.step_bits << 16).astype(np.int32).view(np.float32)[0])
+
+    @property
+    def units(self) -> int:
+        """Units in a step of the codes."""
+        return int(self.state.arrays["units"][0])
+
+    def code_units(self, coder: Coder, units: int | None) -> None:
+        """Code another number of units than in the packet before."""
+        coded = code_uints(coder, None if units is None else np.array([units]), 1, _UNITS_BITS)
+        if coded[0] in (0, self.units):
+            raise PacketError(
+                f"a step of {coded[0]} units after one of {self.units}; it must be another, not 0"
+            )
+        self.state.arrays["units"] = coded
