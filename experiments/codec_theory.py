@@ -208,12 +208,12 @@ class Loop:
         received, figures = self._send_activations(
             Ragged.from_padded(hidden.detach(), mask, learnt_tokens(batch.labels)), batch.sample_ids
         )
-        exact_cut, exact_body = self._through_body(hidden, batch)
-        exact_front = self._through_front(hidden, exact_cut)
-        at_cut, body = self._through_body(received.to_padded(mask), batch)
+        _, exact_cut, exact_body = self.through_body(hidden, batch)
+        exact_front = self.through_front(hidden, exact_cut)
+        _, at_cut, body = self.through_body(received.to_padded(mask), batch)
         answer, errors = self._send_gradients(Ragged.from_padded(at_cut, mask), batch.sample_ids)
-        of_activations = self._through_front(hidden, at_cut)
-        front = self._through_front(hidden, answer.to_padded(mask))
+        of_activations = self.through_front(hidden, at_cut)
+        front = self.through_front(hidden, answer.to_padded(mask))
         for name, coded, exact in (
             ("LoRA front, activations alone coded", of_activations, exact_front),
             ("LoRA front", front, exact_front),
@@ -253,13 +253,15 @@ class Loop:
         plain_bytes = uncompressed_size(ids, exact.lengths.tolist(), exact.hidden)
         return encoded.reconstruction, 100 * len(encoded.packet) / plain_bytes
 
-    def _through_body(self, hidden: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    def through_body(self, hidden: Tensor, batch: Batch) -> tuple[float, Tensor, Tensor]:
+        """The loss of hidden states, and the gradients at the cut and of the body's LoRA."""
         received = hidden.detach().requires_grad_()
         loss = losses_through(self.body, received, batch.attention_mask, batch.labels).losses.mean()
         at_cut, *gradients = torch.autograd.grad(loss, [received, *self.parameters[1]])
-        return at_cut, _flat(gradients)
+        return float(loss), at_cut, _flat(gradients)
 
-    def _through_front(self, hidden: Tensor, gradient: Tensor) -> Tensor:
+    def through_front(self, hidden: Tensor, gradient: Tensor) -> Tensor:
+        """The gradient of the front's LoRA, of one at the cut."""
         return _flat(torch.autograd.grad(hidden, self.parameters[0], gradient, retain_graph=True))
 
     def _update(self, gradient: Gradient, progress: float) -> None:

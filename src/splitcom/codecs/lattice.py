@@ -89,8 +89,8 @@ class Uniform(Stage):
             keeps the sum): of the first packet; of each, where klt keeps the sum and nothing is predicted. A
             controller can set another for a packet, from 1/8 to 32 times this one in eighths of it.
         dead_zone: values up to this part of a step beyond half a step are taken for zero.
-        prompt: tokens that nothing is learnt from or at (a prompt's) have a step this many times as large. Which these
-            are is sent too, about a byte for each sample, where this is more than 1.
+        prompt: tokens that nothing is learnt from or at (a prompt's) have a step this many times as large. Where this
+            is more than 1, packets say which tokens these are, about a byte for each sample: so the receiver knows.
     """
 
     name = "uniform"

@@ -4,7 +4,7 @@ In the U-shape the loss is the clients' business: the body's two passes are apar
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -64,11 +64,10 @@ class Passage:
         if not _is_finite(self.out[self.mask.bool()]):
             raise NonFiniteError(f"what comes out of the body is not finite; {DIVERGED}")
 
-    def out_of(self, client: str, arrived: Ragged) -> Ragged:
-        """What the body gave for the batch that arrived from a client."""
+    def out_of(self, client: str) -> Ragged:
+        """What the body gave for a client's batch."""
         rows = self.rows[client]
-        out = Ragged.from_padded(self.out.detach()[rows], self.mask[rows])
-        return replace(out, learnt=arrived.learnt)
+        return Ragged.from_padded(self.out.detach()[rows], self.mask[rows])
 
 
 def _is_finite(values: torch.Tensor | None) -> bool:

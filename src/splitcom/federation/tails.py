@@ -9,7 +9,7 @@ A client that is lost in between has no part in the step.
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from time import perf_counter
 
@@ -46,7 +46,12 @@ class Tails:
         passage, arrivals = self._forward(arrivals, position)
         seconds = perf_counter() - started
         passing = {
-            name: _Passing(name, arrival, passage.out_of(name, arrival.decoded.batch), packet_position)
+            name: _Passing(
+                name,
+                arrival,
+                replace(passage.out_of(name), learnt=arrival.decoded.batch.learnt),
+                packet_position,
+            )
             for name, arrival in arrivals.items()
         }
         for one in passing.values():

@@ -297,7 +297,9 @@ def test_the_receiver_learns_which_tokens_are_a_prompt_s(samples: list[list[bool
     learnt = torch.tensor([flag for sample in samples for flag in sample])
     for visit in range(3):
         values = low_rank_tokens(seed, len(learnt)) + 0.1 * low_rank_tokens(seed + visit, len(learnt))
-        batch = Ragged(torch.from_numpy(values).float(), torch.tensor([len(sample) for sample in samples]), learnt)
+        batch = Ragged(
+            torch.from_numpy(values).float(), torch.tensor([len(sample) for sample in samples]), learnt
+        )
         encoded = codec.encode(batch, range(len(samples)), sender)
         decoded = codec.decode(encoded.packet, receiver).batch
         for batch in (encoded.reconstruction, decoded):
