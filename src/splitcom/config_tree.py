@@ -7,13 +7,13 @@ from typing import Any
 
 from splitcom.errors import ConfigError
 
-_ACTIVATION = "predict > klt(64) > uniform({}) > range"
+_ACTIVATION = "predict > klt(64) > uniform({}, dead_zone=0.3) > range"
 _GRADIENT = "predict(window=0, rank=0) > klt(64, threshold=0.3, centre=sum) > uniform({}) > range"
 
 PRESETS = {
-    "quality": (_ACTIVATION.format("0.5, dead_zone=0.3"), _GRADIENT.format(2)),
-    "balanced": (_ACTIVATION.format("0.5, dead_zone=0.3, prompt=3"), _GRADIENT.format(4)),
-    "tiny": (_ACTIVATION.format("1.5, dead_zone=0.3"), _GRADIENT.format(8)),
+    "quality": (_ACTIVATION.format(0.5), _GRADIENT.format(2)),
+    "balanced": (_ACTIVATION.format(0.75), _GRADIENT.format(4)),
+    "tiny": (_ACTIVATION.format(1.5), _GRADIENT.format(8)),
 }
 """The codecs of activations and of gradients that `preset = "balanced"` stands for, both ways."""
 
