@@ -136,7 +136,7 @@ class _Body:
     codes: Ints
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Tokens:
     """What both ends know of a batch before its body."""
 
@@ -213,13 +213,13 @@ class LatticeCodec(Codec):
             self.fingerprint, ids, lengths, known, found, batch.hidden, False, chain, changes_step
         )
 
-        tokens = self._tokens(store, ids, lengths, known, dims, fresh)
         writer = Writer()
         if changes_step:
             flow.code_units(writer, units)
         learnt = torch.ones(len(values), dtype=torch.bool) if batch.learnt is None else batch.learnt
-        tokens.factors = self._code_factors(writer, flow, learnt, lengths)
-        self._code_head(writer, flow, self._head(values, flow, tokens.factors, fresh), fresh, len(values))
+        factors = self._code_factors(writer, flow, learnt, lengths)
+        tokens = self._tokens(store, ids, lengths, known, factors, dims, fresh)
+        self._code_head(writer, flow, self._head(values, flow, factors, fresh), fresh, len(values))
         body = self._body(flow.basis.forward(values, flow.step), tokens, flow)
         body, coordinates = self._code_body(writer, flow, body, tokens)
         restored = self._code_end(writer, flow, coordinates, values.device, values)
@@ -249,11 +249,11 @@ class LatticeCodec(Codec):
         if len(flow.basis.mean) != header.hidden:
             raise PacketError(f"packet of width {header.hidden} in a flow of width {len(flow.basis.mean)}")
 
-        tokens = self._tokens(store, ids, lengths, known, dims, fresh)
         bits = Reader(reader.rest())
         if header.changes_step:
             flow.code_units(bits, None)
-        tokens.factors = self._code_factors(bits, flow, None, lengths)
+        factors = self._code_factors(bits, flow, None, lengths)
+        tokens = self._tokens(store, ids, lengths, known, factors, dims, fresh)
         self._code_head(bits, flow, None, fresh, int(lengths.sum()))
         body, coordinates = self._code_body(bits, flow, None, tokens)
         values = self._code_end(bits, flow, coordinates, device)
@@ -271,7 +271,14 @@ class LatticeCodec(Codec):
         return round(min(max(step / self._uniform.step * UNIT, 1), MAX_UNITS))
 
     def _tokens(
-        self, store: ReferenceStore, ids: list[int], lengths: Ints, known: Bools, dims: int, fresh: bool
+        self,
+        store: ReferenceStore,
+        ids: list[int],
+        lengths: Ints,
+        known: Bools,
+        factors: Ints,
+        dims: int,
+        fresh: bool,
     ) -> _Tokens:
         reference = np.zeros((int(lengths.sum()), dims), np.int64)
         if known.any():
@@ -285,7 +292,7 @@ class LatticeCodec(Codec):
                 break
             recent.insert(0, sample_id)
         window = store.read(recent).numpy() if recent else np.zeros((0, dims), np.float32)
-        return _Tokens(lengths, known, np.ones((len(reference), 1), np.int64), reference, window)
+        return _Tokens(lengths, known, factors, reference, window)
 
     def _code_factors(self, coder: Coder, flow: Flow, learnt: Tensor | None, lengths: Ints) -> Ints:
         """Code which tokens are a prompt's; gives how many times the step each is to have `[tokens, 1]`."""

@@ -77,8 +77,10 @@ class EndsTrainer:
         with torch.set_grad_enabled(trains):
             front_out = self._front(batch.input_ids.to(self._device), mask)
 
+        learnt = learnt_tokens(batch.labels)
+
         def packet(flow: str, values: torch.Tensor, lost: Sequence[int]) -> bytes:
-            ragged = Ragged.from_padded(values, mask, learnt_tokens(batch.labels))
+            ragged = Ragged.from_padded(values, mask, learnt)
             return self._channels[flow].encode(ragged, batch.sample_ids, position, self_contained=bool(lost))
 
         def activation(lost: Sequence[int]) -> Message:
