@@ -338,6 +338,16 @@ class Config(Section):
         for flow, (name, text) in self.steering.items():
             field = "control.controller" if name == SHARED else f"flows.{flow}.controller"
             knob = _fitting_knob(f"{field} = {text!r}", text, self.cut_flows[flow].codec)
+            if parse_controller(text).can_freeze and self.steering.get("activation_up", ("", ""))[0] != name:
+                raise ValueError(
+                    f"{field} = {text!r} freezes fronts, but does not set what their activations are sent with; make "
+                    "it that of flows.activation_up"
+                )
+            if parse_controller(text).can_freeze and not self.federation.waits_for_all:
+                raise ValueError(
+                    f"{field} = {text!r} freezes all fronts at the end of a round; leave out federation.deadline_s, "
+                    "over_select and scheduling = 'asynchronous', or take another controller"
+                )
             if name == SHARED:
                 flow_with[knob] = flow
         if len(flow_with) > 1:

@@ -24,6 +24,7 @@ STEPS = {
     "flows.activation_up.controller": "rate(2.0, 0.25, 4.0)",
     "flows.gradient_down.controller": "linear(2.0, 8.0)",
 }
+FREEZE = {"flows.activation_up.controller": "freeze(0.5, 0.25, until=0.5)"}
 DDPG = {"flows.activation_up.controller": "ddpg(0.5, 1.0, warmup=1, updates=2)"}
 
 
@@ -131,6 +132,59 @@ def test_a_finer_step_sends_more(tiny_config, tmp_path):
     assert sent["fixed(0.125)"] > 1.5 * sent["fixed(0.5)"]
 
 
+def bytes_by_round(run, flow):
+    return [
+        sum(line["bytes"][flow] for line in lines_of(run) if line["round"] == index) for index in range(1, 5)
+    ]
+
+
+def test_frozen_fronts_stay_as_they_are_and_cost_next_to_nothing(tiny_config, tmp_path):
+    config = tiny_config.override(PREDICTED | FREEZE)
+    run = train(config, tmp_path / "run")
+    assert thresholds_of(run, "activation_up") == [0.5, 0.5, 0.25, 0.25]
+    gradients, activations = bytes_by_round(run, "gradient_down"), bytes_by_round(run, "activation_up")
+    assert min(gradients[:2]) > 0 and gradients[2:] == [0, 0]
+    assert 0 < 4 * activations[3] < activations[2]  # the round before has sent what will not change any more
+    adapters = bytes_by_round(run, "adapter_up")
+    assert min(adapters[:2]) > 0 and adapters[2:] == [0, 0]
+    assert bytes_by_round(run, "adapter_down")[3] == 0
+    losses = [line["eval_loss"] for line in lines_of(run) if line["client"] == "client-0"]
+    assert losses[4] != losses[3]  # the body goes on
+
+    whole = config.override({"training.schedule": "constant"})
+    half = whole.override({"training.rounds": 2, "flows.activation_up.controller": "fixed(0.5)"})
+    at_half, at_end = train(half, tmp_path / "half"), train(whole, tmp_path / "whole")
+    one, other = (load_file(run.adapter / "adapter_model.safetensors") for run in (at_half, at_end))
+    same = {name.split(".layers.")[1].split(".")[0] for name in one if torch.equal(one[name], other[name])}
+    changed = {name.split(".layers.")[1].split(".")[0] for name in one} - same
+    assert same and changed and max(map(int, same)) < min(map(int, changed))
+
+
+def test_a_run_whose_fronts_are_frozen_resumes_to_the_same_bits(tiny_config, tmp_path):
+    config = tiny_config.override(PREDICTED | FREEZE)
+    straight = train(config, tmp_path / "straight")
+    with pytest.raises(Stop):
+        train(config, tmp_path / "halted", observer=StopAt(4))
+    resumed = train(config, tmp_path / "halted", resume=True)
+    one, other = (load_file(run.adapter / "adapter_model.safetensors") for run in (straight, resumed))
+    assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+    assert straight.result["bytes"]["activation_up"] == resumed.result["bytes"]["activation_up"]
+
+
+def test_frozen_fronts_of_the_u_shape_leave_body_and_tail_to_learn(tiny_config, tmp_path):
+    codecs = {
+        "flows.activation_down.codec": "fp16",
+        "flows.gradient_up.codec": "fp16",
+        "model.tail_blocks": 1,
+    }
+    run = train(tiny_config.override(PREDICTED | FREEZE | codecs), tmp_path / "run")
+    assert bytes_by_round(run, "gradient_down")[2:] == [0, 0]
+    for flow in ("activation_down", "gradient_up", "adapter_up"):
+        assert min(bytes_by_round(run, flow)) > 0
+    losses = [line["eval_loss"] for line in lines_of(run) if line["client"] == "client-0"]
+    assert losses[4] != losses[3]
+
+
 def test_an_agent_starts_from_another_run(tiny_config, tmp_path):
     first = train(tiny_config.override(CODECS | DDPG), tmp_path / "first")
     config = tiny_config.override(CODECS | DDPG | {"control.start_from": str(first.folder)})
@@ -175,6 +229,9 @@ def test_a_run_to_start_from_must_fit_before_anything_is_written(
          r"flows\.activation_up\.controller.*sets steps of 0\.01 to 4; those of 'predict.*lie in 0\.0625 to 15\.9375"),
         ({"flows.activation_up.controller": "rate(1.0, 0.5, 0.9)"},
          r"flows\.activation_up\.controller.*sends more by a higher threshold"),
+        ({"flows.gradient_down.controller": "freeze(0.5, 0.6)"},
+         r"flows\.gradient_down\.controller.*freezes fronts, but does not set what their activations"),
+        (PREDICTED | FREEZE | {"federation.scheduling": "asynchronous"}, "freezes all fronts at the end of a round"),
     ],
 )  # fmt: skip
 def test_a_controller_that_can_set_nothing_is_refused(tiny_config, changes, message):

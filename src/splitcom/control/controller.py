@@ -58,6 +58,8 @@ class Controller(ABC):
     name: ClassVar[str]
     saves_upwards: ClassVar[bool] = False
     """Whether it sets more in order to send less, and so fits only where that is right."""
+    can_freeze: ClassVar[bool] = False
+    """Whether it may stop the training of fronts, and so is for their activations."""
     seed: int = field(default=0, kw_only=True)
 
     @property
@@ -69,6 +71,11 @@ class Controller(ABC):
     @abstractmethod
     def bounds(self) -> tuple[float, float]:
         """The lowest and the highest threshold it may set."""
+
+    @property
+    def freezes_fronts(self) -> bool:
+        """Whether clients are to leave their fronts as they are in the next round."""
+        return False
 
     def prepare(self) -> None:  # noqa: B027  (optional, as are the two below)
         """Load what is needed beyond this package; raises ConfigError where that is not installed."""

@@ -70,4 +70,6 @@ class Arrivals:
         return self._clients.parse(name, unpack_labels, data, self._config.data.max_tokens)
 
     def _admit(self, name: str, decoded: Decoded, labels: Mapping[int, Labels] | None) -> Arrival:
-        return self._clients.parse(name, self._body.admit, decoded, labels)
+        task = self._clients.peers[name].task
+        trains_front = task is not None and task.trains_front
+        return self._clients.parse(name, self._body.admit, decoded, labels, trains_front)

@@ -27,6 +27,7 @@ class Arrival:
 
     decoded: Decoded
     labels: list[Labels]
+    trains_front: bool = True  # false: the client needs no gradient
 
     @property
     def num_samples(self) -> int:
@@ -91,7 +92,9 @@ class BodyTrainer:
         batch_size = max(config.training.batch_size, config.evaluation.batch_size)
         self.max_batch_bytes = batch_size * config.data.max_tokens * self._hidden_size * 4
 
-    def admit(self, decoded: Decoded, labels: Mapping[int, Labels] | None) -> Arrival:
+    def admit(
+        self, decoded: Decoded, labels: Mapping[int, Labels] | None, trains_front: bool = True
+    ) -> Arrival:
         """Join a client's batch with its labels, None in the U-shape.
 
         Raises RemoteProtocolError where they do not fit this model.
@@ -106,7 +109,7 @@ class BodyTrainer:
         if bad := [length for length in lengths if not shortest <= length <= longest]:
             raise RemoteProtocolError(f"an activation of {bad[0]} tokens; expected {shortest} to {longest}")
         if labels is None:
-            return Arrival(decoded, [])
+            return Arrival(decoded, [], trains_front)
         if missing := [sample for sample in decoded.ids if sample not in labels]:
             raise RemoteProtocolError(f"no labels for sample ids {missing}")
         rows = [labels[sample] for sample in decoded.ids]
@@ -116,7 +119,7 @@ class BodyTrainer:
             if int(row.max()) >= self._num_classes:
                 kind = "number of classes" if self._classifies else "vocabulary's size"
                 raise RemoteProtocolError(f"a label of {int(row.max())}; the {kind} is {self._num_classes}")
-        return Arrival(decoded, rows)
+        return Arrival(decoded, rows, trains_front)
 
     def step(
         self, arrivals: Mapping[str, Arrival], position: tuple[int, int], progress: float
@@ -154,7 +157,7 @@ class BodyTrainer:
     ) -> Passage:
         """Run the batches of all clients together; `labels` where there is no tail."""
         hidden, mask = self._join(list(arrivals.values()))
-        hidden.requires_grad_(self._config.lora.train_front)
+        hidden.requires_grad_(any(arrival.trains_front for arrival in arrivals.values()))
         torch.manual_seed(derive_seed(self._config.seed, "server", *position))  # dropout
         self._body.train()
         rows, first = {}, 0

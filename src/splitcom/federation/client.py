@@ -96,6 +96,7 @@ class Client:
         self._channels = channels
         self._adapter_version = 0  # that it holds; 0 where it has trained since
         self._is_paused = False
+        self._has_tail = bool(config.model.tail_blocks)
         self._adapter_dtype = getattr(torch, config.federation.adapter_dtype)
         self._fingerprint = model_fingerprint
         self._store = store
@@ -163,11 +164,16 @@ class Client:
     def _train(self, start: RoundStart) -> Generator[Message | None, Message, Message | None]:
         if start.first_step == 0:
             self._take_adapter(start.adapter_version, start.adapter)
-        self._adapter_version, self._is_paused = 0, False
+        keeps_adapter = start.front_frozen and not self._has_tail
+        if not keeps_adapter:
+            self._adapter_version = 0
+        self._is_paused = False
         steer(self._channels, start.thresholds)
         place = start.place if start.HasField("place") else start.round
         try:
-            summary = yield from self._trainer.train(LocalRound(start.round, place, start.first_step))
+            summary = yield from self._trainer.train(
+                LocalRound(start.round, place, start.first_step, not start.front_frozen)
+            )
         except RoundAborted:
             return None
         if summary is None:
@@ -181,7 +187,7 @@ class Client:
                 loss_sum=summary.loss_sum,
                 num_labels=summary.num_labels,
                 num_correct=summary.num_correct,
-                adapter=pack_adapter(self._trainer.adapter(), self._adapter_dtype),
+                adapter=b"" if keeps_adapter else pack_adapter(self._trainer.adapter(), self._adapter_dtype),
             )
         )
 

@@ -48,6 +48,11 @@ class Controllers:
         """Of the next round, by flow; flows that no controller sets are not in it."""
         return {flow: s.controller.threshold for s in self._steered.values() for flow in s.flows}
 
+    @property
+    def freezes_fronts(self) -> bool:
+        """Whether fronts are not to be trained in the next round."""
+        return any(steering.controller.freezes_fronts for steering in self._steered.values())
+
     def observe(self, round_index: int, lines: Sequence[Mapping[str, Any]]) -> None:
         """Tell every controller what a round has shown, from its lines of metrics.jsonl."""
         for steering in self._steered.values():

@@ -57,10 +57,11 @@ class EndsTrainer:
         """Run this client's local epochs of a round."""
         plan = round_batches(self._samples, self._config, self._name, local.index)
         num_tokens, num_labels, num_correct, loss_sum = 0, 0, 0, 0.0
-        self._front.train(self._config.lora.train_front)  # a frozen front has no dropout: it never changes
+        trains = local.trains_front and self._config.lora.train_front
+        self._front.train(trains)  # a frozen front has no dropout: it never changes
         self._tail.train()
         for step, batch in enumerate(plan):
-            losses, _, correct = yield from self._step(batch, (local.index, step))
+            losses, _, correct = yield from self._step(batch, (local.index, step), trains)
             self._optimizer.step(progress_of(self._config, local.place, step, len(plan)))
             loss_sum += float(losses.detach().sum())
             num_labels += len(losses)
@@ -68,12 +69,13 @@ class EndsTrainer:
             num_tokens += int(batch.lengths.sum())
         return RoundSummary(num_tokens, len(plan), loss_sum, num_labels, num_correct)
 
-    def _step(self, batch: Batch, position: tuple[int, int]) -> Generator[Message | None, Message, Losses]:
+    def _step(
+        self, batch: Batch, position: tuple[int, int], trains: bool
+    ) -> Generator[Message | None, Message, Losses]:
         """Forward and backward through all parts; returns the loss of each label."""
         step = position[1]
         torch.manual_seed(derive_seed(self._config.seed, self._name, *position))  # dropout
         mask = batch.attention_mask.to(self._device)
-        trains = self._config.lora.train_front
         with torch.set_grad_enabled(trains):
             front_out = self._front(batch.input_ids.to(self._device), mask)
 

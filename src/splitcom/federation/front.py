@@ -56,21 +56,21 @@ class FrontTrainer:
     def train(self, local: LocalRound) -> Generator[Message | None, Message, RoundSummary | None]:
         """Run this client's local epochs of a round."""
         plan = round_batches(self._samples, self._config, self._name, local.index)
-        self._front.train(bool(self._optimizer.parameters))  # a frozen front has no dropout: it never changes
+        trains = local.trains_front and bool(self._optimizer.parameters)
+        self._front.train(trains)  # a frozen front has no dropout: it never changes
         for step in range(local.first_step, len(plan)):
             progress = progress_of(self._config, local.place, step, len(plan))
-            pauses = yield from self._step(plan[step], (local.index, step), progress)
+            pauses = yield from self._step(plan[step], (local.index, step), progress, trains)
             if pauses and step + 1 < len(plan):
                 return None
         return RoundSummary(sum(int(batch.lengths.sum()) for batch in plan), len(plan))
 
     def _step(
-        self, batch: Batch, position: tuple[int, int], progress: float
+        self, batch: Batch, position: tuple[int, int], progress: float, trains: bool
     ) -> Generator[Message | None, Message, bool]:
         """One step; returns whether the round is to be paused after it."""
         torch.manual_seed(derive_seed(self._config.seed, self._name, *position))  # dropout
         mask = batch.attention_mask.to(self._device)
-        trains = bool(self._optimizer.parameters)
         with torch.set_grad_enabled(trains):
             hidden = self._front(batch.input_ids.to(self._device), mask)
         ragged = Ragged.from_padded(hidden.detach(), mask, learnt_tokens(batch.labels))

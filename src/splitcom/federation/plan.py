@@ -18,6 +18,7 @@ class LocalRound:
     index: int
     place: float
     first_step: int = 0  # of a round that was paused
+    trains_front: bool = True  # false: a controller has frozen it for this round
 
 
 def round_batches(samples: Sequence[Sample], config: Config, client: str, round_index: int) -> list[Batch]:

@@ -134,6 +134,7 @@ class Federation:
         self.round += 1
         for peer in self.peers.values():
             steer(peer.channels, self.controllers.thresholds)
+        self._steps.freezes_fronts = self.controllers.freezes_fronts
         self._scheduling.train(self.round)
         evaluates = self._is_last or self.round % self.config.evaluation.every == 0
         if evaluates or self._is_due:

@@ -49,7 +49,8 @@ class Lockstep:
         updates = self._collect_updates(chosen, round_index)
         if len(updates) < min(settings.min_clients, len(chosen)):
             raise Rejoined(f"round {round_index} ended with {len(updates)} clients")
-        self._adapter.replace(average_of(updates[name] for name in chosen if name in updates))
+        if not self._steps.keeps_adapter:
+            self._adapter.replace(average_of(updates[name] for name in chosen if name in updates))
 
     def _collect_updates(self, chosen: list[str], round_index: int) -> dict[str, Update]:
         """Steps until every client has ended its round; one with fewer batches simply ends earlier."""

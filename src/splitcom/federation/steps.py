@@ -52,18 +52,31 @@ class Steps:
         self._observer = observer
         self._arrivals = None if body is None else Arrivals(config, body, clients)
         self._tails = Tails(body, clients) if body is not None and config.model.tail_blocks else None
+        self.freezes_fronts = False  # in rounds that are begun from now on
         self.server_s = 0.0  # of the body's, since this was last set to zero
+
+    @property
+    def keeps_adapter(self) -> bool:
+        """Whether clients change nothing of the shared adapter: fronts are frozen, and there is no tail."""
+        return self.freezes_fronts and self._tails is None
 
     def begin(self, name: str, task: Task) -> None:
         """Have a client train a round, or go on with one that it has paused."""
         peer = self._clients.peers[name]
         thresholds = steered(peer.channels)
         start = RoundStart(
-            round=task.round, first_step=task.next_step, place=task.place, thresholds=thresholds
+            round=task.round,
+            first_step=task.next_step,
+            place=task.place,
+            thresholds=thresholds,
+            front_frozen=self.freezes_fronts,
         )
         if task.next_step == 0:
             self._adapter.offer(peer, start)
-        peer.task, peer.adapter_version = task, 0  # it will hold no version, but what it makes of this one
+        task.trains_front = self._config.lora.train_front and not self.freezes_fronts
+        peer.task = task
+        if not self.keeps_adapter:
+            peer.adapter_version = 0  # it will hold no version, but what it makes of this one
         task.is_pausing = False
         self._clients.send(name, Message(round_start=start))
 
@@ -186,9 +199,10 @@ class Steps:
             self._note_unseen(name, end, task)
         elif self._tails is not None:
             peer.loss_sum, peer.num_correct = end.loss_sum, min(end.num_correct, peer.num_labels)
-        update = Update(
-            self._clients.parse(name, self._adapter.read, end.adapter), task.num_tokens, task.version
-        )
+        adapter = self._adapter.state
+        if not self.keeps_adapter:
+            adapter = self._clients.parse(name, self._adapter.read, end.adapter)
+        update = Update(adapter, task.num_tokens, task.version)
         peer.task = None
         peer.updates += 1
         return update

@@ -1,0 +1,79 @@
+"""Fronts that are trained for as long as it pays, and one threshold for each of both times."""
+
+from dataclasses import dataclass, field
+from math import inf
+from typing import ClassVar
+
+from splitcom.control.controller import ArgumentError, Controller, Feedback, State, register
+
+
+@register
+@dataclass(eq=False)
+class Freeze(Controller):
+    """Freezes the fronts, for good, when the held-out loss stops to fall, or when so much of the run is over.
+
+        fronts learn, `training`  ──  no new lowest loss, or `until`  ──►  fronts are frozen, `frozen`
+
+    Where the front is frozen no gradient comes back, no adapter is averaged (but for the tails', in the U-shape), and
+    the activation of a sample changes no more: what the first frozen round sends of it lasts, so that a finer step
+    pays then.
+
+    Args:
+        training: threshold or step while fronts are trained.
+        frozen: threshold or step from then on.
+        patience: evaluations in a row without a new lowest loss, after which fronts are frozen.
+        until: part of the run after which fronts are frozen in any case.
+    """
+
+    name = "freeze"
+    can_freeze: ClassVar[bool] = True
+
+    training: float
+    frozen: float
+    patience: int = 1
+    until: float = 1.0
+    _is_frozen: bool = field(default=False, init=False)
+    _lowest: float = field(default=inf, init=False)
+    _waited: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        if self.patience < 1:
+            raise ArgumentError("patience", f"must be at least 1, not {self.patience}")
+        if not 0 < self.until <= 1:
+            raise ArgumentError("until", f"must be above 0 and at most 1, not {self.until:g}")
+
+    @property
+    def threshold(self) -> float:
+        """One of the two."""
+        return self.frozen if self._is_frozen else self.training
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The two, the lower first."""
+        return min(self.training, self.frozen), max(self.training, self.frozen)
+
+    @property
+    def freezes_fronts(self) -> bool:
+        """Whether that time has come."""
+        return self._is_frozen
+
+    def observe(self, feedback: Feedback) -> None:
+        """Count the evaluations since the lowest loss; a round that was not evaluated counts for nothing."""
+        if feedback.round == 0:
+            self._is_frozen, self._lowest, self._waited = False, inf, 0
+        if feedback.held_out_loss is not None:
+            self._waited = 0 if feedback.held_out_loss < self._lowest else self._waited + 1
+            self._lowest = min(self._lowest, feedback.held_out_loss)
+        if self._waited >= self.patience or feedback.progress >= self.until:
+            self._is_frozen = True
+
+    def state(self) -> State:
+        """Whether fronts are frozen, the lowest loss, and how long that is ago; JSON has no infinity."""
+        lowest = None if self._lowest == inf else self._lowest
+        return State(scalars={"is_frozen": self._is_frozen, "lowest": lowest, "waited": self._waited})
+
+    def load_state(self, state: State) -> None:
+        """Go on from there."""
+        lowest = state.scalars["lowest"]
+        self._is_frozen, self._waited = bool(state.scalars["is_frozen"]), int(state.scalars["waited"])
+        self._lowest = inf if lowest is None else float(lowest)

@@ -1,0 +1,75 @@
+"""Freezing fronts: when it happens, that it lasts, and that it is kept in a checkpoint."""
+
+import json
+
+import pytest
+
+from splitcom.control import Feedback, State, parse
+from splitcom.errors import SpecError
+
+
+def feedback(number, loss):
+    return Feedback(
+        round=number,
+        progress=number / 10,
+        train_loss=None,
+        held_out_loss=loss,
+        skip_ratio=0.0,
+        sent_bytes=0,
+        uncompressed_bytes=0,
+    )
+
+
+def frozen_after(text, losses):
+    """What it says before the first round and after each."""
+    controller = parse(text)
+    said = []
+    for number, loss in enumerate(losses):
+        controller.observe(feedback(number, loss))
+        assert controller.threshold == (0.4 if controller.freezes_fronts else 0.75)
+        said.append(controller.freezes_fronts)
+    return said
+
+
+@pytest.mark.parametrize(
+    ("text", "losses", "expected"),
+    [
+        ("freeze(0.75, 0.4)", [3.0, 2.0, 1.5, 1.5, 1.0], [False, False, False, True, True]),
+        ("freeze(0.75, 0.4, patience=2)", [3.0, 2.0, 2.5, 1.9, 2.0, 1.95, 1.0], [False] * 5 + [True] * 2),
+        ("freeze(0.75, 0.4)", [3.0, None, None, 2.0], [False] * 4),
+        ("freeze(0.75, 0.4, until=0.3)", [3.0, 2.0, 1.5, 1.0, 0.5], [False] * 3 + [True] * 2),
+    ],
+)
+def test_fronts_are_frozen_for_good_when_the_loss_has_stopped_to_fall(text, losses, expected):
+    assert frozen_after(text, losses) == expected
+
+
+def test_a_new_run_begins_with_fronts_that_learn():
+    controller = parse("freeze(0.75, 0.4)")
+    for number, loss in enumerate([3.0, 3.1]):
+        controller.observe(feedback(number, loss))
+    assert controller.freezes_fronts
+    controller.observe(feedback(0, 5.0))
+    assert not controller.freezes_fronts
+
+
+def test_a_checkpoint_keeps_how_long_it_has_waited():
+    one, other = parse("freeze(0.75, 0.4, patience=2)"), parse("freeze(0.75, 0.4, patience=2)")
+    for number, loss in enumerate([3.0, 3.1]):
+        one.observe(feedback(number, loss))
+    other.load_state(State(scalars=json.loads(json.dumps(one.state().scalars))))
+    for controller in (one, other):
+        assert not controller.freezes_fronts
+        controller.observe(feedback(2, 3.05))
+        assert controller.freezes_fronts
+    other.load_state(State(scalars=json.loads(json.dumps(parse("freeze(0.75, 0.4)").state().scalars))))
+    assert not other.freezes_fronts
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("freeze(0.75, 0.4, patience=0)", "patience must be"), ("freeze(0.75, 0.4, until=0)", "until must be")],
+)
+def test_arguments_out_of_range_are_refused(text, message):
+    with pytest.raises(SpecError, match=message):
+        parse(text)
