@@ -343,11 +343,6 @@ class Config(Section):
                     f"{field} = {text!r} freezes fronts, but does not set what their activations are sent with; make "
                     "it that of flows.activation_up"
                 )
-            if parse_controller(text).can_freeze and not self.federation.waits_for_all:
-                raise ValueError(
-                    f"{field} = {text!r} freezes all fronts at the end of a round; leave out federation.deadline_s, "
-                    "over_select and scheduling = 'asynchronous', or take another controller"
-                )
             if name == SHARED:
                 flow_with[knob] = flow
         if len(flow_with) > 1:

@@ -231,7 +231,6 @@ def test_a_run_to_start_from_must_fit_before_anything_is_written(
          r"flows\.activation_up\.controller.*sends more by a higher threshold"),
         ({"flows.gradient_down.controller": "freeze(0.5, 0.6)"},
          r"flows\.gradient_down\.controller.*freezes fronts, but does not set what their activations"),
-        (PREDICTED | FREEZE | {"federation.scheduling": "asynchronous"}, "freezes all fronts at the end of a round"),
     ],
 )  # fmt: skip
 def test_a_controller_that_can_set_nothing_is_refused(tiny_config, changes, message):

@@ -76,6 +76,20 @@ def test_the_same_seed_gives_the_same_bits_and_the_books_add_up(tiny_config, tmp
         assert sum(line["bytes"][key] for line in lines_of(first)) == first.result["bytes"][key], key
 
 
+@every_way
+def test_fronts_are_frozen_at_the_end_of_a_round_also_where_some_are_still_at_work(
+    tiny_config, tmp_path, changes
+):
+    changes = changes | {"training.rounds": 4, "lora.dropout": 0.0}
+    freeze = {"flows.activation_up.controller": "freeze(0.9, 0.99, until=0.5)"}
+    learning = train(tiny_config.override(changes), tmp_path / "learning")
+    first, second = (train(tiny_config.override(changes | freeze), tmp_path / name) for name in "ab")
+    assert_same_run(first, second)
+    for flow in ("gradient_down", "adapter_up"):
+        assert 0.4 < first.result["bytes"][flow] / learning.result["bytes"][flow] < 0.8, flow
+    assert first.result["eval"]["loss"] < first.result["eval"]["initial_loss"]
+
+
 def test_a_deadline_leaves_out_who_is_late_unless_too_few_have_ended(tiny_config, tmp_path):
     run = train(tiny_config.override(DEADLINE), tmp_path / "two")
     assert [updates["client-2"] for updates in updates_of(run)] == [0, 0, 0]
@@ -116,8 +130,8 @@ def test_measured_times_are_refused_where_bits_depend_on_them(tiny_config, tmp_p
 
 
 def test_a_client_that_pauses_without_being_told_is_refused(tiny_config, tmp_path, monkeypatch):
-    def pausing(self, batch, position, progress):
-        yield from step(self, batch, position, progress)
+    def pausing(self, *arguments):
+        yield from step(self, *arguments)
         return self._name == "client-1"
 
     step = FrontTrainer._step

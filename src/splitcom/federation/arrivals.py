@@ -71,5 +71,5 @@ class Arrivals:
 
     def _admit(self, name: str, decoded: Decoded, labels: Mapping[int, Labels] | None) -> Arrival:
         task = self._clients.peers[name].task
-        trains_front = task is not None and task.trains_front
+        trains_front = self._config.lora.train_front and not (task is not None and task.is_frozen)
         return self._clients.parse(name, self._body.admit, decoded, labels, trains_front)

@@ -73,7 +73,8 @@ class Asynchronous(ArrivalDriven):
         for name, update in updates.items():
             self._clients.peers[name].staleness += self._adapter.version - update.version
             self._num_updates += 1
-            self._buffer.append(update)
+            if update.is_new:
+                self._buffer.append(update)
             if len(self._buffer) >= self._config.federation.asynchronous.buffer:
                 self._merge()
 

@@ -165,7 +165,7 @@ class Client:
         if start.first_step == 0:
             self._take_adapter(start.adapter_version, start.adapter)
         keeps_adapter = start.front_frozen and not self._has_tail
-        if not keeps_adapter:
+        if start.first_step or not keeps_adapter:
             self._adapter_version = 0
         self._is_paused = False
         steer(self._channels, start.thresholds)

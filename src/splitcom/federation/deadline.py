@@ -18,7 +18,7 @@ from splitcom.federation.body import Arrival
 from splitcom.federation.conversations import Conversations, Ended, Rejoined, Task
 from splitcom.federation.plan import num_round_batches, progress_of
 from splitcom.federation.sampling import sample_clients
-from splitcom.federation.scheduling import average_of
+from splitcom.federation.scheduling import renew
 from splitcom.federation.shared import SharedAdapter
 from splitcom.federation.steps import Steps, Update
 from splitcom.protocol.messages_pb2 import Message
@@ -127,7 +127,7 @@ class Deadline(ArrivalDriven):
         self._abandon_all()
         if len(updates) < least:
             raise Rejoined(f"round {round_index} ended with {len(updates)} clients")
-        self._adapter.replace(average_of(updates[name] for name in chosen if name in updates))
+        renew(self._adapter, [updates[name] for name in chosen if name in updates])
 
     def _collect_updates(self, chosen: list[str], round_index: int, least: int) -> dict[str, Update]:
         settings, now = self._config.federation, self._clients.transport.now

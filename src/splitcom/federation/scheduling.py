@@ -3,8 +3,6 @@
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
-import torch
-
 from splitcom.config import Config
 from splitcom.federation.aggregate import weighted_average
 from splitcom.federation.body import Arrival
@@ -49,8 +47,7 @@ class Lockstep:
         updates = self._collect_updates(chosen, round_index)
         if len(updates) < min(settings.min_clients, len(chosen)):
             raise Rejoined(f"round {round_index} ended with {len(updates)} clients")
-        if not self._steps.keeps_adapter:
-            self._adapter.replace(average_of(updates[name] for name in chosen if name in updates))
+        renew(self._adapter, [updates[name] for name in chosen if name in updates])
 
     def _collect_updates(self, chosen: list[str], round_index: int) -> dict[str, Update]:
         """Steps until every client has ended its round; one with fewer batches simply ends earlier."""
@@ -95,7 +92,10 @@ class Lockstep:
             peer.task = None
 
 
-def average_of(updates: Iterable[Update]) -> dict[str, torch.Tensor]:
-    """FedAvg: the mean of the clients' adapters, weighted by tokens."""
-    adapters, weights = zip(*((update.adapter, update.num_tokens) for update in updates), strict=True)
-    return weighted_average(adapters, weights)
+def renew(adapter: SharedAdapter, updates: Iterable[Update]) -> None:
+    """FedAvg: replace the shared adapter by the mean of the clients', weighted by tokens, if any is new."""
+    new = [update for update in updates if update.is_new]
+    if new:
+        adapter.replace(
+            weighted_average([update.adapter for update in new], [update.num_tokens for update in new])
+        )

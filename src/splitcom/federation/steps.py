@@ -30,6 +30,7 @@ class Update:
     adapter: dict[str, torch.Tensor]
     num_tokens: int
     version: int  # of the adapter it began from
+    is_new: bool = True  # false: it has left the adapter as it was
 
 
 class Steps:
@@ -55,28 +56,24 @@ class Steps:
         self.freezes_fronts = False  # in rounds that are begun from now on
         self.server_s = 0.0  # of the body's, since this was last set to zero
 
-    @property
-    def keeps_adapter(self) -> bool:
-        """Whether clients change nothing of the shared adapter: fronts are frozen, and there is no tail."""
-        return self.freezes_fronts and self._tails is None
-
     def begin(self, name: str, task: Task) -> None:
         """Have a client train a round, or go on with one that it has paused."""
         peer = self._clients.peers[name]
         thresholds = steered(peer.channels)
+        if task.next_step == 0:
+            task.is_frozen = self.freezes_fronts
         start = RoundStart(
             round=task.round,
             first_step=task.next_step,
             place=task.place,
             thresholds=thresholds,
-            front_frozen=self.freezes_fronts,
+            front_frozen=task.is_frozen,
         )
         if task.next_step == 0:
             self._adapter.offer(peer, start)
-        task.trains_front = self._config.lora.train_front and not self.freezes_fronts
         peer.task = task
-        if not self.keeps_adapter:
-            peer.adapter_version = 0  # it will hold no version, but what it makes of this one
+        if task.next_step or self._renews(task):
+            peer.adapter_version = 0  # it will hold no version, but what it has made or will make of one
         task.is_pausing = False
         self._clients.send(name, Message(round_start=start))
 
@@ -199,13 +196,18 @@ class Steps:
             self._note_unseen(name, end, task)
         elif self._tails is not None:
             peer.loss_sum, peer.num_correct = end.loss_sum, min(end.num_correct, peer.num_labels)
-        adapter = self._adapter.state
-        if not self.keeps_adapter:
-            adapter = self._clients.parse(name, self._adapter.read, end.adapter)
-        update = Update(adapter, task.num_tokens, task.version)
+        is_new = self._renews(task)
+        adapter = (
+            self._clients.parse(name, self._adapter.read, end.adapter) if is_new else self._adapter.state
+        )
+        update = Update(adapter, task.num_tokens, task.version, is_new)
         peer.task = None
         peer.updates += 1
         return update
+
+    def _renews(self, task: Task) -> bool:
+        """Whether a round ends with a new adapter: not where the front is frozen and there is no tail."""
+        return not task.is_frozen or self._tails is not None
 
     def _note_unseen(self, name: str, end: RoundEnd, task: Task) -> None:
         """Count steps that only the client itself has seen."""
