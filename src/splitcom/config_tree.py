@@ -1,21 +1,40 @@
 """Configurations as trees: TOML files that extend one another, presets and dotted changes; knows no other key."""
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from re import fullmatch
 from typing import Any
 
 from splitcom.errors import ConfigError
 
-_ACTIVATION = "predict > klt(64) > uniform({}, dead_zone=0.3) > range"
-_GRADIENT = "predict(window=0, rank=0) > klt(64, threshold=0.3, centre=sum) > uniform({}) > range"
+Tree = dict[str, Any]
+
+
+def _preset_of(activation: float, gradient: float) -> Tree:
+    """Flows with these steps, twice as fine at the tail, whose input and gradients take more directions.
+
+    When fronts learn no more, activations are sent in half of their step.
+    """
+    predicted = "predict > klt({}) > uniform({}, dead_zone=0.3, prompt={}) > range"
+    summed = "predict(window=0, rank=0) > klt({}, threshold=0.3, centre=sum) > uniform({}) > range"
+    return {
+        "activation_up": {
+            "codec": predicted.format(64, activation, 2),
+            "controller": f"freeze({activation}, {activation / 2})",
+        },
+        "gradient_down": {"codec": summed.format(64, gradient), "controller": None},
+        "activation_down": {"codec": predicted.format(128, activation / 2, 6), "controller": None},
+        "gradient_up": {"codec": summed.format(96, gradient / 2), "controller": None},
+    }
+
 
 PRESETS = {
-    "quality": (_ACTIVATION.format(0.5), _GRADIENT.format(2)),
-    "balanced": (_ACTIVATION.format(0.75), _GRADIENT.format(4)),
-    "tiny": (_ACTIVATION.format(1.5), _GRADIENT.format(8)),
+    "quality": _preset_of(0.5, 2),
+    "balanced": _preset_of(0.75, 3),
+    "tiny": _preset_of(1.5, 6),
 }
-"""The codecs of activations and of gradients that `preset = "balanced"` stands for, both ways."""
+"""What `preset = "balanced"` stands for, by flow: a codec, and a controller or that there is none."""
 
 
 def parse_assignment(text: str) -> tuple[str, Any]:
@@ -33,7 +52,7 @@ def parse_assignment(text: str) -> tuple[str, Any]:
         return key.strip(), value.strip()
 
 
-def read_tree(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
+def read_tree(path: Path, extended_by: tuple[Path, ...] = ()) -> Tree:
     """Read a file's tree on top of the one it extends."""
     if path.resolve() in extended_by:
         raise ConfigError(f"{path}: extends = ...: the file extends itself; take the key out of one of them")
@@ -52,7 +71,7 @@ def read_tree(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
     return _layered(read_tree(path.parent / base, (*extended_by, path.resolve())), tree)
 
 
-def _layered(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+def _layered(below: Mapping[str, Any], above: Mapping[str, Any]) -> Tree:
     both = {
         key: _layered(below[key], above[key])
         for key in below.keys() & above.keys()
@@ -61,7 +80,7 @@ def _layered(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, An
     return {**below, **above, **both}
 
 
-def read_text(text: str, where: str) -> dict[str, Any]:
+def read_text(text: str, where: str) -> Tree:
     """The tree of a TOML text without what it extends; its preset is put in place."""
     try:
         tree = tomllib.loads(text)
@@ -69,14 +88,16 @@ def read_text(text: str, where: str) -> dict[str, Any]:
         raise ConfigError(f"{where}: not valid TOML: {error}") from error
     if "preset" not in tree:
         return tree
-    return _layered(_preset(tree.pop("preset"), where), tree)
+    preset = _preset(tree.pop("preset"), where, given=_flows_with_codecs(tree.get("flows")))
+    return _layered(preset, tree)
 
 
-def merged(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+def merged(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> Tree:
     """A copy of the tree with dotted keys changed; a `preset` among them comes before the others."""
     copied, changes = _copied(tree), dict(changes)
     if "preset" in changes:
-        copied = _layered(copied, _preset(changes.pop("preset"), "override"))
+        given = {dotted.split(".")[1] for dotted in changes if fullmatch(r"flows\.\w+\.codec", dotted)}
+        copied = _layered(copied, _preset(changes.pop("preset"), "override", given))
     for dotted, value in changes.items():
         *sections, key = dotted.split(".")
         node = copied
@@ -88,19 +109,17 @@ def merged(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
     return copied
 
 
-def _copied(tree: Mapping[str, Any]) -> dict[str, Any]:
+def _copied(tree: Mapping[str, Any]) -> Tree:
     return {key: _copied(value) if isinstance(value, Mapping) else value for key, value in tree.items()}
 
 
-def _preset(name: Any, where: str) -> dict[str, Any]:
-    """The part of a tree that a preset stands for."""
+def _preset(name: Any, where: str, given: Collection[str]) -> Tree:
+    """The part of a tree that a preset stands for, without the flows whose codec is `given`."""
     if not isinstance(name, str) or name not in PRESETS:
         raise ConfigError(f"{where}: preset = {name!r}: there are {', '.join(PRESETS)}")
-    activation, gradient = PRESETS[name]
-    codecs = {
-        "activation_up": activation,
-        "activation_down": activation,
-        "gradient_up": gradient,
-        "gradient_down": gradient,
-    }
-    return {"flows": {flow: {"codec": codec} for flow, codec in codecs.items()}}
+    return {"flows": {flow: dict(tree) for flow, tree in PRESETS[name].items() if flow not in given}}
+
+
+def _flows_with_codecs(flows: Any) -> list[str]:
+    trees = flows.items() if isinstance(flows, dict) else ()
+    return [flow for flow, tree in trees if isinstance(tree, dict) and "codec" in tree]

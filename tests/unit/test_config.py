@@ -90,10 +90,35 @@ def test_a_preset_gives_the_codecs_that_are_not_given(tmp_path):
     for flow in (read.flows.activation_up, read.flows.activation_down, read.flows.gradient_up):
         assert flow.codec.startswith("predict")
     assert Config.from_toml(read.to_toml()) == read
-    assert Config.load(path, {"preset": "tiny"}).flows.gradient_down.codec.endswith("uniform(8.0) > range")
+    assert Config.load(path, {"preset": "tiny"}).flows.gradient_down.codec.endswith("uniform(6.0) > range")
     changed = Config().override({"flows.gradient_down.codec": "int4", "preset": "quality"})
     assert changed.flows.gradient_down.codec == "int4"
     assert changed.flows.activation_up == Config.from_toml('preset = "quality"').flows.activation_up
+
+
+def test_a_presets_controller_comes_and_goes_with_its_codec():
+    preset = Config.from_toml('preset = "balanced"').flows
+    assert preset.activation_up.controller == "freeze(0.75, 0.375)"
+    own = Config.from_toml(
+        'preset = "balanced"\n[flows.activation_up]\ncodec = "temporal(0.98) > int8"'
+    ).flows
+    assert own.activation_up.controller is None and own.gradient_down == preset.gradient_down
+    fixed = Config.from_toml('preset = "balanced"\n[flows.activation_up]\ncontroller = "fixed(1.0)"').flows
+    assert (fixed.activation_up.codec, fixed.activation_up.controller) == (
+        preset.activation_up.codec,
+        "fixed(1.0)",
+    )
+
+    gated = {
+        "flows.gradient_down.codec": "temporal(0.9) > int8",
+        "flows.gradient_down.controller": "fixed(0.9)",
+    }
+    assert Config().override(gated).override({"preset": "balanced"}).flows == preset
+    changed = Config().override({"preset": "balanced", "flows.activation_up.codec": "int8"}).flows
+    assert changed.activation_up.controller is None and changed.activation_up.codec == "int8"
+    assert Config().override({"preset": "balanced", "model.tail_blocks": 1}).steering.keys() == {
+        "activation_up"
+    }
 
 
 @pytest.mark.parametrize("name", ["'small'", "['tiny']"])
