@@ -15,7 +15,7 @@ TEXTS = {
     "bangbang": "bangbang(0.9, 0.995, band=0.02)",
     "ddpg": "ddpg(0.9, 0.995, warmup=2, updates=1)",
     "rate": "rate(1.5, 0.5, 8.0)",
-    "freeze": "freeze(0.9, 0.99, patience=2, until=0.7)",
+    "freeze": "freeze(0.9, 0.99, patience=1, after=0.25)",
 }
 ROUNDS = 8
 

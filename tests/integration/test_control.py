@@ -24,7 +24,7 @@ STEPS = {
     "flows.activation_up.controller": "rate(2.0, 0.25, 4.0)",
     "flows.gradient_down.controller": "linear(2.0, 8.0)",
 }
-FREEZE = {"flows.activation_up.controller": "freeze(0.5, 0.25, until=0.5)"}
+FREEZE = {"flows.activation_up.controller": "freeze(0.5, 0.25, patience=0)"}
 DDPG = {"flows.activation_up.controller": "ddpg(0.5, 1.0, warmup=1, updates=2)"}
 
 

@@ -81,7 +81,7 @@ def test_fronts_are_frozen_at_the_end_of_a_round_also_where_some_are_still_at_wo
     tiny_config, tmp_path, changes
 ):
     changes = changes | {"training.rounds": 4, "lora.dropout": 0.0}
-    freeze = {"flows.activation_up.controller": "freeze(0.9, 0.99, until=0.5)"}
+    freeze = {"flows.activation_up.controller": "freeze(0.9, 0.99, patience=0)"}
     learning = train(tiny_config.override(changes), tmp_path / "learning")
     first, second = (train(tiny_config.override(changes | freeze), tmp_path / name) for name in "ab")
     assert_same_run(first, second)

@@ -10,9 +10,11 @@ from splitcom.control.controller import ArgumentError, Controller, Feedback, Sta
 @register
 @dataclass(eq=False)
 class Freeze(Controller):
-    """Freezes the fronts, for good, when the held-out loss stops to fall, or when so much of the run is over.
+    """Freezes the fronts, for good, when the held-out loss has stopped to fall in the later part of the run.
 
-        fronts learn, `training`  ──  no new lowest loss, or `until`  ──►  fronts are frozen, `frozen`
+        fronts learn, `training`  ──  after `after`, no new lowest loss  ──►  fronts are frozen, `frozen`
+
+    Early rounds do not count: at a high learning rate the loss goes up and down, and there is much to be learnt yet.
 
     Where the front is frozen no gradient comes back, no adapter is averaged (but for the tails', in the U-shape), and
     the activation of a sample changes no more: what the first frozen round sends of it lasts, so that a finer step
@@ -21,8 +23,8 @@ class Freeze(Controller):
     Args:
         training: threshold or step while fronts are trained.
         frozen: threshold or step from then on.
-        patience: evaluations in a row without a new lowest loss, after which fronts are frozen.
-        until: part of the run after which fronts are frozen in any case.
+        patience: evaluations in a row without a new lowest loss that freeze the fronts; 0: they are frozen at `after`.
+        after: part of the run that must be over before an evaluation counts.
     """
 
     name = "freeze"
@@ -30,17 +32,17 @@ class Freeze(Controller):
 
     training: float
     frozen: float
-    patience: int = 1
-    until: float = 1.0
+    patience: int = 2
+    after: float = 0.5
     _is_frozen: bool = field(default=False, init=False)
     _lowest: float = field(default=inf, init=False)
     _waited: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
-        if self.patience < 1:
-            raise ArgumentError("patience", f"must be at least 1, not {self.patience}")
-        if not 0 < self.until <= 1:
-            raise ArgumentError("until", f"must be above 0 and at most 1, not {self.until:g}")
+        if self.patience < 0:
+            raise ArgumentError("patience", f"must be at least 0, not {self.patience}")
+        if not 0 <= self.after <= 1:
+            raise ArgumentError("after", f"must be 0 to 1, not {self.after:g}")
 
     @property
     def threshold(self) -> float:
@@ -58,14 +60,14 @@ class Freeze(Controller):
         return self._is_frozen
 
     def observe(self, feedback: Feedback) -> None:
-        """Count the evaluations since the lowest loss; a round that was not evaluated counts for nothing."""
+        """Count late evaluations since the lowest loss; a round that was not evaluated counts for nothing."""
         if feedback.round == 0:
             self._is_frozen, self._lowest, self._waited = False, inf, 0
+        is_late = feedback.progress >= self.after
         if feedback.held_out_loss is not None:
-            self._waited = 0 if feedback.held_out_loss < self._lowest else self._waited + 1
+            self._waited = 0 if feedback.held_out_loss < self._lowest else self._waited + is_late
             self._lowest = min(self._lowest, feedback.held_out_loss)
-        if self._waited >= self.patience or feedback.progress >= self.until:
-            self._is_frozen = True
+        self._is_frozen |= is_late and self._waited >= self.patience
 
     def state(self) -> State:
         """Whether fronts are frozen, the lowest loss, and how long that is ago; JSON has no infinity."""

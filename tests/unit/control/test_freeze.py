@@ -34,10 +34,12 @@ def frozen_after(text, losses):
 @pytest.mark.parametrize(
     ("text", "losses", "expected"),
     [
-        ("freeze(0.75, 0.4)", [3.0, 2.0, 1.5, 1.5, 1.0], [False, False, False, True, True]),
-        ("freeze(0.75, 0.4, patience=2)", [3.0, 2.0, 2.5, 1.9, 2.0, 1.95, 1.0], [False] * 5 + [True] * 2),
-        ("freeze(0.75, 0.4)", [3.0, None, None, 2.0], [False] * 4),
-        ("freeze(0.75, 0.4, until=0.3)", [3.0, 2.0, 1.5, 1.0, 0.5], [False] * 3 + [True] * 2),
+        ("freeze(0.75, 0.4, 1, 0)", [3.0, 2.0, 1.5, 1.5, 1.0], [False, False, False, True, True]),
+        ("freeze(0.75, 0.4, 2, 0)", [3.0, 2.0, 2.5, 1.9, 2.0, 1.95, 1.0], [False] * 5 + [True] * 2),
+        ("freeze(0.75, 0.4, 1, 0)", [3.0, None, None, 2.0], [False] * 4),
+        ("freeze(0.75, 0.4)", [3.0, 2.0, 2.1, 2.2, 2.3, 2.4, 2.2, 1.0], [False] * 6 + [True] * 2),
+        ("freeze(0.75, 0.4)", [3.0, 2.0, 2.1, 2.2, 2.3, 2.4, 1.9, 2.0, 2.0], [False] * 8 + [True]),
+        ("freeze(0.75, 0.4, patience=0, after=0.3)", [3.0, 2.0, 1.5, 1.0, 0.5], [False] * 3 + [True] * 2),
     ],
 )
 def test_fronts_are_frozen_for_good_when_the_loss_has_stopped_to_fall(text, losses, expected):
@@ -45,7 +47,7 @@ def test_fronts_are_frozen_for_good_when_the_loss_has_stopped_to_fall(text, loss
 
 
 def test_a_new_run_begins_with_fronts_that_learn():
-    controller = parse("freeze(0.75, 0.4)")
+    controller = parse("freeze(0.75, 0.4, 1, 0)")
     for number, loss in enumerate([3.0, 3.1]):
         controller.observe(feedback(number, loss))
     assert controller.freezes_fronts
@@ -54,7 +56,7 @@ def test_a_new_run_begins_with_fronts_that_learn():
 
 
 def test_a_checkpoint_keeps_how_long_it_has_waited():
-    one, other = parse("freeze(0.75, 0.4, patience=2)"), parse("freeze(0.75, 0.4, patience=2)")
+    one, other = parse("freeze(0.75, 0.4, 2, 0)"), parse("freeze(0.75, 0.4, 2, 0)")
     for number, loss in enumerate([3.0, 3.1]):
         one.observe(feedback(number, loss))
     other.load_state(State(scalars=json.loads(json.dumps(one.state().scalars))))
@@ -68,7 +70,7 @@ def test_a_checkpoint_keeps_how_long_it_has_waited():
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("freeze(0.75, 0.4, patience=0)", "patience must be"), ("freeze(0.75, 0.4, until=0)", "until must be")],
+    [("freeze(0.75, 0.4, patience=-1)", "patience must be"), ("freeze(0.75, 0.4, after=2)", "after must be")],
 )
 def test_arguments_out_of_range_are_refused(text, message):
     with pytest.raises(SpecError, match=message):
