@@ -221,11 +221,11 @@ class Loop:
             ("LoRA both", torch.cat([front, body]), torch.cat([exact_front, exact_body])),
         ):
             errors[name] = relative(coded - exact, exact)
-        self._update((front, body), progress)
+        self.update((front, body), progress)
         return figures | errors, (front, body), (exact_front, exact_body)
 
     def _send_activations(self, exact: Ragged, ids: list[int]) -> tuple[Ragged, dict[str, float]]:
-        sent, share = self._send(0, exact, ids)
+        sent, share = self.send(0, exact, ids)
         missed = sent.values - exact.values
         figures = {
             "activation_up, % of fp16": share,
@@ -239,7 +239,7 @@ class Loop:
         return sent, figures
 
     def _send_gradients(self, exact: Ragged, ids: list[int]) -> tuple[Ragged, dict[str, float]]:
-        sent, share = self._send(1, exact, ids)
+        sent, share = self.send(1, exact, ids)
         missed = sent.values - exact.values
         return sent, {
             "gradient_down, % of fp16": share,
@@ -247,7 +247,7 @@ class Loop:
             "gradient, of sum": relative(missed.sum(0), exact.values.sum(0)),
         }
 
-    def _send(self, flow: int, exact: Ragged, ids: list[int]) -> tuple[Ragged, float]:
+    def send(self, flow: int, exact: Ragged, ids: list[int]) -> tuple[Ragged, float]:
         """What arrives, and the size of its packet, in per cent of fp16."""
         encoded = self.codecs[flow].encode(exact, ids, self.references[flow])
         plain_bytes = uncompressed_size(ids, exact.lengths.tolist(), exact.hidden)
@@ -264,7 +264,7 @@ class Loop:
         """The gradient of the front's LoRA, of one at the cut."""
         return _flat(torch.autograd.grad(hidden, self.parameters[0], gradient, retain_graph=True))
 
-    def _update(self, gradient: Gradient, progress: float) -> None:
+    def update(self, gradient: Gradient, progress: float) -> None:
         for flat, parameters, optimizer in zip(gradient, self.parameters, self.optimizers, strict=True):
             sizes = [parameter.numel() for parameter in parameters]
             for parameter, part in zip(parameters, flat.split(sizes), strict=True):
