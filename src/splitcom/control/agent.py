@@ -94,7 +94,7 @@ class Agent:
                 buffer_size=_CAPACITY,
                 tau=_TAU,
                 gamma=self._discount,
-                policy_kwargs={"net_arch": _LAYERS},
+                policy_kwargs={"net_arch": _LAYERS, "optimizer_kwargs": {"fused": True}},
                 device="cpu",
             )
         ddpg.set_logger(Logger(folder=None, output_formats=[]))
