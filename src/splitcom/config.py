@@ -39,6 +39,9 @@ def _canonical(read: Callable[[str], object], text: str) -> str:
         raise ValueError(str(error)) from error
 
 
+ENTERING = {"activation_down": "activation_up", "gradient_down": "gradient_up"}
+"""What leaves the body, and what has entered it before in the same step of the U-shape."""
+
 SHARED = "shared"  # the name of the controller that several flows have together
 CodecText = Annotated[str, AfterValidator(partial(_canonical, parse))]
 ControllerText = Annotated[str, AfterValidator(partial(_canonical, parse_controller))]
@@ -190,6 +193,7 @@ class FlowConfig(Section):
 
     codec: CodecText
     controller: ControllerText | None = None  # "bangbang(0.95, 0.995)"; None: the codec's own
+    residual: bool = False  # of what leaves the body in the U-shape, code what it adds to what has come in
 
 
 class FlowsConfig(Section):
@@ -200,6 +204,22 @@ class FlowsConfig(Section):
     # U-shape only
     activation_down: FlowConfig = FlowConfig(codec="temporal(0.98) > delta > int4 > zstd")
     gradient_up: FlowConfig = FlowConfig(codec="int8 > zstd")
+
+    @model_validator(mode="after")
+    def _residuals_have_a_base(self) -> Self:
+        for flow in ("activation_up", "gradient_up"):
+            if getattr(self, flow).residual:
+                raise ValueError(
+                    f"{flow}.residual = true: it is for {' and '.join(ENTERING)}, which leave the body"
+                )
+        for flow, entering in ENTERING.items():
+            codec = getattr(self, entering).codec
+            if getattr(self, flow).residual and parse(codec).keeps_projections:
+                raise ValueError(
+                    f"{flow}.residual = true: it needs what has been sent of {entering} at both ends, of which the "
+                    f"sender of {codec!r} keeps projections only; take another codec there, or leave residual out"
+                )
+        return self
 
 
 class ControlConfig(Section):
@@ -362,10 +382,12 @@ class Config(Section):
     def cut_flows(self) -> dict[str, FlowConfig]:
         """The flows that cross a cut of this run's model, by name."""
         flows = self.flows
-        standard = {"activation_up": flows.activation_up, "gradient_down": flows.gradient_down}
-        if not self.model.tail_blocks:
-            return standard
-        return standard | {"activation_down": flows.activation_down, "gradient_up": flows.gradient_up}
+        tail = {"activation_down": flows.activation_down, "gradient_up": flows.gradient_up}
+        return {
+            "activation_up": flows.activation_up,
+            **(tail if self.model.tail_blocks else {}),
+            "gradient_down": flows.gradient_down,
+        }
 
     @property
     def steering(self) -> dict[str, tuple[str, str]]:

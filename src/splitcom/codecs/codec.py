@@ -129,6 +129,11 @@ class Codec:
         saves_upwards = self._temporal.metric != "cosine"
         return Knob("threshold", self._temporal.threshold, self._temporal.limits, saves_upwards)
 
+    @property
+    def keeps_projections(self) -> bool:
+        """Whether the sender keeps no whole references, and so does not know all that the receiver has."""
+        return self._projection is not None
+
     @cached_property
     def fingerprint(self) -> int:
         """16 bits of a hash of the canonical text; part of every packet."""

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from splitcom.codecs import FileReferences, MemoryReferences, ReferenceStore, parse
-from splitcom.config import Config
+from splitcom.config import ENTERING, Config, FlowConfig
 from splitcom.data import (
     HELD_OUT_DOMAIN,
     Encoded,
@@ -313,13 +313,13 @@ def device_of(config: Config) -> torch.device:
 
 def open_channels(config: Config, client: str, folder: Path) -> Channels:
     """One side's ends of the flows of one client."""
-    codecs = {flow: settings.codec for flow, settings in config.cut_flows.items()}
-    codecs["evaluation"] = config.evaluation.codec
-    channels = {}
-    for flow, text in codecs.items():
-        codec = parse(text)
+    flows = config.cut_flows | {"evaluation": FlowConfig(codec=config.evaluation.codec)}
+    channels: dict[str, Channel] = {}
+    for flow, settings in flows.items():
+        codec = parse(settings.codec)
         references = _references(config, folder / client / flow) if codec.needs_references else None
-        channels[flow] = Channel(flow, client, codec, references, config.seed)
+        base = channels.get(ENTERING[flow]) if settings.residual else None  # none in the standard form
+        channels[flow] = Channel(flow, client, codec, references, config.seed, base)
     return channels
 
 

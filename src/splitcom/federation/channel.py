@@ -5,16 +5,21 @@ values ─► codec.encode ─► packet ─────────────
              │    ▲                                  │    ▲
              ▼    │                                  ▼    │
           references         identical            references
+
+What blocks put out is what has come in and what they add to it: the residual stream. So of a flow that leaves the body
+in the U-shape, activations or gradients, both ends have a part already: what has come in from this client in the same
+step. Where `base` is the channel of that flow, the rest alone is coded, and the sum is formed elementwise in fp32 at
+both ends.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 
 import torch
 
 from splitcom.codecs import Codec, Decoded, Ragged, ReferenceStore, uncompressed_size
-from splitcom.errors import NonFiniteError
+from splitcom.errors import NonFiniteError, PacketError
 from splitcom.federation.optimize import DIVERGED
 from splitcom.seeds import derive_seed
 
@@ -33,7 +38,13 @@ class Channel:
     """Encodes at the sender, decodes at the receiver; counts what passes."""
 
     def __init__(
-        self, flow: str, client: str, codec: Codec, references: ReferenceStore | None, seed: int
+        self,
+        flow: str,
+        client: str,
+        codec: Codec,
+        references: ReferenceStore | None,
+        seed: int,
+        base: "Channel | None" = None,
     ) -> None:
         self.flow = flow
         self.client = client
@@ -42,15 +53,24 @@ class Channel:
         self.steered: float | None = None  # the threshold or step that a controller has set
         self.traffic = Traffic()
         self._seed = seed
+        self._base = base
+        self._is_base = False  # of another channel
+        self._last: tuple[list[int], Ragged] | None = (
+            None  # what both ends have of the last packet, where it is
+        )
+        if base is not None:
+            base._is_base = True
 
     def encode(
         self, batch: Ragged, ids: Sequence[int], position: tuple[int, int], *, self_contained: bool = False
     ) -> bytes:
         """Turn a batch into a packet; `position` is round and step. Raises NonFiniteError, naming both."""
         started = perf_counter()
+        base = self._held(ids, batch)
+        coded = batch if base is None else replace(batch, values=batch.values.float() - base)
         try:
             encoded = self.codec.encode(
-                batch,
+                coded,
                 ids,
                 self.references,
                 threshold=self.threshold,
@@ -62,6 +82,7 @@ class Channel:
             raise NonFiniteError(
                 f"{self.client}, round {position[0]}, step {position[1]}, flow {self.flow}: {error}; {DIVERGED}"
             ) from error
+        self._keep(ids, encoded.reconstruction)
         self.traffic.seconds += perf_counter() - started
         self._count(batch, ids, encoded.skipped)
         return encoded.packet
@@ -70,6 +91,10 @@ class Channel:
         """Turn a packet back, of at most `limit_bytes` as fp32; raises UnknownReference and PacketError."""
         started = perf_counter()
         decoded = self.codec.decode(packet, self.references, limit_bytes=limit_bytes)
+        base = self._held(decoded.ids, decoded.batch)
+        if base is not None:
+            decoded = replace(decoded, batch=replace(decoded.batch, values=decoded.batch.values + base))
+        self._keep(decoded.ids, decoded.batch)
         self.traffic.seconds += perf_counter() - started
         self._count(decoded.batch, decoded.ids, decoded.skipped)
         return decoded
@@ -85,6 +110,21 @@ class Channel:
         """What has passed since the last call."""
         traffic, self.traffic = self.traffic, Traffic()
         return traffic
+
+    def _held(self, ids: Sequence[int], batch: Ragged) -> torch.Tensor | None:
+        """What both ends have of these tokens already, fp32 `[tokens, hidden]`; None without a base."""
+        if self._base is None:
+            return None
+        known, held = self._base._last or ([], batch)
+        if [*ids] != known or not torch.equal(held.lengths, batch.lengths) or held.hidden != batch.hidden:
+            raise PacketError(
+                f"flow {self.flow} of other samples or tokens than {self._base.flow} had before"
+            )
+        return held.values.to(batch.values.device)
+
+    def _keep(self, ids: Sequence[int], batch: Ragged) -> None:
+        if self._is_base:
+            self._last = [*ids], batch
 
     def _count(self, batch: Ragged, ids: Sequence[int], skipped: torch.Tensor) -> None:
         self.traffic.samples += len(skipped)
