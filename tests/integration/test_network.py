@@ -33,6 +33,8 @@ U_SHAPE = {
     "model.tail_blocks": 1,
     "flows.activation_down.codec": "predict > klt(8) > uniform(0.5, prompt=2) > range",
     "flows.gradient_up.codec": "delta > int8(rounding=stochastic)",
+    "flows.activation_down.residual": True,
+    "flows.gradient_down.residual": True,
 }
 
 

@@ -36,6 +36,7 @@ REDUCED = {
 U_SHAPE = {
     "model.tail_blocks": 1,
     "flows.activation_down.codec": "temporal(0.9) > delta > int4 > zstd",
+    "flows.activation_down.residual": True,
     "flows.gradient_up.codec": "delta > int8(rounding=stochastic)",
 }
 

@@ -29,10 +29,12 @@ U_SHAPE = {
     "flows.activation_down.codec": "temporal(0.9) > delta > int4 > zstd",
     "flows.gradient_up.codec": "delta > int8(rounding=stochastic)",
     "flows.gradient_down.codec": "delta > int8(rounding=stochastic)",
+    "flows.gradient_down.residual": True,
     "lora.dropout": 0.1,
 }
 FLOWS = ("activation_up", "activation_down", "gradient_up", "gradient_down")
 UNCOMPRESSED = {f"flows.{flow}.codec": "none" for flow in FLOWS}
+RESIDUAL = {"flows.activation_down.residual": True, "flows.gradient_down.residual": True}
 
 
 def adapter_of(run):
@@ -133,6 +135,14 @@ def test_uncompressed_it_costs_four_flows(tiny_config, tmp_path):
     run = train(tiny_config.override({"method": "splitlora", "model.tail_blocks": 1}), tmp_path / "run")
     assert run.result["bytes"] == run.result["uncompressed_bytes"]
     assert run.result["saving"] == {"up": 0.0, "down": 0.0, "total": 0.0}
+
+
+def test_uncompressed_a_residual_changes_nothing_but_rounding(tiny_config, tmp_path):
+    u_shape = {"model.tail_blocks": 1, **UNCOMPRESSED}
+    whole = train(tiny_config.override(u_shape), tmp_path / "whole").result
+    residual = train(tiny_config.override(u_shape | RESIDUAL), tmp_path / "rest").result
+    assert all(residual["bytes"][flow] == whole["bytes"][flow] for flow in FLOWS)
+    assert residual["eval"]["loss"] == pytest.approx(whole["eval"]["loss"], rel=1e-4)
 
 
 def test_both_forms_are_compared_side_by_side(tiny_config, tmp_path):

@@ -23,6 +23,15 @@ def test_a_saved_configuration_reads_back_equal(tmp_path):
         ("[training]\nlr = 'fast'", r"training.lr = 'fast': .*number"),
         ("[training]\nrounds = 0", r"training.rounds = 0: .*greater than 0"),
         ("[flows.activation_up]\ncodec = 'tempral(0.9)'", r"(?s)flows.activation_up.codec.*temporal"),
+        (
+            "[flows.activation_up]\ncodec = 'int4'\nresidual = true",
+            r"activation_up.residual = true: .* activation_down",
+        ),
+        (
+            "[flows]\nactivation_up.codec = 'temporal(0.9) > projection(8)'\n"
+            "activation_down = { codec = 'int4', residual = true }",
+            r"activation_down.residual = true: it needs what has been sent of activation_up at both ends",
+        ),
         ("[flows.activation_up]\ncodec = 'int4(groups=8)'", r"(?s)flows.activation_up.codec.*group"),
         (
             "[links.clients.hospital]\nup_mbps = 1.0",
