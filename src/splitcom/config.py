@@ -358,10 +358,13 @@ class Config(Section):
         for flow, (name, text) in self.steering.items():
             field = "control.controller" if name == SHARED else f"flows.{flow}.controller"
             knob = _fitting_knob(f"{field} = {text!r}", text, self.cut_flows[flow].codec)
-            if parse_controller(text).can_freeze and self.steering.get("activation_up", ("", ""))[0] != name:
+            leading = self.steering.get("activation_up")
+            if parse_controller(text).can_freeze and not (
+                leading and parse_controller(leading[1]).can_freeze
+            ):
                 raise ValueError(
-                    f"{field} = {text!r} freezes fronts, but does not set what their activations are sent with; make "
-                    "it that of flows.activation_up"
+                    f"{field} = {text!r}: it is that of flows.activation_up which freezes fronts; give that flow one "
+                    "that does, too"
                 )
             if name == SHARED:
                 flow_with[knob] = flow

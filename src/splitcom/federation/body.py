@@ -153,22 +153,30 @@ class BodyTrainer:
         return results
 
     def forward(
-        self, arrivals: Mapping[str, Arrival], position: tuple[int, int], labels: torch.Tensor | None = None
+        self,
+        arrivals: Mapping[str, Arrival],
+        position: tuple[int, int],
+        labels: torch.Tensor | None = None,
+        trains: bool = True,
     ) -> Passage:
-        """Run the batches of all clients together; `labels` where there is no tail."""
+        """Run the batches of all clients together; `labels` where there is no tail.
+
+        Where the body does not train it has no dropout: what it gives of a frozen front's activations never changes.
+        """
         hidden, mask = self._join(list(arrivals.values()))
         hidden.requires_grad_(any(arrival.trains_front for arrival in arrivals.values()))
         torch.manual_seed(derive_seed(self._config.seed, "server", *position))  # dropout
-        self._body.train()
+        self._body.train(trains)
         rows, first = {}, 0
         for client, arrival in arrivals.items():
             rows[client] = slice(first, first + arrival.num_samples)
             first += arrival.num_samples
-        out = self._body(hidden, mask, at=None if labels is None else learnt_at(labels))
+        with torch.set_grad_enabled(trains):
+            out = self._body(hidden, mask, at=None if labels is None else learnt_at(labels))
         return Passage(hidden, out, mask, rows)
 
     def backward(
-        self, passage: Passage, gradients: Mapping[str, tuple[Ragged, int]], progress: float
+        self, passage: Passage, gradients: Mapping[str, tuple[Ragged | None, int]], progress: float
     ) -> dict[str, StepResult]:
         """The second half of a step in the U-shape, from each client's gradient and its number of labelled tokens.
 
@@ -177,11 +185,17 @@ class BodyTrainer:
             (c is gone) ┘   by number                └─ AdamW
 
         What comes in is the gradient, at the tail's input, of the mean over the client's own labelled tokens; so body
-        and fronts learn from the same means as in `step`. Raises NonFiniteError like it.
+        and fronts learn from the same means as in `step`. Raises NonFiniteError like it. Where the body is frozen there
+        is nothing to do.
         """
+        if not passage.out.requires_grad:
+            return {
+                client: StepResult(None, 0.0, num_labels) for client, (_, num_labels) in gradients.items()
+            }
         total = sum(num_labels for _, num_labels in gradients.values())
         out_gradient = torch.zeros_like(passage.out)
         for client, (gradient, num_labels) in gradients.items():
+            assert gradient is not None
             rows = passage.rows[client]
             padded = gradient.to_padded(passage.mask[rows].cpu()).to(out_gradient)
             out_gradient[rows] = padded * (num_labels / total)
@@ -193,7 +207,7 @@ class BodyTrainer:
             for client, (_, num_labels) in gradients.items()
         }
 
-    def is_sound(self, arrival: Arrival, gradient: tuple[Ragged, int] | None = None) -> bool:
+    def is_sound(self, arrival: Arrival, gradient: tuple[Ragged | None, int] | None = None) -> bool:
         """Whether a client's batch, in the U-shape with its gradient, passes the body as it was before training.
 
         Where it does, and yet cannot be trained on, it is the training that has diverged.
@@ -209,7 +223,9 @@ class BodyTrainer:
                 torch.autograd.backward(losses.mean())
                 return _is_finite(losses) and _is_finite(hidden.grad)
             out = self._body(hidden, mask)
-            if gradient is not None:  # else there is no more to look at than what comes out
+            if (
+                gradient is not None and gradient[0] is not None
+            ):  # else there is no more to look at than what comes out
                 torch.autograd.backward(out, gradient[0].to_padded(mask.cpu()).to(out))
             return _is_finite(out[mask.bool()]) and _is_finite(hidden.grad)
         finally:

@@ -164,7 +164,7 @@ class Client:
     def _train(self, start: RoundStart) -> Generator[Message | None, Message, Message | None]:
         if start.first_step == 0:
             self._take_adapter(start.adapter_version, start.adapter)
-        keeps_adapter = start.front_frozen and not self._has_tail
+        keeps_adapter = start.frozen and not self._has_tail
         if start.first_step or not keeps_adapter:
             self._adapter_version = 0
         self._is_paused = False
@@ -172,7 +172,7 @@ class Client:
         place = start.place if start.HasField("place") else start.round
         try:
             summary = yield from self._trainer.train(
-                LocalRound(start.round, place, start.first_step, not start.front_frozen)
+                LocalRound(start.round, place, start.first_step, start.frozen)
             )
         except RoundAborted:
             return None

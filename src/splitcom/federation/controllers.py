@@ -50,8 +50,8 @@ class Controllers:
 
     @property
     def freezes_fronts(self) -> bool:
-        """Whether fronts are not to be trained in the next round."""
-        return any(steering.controller.freezes_fronts for steering in self._steered.values())
+        """Whether fronts are not to be trained in the next round; the controller of their activations says so."""
+        return any(s.controller.freezes_fronts for s in self._steered.values() if "activation_up" in s.flows)
 
     def observe(self, round_index: int, lines: Sequence[Mapping[str, Any]]) -> None:
         """Tell every controller what a round has shown, from its lines of metrics.jsonl."""

@@ -42,7 +42,7 @@ class Task:
     round: int
     version: int  # of the shared adapter, from which it began
     place: float | None = None  # where in the run, in rounds from 1; None: at `round`
-    is_frozen: bool = False  # the front, by a controller
+    is_frozen: bool = False  # by a controller: the front, and in the U-shape the body
     next_step: int = 0
     num_tokens: int = 0
     is_pausing: bool = False

@@ -57,11 +57,11 @@ class EndsTrainer:
         """Run this client's local epochs of a round."""
         plan = round_batches(self._samples, self._config, self._name, local.index)
         num_tokens, num_labels, num_correct, loss_sum = 0, 0, 0, 0.0
-        trains = local.trains_front and self._config.lora.train_front
+        trains = self._config.lora.train_front and not local.is_frozen
         self._front.train(trains)  # a frozen front has no dropout: it never changes
         self._tail.train()
         for step, batch in enumerate(plan):
-            losses, _, correct = yield from self._step(batch, (local.index, step), trains)
+            losses, _, correct = yield from self._step(batch, (local.index, step), trains, local.is_frozen)
             self._optimizer.step(progress_of(self._config, local.place, step, len(plan)))
             loss_sum += float(losses.detach().sum())
             num_labels += len(losses)
@@ -70,9 +70,9 @@ class EndsTrainer:
         return RoundSummary(num_tokens, len(plan), loss_sum, num_labels, num_correct)
 
     def _step(
-        self, batch: Batch, position: tuple[int, int], trains: bool
+        self, batch: Batch, position: tuple[int, int], trains: bool, body_is_frozen: bool
     ) -> Generator[Message | None, Message, Losses]:
-        """Forward and backward through all parts; returns the loss of each label."""
+        """Forward and backward through all parts that learn; returns the loss of each label."""
         step = position[1]
         torch.manual_seed(derive_seed(self._config.seed, self._name, *position))  # dropout
         mask = batch.attention_mask.to(self._device)
@@ -100,7 +100,7 @@ class EndsTrainer:
 
         def gradient(lost: Sequence[int]) -> Message:
             assert tail_in.grad is not None
-            data = packet("gradient_up", tail_in.grad, lost)
+            data = b"" if body_is_frozen else packet("gradient_up", tail_in.grad, lost)
             return Message(gradient_up=GradientUp(step=step, gradient=data, num_labels=len(scored.losses)))
 
         reply = yield from send(gradient)

@@ -56,7 +56,7 @@ class FrontTrainer:
     def train(self, local: LocalRound) -> Generator[Message | None, Message, RoundSummary | None]:
         """Run this client's local epochs of a round."""
         plan = round_batches(self._samples, self._config, self._name, local.index)
-        trains = local.trains_front and bool(self._optimizer.parameters)
+        trains = not local.is_frozen and bool(self._optimizer.parameters)
         self._front.train(trains)  # a frozen front has no dropout: it never changes
         for step in range(local.first_step, len(plan)):
             progress = progress_of(self._config, local.place, step, len(plan))

@@ -18,7 +18,7 @@ class LocalRound:
     index: int
     place: float
     first_step: int = 0  # of a round that was paused
-    trains_front: bool = True  # false: a controller has frozen it for this round
+    is_frozen: bool = False  # by a controller: the front, and in the U-shape the body
 
 
 def round_batches(samples: Sequence[Sample], config: Config, client: str, round_index: int) -> list[Batch]:

@@ -67,7 +67,7 @@ class Steps:
             first_step=task.next_step,
             place=task.place,
             thresholds=thresholds,
-            front_frozen=task.is_frozen,
+            frozen=task.is_frozen,
         )
         if task.next_step == 0:
             self._adapter.offer(peer, start)

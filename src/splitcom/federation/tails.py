@@ -20,7 +20,8 @@ from splitcom.federation.claims import without_spoilers
 from splitcom.federation.conversations import Conversations, Ended
 from splitcom.protocol.messages_pb2 import ActivationDown, EvaluationDown, Message
 
-Gradient = tuple[Ragged, int]
+Gradient = tuple[Ragged | None, int]
+"""At the tail's input, None where the body is frozen, and the number of labelled tokens."""
 
 
 class Tails:
@@ -43,7 +44,8 @@ class Tails:
         Rejoined.
         """
         started = perf_counter()
-        passage, arrivals = self._forward(arrivals, position)
+        trains = not any(self._is_frozen(name) for name in arrivals)
+        passage, arrivals = self._forward(arrivals, position, trains)
         seconds = perf_counter() - started
         passing = {
             name: _Passing(
@@ -71,17 +73,19 @@ class Tails:
         return results, seconds + perf_counter() - started
 
     def _forward(
-        self, arrivals: Mapping[str, Arrival], position: tuple[int, int]
+        self, arrivals: Mapping[str, Arrival], position: tuple[int, int], trains: bool
     ) -> tuple[Passage, Mapping[str, Arrival]]:
         """The first half of a step, without the clients whose batches spoil it."""
-        passage = self._body.forward(arrivals, position)
+        passage = self._body.forward(arrivals, position, trains=trains)
         try:
             passage.check()
         except NonFiniteError:
             rest = without_spoilers(arrivals, lambda name: self._body.is_sound(arrivals[name]), self._clients)
         else:
             return passage, arrivals
-        return self._forward({name: arrivals[name] for name in rest}, position) if rest else (passage, {})
+        if not rest:
+            return passage, {}
+        return self._forward({name: arrivals[name] for name in rest}, position, trains)
 
     def _backward(
         self,
@@ -127,16 +131,29 @@ class Tails:
         message = ActivationDown(step=one.position[1], activation=packet)
         self._clients.send(one.name, Message(activation_down=message))
 
+    def _is_frozen(self, name: str) -> bool:
+        task = self._clients.peers[name].task
+        return task is not None and task.is_frozen
+
     def _read_gradient(self, one: "_Passing", message: Message) -> Gradient:
         channel, content = self._clients.peers[one.name].channels["gradient_up"], message.gradient_up
+        num_tokens = len(one.arrival.decoded.batch.values)
+        if self._is_frozen(one.name):
+            if content.gradient or not 0 < content.num_labels <= num_tokens:
+                self._clients.refuse(
+                    one.name,
+                    f"{len(content.gradient)} bytes of gradient for {content.num_labels} of {num_tokens} tokens, where "
+                    "the body is frozen",
+                )
+            return None, content.num_labels
         decoded = self._clients.parse(one.name, channel.decode, content.gradient, self._body.max_batch_bytes)
         sent, batch = one.arrival.decoded, decoded.batch
         if (decoded.ids, batch.lengths.tolist()) != (sent.ids, sent.batch.lengths.tolist()):
             self._clients.refuse(one.name, "a gradient of other samples or tokens than the activation's")
-        if batch.hidden != sent.batch.hidden or not 0 < content.num_labels <= len(batch.values):
+        if batch.hidden != sent.batch.hidden or not 0 < content.num_labels <= num_tokens:
             self._clients.refuse(
                 one.name,
-                f"a gradient of width {batch.hidden} for {content.num_labels} of {len(batch.values)} tokens",
+                f"a gradient of width {batch.hidden} for {content.num_labels} of {num_tokens} tokens",
             )
         return batch, content.num_labels
 
