@@ -251,6 +251,19 @@ U_SHAPE = [
         Attack("NaN evaluation", "evaluation_end", fields("evaluation_end", loss_sum=nan), "a loss of nan"),
     ]
 ]
+U_SHAPE += [
+    Attack(
+        "though the body is frozen",
+        "gradient_up",
+        lambda message: setattr(message.gradient_up, "gradient", b"some"),
+        "4 bytes of gradient for [0-9]+ of [0-9]+ tokens, where the body is frozen",
+        settings={
+            "model.tail_blocks": 1,
+            "flows.activation_up.controller": "freeze(0.9, 0.9, patience=0, after=0)",
+        },
+        codec="temporal(0.9) > int8",
+    )
+]
 HALF_U_SHAPE = HALF | {"model.tail_blocks": 1, "flows.gradient_up.codec": WIDE_CODEC, "lora.dropout": 0.0}
 U_SHAPE += [
     Attack(
