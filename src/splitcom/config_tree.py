@@ -12,9 +12,10 @@ Tree = dict[str, Any]
 
 
 def _preset_of(activation: float, gradient: float) -> Tree:
-    """Flows with these steps, twice as fine at the tail, whose input and gradients take more directions.
+    """Flows with these steps, finer ones and more directions at the tail.
 
-    When fronts learn no more, activations are sent in half of their step.
+    What leaves the body is coded as what it adds to what has come in, so its steps are in units of that. When fronts
+    learn no more, activations are sent in half of their step.
     """
     predicted = "predict > klt({}) > uniform({}, dead_zone=0.3, prompt={}) > range"
     summed = "predict(window=0, rank=0) > klt({}, threshold=0.3, centre=sum) > uniform({}) > range"
@@ -23,9 +24,13 @@ def _preset_of(activation: float, gradient: float) -> Tree:
             "codec": predicted.format(64, activation, 2),
             "controller": f"freeze({activation}, {activation / 2})",
         },
-        "gradient_down": {"codec": summed.format(64, gradient), "controller": None},
-        "activation_down": {"codec": predicted.format(128, activation / 2, 6), "controller": None},
-        "gradient_up": {"codec": summed.format(96, gradient / 2), "controller": None},
+        "gradient_down": {"codec": summed.format(64, gradient), "controller": None, "residual": True},
+        "activation_down": {
+            "codec": predicted.format(128, 0.75 * activation, 6),
+            "controller": None,
+            "residual": True,
+        },
+        "gradient_up": {"codec": summed.format(96, f"{0.4 * gradient:g}"), "controller": None},
     }
 
 
