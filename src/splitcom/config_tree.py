@@ -11,8 +11,8 @@ from splitcom.errors import ConfigError
 Tree = dict[str, Any]
 
 
-def _preset_of(activation: float, gradient: float) -> Tree:
-    """Flows with these steps, finer ones and more directions at the tail.
+def _preset_of(activation: float, gradient: float, dims: int = 64) -> Tree:
+    """Flows with these steps in `dims` directions, finer ones and more directions at the tail.
 
     What leaves the body is coded as what it adds to what has come in, so its steps are in units of that. When fronts
     learn no more, activations are sent in half of their step.
@@ -21,21 +21,21 @@ def _preset_of(activation: float, gradient: float) -> Tree:
     summed = "predict(window=0, rank=0) > klt({}, threshold=0.3, centre=sum) > uniform({}) > range"
     return {
         "activation_up": {
-            "codec": predicted.format(64, activation, 2),
+            "codec": predicted.format(dims, activation, 2),
             "controller": f"freeze({activation}, {activation / 2})",
         },
-        "gradient_down": {"codec": summed.format(64, gradient), "controller": None, "residual": True},
+        "gradient_down": {"codec": summed.format(dims, gradient), "controller": None, "residual": True},
         "activation_down": {
-            "codec": predicted.format(128, 0.75 * activation, 6),
+            "codec": predicted.format(2 * dims, 0.75 * activation, 6),
             "controller": None,
             "residual": True,
         },
-        "gradient_up": {"codec": summed.format(96, f"{0.4 * gradient:g}"), "controller": None},
+        "gradient_up": {"codec": summed.format(3 * dims // 2, f"{0.4 * gradient:g}"), "controller": None},
     }
 
 
 PRESETS = {
-    "quality": _preset_of(0.5, 2),
+    "quality": _preset_of(0.25, 1.2, dims=128),
     "balanced": _preset_of(0.75, 3),
     "tiny": _preset_of(1.5, 6),
 }
