@@ -26,11 +26,11 @@ def _preset_of(activation: float, gradient: float, dims: int = 64) -> Tree:
         },
         "gradient_down": {"codec": summed.format(dims, gradient), "controller": None, "residual": True},
         "activation_down": {
-            "codec": predicted.format(2 * dims, 0.75 * activation, 6),
+            "codec": predicted.format(2 * dims, f"{0.55 * activation:g}", 6),
             "controller": None,
             "residual": True,
         },
-        "gradient_up": {"codec": summed.format(3 * dims // 2, f"{0.4 * gradient:g}"), "controller": None},
+        "gradient_up": {"codec": summed.format(3 * dims // 2, gradient / 4), "controller": None},
     }
 
 
