@@ -205,22 +205,6 @@ class FlowsConfig(Section):
     activation_down: FlowConfig = FlowConfig(codec="temporal(0.98) > delta > int4 > zstd")
     gradient_up: FlowConfig = FlowConfig(codec="int8 > zstd")
 
-    @model_validator(mode="after")
-    def _residuals_have_a_base(self) -> Self:
-        for flow in ("activation_up", "gradient_up"):
-            if getattr(self, flow).residual:
-                raise ValueError(
-                    f"{flow}.residual = true: it is for {' and '.join(ENTERING)}, which leave the body"
-                )
-        for flow, entering in ENTERING.items():
-            codec = getattr(self, entering).codec
-            if getattr(self, flow).residual and parse(codec).keeps_projections:
-                raise ValueError(
-                    f"{flow}.residual = true: it needs what has been sent of {entering} at both ends, of which the "
-                    f"sender of {codec!r} keeps projections only; take another codec there, or leave residual out"
-                )
-        return self
-
 
 class ControlConfig(Section):
     """One controller for several flows, and where the controllers of a run begin."""
@@ -350,6 +334,22 @@ class Config(Section):
                 f"model.tail_blocks = {self.model.tail_blocks}: with training.split = false the client has all of "
                 "the model; set one of them back"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _residuals_have_a_base(self) -> Self:
+        for flow, entering in ENTERING.items():
+            if getattr(self.flows, entering).residual:
+                raise ValueError(
+                    f"flows.{entering}.residual = true: it is for {' and '.join(ENTERING)}, which leave the body"
+                )
+            codec = getattr(self.flows, entering).codec
+            is_residual = self.model.tail_blocks and getattr(self.flows, flow).residual
+            if is_residual and parse(codec).keeps_projections:
+                raise ValueError(
+                    f"flows.{flow}.residual = true: it needs what has been sent of {entering} at both ends, of which "
+                    f"the sender of {codec!r} keeps projections only; take another codec there, or leave residual out"
+                )
         return self
 
     @model_validator(mode="after")

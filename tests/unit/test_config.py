@@ -25,10 +25,10 @@ def test_a_saved_configuration_reads_back_equal(tmp_path):
         ("[flows.activation_up]\ncodec = 'tempral(0.9)'", r"(?s)flows.activation_up.codec.*temporal"),
         (
             "[flows.activation_up]\ncodec = 'int4'\nresidual = true",
-            r"activation_up.residual = true: .* activation_down",
+            r"toml: flows.activation_up.residual = true: .* activation_down",
         ),
         (
-            "[flows]\nactivation_up.codec = 'temporal(0.9) > projection(8)'\n"
+            "model.tail_blocks = 1\n[flows]\nactivation_up.codec = 'temporal(0.9) > projection(8)'\n"
             "activation_down = { codec = 'int4', residual = true }",
             r"activation_down.residual = true: it needs what has been sent of activation_up at both ends",
         ),

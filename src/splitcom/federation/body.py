@@ -223,10 +223,9 @@ class BodyTrainer:
                 torch.autograd.backward(losses.mean())
                 return _is_finite(losses) and _is_finite(hidden.grad)
             out = self._body(hidden, mask)
-            if (
-                gradient is not None and gradient[0] is not None
-            ):  # else there is no more to look at than what comes out
-                torch.autograd.backward(out, gradient[0].to_padded(mask.cpu()).to(out))
+            at_tail = None if gradient is None else gradient[0]
+            if at_tail is not None:  # else there is no more to look at than what comes out
+                torch.autograd.backward(out, at_tail.to_padded(mask.cpu()).to(out))
             return _is_finite(out[mask.bool()]) and _is_finite(hidden.grad)
         finally:
             load_adapter_state(self._body, trained)

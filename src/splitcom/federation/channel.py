@@ -54,10 +54,8 @@ class Channel:
         self.traffic = Traffic()
         self._seed = seed
         self._base = base
-        self._is_base = False  # of another channel
-        self._last: tuple[list[int], Ragged] | None = (
-            None  # what both ends have of the last packet, where it is
-        )
+        self._is_base = False  # of another channel: then both ends keep what they have of the last packet
+        self._last: tuple[list[int], Ragged] | None = None
         if base is not None:
             base._is_base = True
 
