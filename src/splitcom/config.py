@@ -205,6 +205,18 @@ class FlowsConfig(Section):
     activation_down: FlowConfig = FlowConfig(codec="temporal(0.98) > delta > int4 > zstd")
     gradient_up: FlowConfig = FlowConfig(codec="int8 > zstd")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _codecs_that_are_not_given(cls, flows: Any) -> Any:
+        """A flow of which something else is set keeps its default codec."""
+        if not isinstance(flows, dict):
+            return flows
+        codecs = {flow: field.default.codec for flow, field in cls.model_fields.items()}
+        return {
+            flow: {"codec": codecs[flow], **given} if flow in codecs and isinstance(given, dict) else given
+            for flow, given in flows.items()
+        }
+
 
 class ControlConfig(Section):
     """One controller for several flows, and where the controllers of a run begin."""

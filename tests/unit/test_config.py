@@ -91,6 +91,12 @@ def test_an_assignment_without_a_value_is_refused():
         parse_assignment("training.rounds")
 
 
+def test_a_flow_of_which_something_else_is_set_keeps_its_default_codec():
+    flows = Config.from_toml("[flows.activation_down]\nresidual = true").flows
+    assert flows.activation_down.residual
+    assert flows.activation_down.codec == Config().flows.activation_down.codec
+
+
 def test_a_preset_gives_the_codecs_that_are_not_given(tmp_path):
     path = tmp_path / "run.toml"
     path.write_text('preset = "balanced"\n[flows]\ngradient_down = { codec = "int8" }')
