@@ -51,11 +51,11 @@ def with_one(values: Tensor) -> Tensor:
     return torch.cat([values.new_ones(len(values), 1), values], 1)
 
 
-def ridge(inputs: Tensor, outputs: Tensor, rows: Tensor | None = None) -> Tensor:
-    """Weights by ridge regression; `rows` weighs tokens."""
-    weighted = inputs if rows is None else inputs * rows[:, None]
-    gram = weighted.T @ inputs
-    return torch.linalg.solve(gram + torch.diag(RIDGE * gram.diagonal() + 1e-9), weighted.T @ outputs)
+def ridge(inputs: Tensor, outputs: Tensor) -> Tensor:
+    """Weights by ridge regression."""
+    gram = inputs.T @ inputs
+    small = 1e-9 * gram.max() * torch.eye(len(gram), dtype=gram.dtype)
+    return torch.linalg.solve(gram + torch.diag(RIDGE * gram.diagonal()) + small, inputs.T @ outputs)
 
 
 def unmoved(seen: Moves, old: Tensor, position: Tensor) -> Tensor:

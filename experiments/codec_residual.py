@@ -14,10 +14,12 @@ import statistics
 from collections import defaultdict
 
 import torch
+from codec_drift import ridge
 from codec_theory import CLIENT, Loop, relative, setting
 from torch import Tensor
 
 from splitcom.codecs import Codec, MemoryReferences, Ragged, parse, uncompressed_size
+from splitcom.codecs.basis import spread_of
 from splitcom.config_tree import PRESETS
 from splitcom.federation.build import load_parts, load_texts
 from splitcom.federation.loss import learnt_tokens, losses_through
@@ -37,7 +39,7 @@ class Predicted:
         self, text: str, step: float, matrix: Tensor, first: Tensor, base: Tensor, centred: bool
     ) -> None:
         """`step` is relative to the first packet whole; the codec wants it relative to what it is given."""
-        scale = _spread(first, centred) / _spread(first - base @ matrix, centred)
+        scale = spread_of(first, centred) / spread_of(first - base @ matrix, centred)
         self.matrix, self.references = matrix, MemoryReferences()
         self.codec: Codec = parse(text.format(f"{step * scale:.5f}"))
 
@@ -48,17 +50,9 @@ class Predicted:
         return encoded.reconstruction.values + base @ self.matrix, len(encoded.packet)
 
 
-def _spread(values: Tensor, centred: bool) -> float:
-    return float((values - values.mean(0) if centred else values).square().mean().sqrt())
-
-
 def _codecs(text: str, step: float, first: Tensor, base: Tensor, centred: bool) -> dict[str, Predicted]:
     identity = torch.eye(base.shape[1])
-    gram = base.T @ base
-    ridge = torch.linalg.solve(
-        gram + 0.02 * torch.diag(gram.diagonal()) + 1e-9 * gram.max() * identity, base.T @ first
-    )
-    maps = {"whole": 0 * identity, "residual": identity, "mapped": ridge}
+    maps = {"whole": 0 * identity, "residual": identity, "mapped": ridge(base, first)}
     return {name: Predicted(text, step, matrix, first, base, centred) for name, matrix in maps.items()}
 
 

@@ -208,9 +208,8 @@ def test_parts_loaded_alone_make_the_model_and_the_adapter(case: str, tmp_path: 
     base, adapter = tmp_path / "base", tmp_path / "adapter"
     tiny_model(case, CASES[case]).save_pretrained(base, max_shard_size="20KB")
     whole = load_model(base, attn_implementation="eager")
-    whole.config.use_cache = (
-        False  # a cache lays keys out anew, and on some CPUs the last bits depend on that
-    )
+    # a cache lays keys out anew, and on some CPUs the last bits depend on that
+    whole.config.use_cache = False
     eager = {"attn_implementation": "eager"}
     split = SplitModel(
         load_front(base, 1, **eager), load_body(base, 1, 1, **eager), load_tail(base, 1, **eager)

@@ -11,7 +11,7 @@ def _configure(config: Config) -> Config:
     # A batch's padding changes the last bits of an activation, hence not exactly 1.
     changes = {"lora.train_front": False, "flows.activation_up.codec": "temporal(0.99) > fp16"}
     if config.model.tail_blocks:  # body and tail learn, so what passes between them changes
-        changes |= {"flows.activation_down": {"codec": "fp16"}, "flows.gradient_up.codec": "fp16"}
+        changes |= {"flows.activation_down.codec": "fp16", "flows.gradient_up.codec": "fp16"}
     return without_controllers(config).override(changes)
 
 

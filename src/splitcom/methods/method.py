@@ -16,6 +16,6 @@ class Method:
 
 
 def without_controllers(config: Config) -> Config:
-    """The configuration for a method that sets codecs of its own."""
-    flows = {f"flows.{flow}.controller": None for flow in config.cut_flows}
+    """The configuration for a method that sets codecs of its own: nothing else of its flows is kept either."""
+    flows = {f"flows.{flow}": {"codec": settings.codec} for flow, settings in config.cut_flows.items()}
     return config.override({"control": {}, **flows})

@@ -5,9 +5,7 @@ from splitcom.methods.method import Method, without_controllers
 
 
 def _configure(config: Config) -> Config:
-    return without_controllers(config).override(
-        {f"flows.{flow}": {"codec": "fp16"} for flow in config.cut_flows}
-    )
+    return without_controllers(config).override({f"flows.{flow}.codec": "fp16" for flow in config.cut_flows})
 
 
 SPLITLORA = Method("splitlora", "split, uncompressed fp16 flows", _configure)
