@@ -75,7 +75,8 @@ def walk(visits: list[Visit], temporal: Temporal, projection: Projection, seed: 
             whole = batch.values if projection.unbiased else None
             seen = projection.reduce(batch.values, lengths, seed, sender.basis)
             true.append(temporal.measure(batch.values, receiver.read(ids), lengths))
-            reduced.append(temporal.measure(seen, Projection.unpack(sender.read(ids)), lengths, whole))
+            held = Projection.unpack(sender.read_kept(ids), int(lengths.sum()))
+            reduced.append(temporal.measure(seen, held, lengths, whole))
         encoded = codec.encode(batch, ids, sender, projection_seed=seed)
         if ids[0] in receiver:
             wrong.append(temporal.similar(true[-1], temporal.threshold) != encoded.skipped.numpy())

@@ -19,7 +19,7 @@ from codec_theory import CLIENT, Loop, relative, setting
 from torch import Tensor
 
 from splitcom.codecs import Codec, MemoryReferences, Ragged, parse, uncompressed_size
-from splitcom.codecs.basis import spread_of
+from splitcom.codecs.basis import spread_of, weights_of
 from splitcom.config_tree import PRESETS
 from splitcom.federation.build import load_parts, load_texts
 from splitcom.federation.loss import learnt_tokens, losses_through
@@ -39,9 +39,11 @@ class Predicted:
         self, text: str, step: float, matrix: Tensor, first: Tensor, base: Tensor, centred: bool
     ) -> None:
         """`step` is relative to the first packet whole; the codec wants it relative to what it is given."""
-        scale = spread_of(first, centred) / spread_of(first - base @ matrix, centred)
+        whole, rest = (
+            spread_of(values, centred, weights_of(values)) for values in (first, first - base @ matrix)
+        )
         self.matrix, self.references = matrix, MemoryReferences()
-        self.codec: Codec = parse(text.format(f"{step * scale:.5f}"))
+        self.codec: Codec = parse(text.format(f"{step * whole / rest:.5f}"))
 
     def send(self, exact: Ragged, base: Tensor, ids: list[int]) -> tuple[Tensor, int]:
         """What arrives, and the bytes of the packet."""

@@ -144,32 +144,36 @@ def test_save_and_load_keep_everything(make: Make, tmp_path: Path, precision: Pr
     assert [path.name for path in tmp_path.glob("*store*")] == ["store.safetensors"]
 
 
-def test_a_projection_is_kept_in_place_of_the_whole(make: Make, tmp_path: Path) -> None:
+def test_something_else_is_kept_in_place_of_the_whole(make: Make, tmp_path: Path) -> None:
     whole, reduced, other = make(), make(), make()
     values, flags = torch.randn(5, 4, generator=torch.Generator().manual_seed(0)), np.ones(2, np.bool_)
-    rows = torch.arange(15, dtype=torch.uint8).view(5, 3)
-    for store, projected in ((whole, None), (reduced, rows)):
-        store.update([3, 1], np.array([2, 3]), values, changed=flags, known=~flags, projected=projected)
+    items = [b"three", b"of another size"]
+    for store, kept in ((whole, None), (reduced, items)):
+        store.update([3, 1], np.array([2, 3]), values, changed=flags, known=~flags, kept=kept)
     reduced.basis = torch.eye(4)[:, :2]
     assert reduced.peek([3, 1]) == whole.peek([3, 1])
-    assert torch.equal(reduced.read([1, 3]), rows[[2, 3, 4, 0, 1]])
+    assert [bytes(item) for item in reduced.read_kept([1, 3])] == items[::-1]
     assert torch.equal(whole.read([1, 3]), values[[2, 3, 4, 0, 1]].half().float())
-    assert (reduced.hidden, reduced.token_bytes, reduced.num_bytes, reduced.kept_bytes) == (4, 3, 40, 15)
-    assert (whole.hidden, whole.token_bytes, whole.num_bytes, whole.kept_bytes) == (4, 8, 40, 40)
-    assert reduced.projected and not whole.projected
+    assert (reduced.hidden, reduced.num_bytes, reduced.kept_bytes) == (4, 40, 20)
+    assert (whole.hidden, whole.num_bytes, whole.kept_bytes) == (4, 40, 40)
+    assert reduced.reduced and not whole.reduced
+    only = np.array([False, True])
+    reduced.update([3, 1], np.array([2, 3]), values[2:], changed=only, known=~flags, kept=[b"one"])
+    assert [bytes(item) for item in reduced.read_kept([3, 1])] == [b"three", b"one"]
+    assert (reduced.num_bytes, reduced.kept_bytes) == (40, 8)
 
     reduced.save(path := tmp_path / "store.safetensors")
     other.load(path)
     assert list(other) == [3, 1] and other.peek([3, 1]) == whole.peek([3, 1])
-    assert torch.equal(other.read([3, 1]), reduced.read([3, 1]))
-    assert (other.hidden, other.projected, other.num_bytes, other.kept_bytes) == (4, True, 40, 15)
+    assert [bytes(item) for item in other.read_kept([3, 1])] == [b"three", b"one"]
+    assert (other.hidden, other.reduced, other.num_bytes, other.kept_bytes) == (4, True, 40, 8)
     assert other.basis is not None and torch.equal(other.basis, reduced.basis)
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
     with pytest.raises(CodecError, match="checksum of sample 1"):
         other.load(path)
-    assert (len(other), other.hidden, other.projected, other.basis) == (0, None, False, None)
+    assert (len(other), other.hidden, other.reduced, other.basis) == (0, None, False, None)
 
 
 def test_an_empty_store_can_be_saved(make: Make, tmp_path: Path) -> None:

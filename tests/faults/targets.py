@@ -85,7 +85,7 @@ class Receiver:
 
     def _state(self) -> tuple[object, ...]:
         ids = list(self.store)
-        values = self.store.read(ids).numpy().tobytes() if ids else b""
+        values = [bytes(kept) for kept in self.store.read_kept(ids)]
         flow = None if self.store.flow is None else self.store.flow.flat()
         learnt = None if flow is None else {key: array.tobytes() for key, array in flow.items()}
         return ids, self.store.peek(ids), self.store.num_bytes, self.store.hidden, values, learnt

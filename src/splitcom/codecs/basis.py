@@ -23,6 +23,7 @@ _DIRECTION_BITS = 12  # a direction's unit length in fixed point
 _ROW_STEPS = (
     32  # rows as sent have 1/32 of the step as their unit: their error is a tenth of the coordinates'
 )
+_LONG = 4  # times the upper quartile of norms: a token longer than this is an exception
 COORDINATE_BITS = 3
 UNIT = 1 << COORDINATE_BITS
 """Coordinates are integers in units of 1/8 of the step of the flow's first packet: predictions fall between the
@@ -79,25 +80,38 @@ class Basis:
         return Basis(self.mean, np.concatenate([self.rows, rows]))
 
     def missing(
-        self, values: Tensor, step: float, most: int, threshold: float, units: int | Ints = UNIT
+        self, values: Tensor, step: float, most: int, threshold: float, units: Ints, weights: Floats
     ) -> Ints:
         """Rows `[at most `most`, hidden]` for what varies outside of the basis by more than `threshold` steps.
 
-        These are the packet's own, of `units`, one for all or `[tokens, 1]`; `step` is that of the coordinates.
+        These are the packet's own, of `units` `[tokens, 1]`; `step` is that of the coordinates. `weights` `[tokens]`
+        are those of `weights_of`.
         """
         outside = _steps(values, step) - self.mean / _ROW_STEPS
         if len(self.rows):
             directions = self.directions / float(1 << _DIRECTION_BITS)
             outside -= (outside @ _pseudo_inverse(directions)) @ directions
-        spread, directions = _principal(outside * (UNIT / units))
+        spread, directions = _principal(outside * (UNIT / units) * weights[:, None])
         num = min(most, int((spread > threshold).sum()))
         rows = _rounded(directions[:num] * spread[:num, None] * _ROW_STEPS)
         return rows[np.flatnonzero((rows != 0).any(1))]
 
 
-def mean_of(values: Tensor, step: float) -> Ints:
-    """The mean of a basis that begins with `values`."""
-    return _rounded(_steps(values, step).mean(0) * _ROW_STEPS)
+def weights_of(values: Tensor) -> Floats:
+    """What makes tokens of `values` `[tokens, hidden]` that are far longer than the others as long as a long one.
+
+    1 for all others. Language models have a few tokens, mostly the first of a text, of up to 1,000 times the norm of
+    the others (Sun et al., Massive Activations in Large Language Models, arXiv 2402.17762). Squares of such are all
+    that a mean, a variance or a least-squares fit would see.
+    """
+    norms = values.double().norm(dim=1).cpu().numpy()
+    limit = _LONG * np.quantile(norms, 0.75)
+    return np.where(norms > limit, limit / np.maximum(norms, limit or 1.0), 1.0)
+
+
+def mean_of(values: Tensor, step: float, weights: Floats) -> Ints:
+    """The mean of a basis that begins with `values`: of those with weight 1."""
+    return _rounded(_steps(values, step)[weights == 1].mean(0) * _ROW_STEPS)
 
 
 def shift_of(missed: Tensor, step: float, num_tokens: int) -> Ints:
@@ -110,9 +124,9 @@ def _shift_bits(num_tokens: int) -> int:
     return min(3 + num_tokens.bit_length() // 2, _DIRECTION_BITS + COORDINATE_BITS)
 
 
-def spread_of(values: Tensor, around_mean: bool) -> float:
-    """Root mean square of fp32 `values`, around their mean over the tokens or around zero."""
-    exact = values.double()
+def spread_of(values: Tensor, around_mean: bool, weights: Floats) -> float:
+    """Root mean square of fp32 `values` with weight 1, around their mean over the tokens or around zero."""
+    exact = values.double()[torch.from_numpy(weights == 1).to(values.device)]
     return float((exact - exact.mean(0) if around_mean else exact).square().mean().sqrt())
 
 

@@ -37,6 +37,7 @@ from splitcom.codecs.wire import (
     Reader,
     num_bool_bytes,
     pack_bools,
+    tensor_bytes,
     uint_width,
     unpack_bools,
 )
@@ -279,7 +280,7 @@ class Codec:
         """What turns values into what the sender keeps of them; None where that is all."""
         if self._projection is None or store is None:
             return None
-        if store.token_bytes is None:
+        if store.hidden is None:
             store.basis = self._projection.fit(values)
         return partial(self._projection.reduce, seed=seed, basis=store.basis)
 
@@ -424,12 +425,15 @@ def _read(
     """
     if store is None or not known.any():
         return None
-    kept = store.read([sample_id for sample_id, is_known in zip(ids, known, strict=True) if is_known]).to(
-        device
-    )
-    held = Projection.unpack(kept) if store.projected else kept
+    wanted = [sample_id for sample_id, is_known in zip(ids, known, strict=True) if is_known]
     width = hidden if projection is None else projection.dim
-    if store.projected != (projection is not None) or held.shape[1] != width:
+    if store.reduced != (projection is not None):
+        raise CodecError(f"the store keeps {'no ' * store.reduced}whole references: it is of another codec")
+    if projection is None:
+        held = store.read(wanted).to(device)
+    else:
+        held = Projection.unpack(store.read_kept(wanted), int(lengths[known].sum())).to(device)
+    if held.shape[1] != width:
         raise CodecError(
             f"the store keeps {held.shape[1]} numbers per token, {width} are needed: it is of another codec"
         )
@@ -447,5 +451,8 @@ def _update(
 ) -> None:
     changed, lengths = sent.counts > 0, batch.lengths.numpy()
     values = _Rows(np.repeat(changed, lengths), lengths, batch.values.device).of(batch.values)
-    projected = None if project is None else Projection.pack(project(values, lengths[changed]))
-    store.update(ids, lengths, values, changed=changed, known=known, projected=projected)
+    kept = None
+    if project is not None:
+        packed = Projection.pack(project(values, lengths[changed]))
+        kept = [tensor_bytes(rows) for rows in torch.split(packed, lengths[changed].tolist())]
+    store.update(ids, lengths, values, changed=changed, known=known, kept=kept)

@@ -58,10 +58,13 @@ def predicted(reference: Ints, matrix: Ints, update: Update) -> Ints:
     return moved(reference, matrix, 2 if update.left.shape[1] else update.gain)
 
 
-def fit(coordinates: Floats, reference: Ints, matrix: Ints, rank: int, units: int | Ints = UNIT) -> Update:
+def fit(
+    coordinates: Floats, reference: Ints, matrix: Ints, rank: int, units: Ints, weights: Floats
+) -> Update:
     """The update that makes `reference` come closest to `coordinates` for its bits; only the sender knows how.
 
-    `units` are the steps of the codes that the bits are spared in, one for all or `[tokens, 1]`.
+    `units` `[tokens, 1]` are the steps of the codes that the bits are spared in; `weights` `[tokens]` say how much of
+    each token's length counts.
     """
     directions = reference.shape[1]
     product = _product(reference, matrix)
@@ -70,14 +73,14 @@ def fit(coordinates: Floats, reference: Ints, matrix: Ints, rank: int, units: in
     best, best_cost = Update.none(gain, directions), gains[gain]
     if not rank:
         return best
-    inputs = _augmented(reference).astype(np.float64)
-    missed = coordinates - _plus(reference, product, gain)
+    inputs = _augmented(reference) * weights[:, None]
+    missed = (coordinates - _plus(reference, product, gain)) * weights[:, None]
     gram = inputs.T @ inputs
-    weights = np.linalg.solve(gram + np.diag(_RIDGE * np.diag(gram) + 1.0), inputs.T @ missed)
-    effect = weights.T @ gram @ weights
+    solution = np.linalg.solve(gram + np.diag(_RIDGE * np.diag(gram) + 1.0), inputs.T @ missed)
+    effect = solution.T @ gram @ solution
     _, right = np.linalg.eigh(effect)
     right = right[:, ::-1]
-    scaled = np.rint(weights @ right * _spreads(reference)[:, None])
+    scaled = np.rint(solution @ right * _spreads(reference)[:, None])
     if not np.abs(scaled).max() < 2**31:  # also where there is a NaN: no map that would pay
         return best
     left = scaled.astype(np.int64)

@@ -40,7 +40,7 @@ class Flow:
             "means": codes.means,
             "modes": ModeModel.new().bits.counts,
             "prompts": np.array([[63, 1]]),  # texts are longer than that, and begin with a prompt
-            "map": np.zeros((1 + dims, dims), np.int64),
+            "map": np.zeros((1, 0), np.int64),
             "shift_counts": shift.bits.counts,
             "shift_means": shift.means,
         }
@@ -56,12 +56,15 @@ class Flow:
         self.state.arrays["mean"], self.state.arrays["rows"] = basis.mean, basis.rows
 
     def drift_of(self, dims: int) -> Ints:
-        """The drift map of the first directions."""
-        return self.state.arrays["map"][: 1 + dims, :dims]
+        """The drift map of `dims` directions, of which those that have been added since do not move."""
+        known = self.state.arrays["map"]
+        matrix = np.zeros((1 + dims, dims), np.int64)
+        matrix[: len(known), : known.shape[1]] = known
+        return matrix
 
     def set_drift(self, matrix: Ints) -> None:
-        """Replace the drift map of the first directions."""
-        self.state.arrays["map"][: len(matrix), : matrix.shape[1]] = matrix
+        """Replace the drift map."""
+        self.state.arrays["map"] = matrix
 
     @property
     def step_bits(self) -> Ints:

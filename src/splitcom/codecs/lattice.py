@@ -24,12 +24,13 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from splitcom.codecs.basis import UNIT, Basis, mean_of, shift_of, spread_of
+from splitcom.codecs.basis import UNIT, Basis, mean_of, shift_of, spread_of, weights_of
 from splitcom.codecs.codec import Codec, Decoded, Encoded, Knob, check_batch, still_fit
 from splitcom.codecs.coder import Coder, MatrixModel, Reader, Writer, code_uints
 from splitcom.codecs.drift import Update, code_update, fit, predicted, updated
 from splitcom.codecs.flow import MAX_UNITS, Flow
 from splitcom.codecs.packet import read_prefix, write_prefix
+from splitcom.codecs.packing import pack, unpack
 from splitcom.codecs.predict import (
     Floats,
     Modes,
@@ -58,7 +59,7 @@ class Klt(Stage):
     """The directions in which a flow varies most (Karhunen-Loève), each sent once, when first needed.
 
     Args:
-        dims: most directions; what varies outside of them is lost. References are this wide.
+        dims: most directions; what varies outside of them is lost. Without it, as many as are worth having.
         threshold: a direction is worth having where the values vary by more than this part of a step along it.
         centre: what a token is that has no coordinates: "mean", that of the first packet; or "sum", zero but for what
             makes the sum of the packet's tokens right. Of gradients sums are what counts: they are small sums of large
@@ -68,9 +69,15 @@ class Klt(Stage):
     name = "klt"
     place = Place.TRANSFORM
 
-    dims: int
+    dims: int = (1 << _DIMENSION_BITS) - 1
     threshold: float = 0.5
     centre: Literal["mean", "sum"] = "mean"
+
+    @override
+    def __str__(self) -> str:
+        return (
+            super().__str__().replace("dims=", "")
+        )  # packets name their codec by its text: it stays as it was
 
     def __post_init__(self) -> None:
         if not 1 <= self.dims < 1 << _DIMENSION_BITS:
@@ -219,8 +226,10 @@ class LatticeCodec(Codec):
         learnt = torch.ones(len(values), dtype=torch.bool) if batch.learnt is None else batch.learnt
         factors = self._code_factors(writer, flow, learnt, lengths)
         tokens = self._tokens(store, ids, lengths, known, factors, dims, fresh)
-        self._code_head(writer, flow, self._head(values, flow, factors, fresh), fresh, len(values))
-        body = self._body(flow.basis.forward(values, flow.step), tokens, flow)
+        # gradients are as long as they count
+        weights = weights_of(values) if self._klt.centre == "mean" else np.ones(len(values))
+        self._code_head(writer, flow, self._head(values, flow, factors, fresh, weights), fresh, len(values))
+        body = self._body(flow.basis.forward(values, flow.step), tokens, flow, weights)
         body, coordinates = self._code_body(writer, flow, body, tokens)
         restored = self._code_end(writer, flow, coordinates, values.device, values)
         packet = prefix + writer.finish()
@@ -282,8 +291,8 @@ class LatticeCodec(Codec):
     ) -> _Tokens:
         reference = np.zeros((int(lengths.sum()), dims), np.int64)
         if known.any():
-            held = store.read([sample_id for sample_id, is_known in zip(ids, known, strict=True) if is_known])
-            reference[np.repeat(known, lengths)] = held.numpy()
+            held = [sample_id for sample_id, is_known in zip(ids, known, strict=True) if is_known]
+            reference[np.repeat(known, lengths)] = _read(store, held, dims)
         recent: list[int] = []
         left = 0 if fresh or self._predict is None else self._predict.window
         for sample_id, entry in zip(order := list(store)[::-1], store.peek(order), strict=True):
@@ -291,7 +300,7 @@ class LatticeCodec(Codec):
             if left < 0:
                 break
             recent.insert(0, sample_id)
-        window = store.read(recent).numpy() if recent else np.zeros((0, dims), np.float32)
+        window = _read(store, recent, dims).astype(np.float32)
         return _Tokens(lengths, known, factors, reference, window)
 
     def _code_factors(self, coder: Coder, flow: Flow, learnt: Tensor | None, lengths: Ints) -> Ints:
@@ -312,19 +321,19 @@ class LatticeCodec(Codec):
         """How many directions a batch may add: at most one for each of its tokens."""
         return min(min(self._klt.dims, hidden) - len(basis.rows), num_tokens)
 
-    def _head(self, values: Tensor, flow: Flow, factors: Ints, fresh: bool) -> _Head:
+    def _head(self, values: Tensor, flow: Flow, factors: Ints, fresh: bool, weights: Floats) -> _Head:
         if fresh or self._own_steps:
-            step = max(
-                self._uniform.step * spread_of(values, around_mean=self._klt.centre == "mean"), _MIN_STEP
-            )
+            spread = spread_of(values, self._klt.centre == "mean", weights)
+            step = max(self._uniform.step * spread, _MIN_STEP)
             flow.step_bits = np.array([np.float32(step)]).view(np.int32).astype(np.int64) >> 16
         basis = flow.basis
         if fresh and self._klt.centre == "mean":
-            basis = Basis(mean_of(values, flow.step), basis.rows)
+            basis = Basis(mean_of(values, flow.step, weights), basis.rows)
         most = self._room(basis, *values.shape)
         rows = basis.rows[:0]
         if most:
-            rows = basis.missing(values, flow.step, most, self._klt.threshold, flow.units * factors)
+            units = flow.units * factors
+            rows = basis.missing(values, flow.step, most, self._klt.threshold, units, weights)
         return _Head(flow.step_bits, basis.mean, rows)
 
     def _code_head(self, coder: Coder, flow: Flow, head: _Head | None, fresh: bool, num_tokens: int) -> None:
@@ -346,7 +355,7 @@ class LatticeCodec(Codec):
             basis = basis.extended(rows.T)
         flow.basis = basis
 
-    def _body(self, coordinates: Floats, tokens: _Tokens, flow: Flow) -> _Body:
+    def _body(self, coordinates: Floats, tokens: _Tokens, flow: Flow, weights: Floats) -> _Body:
         dims, units = coordinates.shape[1], flow.units * tokens.factors
         if self._predict is None:
             codes = quantized(coordinates, self._uniform.dead_zone, units)
@@ -355,7 +364,14 @@ class LatticeCodec(Codec):
         update = None
         if tokens.known.any():
             rows = np.repeat(tokens.known, tokens.lengths)
-            update = fit(coordinates[rows], own[rows], flow.drift_of(dims), self._predict.rank, units[rows])
+            update = fit(
+                coordinates[rows],
+                own[rows],
+                flow.drift_of(dims),
+                self._predict.rank,
+                units[rows],
+                weights[rows],
+            )
             own, _ = _moved(own, rows, flow.drift_of(dims), update)
         window = tokens.window(dims, bool(self._predict.window))
         modes, codes = plan(
@@ -372,7 +388,8 @@ class LatticeCodec(Codec):
                 rows = np.repeat(tokens.known, tokens.lengths)
                 update = code_update(coder, None if body is None else body.update, dims)
                 own, matrix = _moved(own, rows, flow.drift_of(dims), update)
-                flow.set_drift(matrix)
+                if self._predict.rank:
+                    flow.set_drift(matrix)
             width = int(len(tokens.recent) + num_tokens).bit_length()
             given = None if body is None else body.modes
             modes = flow.modes.code(coder, given, tokens.known, tokens.lengths, width)
@@ -430,8 +447,15 @@ class LatticeCodec(Codec):
         changed = ~tokens.known | np.logical_or.reduceat(
             (padded != tokens.reference).any(1), _starts(tokens.lengths)
         )
-        values = torch.from_numpy(padded[np.repeat(changed, tokens.lengths)]).float()
-        store.update(ids, tokens.lengths, values, changed=changed, known=tokens.known)
+        rows = padded[np.repeat(changed, tokens.lengths)]
+        store.update(
+            ids,
+            tokens.lengths,
+            torch.from_numpy(rows).float(),
+            changed=changed,
+            known=tokens.known,
+            kept=[pack(sample) for sample in np.split(rows, np.cumsum(tokens.lengths[changed])[:-1])],
+        )
 
 
 def _moved(own: Ints, rows: Bools, matrix: Ints, update: Update) -> tuple[Ints, Ints]:
@@ -440,6 +464,17 @@ def _moved(own: Ints, rows: Bools, matrix: Ints, update: Update) -> tuple[Ints, 
     result = np.zeros_like(own)
     result[rows] = predicted(own[rows], matrix, update)
     return result, matrix
+
+
+def _read(store: ReferenceStore, ids: list[int], dims: int) -> Ints:
+    """The references of samples, `[tokens, dims]`."""
+    if not ids:
+        return np.zeros((0, dims), np.int64)
+    if not store.reduced or store.hidden != dims:
+        raise CodecError(f"the store keeps no {dims} packed coordinates of a token: it is of another codec")
+    lengths = [0 if entry is None else entry.length for entry in store.peek(ids)]
+    items = zip(store.read_kept(ids), lengths, strict=True)
+    return np.concatenate([unpack(item, length, dims) for item, length in items])
 
 
 def _skipped(body: _Body, tokens: _Tokens) -> Bools:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from splitcom.codecs.coder import BitModel, Coder, code_uints
+from splitcom.codecs.coder import MAX_MAGNITUDE, BitModel, Coder, code_uints
 from splitcom.codecs.stage import ArgumentError, Place, Stage, register
 from splitcom.codecs.wire import Bools, Ints
 
@@ -24,8 +24,9 @@ Floats = npt.NDArray[np.float64]
 Points = npt.NDArray[np.float32]
 
 _FLAG_BITS = 4  # about what it costs to depart from the usual prediction
+_SEARCHED = 64  # directions; the later ones hold little
 _RUN = 64  # tokens that are looked at before the next jump is known
-LIMIT = 1 << 15
+LIMIT = MAX_MAGNITUDE
 """Coordinates are clipped to this magnitude."""
 
 
@@ -104,13 +105,13 @@ class ModeModel:
 class Window:
     """Recent tokens `[size, directions]`, the newest last, which grows as samples of the batch become known.
 
-    Coordinates are integers far below 2^24, which float32 holds exactly.
+    Coordinates are integers below 2^24, which float32 holds exactly.
     """
 
     def __init__(self, recent: Points, room: int) -> None:
         self._tokens = np.zeros((len(recent) + room, recent.shape[1]), np.float32)
         self._tokens[: len(recent)] = recent
-        self._squares = (self._tokens**2).sum(1)
+        self._squares = (self._tokens[:, :_SEARCHED] ** 2).sum(1)
         self._last_start = max(0, len(recent) - 1)
         self.size = len(recent)
 
@@ -121,13 +122,13 @@ class Window:
         self._last_start = self.size
         rows = slice(self.size, self.size + len(sample))
         self._tokens[rows] = sample
-        self._squares[rows] = (self._tokens[rows] ** 2).sum(1)
+        self._squares[rows] = (self._tokens[rows, :_SEARCHED] ** 2).sum(1)
         self.size += len(sample)
 
     def nearest(self, coordinates: Floats) -> Ints:
-        """The most similar token to each of some; only the sender searches."""
+        """The most similar token to each of some in the first directions; only the sender searches."""
         with np.errstate(over="ignore", invalid="ignore"):  # far beyond fp32 any token is as good as another
-            products = self._tokens[: self.size] @ coordinates.astype(np.float32).T
+            products = self._tokens[: self.size, :_SEARCHED] @ coordinates[:, :_SEARCHED].astype(np.float32).T
             return np.asarray((self._squares[: self.size, None] - 2 * products).argmin(0))
 
     def at(self, pointers: Ints) -> Ints:

@@ -7,6 +7,7 @@ so packets are those of the chain without this stage, and both ends still prove 
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, TypeAlias
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from splitcom.codecs.stage import ArgumentError, Place, Stage, register
-from splitcom.codecs.wire import Ints
+from splitcom.codecs.wire import Buffer, Ints
 from splitcom.errors import CodecError
 
 Signs: TypeAlias = npt.NDArray[np.int8]
@@ -103,8 +104,9 @@ class Projection(Stage):
         return torch.cat([codes.view(torch.uint8), scale.flatten().view(torch.uint8).view(len(scale), 2)], 1)
 
     @staticmethod
-    def unpack(kept: Tensor) -> Tensor:
-        """Inverse of `pack`: fp32 `[tokens, dim]`."""
+    def unpack(items: Sequence[Buffer], num_tokens: int) -> Tensor:
+        """Inverse of `pack`, of the bytes of several samples: fp32 `[tokens, dim]`."""
+        kept = torch.frombuffer(bytearray().join(items), dtype=torch.uint8).view(num_tokens, -1)
         scale = kept[:, -2:].clone(memory_format=torch.contiguous_format).view(torch.bfloat16)
         return kept[:, :-2].view(torch.int8).float().mul_(scale.float())
 

@@ -2,8 +2,9 @@
 
 Sender and receiver do the same operations in the same order on a store each, with the same precision and
 limit; so both hold, count and evict the same. Where they differ after all (a lost packet, a restart), version
-and checksum show it before a reference is used. A sender that only judges similarity may keep a projection of each
-reference instead; lengths, versions and checksums are of the whole, and so is what counts towards the limit.
+and checksum show it before a reference is used. A codec may keep something else in place of a reference's values: a
+projection, which is enough to judge similarity, or the values packed. Lengths, versions and checksums are of the whole,
+and so is what counts towards the limit.
 """
 
 import json
@@ -68,17 +69,18 @@ class ReferenceStore(ABC):
         self.limit_bytes = limit_bytes
         self.hidden: int | None = None
         """Width of the references; None while the store has never held one."""
-        self.token_bytes: int | None = None
-        """Bytes kept per token: of a whole one in the store's precision, or of its projection."""
-        self.projected = False
-        """Whether projections are kept."""
+        self.reduced = False
+        """Whether something else is kept in place of the values."""
         self.basis: Tensor | None = None
         """What projects references, where that has been fitted to them; saved with them."""
         self.num_bytes = 0
-        """Bytes of all references, counted as whole ones: the receiver's, by which both sides evict."""
+        """Bytes of all references, counted as whole ones: by these both sides evict."""
+        self.kept_bytes = 0
+        """Bytes of all that is stored: `num_bytes`, or what is kept in place of the values."""
         self.flow: FlowState | None = None
         """What the codec keeps beside the references; None at the beginning of a flow."""
         self._index: OrderedDict[int, Reference] = OrderedDict()
+        self._sizes: dict[int, int] = {}
 
     def __len__(self) -> int:
         return len(self._index)
@@ -90,25 +92,21 @@ class ReferenceStore(ABC):
         """Sample ids, the least recently used first."""
         return iter(self._index)
 
-    @property
-    def kept_bytes(self) -> int:
-        """Bytes of all stored values: `num_bytes`, or less where projections are kept."""
-        return self.num_bytes // self._whole_bytes(self.hidden or 1) * (self.token_bytes or 0)
-
     def peek(self, sample_ids: Iterable[int]) -> list[Reference | None]:
         """What is known of each reference, None where there is none; counts as no use."""
         return [self._index.get(sample_id) for sample_id in sample_ids]
 
     def read(self, sample_ids: Sequence[int]) -> Tensor:
-        """What is kept of `sample_ids`, concatenated: a copy, on the CPU.
+        """The values of `sample_ids`, concatenated: a copy, fp32 `[tokens, hidden]` on the CPU.
 
-        fp32 `[tokens, hidden]`; where projections are kept uint8 `[tokens, token_bytes]`. Counts as no use (see
-        `update`). KeyError where one is missing.
+        Counts as no use (see `update`). KeyError where one is missing.
         """
         data = bytearray().join(self._load(sample_ids))
-        if self.projected:
-            return torch.frombuffer(data, dtype=torch.uint8).view(-1, self.token_bytes or 1)
         return torch.frombuffer(data, dtype=_DTYPES[self.precision]).view(-1, self.hidden or 1).float()
+
+    def read_kept(self, sample_ids: Sequence[int]) -> list[Buffer]:
+        """What is stored of `sample_ids`, as `update` got it. KeyError where one is missing."""
+        return self._load(sample_ids)
 
     def update(
         self,
@@ -118,7 +116,7 @@ class ReferenceStore(ABC):
         *,
         changed: Bools,
         known: Bools,
-        projected: Tensor | None = None,
+        kept: Sequence[Buffer] | None = None,
     ) -> None:
         """Count every sample of a batch as used, in order, replace the references that `changed`, and evict.
 
@@ -129,18 +127,13 @@ class ReferenceStore(ABC):
             changed: which samples get a new reference, `[batch]`; must hold where there is none yet.
             known: which samples were coded with use of their old reference, `[batch]`: their version goes up
                 by one; that of the others starts at 1 again.
-            projected: uint8 `[tokens, token_bytes]`, what to keep in place of `values`.
+            kept: of each changed sample, what to keep in place of its values.
 
         Raises:
             CodecError: where the store cannot be written; it is then as it was before.
         """
-        whole, whole_bytes = (
-            tensor_bytes(to_dtype(values, _DTYPES[self.precision])),
-            self._whole_bytes(values.shape[1]),
-        )
-        kept, token_bytes = whole, whole_bytes
-        if projected is not None:
-            kept, token_bytes = tensor_bytes(projected), projected.shape[1]
+        whole = tensor_bytes(to_dtype(values, _DTYPES[self.precision]))
+        token_bytes = self._whole_bytes(values.shape[1])
         used: dict[int, Reference] = {}
         data: dict[int, Buffer] = {}
         end = 0
@@ -149,19 +142,20 @@ class ReferenceStore(ABC):
         ):
             if is_new:
                 end, start = end + length, end
-                data[sample_id] = kept[start * token_bytes : end * token_bytes]
+                item = whole[start * token_bytes : end * token_bytes]
                 version = self._index[sample_id].version + 1 if is_known else 1
-                checksum = zlib.crc32(whole[start * whole_bytes : end * whole_bytes])
-                used[sample_id] = Reference(length, version, checksum)
+                used[sample_id] = Reference(length, version, zlib.crc32(item))
+                data[sample_id] = item if kept is None else kept[len(data)]
             else:
                 used[sample_id] = self._index[sample_id]
-        self._replace(used, data, values.shape[1], token_bytes, projected is not None)
+        self._replace(used, data, values.shape[1], kept is not None)
 
     def clear(self) -> None:
         """Forget everything."""
         self._write({}, list(self._index))
         self._index.clear()
-        self.num_bytes, self.hidden, self.token_bytes, self.projected = 0, None, None, False
+        self._sizes.clear()
+        self.num_bytes, self.kept_bytes, self.hidden, self.reduced = 0, 0, None, False
         self.basis, self.flow = None, None
 
     def close(self) -> None:  # noqa: B027  (only some stores hold anything open)
@@ -181,6 +175,7 @@ class ReferenceStore(ABC):
             "versions": [entry.version for entry in entries],
             "checksums": [entry.checksum for entry in entries],
             "kept_checksums": [self._kept_checksum(sample_id) for sample_id in self._index],
+            "sizes": [self._sizes[sample_id] for sample_id in self._index],
             "hidden": [self.hidden or 0],
         }
         flow = {} if self.flow is None else self.flow.flat()
@@ -196,11 +191,8 @@ class ReferenceStore(ABC):
             end, start = end + len(data), end
             header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [start, end]}
         header["values"] = {
-            "dtype": "U8" if self.projected else _SAFETENSORS_DTYPES[self.precision],
-            "shape": [
-                sum(columns["lengths"]),
-                (self.token_bytes if self.projected else self.hidden) or 0,
-            ],
+            "dtype": "U8" if self.reduced else _SAFETENSORS_DTYPES[self.precision],
+            "shape": [self.kept_bytes if self.reduced else sum(columns["lengths"]) * (self.hidden or 0)],
             "data_offsets": [end, end + self.kept_bytes],
         }
         text = json.dumps(header).encode()
@@ -229,27 +221,28 @@ class ReferenceStore(ABC):
         try:
             with safe_open(path, framework="pt") as file:
                 values = file.get_slice("values")
-                projected = values.get_dtype() == "U8"
-                if not projected and values.get_dtype() != _SAFETENSORS_DTYPES[self.precision]:
+                reduced = values.get_dtype() == "U8"
+                if not reduced and values.get_dtype() != _SAFETENSORS_DTYPES[self.precision]:
                     raise CodecError(
                         f"references in {path} are {values.get_dtype()}, this store keeps {self.precision}; "
                         "use the precision of the run that wrote them"
                     )
-                names = ("ids", "kept_checksums", "lengths", "versions", "checksums")
+                names = ("ids", "kept_checksums", "sizes", "lengths", "versions", "checksums")
                 columns = [file.get_tensor(name).tolist() for name in names]
-                tokens, width = values.get_shape()
                 hidden = int(file.get_tensor("hidden"))
-                if min(columns[2], default=1) < 1 or sum(columns[2]) != tokens:
-                    raise CodecError(f"references in {path} are damaged: their lengths do not add up")
+                item_bytes = 1 if reduced else _DTYPES[self.precision].itemsize
+                if (
+                    min(columns[2] + columns[3], default=1) < 1
+                    or sum(columns[2]) != values.get_shape()[0] * item_bytes
+                ):
+                    raise CodecError(f"references in {path} are damaged: their sizes do not add up")
                 end = 0
-                for sample_id, kept_checksum, *entry in zip(*columns, strict=True):
-                    reference = Reference(*entry)
-                    end, start = end + reference.length, end
+                for sample_id, kept_checksum, size, *entry in zip(*columns, strict=True):
+                    end, start = end + size // item_bytes, end
                     data = tensor_bytes(values[start:end])
                     if zlib.crc32(data) != kept_checksum:
                         raise CodecError(f"references in {path} are damaged: checksum of sample {sample_id}")
-                    token_bytes = width if projected else self._whole_bytes(width)
-                    self._replace({sample_id: reference}, {sample_id: data}, hidden, token_bytes, projected)
+                    self._replace({sample_id: Reference(*entry)}, {sample_id: data}, hidden, reduced)
                 basis = file.get_tensor("basis")
                 self.basis = basis if basis.numel() else None
                 flow = [name for name in file.keys() if name.startswith("flow.")]  # noqa: SIM118
@@ -266,8 +259,7 @@ class ReferenceStore(ABC):
         used: Mapping[int, Reference],
         data: Mapping[int, Buffer],
         hidden: int,
-        token_bytes: int,
-        projected: bool,
+        reduced: bool,
     ) -> None:
         whole_bytes = self._whole_bytes(hidden)
         added = sum(used[sample_id].length for sample_id in data)
@@ -282,8 +274,10 @@ class ReferenceStore(ABC):
         # first what may fail, then the index
         kept = {sample_id: item for sample_id, item in data.items() if sample_id not in evicted}
         self._write(kept, [sample_id for sample_id in evicted if sample_id in self._index])
-        self.num_bytes, self.hidden = num_bytes, hidden
-        self.token_bytes, self.projected = token_bytes, projected
+        self.num_bytes, self.hidden, self.reduced = num_bytes, hidden, reduced
+        self.kept_bytes -= sum(self._sizes.pop(sample_id, 0) for sample_id in evicted | kept.keys())
+        self._sizes.update({sample_id: len(item) for sample_id, item in kept.items()})
+        self.kept_bytes += sum(map(len, kept.values()))
         self._index.update(used)
         for sample_id in used:
             self._index.move_to_end(sample_id)
@@ -291,7 +285,7 @@ class ReferenceStore(ABC):
             del self._index[sample_id]
 
     def _kept_checksum(self, sample_id: int) -> int:
-        if not self.projected:
+        if not self.reduced:
             return self._index[sample_id].checksum
         return zlib.crc32(self._load([sample_id])[0])
 

@@ -14,7 +14,7 @@ from splitcom.codecs.basis import UNIT, Basis
 from splitcom.codecs.coder import MAX_MAGNITUDE, Coder, MatrixModel, Reader, Writer, code_uints
 from splitcom.codecs.drift import code_update, fit, moved, predicted, updated
 from splitcom.codecs.flow import Flow
-from splitcom.codecs.predict import ModeModel, Window, plan, replay, restore
+from splitcom.codecs.predict import LIMIT, ModeModel, Window, plan, replay, restore
 from splitcom.errors import CodecError, PacketError
 
 few = settings(deadline=None, max_examples=40)
@@ -22,6 +22,11 @@ few = settings(deadline=None, max_examples=40)
 
 def draws(seed: int) -> np.random.Generator:
     return np.random.default_rng(seed)
+
+
+def plainly(target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Units of the usual step and weights of 1."""
+    return np.full((len(target), 1), UNIT), np.ones(len(target))
 
 
 def coordinates_of(seed: int, tokens: int, directions: int, scale: float = 40.0) -> np.ndarray:
@@ -35,7 +40,7 @@ def random_basis(seed: int, directions: int, hidden: int) -> Basis:
 
 def test_values_do_not_depend_on_threads_batch_splits_or_the_order_of_additions() -> None:
     basis = random_basis(0, 48, 300)
-    coordinates = draws(2).integers(-(1 << 15), 1 << 15, (257, 48))
+    coordinates = draws(2).integers(-LIMIT, LIMIT, (257, 48))
     values = basis.inverse(coordinates, 0.037, "cpu")
     threads = torch.get_num_threads()
     try:
@@ -135,8 +140,8 @@ def test_the_receiver_replays_what_the_sender_planned(
 
 
 def test_coordinates_stay_within_their_limit() -> None:
-    far = restore(np.array([[1 << 15, -(1 << 15)]]), np.array([[MAX_MAGNITUDE, -MAX_MAGNITUDE]]), 255)
-    assert far.tolist() == [[1 << 15, -(1 << 15)]]
+    far = restore(np.array([[LIMIT, -LIMIT]]), np.array([[MAX_MAGNITUDE, -MAX_MAGNITUDE]]), np.array([[255]]))
+    assert far.tolist() == [[LIMIT, -LIMIT]]
 
 
 def test_a_drift_that_all_tokens_share_is_predicted() -> None:
@@ -144,7 +149,7 @@ def test_a_drift_that_all_tokens_share_is_predicted() -> None:
     change = draws(1).normal(size=(12, 2)) @ draws(2).normal(size=(2, 12)) * 0.05
     target = reference + reference @ change + UNIT
     start = np.zeros((13, 12), np.int64)
-    update = fit(target, reference, start, rank=4)
+    update = fit(target, reference, start, 4, *plainly(target))
     writer = Writer()
     code_update(writer, update, 12)
     data = writer.finish()
@@ -153,12 +158,13 @@ def test_a_drift_that_all_tokens_share_is_predicted() -> None:
     assert after.mean() < 0.2 * before.mean()
     assert len(data) < 120
     # a map that has proved itself is only scaled
-    assert fit(moved(reference, matrix, 1), reference, matrix, rank=4).gain == 1
+    assert fit(moved(reference, matrix, 1), reference, matrix, 4, *plainly(target)).gain == 1
 
 
 def test_no_map_is_sent_where_it_does_not_pay() -> None:
     reference = np.rint(coordinates_of(0, 60, 12)).astype(np.int64)
-    update = fit(reference + coordinates_of(1, 60, 12, 8.0), reference, np.zeros((13, 12), np.int64), rank=4)
+    target = reference + coordinates_of(1, 60, 12, 8.0)
+    update = fit(target, reference, np.zeros((13, 12), np.int64), 4, *plainly(target))
     assert update.left.shape == (13, 0)
 
 
@@ -397,3 +403,24 @@ def test_error_is_bounded_by_step_and_threshold(seed: int, hidden: int, step: fl
         found = codec.encode(batch_of(values, [30]), [0], store).reconstruction.values.numpy()
         error = np.sqrt(((found - values) ** 2).sum(1).mean() / hidden)
         assert error <= 0.62 * step * spread + 1e-4
+
+
+@pytest.mark.parametrize("norm", [1e2, 1e4])
+def test_a_few_tokens_far_longer_than_the_others_change_nothing_for_these(norm: float) -> None:
+    codec = parse("predict > klt > uniform(0.5, dead_zone=0.3) > range")
+    store, usual_store = MemoryReferences(), MemoryReferences()
+    lengths, first = torch.full((10,), 30), np.arange(0, 300, 30)
+    massive = torch.zeros(48)
+    massive[5] = norm
+    others = np.ones(300, np.bool_)
+    others[first] = False
+    for visit in range(3):
+        values = torch.from_numpy(coordinates_of(visit, 1, 48, 0.3) + coordinates_of(9, 300, 48, 1.0)).float()
+        usual = values.clone()
+        values[first] += massive
+        encoded = codec.encode(Ragged(values, lengths), list(range(10)), store)
+        same = codec.encode(Ragged(usual, lengths), list(range(10)), usual_store)
+        errors = encoded.reconstruction.values - values
+        assert errors[others].norm() < 1.1 * (same.reconstruction.values - usual)[others].norm()
+        assert errors[first].norm() < 0.05 * values[first].norm()
+        assert len(encoded.packet) < 1.3 * len(same.packet) + 200
