@@ -8,7 +8,7 @@ First table: megabytes of fp32 per second, against a memory copy in the same run
 when half of the samples have moved by 10 % of their norm and half by 30 %, so that "temporal(0.98)" skips half.
 Copies, encodings and decodings take turns; the figures are medians over the rounds.
 
-Second and third table: the codecs that predict, first visit and revisits, beside forward and backward of the model cut
+Second and third table: the presets' codecs, first visit and revisits, beside forward and backward of the model cut
 after block 2, random weights, LoRA of rank 8 in all blocks, logits for the second half of each sample only. Each pair
 is one step and, right after it, every visit of both packets encoded and decoded; CPU time, medians over the pairs.
 Packets are synthetic, with what the codec lives by in recorded ones of E2E: directions of falling strength, tokens
@@ -17,6 +17,7 @@ before.
 """
 
 import argparse
+import itertools
 import json
 import statistics
 import time
@@ -27,6 +28,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from splitcom.codecs import Codec, MemoryReferences, Ragged, parse, uncompressed_size
+from splitcom.config_tree import PRESETS
 from splitcom.federation.loss import losses_through
 from splitcom.models import add_lora, cut
 
@@ -49,12 +51,8 @@ CODECS = [
     "temporal(0.1, metric=relative_l2)",
     "temporal(0.98) > delta > int4 > zstd",
     "temporal(0.98) > delta > int2 > zstd",
-    "predict > klt(64) > uniform(1, dead_zone=0.3) > range",
 ]
-PREDICTING = {
-    "activations": "predict > klt(64) > uniform(1, dead_zone=0.3) > range",
-    "gradients": "predict(window=0, rank=0) > klt(64, threshold=0.3, centre=sum) > uniform(4) > range",
-}
+FLOWS = {"activation_up": "activations", "gradient_down": "gradients"}
 VISITS = ("first of all", "first, later", "second", "third")
 BATCH, TOKENS, HIDDEN = 8, 512, 768
 IDS = list(range(1000, 1000 + BATCH))
@@ -218,19 +216,23 @@ def cpu_seconds(call: Callable[[], object]) -> float:
 
 def run_beside_steps(pairs: int) -> dict[str, object]:
     """Time and size of each visit of both packets, and the memory that remains, beside training steps."""
-    step, flows = training_step(), {"activations": packets(activations()), "gradients": packets(gradients())}
+    step, flows = (
+        training_step(),
+        {"activation_up": packets(activations()), "gradient_down": packets(gradients())},
+    )
     step()  # warms up
     plain_bytes = uncompressed_size(IDS, [TOKENS] * BATCH, HIDDEN)
     step_s, memory = [], {}
     samples: dict[tuple[str, str], list[dict[str, float]]] = {}
     for _ in range(pairs):
         step_s.append(cpu_seconds(step))
-        for flow, visits in flows.items():
-            codec, sender, receiver = parse(PREDICTING[flow]), MemoryReferences(), MemoryReferences()
+        for preset, (flow, visits) in itertools.product(("balanced", "quality"), flows.items()):
+            codec, name = parse(PRESETS[preset][flow]["codec"]), f"{preset}, {FLOWS[flow]}"
+            sender, receiver = MemoryReferences(), MemoryReferences()
             for visit, (ids, batch) in zip(VISITS, visits, strict=True):
                 figures = exchange(codec, batch, sender, receiver, clock=time.process_time, ids=ids)
-                samples.setdefault((flow, visit), []).append(figures)
-            memory[flow] = memory_of(sender)
+                samples.setdefault((name, visit), []).append(figures)
+            memory[name] = memory_of(sender)
     median_s = statistics.median(step_s)
     visits = []
     for (flow, visit), figures in samples.items():

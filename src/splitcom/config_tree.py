@@ -11,33 +11,33 @@ from splitcom.errors import ConfigError
 Tree = dict[str, Any]
 
 
-def _preset_of(activation: float, gradient: float, dims: int = 64) -> Tree:
-    """Flows with these steps in `dims` directions, finer ones and more directions at the tail.
+def _preset_of(activation: float, gradient: float) -> Tree:
+    """Flows with these steps, finer ones at the tail.
 
     What leaves the body is coded as what it adds to what has come in, so its steps are in units of that. When fronts
     learn no more, activations are sent in half of their step.
     """
-    predicted = "predict > klt({}) > uniform({}, dead_zone=0.3, prompt={}) > range"
-    summed = "predict(window=0, rank=0) > klt({}, threshold=0.3, centre=sum) > uniform({}) > range"
+    predicted = "predict > klt > uniform({}, dead_zone=0.3, prompt={}) > range"
+    summed = "predict(window=0, rank=0) > klt(threshold=0.7, centre=sum) > uniform({}) > range"
     return {
         "activation_up": {
-            "codec": predicted.format(dims, activation, 2),
+            "codec": predicted.format(activation, 2),
             "controller": f"freeze({activation}, {activation / 2})",
         },
-        "gradient_down": {"codec": summed.format(dims, gradient), "controller": None, "residual": True},
+        "gradient_down": {"codec": summed.format(gradient), "controller": None, "residual": True},
         "activation_down": {
-            "codec": predicted.format(2 * dims, f"{0.55 * activation:g}", 6),
+            "codec": predicted.format(f"{0.55 * activation:g}", 6),
             "controller": None,
             "residual": True,
         },
-        "gradient_up": {"codec": summed.format(3 * dims // 2, gradient / 4), "controller": None},
+        "gradient_up": {"codec": summed.format(gradient / 4), "controller": None},
     }
 
 
 PRESETS = {
-    "quality": _preset_of(0.25, 1.2, dims=128),
-    "balanced": _preset_of(0.75, 3),
-    "tiny": _preset_of(1.5, 6),
+    "quality": _preset_of(0.25, 1.0),
+    "balanced": _preset_of(0.75, 2.5),
+    "tiny": _preset_of(1.5, 5.0),
 }
 """What `preset = "balanced"` stands for, by flow: a codec, and a controller or that there is none."""
 

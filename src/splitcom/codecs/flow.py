@@ -49,11 +49,12 @@ class Flow:
     @property
     def basis(self) -> Basis:
         """Mean and directions."""
-        return Basis(self.state.arrays["mean"], self.state.arrays["rows"])
+        return Basis(self.state.arrays["mean"], self.state.arrays["rows"].astype(np.int64))
 
     @basis.setter
     def basis(self, basis: Basis) -> None:
-        self.state.arrays["mean"], self.state.arrays["rows"] = basis.mean, basis.rows
+        # far below 2^31 each, and most of what is kept of a flow
+        self.state.arrays["mean"], self.state.arrays["rows"] = basis.mean, basis.rows.astype(np.int32)
 
     def drift_of(self, dims: int) -> Ints:
         """The drift map of `dims` directions, of which those that have been added since do not move."""
@@ -64,7 +65,7 @@ class Flow:
 
     def set_drift(self, matrix: Ints) -> None:
         """Replace the drift map."""
-        self.state.arrays["map"] = matrix
+        self.state.arrays["map"] = matrix.astype(np.int32)
 
     @property
     def step_bits(self) -> Ints:
