@@ -52,6 +52,7 @@ CODECS = [
     "temporal(0.98) > delta > int4 > zstd",
     "temporal(0.98) > delta > int2 > zstd",
 ]
+MEASURED = ("balanced", "quality")
 FLOWS = {"activation_up": "activations", "gradient_down": "gradients"}
 VISITS = ("first of all", "first, later", "second", "third")
 BATCH, TOKENS, HIDDEN = 8, 512, 768
@@ -226,7 +227,7 @@ def run_beside_steps(pairs: int) -> dict[str, object]:
     samples: dict[tuple[str, str], list[dict[str, float]]] = {}
     for _ in range(pairs):
         step_s.append(cpu_seconds(step))
-        for preset, (flow, visits) in itertools.product(("balanced", "quality"), flows.items()):
+        for preset, (flow, visits) in itertools.product(MEASURED, flows.items()):
             codec, name = parse(PRESETS[preset][flow]["codec"]), f"{preset}, {FLOWS[flow]}"
             sender, receiver = MemoryReferences(), MemoryReferences()
             for visit, (ids, batch) in zip(VISITS, visits, strict=True):
@@ -269,21 +270,25 @@ def memory_of(store: MemoryReferences) -> dict[str, float]:
 def print_beside_steps(result: dict) -> None:
     print(f"\na step of GPT-2 small: {result['step_cpu_s']:.1f} s of CPU time, {result['pairs']} pairs")
     columns = ("encode s", "decode s", "of a step", "of fp16", "error")
-    print("flow: visit".ljust(28) + "".join(name.rjust(12) for name in columns))
+    print("flow: visit".ljust(40) + "".join(name.rjust(12) for name in columns))
     for row in result["visits"]:
         print(
-            f"{row['flow']}: {row['visit']}".ljust(28)
+            f"{row['flow']}: {row['visit']}".ljust(40)
             + f"{row['encode_s']:12.3f}{row['decode_s']:12.3f}{row['share_of_step']:12.2%}"
             f"{row['share_of_fp16']:12.2%}{row['relative_error']:12.2g}"
         )
-    for visit in VISITS:
-        both = sum(row["share_of_step"] for row in result["visits"] if row["visit"] == visit)
-        print(f"both: {visit}".ljust(28) + f"{both:36.2%}")
+    for preset, visit in itertools.product(MEASURED, VISITS):
+        both = sum(
+            row["share_of_step"]
+            for row in result["visits"]
+            if row["flow"].startswith(preset) and row["visit"] == visit
+        )
+        print(f"{preset}, both: {visit}".ljust(40) + f"{both:36.2%}")
     columns = ("reference B/token", "state KiB", "total KiB", "of fp16", "without state")
-    print("\nmemory of one side".ljust(21) + "".join(name.rjust(18) for name in columns))
+    print("\nmemory of one side".ljust(25) + "".join(name.rjust(18) for name in columns))
     for flow, row in result["memory"].items():
         print(
-            flow.ljust(20) + f"{row['reference_bytes_per_token']:18.0f}{row['state_bytes'] / 1024:18.0f}"
+            flow.ljust(24) + f"{row['reference_bytes_per_token']:18.0f}{row['state_bytes'] / 1024:18.0f}"
             f"{row['total_bytes'] / 1024:18.0f}{row['share_of_fp16']:18.3f}{row['share_of_fp16_per_token']:18.3f}"
         )
 
