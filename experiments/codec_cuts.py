@@ -4,7 +4,8 @@
 
 The setting of codec_theory.py with the model of smollm2.py: activations of 40 samples of one client, coded in order.
 Norms are of tokens, over their median; errors of tokens up to 4 times the median, over what these vary around their
-mean; bytes are of whole packets, directions included. What the figures say is in docs/research/codec.md.
+mean; bytes are of whole packets, directions included; references without the flow's state. What the figures say is in
+docs/research/codec.md.
 """
 
 import argparse
@@ -64,7 +65,8 @@ def show(source: str, cut: int, codecs: list[str]) -> None:
         print(
             f"  {text:68}{len(store.flow.arrays['rows']):5} directions, {100 * size / plain:5.2f} % of fp16, error "
             f"{relative(missed[usual], exact[usual] - exact[usual].mean(0)):.3f}, "
-            f"loss {100 * (float(torch.cat(losses).mean()) / loss - 1):+.2f} %",
+            f"loss {100 * (float(torch.cat(losses).mean()) / loss - 1):+.2f} %, references "
+            f"{store.kept_bytes / (2 * exact.numel()):.3f} of fp16",
             flush=True,
         )
 
