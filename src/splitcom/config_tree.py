@@ -35,7 +35,7 @@ def _preset_of(activation: float, gradient: float) -> Tree:
 
 
 PRESETS = {
-    "quality": _preset_of(0.15, 1.5),
+    "quality": _preset_of(0.25, 1.0),
     "balanced": _preset_of(0.75, 2.5),
     "tiny": _preset_of(1.5, 5.0),
 }
