@@ -23,6 +23,7 @@ _DIRECTION_BITS = 12  # a direction's unit length in fixed point
 _ROW_STEPS = (
     32  # rows as sent have 1/32 of the step as their unit: their error is a tenth of the coordinates'
 )
+_EXACT = 1024  # directions of larger matrices are found by subspace iteration, the first 256 of them
 _LONG = 4  # times the upper quartile of norms: a token longer than this is an exception
 COORDINATE_BITS = 3
 UNIT = 1 << COORDINATE_BITS
@@ -91,7 +92,7 @@ class Basis:
         if len(self.rows):
             directions = self.directions / float(1 << _DIRECTION_BITS)
             outside -= (outside @ _pseudo_inverse(directions)) @ directions
-        spread, directions = _principal(outside * (UNIT / units) * weights[:, None])
+        spread, directions = principal(outside * (UNIT / units) * weights[:, None])
         num = min(most, int((spread > threshold).sum()))
         rows = _rounded(directions[:num] * spread[:num, None] * _ROW_STEPS)
         return rows[np.flatnonzero((rows != 0).any(1))]
@@ -106,7 +107,7 @@ def weights_of(values: Tensor) -> Floats:
     """
     norms = values.double().norm(dim=1).cpu().numpy()
     limit = _LONG * np.quantile(norms, 0.75)
-    return np.where(norms > limit, limit / np.maximum(norms, limit or 1.0), 1.0)
+    return limit / np.maximum(norms, limit) if limit else np.ones(len(norms))
 
 
 def mean_of(values: Tensor, step: float, weights: Floats) -> Ints:
@@ -146,9 +147,11 @@ def _pseudo_inverse(directions: Floats) -> Floats:
     return np.asarray(np.linalg.solve(gram + ridge * np.eye(len(gram)), directions).T)
 
 
-def _principal(centred: Floats) -> tuple[Floats, Floats]:
+def principal(centred: Floats) -> tuple[Floats, Floats]:
     """Spread (root mean square) along each principal direction, descending, and the directions as rows."""
     rows, width = centred.shape
+    if min(rows, width) > _EXACT:
+        return _leading(centred)
     gram = centred.T @ centred if width <= rows else centred @ centred.T
     # fp32 is half the time, and exact enough for directions that are rounded anyway
     total = float(np.trace(gram)) or 1.0
@@ -161,3 +164,15 @@ def _principal(centred: Floats) -> tuple[Floats, Floats]:
     directions = vectors.T.numpy() if width <= rows else vectors.T.numpy() @ centred
     lengths = np.sqrt((directions**2).sum(1, keepdims=True))
     return np.sqrt(energies.numpy() / rows), directions / np.where(lengths > 0, lengths, 1.0)
+
+
+def _leading(centred: Floats) -> tuple[Floats, Floats]:
+    """About the first of `principal`, by subspace iteration (Halko, Martinsson and Tropp, arXiv 0909.4061)."""
+    largest = float(np.abs(centred).max()) or 1.0
+    values = torch.from_numpy(centred / largest).float()
+    subspace = torch.randn(values.shape[1], _EXACT // 4, generator=torch.Generator().manual_seed(0))
+    for _ in range(3):
+        subspace = torch.linalg.qr(values.mT @ (values @ subspace)).Q
+    _, lengths, directions = torch.linalg.svd(values @ subspace, full_matrices=False)
+    spread = lengths.double().numpy() * largest / np.sqrt(len(values))
+    return spread, (subspace @ directions.mT).mT.double().numpy()

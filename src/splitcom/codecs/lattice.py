@@ -75,9 +75,8 @@ class Klt(Stage):
 
     @override
     def __str__(self) -> str:
-        return (
-            super().__str__().replace("dims=", "")
-        )  # packets name their codec by its text: it stays as it was
+        # packets name their codec by its text, which stays as it was when dims had to be given
+        return super().__str__().replace("dims=", "")
 
     def __post_init__(self) -> None:
         if not 1 <= self.dims < 1 << _DIMENSION_BITS:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from splitcom.codecs import Codec, MemoryReferences, Ragged, parse
-from splitcom.codecs.basis import UNIT, Basis
+from splitcom.codecs.basis import UNIT, Basis, principal
 from splitcom.codecs.coder import MAX_MAGNITUDE, Coder, MatrixModel, Reader, Writer, code_uints
 from splitcom.codecs.drift import code_update, fit, moved, predicted, updated
 from splitcom.codecs.flow import Flow
@@ -424,3 +424,21 @@ def test_a_few_tokens_far_longer_than_the_others_change_nothing_for_these(norm: 
         assert errors[others].norm() < 1.1 * (same.reconstruction.values - usual)[others].norm()
         assert errors[first].norm() < 0.05 * values[first].norm()
         assert len(encoded.packet) < 1.3 * len(same.packet) + 200
+
+
+def test_directions_of_many_and_wide_tokens_are_about_the_principal_ones() -> None:
+    tokens = draws(0).normal(size=(1100, 1030)) * (np.arange(1, 1031) ** -0.7)
+    spread, directions = principal(tokens)
+    _, lengths, exact = np.linalg.svd(tokens, full_matrices=False)
+    assert directions.shape == (256, 1030)
+    assert np.allclose(spread[:100], lengths[:100] / 1100**0.5, rtol=0.02)
+    assert (((directions[:100] @ exact[:100].T) ** 2).sum(1) > 0.9).all()
+
+
+def test_tokens_most_of_which_are_zero_have_a_step() -> None:
+    values = torch.zeros(40, 16)
+    values[7] = torch.randn(16, generator=torch.Generator().manual_seed(0))
+    encoded = parse("klt > uniform(0.5) > range").encode(
+        Ragged(values, torch.tensor([40])), [1], MemoryReferences()
+    )
+    assert len(encoded.packet) < 200 and (encoded.reconstruction.values - values).norm() < 0.2 * values.norm()
