@@ -17,20 +17,20 @@ def _preset_of(activation: float, gradient: float) -> Tree:
     What leaves the body is coded as what it adds to what has come in, so its steps are in units of that. When fronts
     learn no more, activations are sent in half of their step.
     """
-    predicted = "predict > klt > uniform({}, dead_zone=0.3, prompt={}) > range"
+    predicted = "predict > {} > uniform({}, dead_zone=0.3, prompt={}) > range"
     summed = "predict(window=0, rank=0) > klt(threshold=0.7, centre=sum) > uniform({}) > range"
     return {
         "activation_up": {
-            "codec": predicted.format(activation, 2),
+            "codec": predicted.format("klt", activation, 2),
             "controller": f"freeze({activation}, {activation / 2})",
         },
         "gradient_down": {"codec": summed.format(gradient), "controller": None, "residual": True},
         "activation_down": {
-            "codec": predicted.format(f"{0.55 * activation:g}", 6),
+            "codec": predicted.format("klt(threshold=0.7)", f"{0.6 * activation:g}", 6),
             "controller": None,
             "residual": True,
         },
-        "gradient_up": {"codec": summed.format(gradient / 4), "controller": None},
+        "gradient_up": {"codec": summed.format(f"{0.42 * gradient:g}"), "controller": None},
     }
 
 
