@@ -363,15 +363,9 @@ class LatticeCodec(Codec):
         update = None
         if tokens.known.any():
             rows = np.repeat(tokens.known, tokens.lengths)
-            update = fit(
-                coordinates[rows],
-                own[rows],
-                flow.drift_of(dims),
-                self._predict.rank,
-                units[rows],
-                weights[rows],
-            )
-            own, _ = _moved(own, rows, flow.drift_of(dims), update)
+            drift, rank = flow.drift_of(dims), self._predict.rank
+            update = fit(coordinates[rows], own[rows], drift, rank, units[rows], weights[rows])
+            own, _ = _moved(own, rows, drift, update)
         window = tokens.window(dims, bool(self._predict.window))
         modes, codes = plan(
             coordinates, own, tokens.known, tokens.lengths, window, self._uniform.dead_zone, units
