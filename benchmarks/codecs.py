@@ -29,8 +29,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from splitcom.codecs import Codec, MemoryReferences, Ragged, parse, uncompressed_size
 from splitcom.config_tree import PRESETS
-from splitcom.federation.loss import losses_through
 from splitcom.models import add_lora, cut
+from splitcom.training.loss import losses_through
 
 CODECS = [
     "none",

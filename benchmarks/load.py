@@ -27,7 +27,9 @@ from time import monotonic, sleep
 import torch
 
 from splitcom.config import Config
-from splitcom.federation.build import Parts, build_client, front_of, load_texts
+from splitcom.parties.build import build_client
+from splitcom.parties.parts import Parts, front_of
+from splitcom.parties.texts import load_texts
 from splitcom.transports import tls
 from splitcom.transports.grpc_calls import ServerCalls
 from splitcom.transports.grpc_client import run_client

@@ -32,11 +32,13 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from splitcom.codecs.temporal import Temporal
 from splitcom.config import Config
 from splitcom.data import Batch
-from splitcom.federation.build import Simulation, load_parts, load_texts
-from splitcom.federation.controllers import Controllers
-from splitcom.federation.optimize import Optimizer
-from splitcom.federation.plan import progress_of, round_batches
 from splitcom.models import load_model, load_tokenizer
+from splitcom.parties.parts import load_parts
+from splitcom.parties.texts import load_texts
+from splitcom.server.controllers import Controllers
+from splitcom.simulation.simulation import Simulation
+from splitcom.training.optimize import Optimizer
+from splitcom.training.plan import progress_of, round_batches
 
 CODECS = {
     "none": ("none", "none"),

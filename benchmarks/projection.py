@@ -29,9 +29,10 @@ from splitcom.codecs import MemoryReferences, Ragged, parse
 from splitcom.codecs.projection import Projection
 from splitcom.codecs.temporal import Temporal
 from splitcom.config import Config
-from splitcom.federation.build import load_parts, load_texts
-from splitcom.federation.optimize import Optimizer
-from splitcom.federation.plan import progress_of, round_batches
+from splitcom.parties.parts import load_parts
+from splitcom.parties.texts import load_texts
+from splitcom.training.optimize import Optimizer
+from splitcom.training.plan import progress_of, round_batches
 
 Visit: TypeAlias = tuple[list[int], Ragged]
 

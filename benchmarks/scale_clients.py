@@ -29,7 +29,9 @@ def measure(clients: int) -> dict[str, float]:
     import torch
 
     from splitcom.config import Config
-    from splitcom.federation.build import Simulation, load_parts, load_texts
+    from splitcom.parties.parts import load_parts
+    from splitcom.parties.texts import load_texts
+    from splitcom.simulation.simulation import Simulation
 
     torch.set_num_threads(1)
     rounds = max(clients // ACTIVE, 10 if clients < ACTIVE else 3)

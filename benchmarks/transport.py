@@ -25,10 +25,12 @@ import grpc
 import torch
 
 from splitcom.config import Config
-from splitcom.federation.build import Simulation, Texts, build_server, load_parts, load_texts
-from splitcom.federation.remote import load_server_parts
 from splitcom.methods.join import JoinOptions, join
 from splitcom.models import fingerprint
+from splitcom.parties.build import build_server
+from splitcom.parties.parts import load_parts, load_server_parts
+from splitcom.parties.texts import Texts, load_texts
+from splitcom.simulation.simulation import Simulation
 from splitcom.transports import tls
 from splitcom.transports.events import Received
 from splitcom.transports.frames_pb2 import Description

@@ -15,9 +15,10 @@ from codec_theory import CLIENT, relative, setting
 
 from splitcom.codecs import MemoryReferences, Ragged, parse, uncompressed_size
 from splitcom.config_tree import PRESETS
-from splitcom.federation.build import load_parts, load_texts
-from splitcom.federation.loss import learnt_tokens, losses_through
-from splitcom.federation.plan import round_batches
+from splitcom.parties.parts import load_parts
+from splitcom.parties.texts import load_texts
+from splitcom.training.loss import learnt_tokens, losses_through
+from splitcom.training.plan import round_batches
 
 NUM_SAMPLES = 40
 CODECS = (

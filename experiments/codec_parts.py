@@ -21,9 +21,10 @@ from splitcom.codecs import Ragged, lattice, uncompressed_size
 from splitcom.codecs.coder import Writer
 from splitcom.config import Config
 from splitcom.data import Batch
-from splitcom.federation.build import load_parts, load_texts
-from splitcom.federation.loss import learnt_tokens
-from splitcom.federation.plan import progress_of, round_batches
+from splitcom.parties.parts import load_parts
+from splitcom.parties.texts import load_texts
+from splitcom.training.loss import learnt_tokens
+from splitcom.training.plan import progress_of, round_batches
 
 # by the function that has a part written, inner ones first
 PARTS = {

@@ -21,9 +21,10 @@ from torch import Tensor
 from splitcom.codecs import Codec, MemoryReferences, Ragged, parse, uncompressed_size
 from splitcom.codecs.basis import spread_of, weights_of
 from splitcom.config_tree import PRESETS
-from splitcom.federation.build import load_parts, load_texts
-from splitcom.federation.loss import learnt_tokens, losses_through
-from splitcom.federation.plan import progress_of, round_batches
+from splitcom.parties.parts import load_parts
+from splitcom.parties.texts import load_texts
+from splitcom.training.loss import learnt_tokens, losses_through
+from splitcom.training.plan import progress_of, round_batches
 
 UP, DOWN = (PRESETS["balanced"][flow]["codec"] for flow in ("activation_up", "gradient_down"))
 GRADIENT_UP = PRESETS["balanced"]["gradient_up"]["codec"]

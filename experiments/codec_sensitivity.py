@@ -18,9 +18,10 @@ from torch import Tensor
 
 from splitcom.codecs import MemoryReferences, Ragged, parse
 from splitcom.config_tree import parse_assignment
-from splitcom.federation.build import load_parts, load_texts
-from splitcom.federation.loss import learnt_tokens
-from splitcom.federation.plan import progress_of, round_batches
+from splitcom.parties.parts import load_parts
+from splitcom.parties.texts import load_texts
+from splitcom.training.loss import learnt_tokens
+from splitcom.training.plan import progress_of, round_batches
 
 DIRECTIONS = 64
 

@@ -23,11 +23,12 @@ from torch import Tensor
 from splitcom.codecs import MemoryReferences, Ragged, parse, uncompressed_size
 from splitcom.config import Config
 from splitcom.data import Batch
-from splitcom.federation.build import Parts, load_parts, load_texts
-from splitcom.federation.loss import learnt_tokens, losses_through
-from splitcom.federation.optimize import Optimizer
-from splitcom.federation.plan import progress_of, round_batches
 from splitcom.models import load_model, load_tokenizer
+from splitcom.parties.parts import Parts, load_parts
+from splitcom.parties.texts import load_texts
+from splitcom.training.loss import learnt_tokens, losses_through
+from splitcom.training.optimize import Optimizer
+from splitcom.training.plan import progress_of, round_batches
 
 PROJECT = Path(__file__).parents[1]
 CLIENT = "client-0"

@@ -40,9 +40,9 @@ from ..integration.tiny_model import write_tiny_model
 from .proxy import Proxy
 
 CODE = {
-    "writing": r"federation/store\.py:save",
-    "checkpoint": r"federation/store\.py:save|codecs/references\.py:save",
-    "aggregation": r"federation/aggregate\.py:|protocol/adapters\.py:",
+    "writing": r"training/store\.py:save",
+    "checkpoint": r"training/store\.py:save|codecs/references\.py:save",
+    "aggregation": r"aggregation/average\.py:|protocol/adapters\.py:",
     "record": r"metrics/record\.py:|models/adapters\.py:export_adapter",
 }
 WHERE = (

@@ -17,9 +17,9 @@ import torch
 from safetensors.torch import load_file
 
 from splitcom.config import Config
-from splitcom.federation.build import load_texts
 from splitcom.methods.run import Run, configured
 from splitcom.models import fingerprint
+from splitcom.parties.texts import load_texts
 from splitcom.transports import tls
 
 PROCESS = Path(__file__).with_name("process.py")

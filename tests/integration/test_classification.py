@@ -13,21 +13,21 @@ from transformers import AutoModelForSequenceClassification, BertConfig, BertMod
 from splitcom.codecs import Decoded, Ragged
 from splitcom.config import Config
 from splitcom.data import HELD_OUT_DOMAIN, generate
+from splitcom.engines.local import BodyTrainer
 from splitcom.errors import ConfigError, CutError, DataError, RemoteProtocolError
-from splitcom.federation.body import BodyTrainer
-from splitcom.federation.build import body_of, load_texts, with_classes
-from splitcom.federation.observe import Observer
-from splitcom.federation.optimize import Optimizer
-from splitcom.federation.plan import progress_of, round_batches
-from splitcom.federation.remote import load_client_rows, load_server_parts
 from splitcom.methods import METHODS
 from splitcom.methods.evaluate import evaluate_run, writer_of
 from splitcom.methods.export import export_run
 from splitcom.methods.run import configured, train
 from splitcom.models import adapter_state, load_front, load_model, load_tail, renew_head
 from splitcom.models.front import write_front
+from splitcom.parties.parts import body_of, load_server_parts
+from splitcom.parties.texts import load_client_rows, load_texts, with_classes
 from splitcom.protocol.labels import pack_labels, unpack_labels
 from splitcom.seeds import derive_seed
+from splitcom.server.observe import Observer
+from splitcom.training.optimize import Optimizer
+from splitcom.training.plan import progress_of, round_batches
 
 LABELS = ["2", "10"]
 

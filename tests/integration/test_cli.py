@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from splitcom.cli import main
-from splitcom.federation import store
+from splitcom.training import store
 
 BIN = Path(sys.executable).parent
 

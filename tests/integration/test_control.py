@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import load_file
 
 from splitcom.errors import ConfigError
-from splitcom.federation.observe import Observer
 from splitcom.methods.run import configured, train
+from splitcom.server.observe import Observer
 
 CODECS = {
     "flows.activation_up.codec": "temporal(0.98) > fp16",

@@ -17,11 +17,13 @@ from safetensors.torch import load, save
 
 from splitcom.codecs import MemoryReferences, Ragged, parse
 from splitcom.config import Config
-from splitcom.federation import build
-from splitcom.federation.build import Simulation, load_parts, load_texts
 from splitcom.methods.run import configured
+from splitcom.parties.parts import load_parts
+from splitcom.parties.texts import load_texts
 from splitcom.protocol.labels import pack_labels, unpack_labels
 from splitcom.protocol.messages_pb2 import Failure, Message
+from splitcom.simulation import simulation as room
+from splitcom.simulation.simulation import Simulation
 from splitcom.transports.inproc import InProcess
 
 HOSTILE = "client-1"
@@ -309,7 +311,7 @@ class Outcome:
                 super().refuse(client, reason)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(build, "InProcess", Tampering)
+            patch.setattr(room, "InProcess", Tampering)
             simulation = Simulation(config, load_texts(config), load_parts(config), folder)
             self.lines = [line for lines in simulation.federation.run() for line in lines]
         self.refusals = refusals

@@ -6,11 +6,13 @@ from contextlib import ExitStack, closing
 
 import pytest
 
-from splitcom.federation.build import build_client, build_server, load_parts, load_texts
-from splitcom.federation.observe import Observer
 from splitcom.methods.run import run_rounds
 from splitcom.metrics.record import RunFolder
 from splitcom.models import fingerprint
+from splitcom.parties.build import build_client, build_server
+from splitcom.parties.parts import load_parts
+from splitcom.parties.texts import load_texts
+from splitcom.server.observe import Observer
 from splitcom.transports import tls
 from splitcom.transports.frames_pb2 import Description
 from splitcom.transports.grpc_client import run_client

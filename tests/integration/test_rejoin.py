@@ -7,10 +7,11 @@ import torch
 from safetensors.torch import load_file
 
 from splitcom.errors import UnknownReference
-from splitcom.federation import build
-from splitcom.federation.channel import Channel
 from splitcom.methods.run import train
+from splitcom.parties import build
 from splitcom.protocol.messages_pb2 import Message
+from splitcom.simulation import simulation as room
+from splitcom.training.channel import Channel
 from splitcom.transports.inproc import InProcess
 
 CHANGES = {
@@ -55,7 +56,7 @@ def disturbed(monkeypatch, at, act):
                 act(self)
             return super().receive(timeout_s)
 
-    monkeypatch.setattr(build, "InProcess", Disturbed)
+    monkeypatch.setattr(room, "InProcess", Disturbed)
     return Disturbed
 
 
@@ -115,7 +116,7 @@ def test_a_client_that_leaves_while_others_compute_takes_its_batch_with_it(
                         return
                 super()._answer(client, data)
 
-        monkeypatch.setattr(build, "InProcess", Leaving)
+        monkeypatch.setattr(room, "InProcess", Leaving)
         times = {"links.step_s": 1.0, "links.server_step_s": 0.1}  # it has left before the last one has come
         return train(tiny_config.override(times), tmp_path / folder)
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from splitcom.client.front import FrontTrainer
 from splitcom.errors import ConfigError, RemoteProtocolError
-from splitcom.federation import build
-from splitcom.federation.front import FrontTrainer
-from splitcom.federation.observe import Observer
-from splitcom.federation.steps import Steps
 from splitcom.methods.run import train
+from splitcom.server.observe import Observer
+from splitcom.server.steps import Steps
+from splitcom.simulation import simulation as room
 from splitcom.transports.inproc import InProcess
 
 SLOW = {  # client-2 takes eight times as long as the others
@@ -182,7 +182,7 @@ def test_a_client_restarted_in_mid_round_changes_no_bit(tiny_config, tmp_path, m
 
     config = tiny_config.override(changes)
     undisturbed = train(config, tmp_path / "undisturbed")
-    monkeypatch.setattr(build, "InProcess", Disturbed)
+    monkeypatch.setattr(room, "InProcess", Disturbed)
     run = train(config, tmp_path / "disturbed")
     assert Disturbed.events > at
     assert_same_run(undisturbed, run)

@@ -9,14 +9,14 @@ from peft import PeftModel
 from safetensors.torch import load_file
 
 from splitcom.errors import NonFiniteError, RunError
-from splitcom.federation.build import load_texts
-from splitcom.federation.observe import Observer
-from splitcom.federation.optimize import Optimizer
-from splitcom.federation.plan import progress_of, round_batches
 from splitcom.methods import METHODS
 from splitcom.methods.run import configured, train
 from splitcom.models import load_model
+from splitcom.parties.texts import load_texts
 from splitcom.seeds import derive_seed
+from splitcom.server.observe import Observer
+from splitcom.training.optimize import Optimizer
+from splitcom.training.plan import progress_of, round_batches
 
 TEMPORAL = {
     "flows.activation_up.codec": "temporal(0.9) > delta > int4 > zstd",

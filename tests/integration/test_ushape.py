@@ -10,18 +10,20 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
+from splitcom.client import ends
 from splitcom.errors import AdapterError, ConfigError, CutError
-from splitcom.federation import ends
-from splitcom.federation.build import Simulation, load_parts, load_texts
 from splitcom.methods import METHODS
 from splitcom.methods.compare import compare
 from splitcom.methods.run import train
 from splitcom.models import load_model, merge_adapter
+from splitcom.parties.parts import load_parts
+from splitcom.parties.texts import load_texts
 from splitcom.protocol.messages_pb2 import Message
 from splitcom.protocol.session import Session
 from splitcom.report import flow_table, format_bytes, write_report
 from splitcom.report.folder import as_result
 from splitcom.report.summary import summarise
+from splitcom.simulation.simulation import Simulation
 
 U_SHAPE = {
     "model.tail_blocks": 1,

@@ -9,10 +9,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from splitcom.config import Config
-from splitcom.federation.observe import Observer, StepReport
 from splitcom.methods.compare import compare
 from splitcom.report import write_report
 from splitcom.report.format import format_bytes, format_thresholds
+from splitcom.server.observe import Observer, StepReport
 
 
 class ProgressBar(Observer):

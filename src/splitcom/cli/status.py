@@ -11,10 +11,10 @@ from rich.logging import RichHandler
 from rich.table import Table
 from rich.text import Text
 
-from splitcom.federation.observe import StepReport
 from splitcom.methods.join import Check
 from splitcom.methods.monitor import Monitor
 from splitcom.report.format import format_bytes, format_thresholds
+from splitcom.server.observe import StepReport
 
 _LOG = logging.getLogger("splitcom")
 _LINE_S = 10.0  # between two lines of progress where there is no terminal

@@ -11,9 +11,9 @@ from typing import Any
 
 from splitcom.config import Config, VariantConfig
 from splitcom.errors import ConfigError
-from splitcom.federation.observe import Observer
 from splitcom.methods.run import configured, train
 from splitcom.metrics.record import write_atomic
+from splitcom.server.observe import Observer
 
 ObserverOf = Callable[[str, int], Observer]
 

@@ -10,11 +10,11 @@ import torch
 
 from splitcom.config import Config
 from splitcom.errors import RunError
-from splitcom.federation.build import load_texts
-from splitcom.federation.loss import losses_of
-from splitcom.federation.plan import held_out_batches
 from splitcom.methods.text import Progress, Writer, score_text
 from splitcom.metrics.record import RunFolder, write_atomic
+from splitcom.parties.texts import load_texts
+from splitcom.training.loss import losses_of
+from splitcom.training.plan import held_out_batches
 
 EVALUATION = "evaluation.json"
 

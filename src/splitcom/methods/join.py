@@ -6,15 +6,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from splitcom.client.client import Client
 from splitcom.config import Config
 from splitcom.data import Encoded, Row
 from splitcom.errors import ModelError, RefusedError, RemoteProtocolError, TransportError
-from splitcom.federation.build import build_client, encode_rows
-from splitcom.federation.client import Client
-from splitcom.federation.remote import load_client_parts, load_client_rows
-from splitcom.federation.store import PartyStore
 from splitcom.metrics.record import write_atomic
 from splitcom.models import fingerprint
+from splitcom.parties.build import build_client
+from splitcom.parties.parts import load_client_parts
+from splitcom.parties.texts import encode_rows, load_client_rows
+from splitcom.training.store import PartyStore
 from splitcom.transports.endpoint import Limits
 from splitcom.transports.frames_pb2 import Description
 from splitcom.transports.grpc import Timeouts

@@ -12,7 +12,7 @@ from time import monotonic
 from typing import Any
 
 from splitcom.errors import RunError
-from splitcom.federation.observe import Observer, StepReport
+from splitcom.server.observe import Observer, StepReport
 from splitcom.transports.grpc_server import ClientTraffic, GrpcServer
 
 _CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"

@@ -13,13 +13,15 @@ import torch
 
 from splitcom.config import Config
 from splitcom.errors import ConfigError, RunError
-from splitcom.federation.build import Parts, Simulation, load_parts, load_texts, with_classes
-from splitcom.federation.observe import Observer
-from splitcom.federation.rounds import Federation
 from splitcom.methods import METHODS
 from splitcom.methods.text import Writer, generate_pairs, score_text
 from splitcom.metrics.record import RunFolder
 from splitcom.models import Part, adapter_state, export_adapter
+from splitcom.parties.parts import Parts, load_parts
+from splitcom.parties.texts import load_texts, with_classes
+from splitcom.server.observe import Observer
+from splitcom.server.rounds import Federation
+from splitcom.simulation.simulation import Simulation
 
 
 @dataclass(frozen=True)

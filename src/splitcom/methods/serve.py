@@ -13,9 +13,6 @@ import torch
 
 from splitcom.config import Config
 from splitcom.errors import RunError
-from splitcom.federation.build import build_server
-from splitcom.federation.observe import Observer
-from splitcom.federation.remote import load_server_parts
 from splitcom.methods.run import (
     Run,
     check_same_configuration,
@@ -27,6 +24,9 @@ from splitcom.methods.run import (
 from splitcom.metrics.record import RunFolder, write_atomic
 from splitcom.models import fingerprint
 from splitcom.models.front import write_front
+from splitcom.parties.build import build_server
+from splitcom.parties.parts import load_server_parts
+from splitcom.server.observe import Observer
 from splitcom.transports.frames_pb2 import Description
 from splitcom.transports.grpc import SERVER_TIMEOUTS, TRANSPORT_VERSION, Timeouts
 from splitcom.transports.grpc_server import GrpcServer

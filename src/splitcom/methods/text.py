@@ -12,10 +12,11 @@ from splitcom.codecs import Ragged, parse
 from splitcom.config import Config
 from splitcom.data import Row, Sample, encode_prompt
 from splitcom.errors import ConfigError
-from splitcom.federation.build import device_of, load_all_rows
 from splitcom.metrics.quality import text_scores
 from splitcom.models import cut, load_adapted, load_model, load_tokenizer
 from splitcom.models.generate import generator
+from splitcom.parties.parts import device_of
+from splitcom.parties.texts import load_all_rows
 
 Progress = Callable[[int, int], None]
 """Is told how many of how many prompts are done."""

@@ -6,8 +6,8 @@ import urllib.request
 import pytest
 
 from splitcom.errors import RunError
-from splitcom.federation.observe import StepReport
 from splitcom.methods.monitor import Monitor, MonitorPage, Snapshot, prometheus
+from splitcom.server.observe import StepReport
 from splitcom.transports.grpc_server import ClientTraffic
 
 

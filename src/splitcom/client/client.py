@@ -1,0 +1,221 @@
+"""A client's side of the conversation: what it answers to each message; no I/O, no threads, no clocks.
+
+The conversation is a generator that reads from top to bottom: it yields what the client sends and is sent what the
+client receives. What training means is the trainer's business: `FrontTrainer` (split), `EndsTrainer` (U-shape) or
+`WholeTrainer`.
+"""
+
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from splitcom.client.packets import RoundAborted
+from splitcom.codecs import ReferenceStore
+from splitcom.config import Config
+from splitcom.errors import RemoteProtocolError
+from splitcom.protocol.adapters import pack_adapter, unpack_adapter
+from splitcom.protocol.messages_pb2 import (
+    EvaluationEnd,
+    EvaluationStart,
+    Hello,
+    Message,
+    RoundEnd,
+    RoundPaused,
+    RoundStart,
+    StateSaved,
+)
+from splitcom.protocol.session import PROTOCOL_VERSION, Form, Role, Session, State
+from splitcom.training.channel import Channels, steer
+from splitcom.training.plan import LocalRound
+from splitcom.training.store import PartyStore, sections_of
+
+Conversation = Generator[Message | None, Message, Any]
+
+
+@dataclass(frozen=True)
+class RoundSummary:
+    """What a client did in a round; the loss, in nats over `num_labels` labels, only where it can know it."""
+
+    num_tokens: int
+    num_steps: int
+    loss_sum: float = 0.0
+    num_labels: int = 0
+    num_correct: int = 0
+
+
+class Trainer(Protocol):
+    """The part of the model that a client holds, and its data."""
+
+    num_samples: int
+    num_held_out: int
+
+    def train(self, local: LocalRound) -> Generator[Message | None, Message, RoundSummary | None]:
+        """Train one round; yields what the server must see, and returns None where the server has it paused.
+
+        Raises RoundAborted where the server ends it.
+        """
+
+    def evaluate(self) -> Generator[Message | None, Message, EvaluationEnd]:
+        """Run the held-out samples; yields what the server must see."""
+
+    def adapter(self) -> dict[str, torch.Tensor]:
+        """The adapter that is averaged with the other clients'."""
+
+    def load_adapter(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Put an averaged adapter in place."""
+
+    def references(self) -> Iterator[tuple[str, ReferenceStore]]:
+        """Flow and references of every channel that keeps some here."""
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Everything but the adapter that a checkpoint must keep."""
+
+    def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Go on from a checkpoint."""
+
+
+class Client:
+    """Turns received bytes into the bytes to answer with; one conversation, which begins from `trainer` as it is.
+
+    `channels` are those through which the trainer sends.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        trainer: Trainer,
+        channels: Channels,
+        config: Config,
+        model_fingerprint: str,
+        store: PartyStore,
+    ) -> None:
+        self.name = name
+        self._trainer = trainer
+        self._channels = channels
+        self._adapter_version = 0  # that it holds; 0 where it has trained since
+        self._is_paused = False
+        self._has_tail = bool(config.model.tail_blocks)
+        self._adapter_dtype = getattr(torch, config.federation.adapter_dtype)
+        self._fingerprint = model_fingerprint
+        self._store = store
+        self._session = Session(Role.CLIENT, form=Form.of(config.model.tail_blocks))
+        self._conversation = self._converse()
+
+    def connect(self) -> bytes:
+        """The first message of the conversation."""
+        hello = next(self._conversation)
+        assert hello is not None
+        return self._session.send(hello)
+
+    def receive(self, data: bytes) -> bytes | None:
+        """Work on a message and return the answer; None where there is nothing to say.
+
+        Raises RemoteProtocolError where the server refuses this client or breaks the protocol.
+        """
+        message = self._session.receive(data)
+        if message.WhichOneof("kind") == "failure":
+            raise RemoteProtocolError(
+                f"the server has ended the session of {self.name}: {message.failure.reason}"
+            )
+        try:
+            answer = self._conversation.send(message)
+        except StopIteration:
+            return None
+        return None if answer is None else self._session.send(answer)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the server has said that the run is over."""
+        return self._session.state is State.CLOSED
+
+    def close(self) -> None:
+        """Let go of references that are kept in files."""
+        for _, references in self._trainer.references():
+            references.close()
+
+    def _converse(self) -> Conversation:
+        message = yield Message(
+            hello=Hello(
+                protocol_version=PROTOCOL_VERSION,
+                client=self.name,
+                model_fingerprint=self._fingerprint,
+                num_samples=self._trainer.num_samples,
+                num_held_out=self._trainer.num_held_out,
+                saved_rounds=self._store.rounds(),
+            )
+        )
+        if message.welcome.HasField("round"):
+            self._restore(message.welcome.round)
+        message = yield None
+        while True:
+            match message.WhichOneof("kind"):
+                case "round_start":
+                    message = yield (yield from self._train(message.round_start))
+                case "evaluation_start":
+                    message = yield (yield from self._evaluate(message.evaluation_start))
+                case "save_state":
+                    self._save(message.save_state.round)
+                    message = yield Message(state_saved=StateSaved())
+                case _:  # finish
+                    return
+
+    def _train(self, start: RoundStart) -> Generator[Message | None, Message, Message | None]:
+        if start.first_step == 0:
+            self._take_adapter(start.adapter_version, start.adapter)
+        keeps_adapter = start.frozen and not self._has_tail
+        if start.first_step or not keeps_adapter:
+            self._adapter_version = 0
+        self._is_paused = False
+        steer(self._channels, start.thresholds)
+        place = start.place if start.HasField("place") else start.round
+        try:
+            summary = yield from self._trainer.train(
+                LocalRound(start.round, place, start.first_step, start.frozen)
+            )
+        except RoundAborted:
+            return None
+        if summary is None:
+            self._is_paused = True
+            return Message(round_paused=RoundPaused())
+        return Message(
+            round_end=RoundEnd(
+                round=start.round,
+                num_tokens=summary.num_tokens,
+                num_steps=summary.num_steps,
+                loss_sum=summary.loss_sum,
+                num_labels=summary.num_labels,
+                num_correct=summary.num_correct,
+                adapter=b"" if keeps_adapter else pack_adapter(self._trainer.adapter(), self._adapter_dtype),
+            )
+        )
+
+    def _evaluate(self, start: EvaluationStart) -> Generator[Message | None, Message, Message]:
+        own = self._trainer.adapter() if self._is_paused else None
+        self._take_adapter(start.adapter_version, start.adapter)
+        end = yield from self._trainer.evaluate()
+        if own is not None:
+            self._trainer.load_adapter(own)
+            self._adapter_version = 0
+        return Message(evaluation_end=end)
+
+    def _take_adapter(self, version: int, data: bytes) -> None:
+        if version == self._adapter_version:
+            return
+        self._trainer.load_adapter(unpack_adapter(data))
+        self._adapter_version = version
+
+    def _save(self, round_index: int) -> None:
+        adapter = {f"adapter.{name}": tensor for name, tensor in self._trainer.adapter().items()}
+        tensors = adapter | {f"trainer.{name}": tensor for name, tensor in self._trainer.state().items()}
+        scalars = {"adapter_version": self._adapter_version, "paused": self._is_paused}
+        self._store.save(round_index, tensors, scalars, self._trainer.references())
+
+    def _restore(self, round_index: int) -> None:
+        tensors, scalars = self._store.load(round_index)
+        sections = sections_of(tensors)
+        self._trainer.load_adapter(sections["adapter"])
+        self._trainer.load_state(sections["trainer"])
+        self._store.load_references(round_index, self._trainer.references())
+        self._adapter_version, self._is_paused = scalars["adapter_version"], scalars["paused"]

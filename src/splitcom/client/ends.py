@@ -1,0 +1,157 @@
+"""What a client does in the U-shape: it has both ends of the model and the labels, the server has what is between."""
+
+from collections.abc import Generator, Iterator, Mapping, Sequence
+
+import torch
+
+from splitcom.client.client import RoundSummary
+from splitcom.client.packets import receive, send
+from splitcom.codecs import Ragged, ReferenceStore
+from splitcom.config import Config
+from splitcom.data import Batch, Sample
+from splitcom.models import Front, Tail, joined_state, load_joined_state
+from splitcom.protocol.messages_pb2 import ActivationUp, EvaluationEnd, EvaluationUp, GradientUp, Message
+from splitcom.seeds import derive_seed
+from splitcom.training.channel import Channels
+from splitcom.training.loss import Losses, learnt_tokens, losses_through
+from splitcom.training.optimize import Optimizer
+from splitcom.training.plan import LocalRound, held_out_batches, progress_of, round_batches
+
+
+class EndsTrainer:
+    """Front and tail, the optimizer of both their adapters, one client's data, and this side of four flows.
+
+        input_ids ─► front ─► activation_up ─► (server) ─► activation_down ─► tail ─► loss ◄─ labels
+                       ▲                                                       │
+                    backward ◄─ gradient_down ◄─ (server) ◄─ gradient_up ◄── backward
+
+    Both parts take their step at the end. Of labels, logits and losses the server hears nothing but the number of
+    labelled tokens of each step, and of a round and of an evaluation the sum of the losses and how many classes were
+    told right.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        front: Front,
+        tail: Tail,
+        samples: Sequence[Sample],
+        held_out: Sequence[Sample],
+        channels: Channels,
+        config: Config,
+    ) -> None:
+        self.num_samples = len(samples)
+        self.num_held_out = len(held_out)
+        self._name = name
+        self._front = front
+        self._tail = tail
+        self._samples = samples
+        self._held_out = held_out
+        self._channels = channels
+        self._config = config
+        self._device = next(front.parameters()).device
+        parameters = [p for part in (front, tail) for p in part.parameters() if p.requires_grad]
+        self._optimizer = Optimizer(parameters, config.training)
+
+    def train(self, local: LocalRound) -> Generator[Message | None, Message, RoundSummary]:
+        """Run this client's local epochs of a round."""
+        plan = round_batches(self._samples, self._config, self._name, local.index)
+        num_tokens, num_labels, num_correct, loss_sum = 0, 0, 0, 0.0
+        trains = self._config.lora.train_front and not local.is_frozen
+        self._front.train(trains)  # a frozen front has no dropout: it never changes
+        self._tail.train()
+        for step, batch in enumerate(plan):
+            losses, _, correct = yield from self._step(batch, (local.index, step), trains, local.is_frozen)
+            self._optimizer.step(progress_of(self._config, local.place, step, len(plan)))
+            loss_sum += float(losses.detach().sum())
+            num_labels += len(losses)
+            num_correct += int(correct.sum())
+            num_tokens += int(batch.lengths.sum())
+        return RoundSummary(num_tokens, len(plan), loss_sum, num_labels, num_correct)
+
+    def _step(
+        self, batch: Batch, position: tuple[int, int], trains: bool, body_is_frozen: bool
+    ) -> Generator[Message | None, Message, Losses]:
+        """Forward and backward through all parts that learn; returns the loss of each label."""
+        step = position[1]
+        torch.manual_seed(derive_seed(self._config.seed, self._name, *position))  # dropout
+        mask = batch.attention_mask.to(self._device)
+        with torch.set_grad_enabled(trains):
+            front_out = self._front(batch.input_ids.to(self._device), mask)
+
+        learnt = learnt_tokens(batch.labels)
+
+        def packet(flow: str, values: torch.Tensor, lost: Sequence[int]) -> bytes:
+            ragged = Ragged.from_padded(values, mask, learnt)
+            return self._channels[flow].encode(ragged, batch.sample_ids, position, self_contained=bool(lost))
+
+        def activation(lost: Sequence[int]) -> Message:
+            data = packet("activation_up", front_out.detach(), lost)
+            return Message(activation_up=ActivationUp(step=step, activation=data))
+
+        reply = yield from send(activation)
+        received = yield from receive(
+            self._channels["activation_down"], reply, lambda message: message.activation_down.activation, step
+        )
+        tail_in = self._padded(received, batch).to(self._tail.dtype).requires_grad_()
+        torch.manual_seed(derive_seed(self._config.seed, self._name, "tail", *position))
+        scored = losses_through(self._tail, tail_in, mask, batch.labels.to(self._device))
+        torch.autograd.backward(scored.losses.mean())
+
+        def gradient(lost: Sequence[int]) -> Message:
+            assert tail_in.grad is not None
+            data = b"" if body_is_frozen else packet("gradient_up", tail_in.grad, lost)
+            return Message(gradient_up=GradientUp(step=step, gradient=data, num_labels=len(scored.losses)))
+
+        reply = yield from send(gradient)
+        if trains:
+            returned = yield from receive(
+                self._channels["gradient_down"], reply, lambda message: message.gradient.gradient, step
+            )
+            torch.autograd.backward(front_out, self._padded(returned, batch).to(front_out.dtype))
+        return scored
+
+    @torch.no_grad()
+    def evaluate(self) -> Generator[Message | None, Message, EvaluationEnd]:
+        """Sum the loss over this client's held-out samples, one batch at a time; only the sums leave it."""
+        self._front.eval()
+        self._tail.eval()
+        channel, result = self._channels["evaluation"], EvaluationEnd()
+        for step, batch in enumerate(held_out_batches(self._held_out, self._config)):
+            mask = batch.attention_mask.to(self._device)
+            hidden = self._front(batch.input_ids.to(self._device), mask)
+            packet = channel.encode(Ragged.from_padded(hidden, mask), batch.sample_ids, (0, step))
+            reply = yield Message(evaluation_up=EvaluationUp(activation=packet))
+            returned = channel.decode(reply.evaluation_down.activation).batch
+            losses, _, correct = losses_through(
+                self._tail, self._padded(returned, batch), mask, batch.labels.to(self._device)
+            )
+            result.loss_sum += float(losses.double().sum())
+            result.num_labels += len(losses)
+            result.num_correct += int(correct.sum())
+        return result
+
+    def _padded(self, ragged: Ragged, batch: Batch) -> torch.Tensor:
+        return ragged.to_padded(batch.attention_mask).to(self._device)
+
+    def adapter(self) -> dict[str, torch.Tensor]:
+        """The adapters of both ends; their tensors' names are those in the whole model, so they never clash."""
+        return joined_state((self._front, self._tail))
+
+    def load_adapter(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Put an averaged adapter in place."""
+        load_joined_state((self._front, self._tail), state)
+
+    def references(self) -> Iterator[tuple[str, ReferenceStore]]:
+        """Flow and references of every channel that keeps some at this client."""
+        for flow, channel in self._channels.items():
+            if channel.references is not None:
+                yield flow, channel.references
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """The optimizer's moments."""
+        return self._optimizer.state()
+
+    def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Go on from a checkpoint."""
+        self._optimizer.load_state(state)

@@ -1,0 +1,140 @@
+"""What a client does in split training: front forward, send, receive the gradient, front backward, step."""
+
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from functools import partial
+
+import torch
+
+from splitcom.client.client import RoundSummary
+from splitcom.client.packets import receive, send
+from splitcom.codecs import Ragged, ReferenceStore
+from splitcom.config import Config
+from splitcom.data import Batch, Sample
+from splitcom.models import Front, adapter_state, load_adapter_state
+from splitcom.protocol.labels import pack_labels
+from splitcom.protocol.messages_pb2 import Activation, EvaluationBatch, EvaluationEnd, Message
+from splitcom.seeds import derive_seed
+from splitcom.training.channel import Channel, Channels
+from splitcom.training.loss import learnt_tokens
+from splitcom.training.optimize import Optimizer
+from splitcom.training.plan import LocalRound, held_out_batches, progress_of, round_batches
+
+
+class FrontTrainer:
+    """A front, its adapter's optimizer, one client's data, and this side of the flows at the cut.
+
+        input_ids ─► front ─► hidden ─► activation_up ─► (server)
+                       ▲         ▲                          │
+                     AdamW ◄─ backward ◄── gradient_down ◄──┘
+
+    The backward pass runs on the fresh hidden states, also where the server has reused a reference.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        front: Front,
+        samples: Sequence[Sample],
+        held_out: Sequence[Sample],
+        channels: Channels,
+        config: Config,
+    ) -> None:
+        self.num_samples = len(samples)
+        self.num_held_out = len(held_out)
+        self._name = name
+        self._front = front
+        self._samples = samples
+        self._held_out = held_out
+        self._up: Channel = channels["activation_up"]
+        self._down: Channel = channels["gradient_down"]
+        self._evaluation: Channel = channels["evaluation"]
+        self._config = config
+        self._device = next(front.parameters()).device
+        self._optimizer = Optimizer((p for p in front.parameters() if p.requires_grad), config.training)
+        self._labels_sent: set[int] = set()
+
+    def train(self, local: LocalRound) -> Generator[Message | None, Message, RoundSummary | None]:
+        """Run this client's local epochs of a round."""
+        plan = round_batches(self._samples, self._config, self._name, local.index)
+        trains = not local.is_frozen and bool(self._optimizer.parameters)
+        self._front.train(trains)  # a frozen front has no dropout: it never changes
+        for step in range(local.first_step, len(plan)):
+            progress = progress_of(self._config, local.place, step, len(plan))
+            pauses = yield from self._step(plan[step], (local.index, step), progress, trains)
+            if pauses and step + 1 < len(plan):
+                return None
+        return RoundSummary(sum(int(batch.lengths.sum()) for batch in plan), len(plan))
+
+    def _step(
+        self, batch: Batch, position: tuple[int, int], progress: float, trains: bool
+    ) -> Generator[Message | None, Message, bool]:
+        """One step; returns whether the round is to be paused after it."""
+        torch.manual_seed(derive_seed(self._config.seed, self._name, *position))  # dropout
+        mask = batch.attention_mask.to(self._device)
+        with torch.set_grad_enabled(trains):
+            hidden = self._front(batch.input_ids.to(self._device), mask)
+        ragged = Ragged.from_padded(hidden.detach(), mask, learnt_tokens(batch.labels))
+
+        reply = yield from send(partial(self._activation, batch, ragged, position))
+        if trains:
+            gradient = yield from receive(
+                self._down, reply, lambda message: message.gradient.gradient, position[1]
+            )
+            padded = gradient.to_padded(batch.attention_mask)
+            hidden.backward(padded.to(hidden.device, hidden.dtype))
+            self._optimizer.step(progress)
+        return bool(reply.gradient.pause)
+
+    def _activation(
+        self, batch: Batch, ragged: Ragged, position: tuple[int, int], lost: Sequence[int]
+    ) -> Message:
+        packet = self._up.encode(ragged, batch.sample_ids, position, self_contained=bool(lost))
+        self._labels_sent -= set(lost)  # a server that lost references may have lost labels with them
+        fresh = {
+            sample: batch.labels[row, : int(batch.lengths[row])].numpy()
+            for row, sample in enumerate(batch.sample_ids)
+            if sample not in self._labels_sent
+        }
+        self._labels_sent |= set(fresh)
+        return Message(activation=Activation(step=position[1], activation=packet, labels=pack_labels(fresh)))
+
+    @torch.no_grad()
+    def evaluate(self) -> Generator[Message | None, Message, EvaluationEnd]:
+        """Send the held-out samples through the front, one batch at a time."""
+        self._front.eval()
+        for step, batch in enumerate(held_out_batches(self._held_out, self._config)):
+            mask = batch.attention_mask.to(self._device)
+            hidden = self._front(batch.input_ids.to(self._device), mask)
+            labels = {
+                sample: batch.labels[row, : int(batch.lengths[row])].numpy()
+                for row, sample in enumerate(batch.sample_ids)
+            }
+            packet = self._evaluation.encode(Ragged.from_padded(hidden, mask), batch.sample_ids, (0, step))
+            yield Message(evaluation_batch=EvaluationBatch(activation=packet, labels=pack_labels(labels)))
+        return EvaluationEnd()
+
+    def adapter(self) -> dict[str, torch.Tensor]:
+        """The front's adapter; empty where the front is frozen."""
+        return adapter_state(self._front)
+
+    def load_adapter(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Put an averaged adapter in place."""
+        load_adapter_state(self._front, state)
+
+    def references(self) -> Iterator[tuple[str, ReferenceStore]]:
+        """Flow and references of every channel that keeps some at this client."""
+        for channel in (self._up, self._down):
+            if channel.references is not None:
+                yield channel.flow, channel.references
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """The optimizer's moments and which labels the server holds."""
+        return self._optimizer.state() | {
+            "labels_sent": torch.tensor(sorted(self._labels_sent), dtype=torch.int64)
+        }
+
+    def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Go on from a checkpoint."""
+        state = dict(state)
+        self._labels_sent = set(state.pop("labels_sent").tolist())
+        self._optimizer.load_state(state)

@@ -1,0 +1,1 @@
+"""Where the body runs; knows no client's conversation."""

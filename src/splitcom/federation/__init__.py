@@ -1,1 +1,0 @@
-"""Who trains when, on what, and how adapters merge."""

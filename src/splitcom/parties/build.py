@@ -1,0 +1,97 @@
+"""From a configuration to one party: the server, or a client."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from splitcom.client.client import Client, Trainer
+from splitcom.client.ends import EndsTrainer
+from splitcom.client.front import FrontTrainer
+from splitcom.client.whole import WholeTrainer
+from splitcom.codecs import FileReferences, MemoryReferences, ReferenceStore, parse
+from splitcom.config import ENTERING, Config, FlowConfig
+from splitcom.data import Sample
+from splitcom.engines.local import BodyTrainer
+from splitcom.models import joined_state, replicate
+from splitcom.parties.parts import Parts
+from splitcom.scheduling import scheduling_of
+from splitcom.server.controllers import Controllers
+from splitcom.server.observe import Observer
+from splitcom.server.rounds import Federation
+from splitcom.training.channel import Channel, Channels
+from splitcom.training.store import PartyStore
+from splitcom.transports.events import Transport
+
+
+def build_server(
+    config: Config,
+    transport: Transport,
+    parts: Parts,
+    model_fingerprint: str,
+    folder: Path,
+    observer: Observer | None = None,
+) -> Federation:
+    """The server; its state goes below `folder`.
+
+    It runs the body where the model is split; of the parts that clients train it needs no more than outlines.
+    """
+    split = config.training.split
+    theirs = (parts.front, parts.tail if split else parts.body)
+    adapter = joined_state([part for part in theirs if part is not None])
+    return Federation(
+        config,
+        transport,
+        BodyTrainer(parts.body, config) if split and parts.body is not None else None,
+        adapter,
+        lambda name: open_channels(config, name, folder / "references") if split else {},
+        model_fingerprint,
+        PartyStore(folder),
+        Controllers(config),
+        scheduling_of(config),
+        observer,
+    )
+
+
+def build_client(
+    name: str,
+    config: Config,
+    parts: Parts,
+    samples: Sequence[Sample],
+    held_out: Sequence[Sample],
+    model_fingerprint: str,
+    folder: Path,
+) -> Client:
+    """A client at the beginning of a conversation, with copies of `parts`; its state goes below `folder`.
+
+    The tail is needed in the U-shape, the body where nothing is split.
+    """
+    front = replicate(parts.front)
+    trainer: Trainer
+    channels = open_channels(config, name, folder / "references") if config.training.split else {}
+    if not config.training.split:
+        assert parts.body is not None
+        trainer = WholeTrainer(name, front, replicate(parts.body), samples, held_out, config)
+    elif parts.tail is None:
+        trainer = FrontTrainer(name, front, samples, held_out, channels, config)
+    else:
+        trainer = EndsTrainer(name, front, replicate(parts.tail), samples, held_out, channels, config)
+    return Client(name, trainer, channels, config, model_fingerprint, PartyStore(folder))
+
+
+def open_channels(config: Config, client: str, folder: Path) -> Channels:
+    """One side's ends of the flows of one client."""
+    flows = config.cut_flows | {"evaluation": FlowConfig(codec=config.evaluation.codec)}
+    channels: dict[str, Channel] = {}
+    for flow, settings in flows.items():
+        codec = parse(settings.codec)
+        references = _references(config, folder / client / flow) if codec.needs_references else None
+        base = channels.get(ENTERING[flow]) if settings.residual else None  # none in the standard form
+        channels[flow] = Channel(flow, client, codec, references, config.seed, base)
+    return channels
+
+
+def _references(config: Config, folder: Path) -> ReferenceStore:
+    settings = config.references
+    limit_bytes = None if settings.limit_mb is None else int(settings.limit_mb * 1e6)
+    if settings.store == "memory" or limit_bytes is None:
+        return MemoryReferences(settings.precision, limit_bytes)
+    return FileReferences(folder, limit_bytes, settings.precision)

@@ -1,0 +1,127 @@
+"""From a configuration to the parts of a model with their adapters, of one party or of all."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from splitcom.config import Config
+from splitcom.errors import ConfigError
+from splitcom.models import (
+    Body,
+    Front,
+    Part,
+    Tail,
+    add_lora,
+    load_body,
+    load_front,
+    load_tail,
+    renew_head,
+    share_embeddings,
+)
+from splitcom.models.front import outline
+from splitcom.seeds import derive_seed
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The parts of a model with their adapters; a party may hold outlines of what it does not run, or nothing."""
+
+    front: Front
+    body: Body | None = None
+    tail: Tail | None = None
+
+
+def load_parts(config: Config) -> Parts:
+    """All parts with their adapters, on the configured device."""
+    front = front_of(config)
+    return Parts(front, body_of(config), tail_of(config, front))
+
+
+def front_of(config: Config) -> Front:
+    """The front with its adapter, on the configured device."""
+    front = load_front(config.model.source, config.model.cut, **_place(config))
+    adapt(front, config, trains=config.lora.train_front)
+    return front
+
+
+def body_of(config: Config) -> Body:
+    """The body with its adapter, on the configured device."""
+    model = config.model
+    body = load_body(model.source, model.cut, model.tail_blocks, **_place(config))
+    adapt(body, config, trains=True)
+    return body
+
+
+def tail_of(config: Config, front: Front) -> Tail | None:
+    """The tail of the party that has this front, with its adapter; None in the standard form."""
+    if not config.model.tail_blocks:
+        return None
+    tail = load_tail(config.model.source, config.model.tail_blocks, **_place(config))
+    share_embeddings(front, tail)
+    adapt(tail, config, trains=True)
+    return tail
+
+
+def _place(config: Config) -> dict[str, Any]:
+    return {
+        "dtype": getattr(torch, config.model.dtype),
+        "device": device_of(config),
+        "attn_implementation": config.model.attention,
+        "labels": config.data.classes,
+    }
+
+
+def device_of(config: Config) -> torch.device:
+    """The configured device; raises ConfigError where it is not there."""
+    name = config.model.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(
+            f"model.device = {name!r}: {str(error).splitlines()[0]}; use 'auto' or 'cpu'"
+        ) from error
+    return device
+
+
+def adapt(part: Part, config: Config, trains: bool) -> None:
+    """Add the configured LoRA to a part, or none where it is not trained; a classification head is new."""
+    lora = config.lora
+    add_lora(
+        part,
+        rank=lora.rank if trains else 0,
+        alpha=lora.alpha,
+        dropout=lora.dropout,
+        targets=lora.targets,
+        head=lora.train_head,
+        seed=derive_seed(config.seed, "lora"),
+    )
+    renew_head(part, derive_seed(config.seed, "head"))
+
+
+def load_server_parts(config: Config) -> Parts:
+    """The body, and outlines of what clients run: an adapter before training follows from seed, names and shapes alone.
+
+    Where nothing is split, the body is an outline too, since the server only averages.
+    """
+    model, classes = config.model, config.data.classes
+    front = outline(model.source, Front, model.cut, model.tail_blocks, classes)
+    adapt(front, config, trains=config.lora.train_front)
+    tail = None
+    if model.tail_blocks:
+        tail = outline(model.source, Tail, model.cut, model.tail_blocks, classes)
+        adapt(tail, config, trains=True)
+    if config.training.split:
+        return Parts(front, body_of(config), tail)
+    body = outline(model.source, Body, model.cut, labels=classes)
+    adapt(body, config, trains=True)
+    return Parts(front, body)
+
+
+def load_client_parts(config: Config) -> Parts:
+    """What a client runs: the front, the tail in the U-shape, the body where nothing is split."""
+    front = front_of(config)
+    return Parts(front, None if config.training.split else body_of(config), tail_of(config, front))

@@ -1,0 +1,106 @@
+"""Asynchronous scheduling: every client trains its own rounds, and an update is merged when it comes.
+
+A round of the run is over when as many updates have been merged as clients are sampled for a synchronous one, so that
+runs of either scheduling do the same work. A client's own rounds do not end there: where the run's round is evaluated
+or saved, clients pause between two steps and go on afterwards.
+"""
+
+import random
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from splitcom.aggregation.staleness import merge
+from splitcom.aggregation.update import Update
+from splitcom.config import Config
+from splitcom.scheduling.deadline import ArrivalDriven
+from splitcom.seeds import derive_seed
+from splitcom.server.conversations import Conversations, Rejoined, Task
+from splitcom.server.shared import SharedAdapter
+from splitcom.server.steps import Steps
+
+
+class Asynchronous(ArrivalDriven):
+    """FedAsync, and with a buffer FedBuff's way of collecting updates; the formula is in `staleness`."""
+
+    def __init__(self, config: Config, clients: Conversations, adapter: SharedAdapter, steps: Steps) -> None:
+        super().__init__(config, clients, adapter, steps)
+        self._num_updates = 0  # of the run
+        self._buffer: list[Update] = []
+        self._begun: Counter[str] = Counter()  # rounds, by client
+
+    def train(self, round_index: int) -> None:
+        """Go on until the updates of a round have come; raises Rejoined where too few clients are left."""
+        self._num_steps = 0
+        settings = self._config.federation
+        while self._num_updates < round_index * settings.num_sampled:
+            left = sum(peer.is_idle or peer.is_training for peer in self._clients.peers.values())
+            if left < settings.min_clients:
+                raise Rejoined(f"{left} clients are left in round {round_index}")
+            self._occupy(round_index)
+            self._receive(self._advance(round_index))
+
+    def settle(self, round_index: int, *, is_last: bool) -> None:
+        """Have everybody pause after the step it is at, or where the run is over forget its round.
+
+        A round that is ended at this very step counts, so a round of the run may have some more updates.
+        """
+        if is_last:
+            self._abandon_all()
+        while self._training():
+            self._receive(self._advance(round_index, pause=True))
+        self._merge()
+
+    def _occupy(self, round_index: int) -> None:
+        """Have paused clients go on, and idle ones begin, until as many train as are sampled."""
+        settings, peers = self._config.federation, self._clients.peers
+        idle = [name for name in self._clients.present if peers[name].is_idle]
+        for name in idle:
+            if (task := peers[name].task) is not None:
+                self._steps.begin(name, task)
+        free = [name for name in idle if peers[name].task is None]
+        count = min(max(settings.num_sampled - len(self._training()), 0), len(free))
+        draw = random.Random(
+            derive_seed(self._config.seed, "clients", round_index, self._num_updates, len(free))
+        )
+        for index in sorted(draw.sample(range(len(free)), count)):
+            name = free[index]
+            self._begun[name] += 1
+            place = self._num_updates / settings.num_sampled + 1
+            self._steps.begin(name, Task(self._begun[name], self._adapter.version, place))
+
+    def _receive(self, updates: Mapping[str, Update]) -> None:
+        for name, update in updates.items():
+            self._clients.peers[name].staleness += self._adapter.version - update.version
+            self._num_updates += 1
+            if update.is_new:
+                self._buffer.append(update)
+            if len(self._buffer) >= self._config.federation.asynchronous.buffer:
+                self._merge()
+
+    def _merge(self) -> None:
+        if self._buffer:
+            settings = self._config.federation.asynchronous
+            state, version = self._adapter.state, self._adapter.version
+            self._adapter.replace(merge(state, version, self._buffer, settings))
+            self._buffer.clear()
+
+    def _progress(self, names: list[str]) -> float:
+        """That of the updates: clients of different speed know no common step."""
+        total = self._config.training.rounds * self._config.federation.num_sampled
+        return min(self._num_updates / total, 1.0)
+
+    def state(self) -> dict[str, Any]:
+        """How far the run is, and which rounds are paused."""
+        tasks = {
+            name: asdict(peer.task) for name, peer in self._clients.peers.items() if peer.task is not None
+        }
+        return {"updates": self._num_updates, "begun": dict(self._begun), "tasks": tasks}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self._num_updates, self._begun = state["updates"], Counter(state["begun"])
+        self._buffer.clear()
+        for name, peer in self._clients.peers.items():
+            peer.task = Task(**state["tasks"][name]) if name in state["tasks"] else None

@@ -1,0 +1,164 @@
+"""Rounds that are driven by what arrives, and end without those who are late.
+
+The body steps on the batches that are there when the first one is due, so nobody waits for a slow client's:
+
+    client a ─┬──┬──┬──┬──┬─ …          body steps on  a, a+b, a, a+b, a, …
+    client b ──┴─────┴─────┴ …
+
+When something arrives is told by the transport: by a virtual clock in one process, so that the same seed gives the
+same bits, and by the time of day over a network.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+from splitcom.aggregation.update import Update
+from splitcom.config import Config
+from splitcom.engines.local import Arrival
+from splitcom.protocol.messages_pb2 import Message
+from splitcom.scheduling.lockstep import renew
+from splitcom.scheduling.sampling import sample_clients
+from splitcom.server.conversations import Conversations, Ended, Rejoined, Task
+from splitcom.server.shared import SharedAdapter
+from splitcom.server.steps import Steps
+from splitcom.training.plan import num_round_batches, progress_of
+
+
+class ArrivalDriven(ABC):
+    """What deadlines and asynchronous scheduling have in common."""
+
+    def __init__(self, config: Config, clients: Conversations, adapter: SharedAdapter, steps: Steps) -> None:
+        self._config = config
+        self._clients = clients
+        self._adapter = adapter
+        self._steps = steps
+        self._num_steps = 0  # of the body, in this round
+
+    @abstractmethod
+    def _progress(self, names: list[str]) -> float:
+        """That of the run, at a step on batches of these clients."""
+
+    def _training(self) -> list[str]:
+        return [name for name, peer in self._clients.peers.items() if peer.is_training]
+
+    def _num_batches(self, name: str) -> int:
+        return num_round_batches(self._clients.peers[name].num_samples, self._config)
+
+    def _advance(
+        self, round_index: int, until_s: float | None = None, *, pause: bool = False
+    ) -> dict[str, Update]:
+        """Take what has arrived and step on it; the updates of clients that have ended their round.
+
+        Waits until something arrives, or until `until_s` of the transport's clock.
+        """
+        arrivals: dict[str, Arrival] = {}
+        updates: dict[str, Update] = {}
+        messages = self._clients.collect_arrived(self._training(), until_s)
+        for name, message in messages.items():
+            try:
+                if (taken := self._take(name, message)) is None:
+                    continue
+                if isinstance(taken, Update):
+                    updates[name] = taken
+                else:
+                    arrivals[name] = taken
+            except Ended:
+                continue
+        # Here, too, one may have left meanwhile.
+        arrivals = {name: arrival for name, arrival in arrivals.items() if self._clients.is_busy(name)}
+        if arrivals:
+            self._step(arrivals, round_index, pause=pause)
+        return updates
+
+    def _take(self, name: str, message: Message) -> Arrival | Update | None:
+        task = self._clients.peers[name].task
+        if task is None:
+            return None  # it has left while another one's lost reference was waited for
+        if task.is_abandoned:
+            self._steps.abandon(name, message)
+            return None
+        message = self._steps.caught_up(name, message)
+        kind = message.WhichOneof("kind")
+        if kind == "round_end":
+            return self._steps.end(name, message.round_end)
+        if kind != "round_paused":
+            return self._steps.decode(name, message)
+        if not task.is_pausing:
+            self._clients.refuse(name, "it has paused without being told to")
+        return None
+
+    def _step(self, arrivals: Mapping[str, Arrival], round_index: int, *, pause: bool) -> None:
+        position = (round_index, self._num_steps)
+        self._num_steps += 1
+        foreseen = max(self._num_batches(name) for name in self._clients.present)
+        progress = self._progress(list(arrivals))
+        self._steps.take(arrivals, position, max(foreseen, self._num_steps), progress, pause=pause)
+
+    def _abandon_all(self) -> None:
+        """Whatever is under way is too late."""
+        for name in self._training():
+            task = self._clients.peers[name].task
+            assert task is not None
+            task.is_abandoned = True
+
+
+class Deadline(ArrivalDriven):
+    """Synchronous rounds that end at a deadline, or with the first clients of more than are needed.
+
+    What those who are late have trained in the round is discarded. They are told so when they send their next batch,
+    which may be in the next round; until then they take no part. A deadline passes while fewer than
+    `federation.min_clients` have ended the round.
+    """
+
+    def train(self, round_index: int) -> None:
+        """Run a round; raises Rejoined where too few clients come to its end."""
+        self._num_steps = 0
+        settings, peers = self._config.federation, self._clients.peers
+        sampled = sample_clients(
+            self._clients.present, settings.sample, self._config.seed, round_index, settings.over_select
+        )
+        least = min(settings.min_clients, len(sampled))
+        if sum(peers[name].is_idle for name in sampled) < least:
+            self.settle(round_index, is_last=False)  # late clients are needed
+        chosen = [name for name in sampled if peers[name].is_idle]
+        for name in chosen:
+            self._steps.begin(name, Task(round_index, self._adapter.version))
+        updates = self._collect_updates(chosen, round_index, least)
+        self._abandon_all()
+        if len(updates) < least:
+            raise Rejoined(f"round {round_index} ended with {len(updates)} clients")
+        renew(self._adapter, [updates[name] for name in chosen if name in updates])
+
+    def _collect_updates(self, chosen: list[str], round_index: int, least: int) -> dict[str, Update]:
+        settings, now = self._config.federation, self._clients.transport.now
+        deadline = None if settings.deadline_s is None else now() + settings.deadline_s
+        updates: dict[str, Update] = {}
+        while len(updates) < settings.num_sampled and set(chosen) & set(self._training()):
+            is_over = deadline is not None and now() >= deadline
+            if is_over and len(updates) >= least:
+                break
+            updates |= self._advance(round_index, None if is_over else deadline)
+        return updates
+
+    def _progress(self, names: list[str]) -> float:
+        """That of the client which is furthest."""
+        return max(
+            progress_of(self._config, task.round, task.next_step, self._num_batches(name))
+            for name in names
+            if (task := self._clients.peers[name].task) is not None
+        )
+
+    def settle(self, round_index: int, *, is_last: bool) -> None:
+        """Wait for what late clients are at, which is a step, or where nothing is split a round."""
+        while self._training():
+            self._advance(round_index)
+
+    def state(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Begin the next round with clients that have none."""
+        for peer in self._clients.peers.values():
+            peer.task = None

@@ -1,0 +1,86 @@
+"""Who trains when, and when a round is over. This is the plain way: everybody waits for everybody."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from splitcom.aggregation.average import weighted_average
+from splitcom.aggregation.update import Update
+from splitcom.config import Config
+from splitcom.engines.local import Arrival
+from splitcom.scheduling.sampling import sample_clients
+from splitcom.server.conversations import Conversations, Ended, Rejoined, Task
+from splitcom.server.shared import SharedAdapter
+from splitcom.server.steps import Steps
+from splitcom.training.plan import num_round_batches, progress_of
+
+
+class Lockstep:
+    """Every step waits for one batch of each client, and a round for every client's last one."""
+
+    def __init__(self, config: Config, clients: Conversations, adapter: SharedAdapter, steps: Steps) -> None:
+        self._config = config
+        self._clients = clients
+        self._adapter = adapter
+        self._steps = steps
+
+    def train(self, round_index: int) -> None:
+        """Run a round; raises Rejoined where too few clients come to its end."""
+        settings = self._config.federation
+        chosen = sample_clients(self._clients.ready, settings.sample, self._config.seed, round_index)
+        for name in chosen:
+            self._steps.begin(name, Task(round_index, self._adapter.version))
+        updates = self._collect_updates(chosen, round_index)
+        if len(updates) < min(settings.min_clients, len(chosen)):
+            raise Rejoined(f"round {round_index} ended with {len(updates)} clients")
+        renew(self._adapter, [updates[name] for name in chosen if name in updates])
+
+    def _collect_updates(self, chosen: list[str], round_index: int) -> dict[str, Update]:
+        """Steps until every client has ended its round; one with fewer batches simply ends earlier."""
+        num_steps = max(
+            (num_round_batches(self._clients.peers[name].num_samples, self._config) for name in chosen),
+            default=1,
+        )
+        training = list(chosen)
+        updates: dict[str, Update] = {}
+        step = 0
+        while training:
+            arrivals: dict[str, Arrival] = {}
+            messages = self._clients.collect(training)
+            training = [name for name in training if name in messages]
+            for name, message in messages.items():
+                try:
+                    message = self._steps.caught_up(name, message)
+                    if message.WhichOneof("kind") == "round_end":
+                        training.remove(name)
+                        updates[name] = self._steps.end(name, message.round_end)
+                    else:
+                        arrivals[name] = self._steps.decode(name, message)
+                except Ended:
+                    training = [other for other in training if other != name]
+            arrivals = {name: arrival for name, arrival in arrivals.items() if self._clients.is_busy(name)}
+            if arrivals:
+                progress = progress_of(self._config, round_index, min(step, num_steps - 1), num_steps)
+                self._steps.take(arrivals, (round_index, step), num_steps, progress)
+                step += 1
+        return updates
+
+    def settle(self, round_index: int, *, is_last: bool) -> None:
+        """Nothing to do: a round ends when everybody has ended it."""
+
+    def state(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Begin the next round with clients that have none."""
+        for peer in self._clients.peers.values():
+            peer.task = None
+
+
+def renew(adapter: SharedAdapter, updates: Iterable[Update]) -> None:
+    """FedAvg: replace the shared adapter by the mean of the clients', weighted by tokens, if any is new."""
+    new = [update for update in updates if update.is_new]
+    if new:
+        adapter.replace(
+            weighted_average([update.adapter for update in new], [update.num_tokens for update in new])
+        )

@@ -1,0 +1,1 @@
+"""What the server does: conversations, arrivals, steps, rounds, evaluation."""

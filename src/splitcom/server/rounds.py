@@ -1,0 +1,260 @@
+"""The server's side of a run: the round loop.
+
+    for every round:  sample clients ─► send adapter ─► steps ─► collect adapters ─► average ─► evaluate ─► save
+
+A client that begins anew in the middle of this has lost its part of it: everybody goes back to the state after the last
+saved round, so that the run ends with the same bits as an undisturbed one.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from time import perf_counter
+from typing import Any, Protocol
+
+import torch
+
+from splitcom.codecs import ReferenceStore
+from splitcom.config import Config
+from splitcom.control import State
+from splitcom.engines.local import BodyTrainer
+from splitcom.metrics.ledger import Ledger
+from splitcom.protocol.labels import pack_labels, unpack_labels
+from splitcom.protocol.messages_pb2 import Message, SaveState
+from splitcom.server.controllers import Controllers
+from splitcom.server.conversations import Conversations, Peer, Rejoined
+from splitcom.server.evaluation import Evaluation
+from splitcom.server.lines import line_of
+from splitcom.server.observe import Observer
+from splitcom.server.shared import SharedAdapter
+from splitcom.server.steps import Steps
+from splitcom.training.channel import Channels, steer
+from splitcom.training.store import PartyStore, sections_of
+from splitcom.transports.events import Transport
+
+
+class Scheduling(Protocol):
+    """Runs the training of rounds, which ends with a new version of the shared adapter."""
+
+    def train(self, round_index: int) -> None:
+        """Run a round, from 1; raises Rejoined where it cannot be brought to its end."""
+
+    def settle(self, round_index: int, *, is_last: bool) -> None:
+        """Have every client idle after this round, so that it can be evaluated and saved."""
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps, when all is settled."""
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint."""
+
+
+class Federation:
+    """One run as the server sees it; `body` is None where clients train the whole model."""
+
+    def __init__(
+        self,
+        config: Config,
+        transport: Transport,
+        body: BodyTrainer | None,
+        front_adapter: Mapping[str, torch.Tensor],
+        open_channels: Callable[[str], Channels],
+        model_fingerprint: str,
+        store: PartyStore,
+        controllers: Controllers,
+        scheduling: Callable[[Config, Conversations, SharedAdapter, Steps], Scheduling],
+        observer: Observer | None = None,
+    ) -> None:
+        self.config = config
+        self.body = body
+        self.ledger = Ledger()
+        self.round = 0
+        self.eval_losses: dict[int, float] = {}
+        self.eval_accuracies: dict[int, float] = {}  # of classes, else empty
+        self.uncompressed: Counter[str] = Counter()
+        self.wall_s = 0.0
+        self.controllers = controllers
+        self._store = store
+        self._saved_round = 0
+        self._saved_clocks: dict[str, Any] = {}
+        self._shared = SharedAdapter(front_adapter, config.federation.adapter_dtype)
+        self._clients = Conversations(config, transport, self.ledger, open_channels, model_fingerprint)
+        observer = observer or Observer()
+        self._steps = Steps(config, self._clients, self._shared, body, self.ledger, observer)
+        self._evaluation = Evaluation(config, self._clients, self._shared, body, observer)
+        self._scheduling = scheduling(config, self._clients, self._shared, self._steps)
+
+    @property
+    def peers(self) -> dict[str, Peer]:
+        """What is known of each client, by name."""
+        return self._clients.peers
+
+    @property
+    def adapter(self) -> dict[str, torch.Tensor]:
+        """The adapter that clients share: the front's, or the whole model's where nothing is split."""
+        return self._shared.state
+
+    def run(self) -> Iterator[list[dict[str, Any]]]:
+        """Run all rounds that are left, from the last saved one; yields the lines of metrics.jsonl after each.
+
+        Round 0 is the evaluation before training. A round is saved after its lines have been taken, and one that had
+        to be repeated may be yielded twice.
+        """
+        if self._store.rounds():
+            self._restore()
+        else:
+            self._keep()
+        started = perf_counter() - self.wall_s
+        while self.round < self.config.training.rounds:
+            try:
+                for lines in self._rounds():
+                    self.wall_s = perf_counter() - started
+                    yield lines
+                    if self._is_due:
+                        self._keep()
+            except Rejoined:
+                self._clients.reset()
+                self._restore()
+        self._clients.finish()
+        for counted in self.ledger.close_round().values():  # the last messages, after the last line
+            self.uncompressed.update(counted)
+
+    @property
+    def _is_due(self) -> bool:
+        return self._is_last or self.round % self.config.training.checkpoint_every == 0
+
+    @property
+    def _is_last(self) -> bool:
+        return self.round == self.config.training.rounds
+
+    def _rounds(self) -> Iterator[list[dict[str, Any]]]:
+        self._clients.gather()
+        self._clients.welcome(self._saved_round)
+        # Coming together takes no time of the run's, or else one that is resumed would not go on to the same order.
+        self._clients.transport.load_state(self._saved_clocks)
+        if not self.eval_losses:
+            self._evaluate()
+            self._save_clients()
+            yield self._close_round()
+        while not self._is_last:
+            if len(self._clients.present) < self.config.federation.min_clients:
+                self._clients.gather()
+            self._clients.welcome(self._saved_round)
+            self._round()
+            if self._is_due:
+                self._save_clients()
+            yield self._close_round()
+
+    def _round(self) -> None:
+        self.round += 1
+        for peer in self.peers.values():
+            steer(peer.channels, self.controllers.thresholds)
+        self._steps.freezes_fronts = self.controllers.freezes_fronts
+        self._scheduling.train(self.round)
+        evaluates = self._is_last or self.round % self.config.evaluation.every == 0
+        if evaluates or self._is_due:
+            self._scheduling.settle(self.round, is_last=self._is_last)
+            self._clients.welcome(self._saved_round)  # who had no part in this and has begun anew meanwhile
+        if evaluates:
+            self._evaluate()
+
+    def _evaluate(self) -> None:
+        if (found := self._evaluation.run(self.round)) is not None:
+            self.eval_losses[self.round] = found.loss
+            if self.config.data.classes is not None:
+                self.eval_accuracies[self.round] = found.accuracy
+
+    def _close_round(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl for this round; what was counted for it starts anew."""
+        counted = self.ledger.close_round()
+        lines = []
+        for name, peer in self.peers.items():
+            sent = counted.get(name, {})
+            if peer.steps or sent:
+                seconds = {"server": self._steps.server_s, **self._clients.transport.take_seconds(name)}
+                line = line_of(name, self.round, self.eval_losses.get(self.round), peer, sent, seconds)
+                if self.config.data.classes is not None:
+                    line["accuracy"] = peer.num_correct / peer.num_labels if peer.num_labels else None
+                    line["eval_accuracy"] = self.eval_accuracies.get(self.round)
+                self.uncompressed.update(line["uncompressed_bytes"])
+                lines.append(line)
+            peer.forget_round()
+        self._steps.server_s = 0.0
+        self.controllers.observe(self.round, lines)
+        return lines
+
+    def _save_clients(self) -> None:
+        """Have every client keep its state; the server's follows when the lines of the round have been taken."""
+        names = self._clients.ready
+        for name in names:
+            self._clients.send(name, Message(save_state=SaveState(round=self.round)))
+        for name in self._clients.collect(names):
+            self.peers[name].acknowledged_round = self.round
+
+    def _keep(self) -> None:
+        """Keep the server's own state."""
+        self._saved_round, self._saved_clocks = self.round, self._clients.transport.state()
+        tensors = {f"front.{name}": tensor for name, tensor in self.adapter.items()}
+        if self.body is not None:
+            tensors |= {f"body.{name}": tensor for name, tensor in self.body.state().items()}
+        for name, peer in self.peers.items():
+            if peer.labels:
+                tensors[f"labels.{name}"] = torch.frombuffer(
+                    bytearray(pack_labels(peer.labels)), dtype=torch.uint8
+                )
+        control = self.controllers.state()
+        tensors |= {f"control.{name}": tensor for name, tensor in control.tensors.items()}
+        scalars = {
+            "control": control.scalars,
+            "wall_s": self.wall_s,
+            "adapter_version": self._shared.version,
+            "eval_losses": self.eval_losses,
+            "eval_accuracies": self.eval_accuracies,
+            "ledger": self.ledger.state(),
+            "uncompressed": self.uncompressed,
+            "transport": self._saved_clocks,
+            "scheduling": self._scheduling.state(),
+            "clients": {
+                name: [peer.acknowledged_round, peer.adapter_version] for name, peer in self.peers.items()
+            },
+        }
+        self._store.save(self.round, tensors, scalars, self._references())
+        self._clients.idle()
+
+    def _restore(self) -> None:
+        """Go back to the last saved round."""
+        self.round = self._saved_round = max(self._store.rounds())
+        tensors, scalars = self._store.load(self.round)
+        sections = sections_of(tensors)
+        self._shared.restore(sections["front"], scalars["adapter_version"])
+        if self.body is not None:
+            self.body.load_state(sections["body"])
+        for name, (acknowledged_round, adapter_version) in scalars["clients"].items():
+            peer = self._clients.peer(name)
+            peer.acknowledged_round, peer.adapter_version = acknowledged_round, adapter_version
+            packed = sections["labels"].get(name)
+            peer.labels = (
+                {} if packed is None else unpack_labels(packed.numpy().tobytes(), self.config.data.max_tokens)
+            )
+            peer.forget_round()
+        self._scheduling.load_state(scalars["scheduling"])
+        self._store.load_references(self.round, self._references())
+        self.controllers.load_state(State(sections["control"], scalars["control"]))
+        self.wall_s = max(self.wall_s, scalars["wall_s"])
+        self.eval_losses = {int(index): loss for index, loss in scalars["eval_losses"].items()}
+        self.eval_accuracies = {int(index): value for index, value in scalars["eval_accuracies"].items()}
+        self.uncompressed = Counter(scalars["uncompressed"])
+        self.ledger.load_state(scalars["ledger"])
+        self._saved_clocks = scalars["transport"]
+        self._clients.transport.load_state(self._saved_clocks)
+        self._steps.server_s = 0.0
+
+    def _references(self) -> Iterator[tuple[str, ReferenceStore]]:
+        for name, peer in self.peers.items():
+            for flow, channel in peer.channels.items():
+                if channel.references is not None:
+                    yield f"{name}-{flow}", channel.references
+
+    def close(self) -> None:
+        """Let go of references that are kept in files."""
+        for _, references in self._references():
+            references.close()

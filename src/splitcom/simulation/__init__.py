@@ -1,0 +1,1 @@
+"""All parties of a run in one process."""

@@ -1,0 +1,145 @@
+"""One flow between a client and the server, as one of the two sides sees it: a codec and this side's references.
+
+sender                                            receiver
+values ─► codec.encode ─► packet ───────────────► codec.decode ─► values
+             │    ▲                                  │    ▲
+             ▼    │                                  ▼    │
+          references         identical            references
+
+What blocks put out is what has come in and what they add to it: the residual stream. So of a flow that leaves the body
+in the U-shape, activations or gradients, both ends have a part already: what has come in from this client in the same
+step. Where `base` is the channel of that flow, the rest alone is coded, and the sum is formed elementwise in fp32 at
+both ends.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from time import perf_counter
+
+import torch
+
+from splitcom.codecs import Codec, Decoded, Ragged, ReferenceStore, uncompressed_size
+from splitcom.errors import NonFiniteError, PacketError
+from splitcom.seeds import derive_seed
+from splitcom.training.optimize import DIVERGED
+
+
+@dataclass
+class Traffic:
+    """What has gone through a channel since it was last asked."""
+
+    samples: int = 0
+    skipped: int = 0
+    uncompressed_bytes: int = 0
+    seconds: float = 0.0
+
+
+class Channel:
+    """Encodes at the sender, decodes at the receiver; counts what passes."""
+
+    def __init__(
+        self,
+        flow: str,
+        client: str,
+        codec: Codec,
+        references: ReferenceStore | None,
+        seed: int,
+        base: "Channel | None" = None,
+    ) -> None:
+        self.flow = flow
+        self.client = client
+        self.codec = codec
+        self.references = references
+        self.steered: float | None = None  # the threshold or step that a controller has set
+        self.traffic = Traffic()
+        self._seed = seed
+        self._base = base
+        self._is_base = False  # of another channel: then both ends keep what they have of the last packet
+        self._last: tuple[list[int], Ragged] | None = None
+        if base is not None:
+            base._is_base = True
+
+    def encode(
+        self, batch: Ragged, ids: Sequence[int], position: tuple[int, int], *, self_contained: bool = False
+    ) -> bytes:
+        """Turn a batch into a packet; `position` is round and step. Raises NonFiniteError, naming both."""
+        started = perf_counter()
+        base = self._held(ids, batch)
+        coded = batch if base is None else replace(batch, values=batch.values.float() - base)
+        try:
+            encoded = self.codec.encode(
+                coded,
+                ids,
+                self.references,
+                threshold=self.threshold,
+                self_contained=self_contained,
+                seed=derive_seed(self._seed, self.client, self.flow, *position),
+                projection_seed=derive_seed(self._seed, self.client, self.flow, "projection"),
+            )
+        except NonFiniteError as error:
+            raise NonFiniteError(
+                f"{self.client}, round {position[0]}, step {position[1]}, flow {self.flow}: {error}; {DIVERGED}"
+            ) from error
+        self._keep(ids, encoded.reconstruction)
+        self.traffic.seconds += perf_counter() - started
+        self._count(batch, ids, encoded.skipped)
+        return encoded.packet
+
+    def decode(self, packet: bytes, limit_bytes: int = 1 << 32) -> Decoded:
+        """Turn a packet back, of at most `limit_bytes` as fp32; raises UnknownReference and PacketError."""
+        started = perf_counter()
+        decoded = self.codec.decode(packet, self.references, limit_bytes=limit_bytes)
+        base = self._held(decoded.ids, decoded.batch)
+        if base is not None:
+            decoded = replace(decoded, batch=replace(decoded.batch, values=decoded.batch.values + base))
+        self._keep(decoded.ids, decoded.batch)
+        self.traffic.seconds += perf_counter() - started
+        self._count(decoded.batch, decoded.ids, decoded.skipped)
+        return decoded
+
+    @property
+    def threshold(self) -> float | None:
+        """What the sender goes by, a threshold or a step; None where the codec has neither."""
+        if self.steered is not None or self.codec.knob is None:
+            return self.steered
+        return self.codec.knob.value
+
+    def take_traffic(self) -> Traffic:
+        """What has passed since the last call."""
+        traffic, self.traffic = self.traffic, Traffic()
+        return traffic
+
+    def _held(self, ids: Sequence[int], batch: Ragged) -> torch.Tensor | None:
+        """What both ends have of these tokens already, fp32 `[tokens, hidden]`; None without a base."""
+        if self._base is None:
+            return None
+        known, held = self._base._last or ([], batch)
+        if [*ids] != known or not torch.equal(held.lengths, batch.lengths) or held.hidden != batch.hidden:
+            raise PacketError(
+                f"flow {self.flow} of other samples or tokens than {self._base.flow} had before"
+            )
+        return held.values.to(batch.values.device)
+
+    def _keep(self, ids: Sequence[int], batch: Ragged) -> None:
+        if self._is_base:
+            self._last = [*ids], batch
+
+    def _count(self, batch: Ragged, ids: Sequence[int], skipped: torch.Tensor) -> None:
+        self.traffic.samples += len(skipped)
+        self.traffic.skipped += int(skipped.sum())
+        self.traffic.uncompressed_bytes += uncompressed_size(ids, batch.lengths.tolist(), batch.hidden)
+
+
+Channels = Mapping[str, Channel]
+
+
+def steer(channels: Channels, thresholds: Mapping[str, float]) -> None:
+    """Set the thresholds of these flows; the others go back to those of their codecs."""
+    for flow, channel in channels.items():
+        if channel.codec.knob is not None:
+            channel.steered = thresholds.get(flow)
+
+
+def steered(channels: Channels) -> dict[str, float]:
+    """What controllers have set, by flow."""
+    return {flow: channel.steered for flow, channel in channels.items() if channel.steered is not None}

@@ -1,0 +1,50 @@
+"""A flow that is coded as what it adds to another one."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from splitcom.codecs import MemoryReferences, Ragged, parse
+from splitcom.errors import PacketError
+from splitcom.training.channel import Channel
+
+IDS = [7, 3]
+
+
+def side(codec, entering="fp16"):
+    """The channels of a flow that enters the body and of one that leaves it, as one of two parties has them."""
+    up = Channel("activation_up", "a", parse(entering), MemoryReferences(), seed=0)
+    return up, Channel("activation_down", "a", parse(codec), MemoryReferences(), seed=0, base=up)
+
+
+def batch(seed, scale=1.0):
+    values = scale * torch.randn(9, 32, generator=torch.Generator().manual_seed(seed))
+    return Ragged(values, torch.tensor([4, 5]))
+
+
+@pytest.mark.parametrize("entering", ["fp16", "delta > int4", "predict > klt(16) > uniform(0.5) > range"])
+@pytest.mark.parametrize(
+    "codec", ["none", "temporal(0.9) > delta > int8", "predict > klt(32) > uniform(0.1) > range"]
+)
+def test_both_ends_add_the_same(codec, entering):
+    (up, down), (server_up, server_down) = side(codec, entering), side(codec, entering)
+    for step in range(3):
+        come_in = server_up.decode(up.encode(batch(step), IDS, (0, step)))
+        out = replace(come_in.batch, values=come_in.batch.values + batch(9, 0.1).values)
+        received = down.decode(server_down.encode(out, IDS, (0, step))).batch
+        assert (received.values - out.values).abs().max() < 0.05, "an error in proportion to what is added"
+        assert torch.equal(server_up._last[1].values, up._last[1].values)
+
+
+def test_a_packet_of_other_tokens_is_refused_and_the_base_is_that_of_the_same_step():
+    (up, down), (server_up, server_down) = side("none"), side("none")
+    with pytest.raises(
+        PacketError, match="activation_down of other samples or tokens than activation_up had"
+    ):
+        server_down.encode(batch(1), IDS, (0, 0))
+    server_up.decode(up.encode(batch(1), IDS, (0, 0)))
+    packet = server_down.encode(batch(2), IDS, (0, 0))
+    up.encode(batch(1), [7, 4], (0, 1))
+    with pytest.raises(PacketError, match="other samples or tokens"):
+        down.decode(packet)

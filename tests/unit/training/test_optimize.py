@@ -1,0 +1,40 @@
+"""The optimizer and its rate."""
+
+import pytest
+import torch
+from torch import nn
+
+from splitcom.config import TrainingConfig
+from splitcom.training.optimize import Optimizer, learning_rate
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
+def test_the_rate_warms_up_and_follows_its_schedule(schedule):
+    config = TrainingConfig(lr=1.0, warmup=0.1, schedule=schedule)
+    assert learning_rate(config, 0.05) == pytest.approx(0.5)
+    assert learning_rate(config, 0.1) == pytest.approx(1.0)
+    middle, end = learning_rate(config, 0.55), learning_rate(config, 1.0)
+    assert (middle, end) == pytest.approx((1.0, 1.0) if schedule == "constant" else (0.5, 0.0))
+
+
+def test_the_optimizer_clips_and_resumes_to_the_same_bits():
+    config = TrainingConfig(lr=0.1, clip_norm=1.0, warmup=0.0)
+
+    def run(steps, optimizer, parameter):
+        for step in steps:
+            parameter.grad = torch.full((3,), 100.0 * (step + 1))
+            optimizer.step(step / 10)
+
+    straight = nn.Parameter(torch.ones(3))
+    optimizer = Optimizer([straight], config)
+    run(range(6), optimizer, straight)
+
+    halted = nn.Parameter(torch.ones(3))
+    first = Optimizer([halted], config)
+    run(range(3), first, halted)
+    resumed = nn.Parameter(halted.detach().clone())
+    second = Optimizer([resumed], config)
+    second.load_state(first.state())
+    run(range(3, 6), second, resumed)
+    assert torch.equal(straight, resumed)
+    assert float(optimizer.state()["0.exp_avg"].norm()) <= 1.0
