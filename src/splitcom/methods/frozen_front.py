@@ -4,6 +4,7 @@ The baseline that every saving must be compared with: it is cheap, and loses wha
 """
 
 from splitcom.config import Config
+from splitcom.flows import AT_CUT, FLOWS
 from splitcom.methods.method import Method, without_controllers
 
 
@@ -11,7 +12,7 @@ def _configure(config: Config) -> Config:
     # A batch's padding changes the last bits of an activation, hence not exactly 1.
     changes = {"lora.train_front": False, "flows.activation_up.codec": "temporal(0.99) > fp16"}
     if config.model.tail_blocks:  # body and tail learn, so what passes between them changes
-        changes |= {"flows.activation_down.codec": "fp16", "flows.gradient_up.codec": "fp16"}
+        changes |= {f"flows.{flow}.codec": "fp16" for flow in AT_CUT if FLOWS[flow].cut == "tail"}
     return without_controllers(config).override(changes)
 
 

@@ -1,6 +1,7 @@
 """What a step would send, from a model's shape alone."""
 
 from splitcom.codecs import uncompressed_size
+from splitcom.flows import cut_flows
 
 
 def bytes_of_step(hidden_size: int, batch_size: int, num_tokens: int, tail_blocks: int = 0) -> dict[str, int]:
@@ -10,7 +11,4 @@ def bytes_of_step(hidden_size: int, batch_size: int, num_tokens: int, tail_block
     {'activation_up': 6291490, 'gradient_down': 6291490}
     """
     size = uncompressed_size(range(batch_size), [num_tokens] * batch_size, hidden_size)
-    flows = ["activation_up", "gradient_down"]
-    if tail_blocks:
-        flows += ["activation_down", "gradient_up"]
-    return dict.fromkeys(flows, size)
+    return dict.fromkeys(cut_flows(has_tail=bool(tail_blocks)), size)

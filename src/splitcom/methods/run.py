@@ -13,6 +13,7 @@ import torch
 
 from splitcom.config import Config
 from splitcom.errors import ConfigError, RunError
+from splitcom.flows import SUMS
 from splitcom.methods import METHODS
 from splitcom.methods.text import Writer, generate_pairs, score_text
 from splitcom.metrics.record import RunFolder
@@ -171,10 +172,7 @@ def result_of(federation: Federation, config: Config, label: str, virtual_s: flo
         "bytes": sent,
         "uncompressed_bytes": uncompressed,
         "repeated_bytes": federation.ledger.repeated_bytes,
-        "saving": {
-            key: 1 - sent[key] / uncompressed[key] if uncompressed[key] else 0.0
-            for key in ("up", "down", "total")
-        },
+        "saving": {key: 1 - sent[key] / uncompressed[key] if uncompressed[key] else 0.0 for key in SUMS},
         "seconds": {"wall": federation.wall_s, "virtual": virtual_s},
         "environment": {
             "python": platform.python_version(),

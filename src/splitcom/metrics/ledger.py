@@ -4,21 +4,11 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 from typing import Any
 
-FLOWS = (
-    "activation_up",
-    "gradient_down",
-    "activation_down",
-    "gradient_up",
-    "labels_up",
-    "adapter_up",
-    "adapter_down",
-    "control",
-    "evaluation",
-)
+from splitcom.flows import FLOWS, IN_TOTAL, SUMS
 
 
 class Ledger:
-    """Counts bytes; `evaluation` is kept apart and is no part of up, down and total.
+    """Counts bytes; up, down and total are of the flows that the table says are in them.
 
     >>> ledger = Ledger()
     >>> ledger.count("clinic", {"activation_up": 100, "control": 7}, upwards=True)
@@ -39,7 +29,7 @@ class Ledger:
             if flow not in FLOWS:
                 raise ValueError(f"no flow is called '{flow}'; there are {', '.join(FLOWS)}")
             self._round[client][flow] += size
-            if flow != "evaluation":
+            if flow in IN_TOTAL:
                 self._round[client]["up" if upwards else "down"] += size
                 self._round[client]["total"] += size
 
@@ -57,7 +47,7 @@ class Ledger:
         for counters in (self._bytes, self._round):
             for counter in counters.values():
                 total.update(counter)
-        return {key: total[key] for key in (*FLOWS, "up", "down", "total")}
+        return {key: total[key] for key in (*FLOWS, *SUMS)}
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps."""

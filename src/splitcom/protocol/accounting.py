@@ -1,24 +1,16 @@
-"""Which flow each byte of a message belongs to."""
+"""Which flow each byte of a message belongs to, by the table of flows."""
 
+from collections import defaultdict
+
+from splitcom.flows import FLOWS
 from splitcom.protocol.messages_pb2 import Message
 
-_FIELDS = {
-    "activation": {"activation": "activation_up", "labels": "labels_up"},
-    "gradient": {"gradient": "gradient_down"},
-    "activation_up": {"activation": "activation_up"},
-    "activation_down": {"activation": "activation_down"},
-    "gradient_up": {"gradient": "gradient_up"},
-    "round_start": {"adapter": "adapter_down"},
-    "evaluation_start": {"adapter": "adapter_down"},
-    "round_end": {"adapter": "adapter_up"},
-}
-_EVALUATION = {
-    "evaluation_batch",
-    "evaluation_next",
-    "evaluation_up",
-    "evaluation_down",
-    "evaluation_end",
-}
+_FIELDS: dict[str, dict[str, str]] = defaultdict(dict)  # flow by message and field
+for _flow in FLOWS.values():
+    for _field in _flow.fields:
+        _message, _, _name = _field.partition(".")
+        _FIELDS[_message][_name] = _flow.name
+_WHOLE = {message: flow.name for flow in FLOWS.values() for message in flow.messages}
 
 
 def flows_of(message: Message, size: int) -> dict[str, int]:
@@ -28,8 +20,8 @@ def flows_of(message: Message, size: int) -> dict[str, int]:
     {'gradient_down': 5, 'control': 6}
     """
     kind = message.WhichOneof("kind") or ""
-    if kind in _EVALUATION:
-        return {"evaluation": size}
+    if kind in _WHOLE:
+        return {_WHOLE[kind]: size}
     content = getattr(message, kind)
     flows = {flow: len(getattr(content, field)) for field, flow in _FIELDS.get(kind, {}).items()}
     flows["control"] = size - sum(flows.values())

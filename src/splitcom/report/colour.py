@@ -1,12 +1,13 @@
 """The one colour of each flow and method, safe for colour-blind readers; knows nothing of matplotlib.
 
-Hues: Okabe and Ito, "Color Universal Design" (2008), without the yellow and black that vanish on white
-and on dark pages.
+Flows have theirs in the table of flows. Hues: Okabe and Ito, "Color Universal Design" (2008), without the yellow and
+black that vanish on white and on dark pages.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from splitcom.flows import FLOWS
 from splitcom.report.summary import Row
 
 INK = "#1b1f24"  # text and axes; SVGs replace it by the page's text colour
@@ -16,16 +17,6 @@ _GREY, _PURPLE, _BROWN = "#8a8a8a", "#7b61c4", "#8c564b"
 CURVE = _BLUE  # a plot with one line
 BASELINE_COLOUR = _GREY
 
-_FLOWS = {
-    "activation_up": _BLUE,
-    "gradient_down": _RED,
-    "activation_down": _SKY,
-    "gradient_up": _ORANGE,
-    "labels_up": _GREEN,
-    "adapter_up": _PINK,
-    "adapter_down": _PURPLE,
-    "control": _GREY,
-}
 _BASELINES = {
     "splitlora": (_GREY, "s"),
     "frozen_front": (_BROWN, "D"),
@@ -46,7 +37,7 @@ class LabelStyle:
 
 def flow_colour(flow: str) -> str:
     """Give the colour of a flow."""
-    return _FLOWS[flow]
+    return FLOWS[flow].colour
 
 
 def client_colour(place: int) -> str:

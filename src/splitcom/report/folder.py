@@ -9,7 +9,7 @@ from typing import Annotated, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from splitcom.errors import RunError
-from splitcom.metrics.ledger import FLOWS
+from splitcom.flows import SUMS
 
 RESULT, METRICS, CONFIG, COMPARISON, REPORT = (
     "result.json",
@@ -19,11 +19,9 @@ RESULT, METRICS, CONFIG, COMPARISON, REPORT = (
     "report.html",
 )
 
-TOTAL_FLOWS = tuple(flow for flow in FLOWS if flow != "evaluation")  # evaluation is in no total
-
 
 def _with_totals(traffic: dict[str, int]) -> dict[str, int]:
-    missing = [key for key in ("up", "down", "total") if key not in traffic]
+    missing = [key for key in SUMS if key not in traffic]
     if missing:
         raise ValueError(f"lacks {', '.join(missing)}")
     return traffic

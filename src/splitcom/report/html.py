@@ -6,6 +6,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from splitcom.errors import RunError
+from splitcom.flows import IN_TOTAL
 from splitcom.metrics.record import write_atomic
 from splitcom.report import markup, traffic
 from splitcom.report.colour import BASELINE_COLOUR, CURVE, flow_colour, label_styles
@@ -13,7 +14,6 @@ from splitcom.report.folder import (
     COMPARISON,
     REPORT,
     RESULT,
-    TOTAL_FLOWS,
     Comparison,
     Result,
     Run,
@@ -126,7 +126,7 @@ def _flow_table(result: Result) -> Markup:
             NONE if share is None else format_percent(share),
         ]
 
-    flows = [flow for flow in TOTAL_FLOWS if sent.get(flow, 0) or whole.get(flow, 0)]
+    flows = [flow for flow in IN_TOTAL if sent.get(flow, 0) or whole.get(flow, 0)]
     return Markup(
         markup.table(
             ["Flow", "Sent", "Uncompressed (fp16)", "Part"],
@@ -234,7 +234,7 @@ def _method_table(results: list[Result]) -> Markup:
 
 
 def _flow_comparison(results: list[Result]) -> Markup:
-    names, rows = flow_cells(results, TOTAL_FLOWS)
+    names, rows = flow_cells(results, IN_TOTAL)
     heads = ["Method", *(markup.swatch(flow_colour(flow), flow) for flow in names[1:])]
     return Markup(markup.table(heads, rows) + markup.paragraph("Means over seeds."))
 

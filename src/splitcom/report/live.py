@@ -6,7 +6,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from splitcom.report.folder import METRICS, TOTAL_FLOWS, ClientRound, load_metrics
+from splitcom.flows import IN_TOTAL, SUMS
+from splitcom.report.folder import METRICS, ClientRound, load_metrics
 from splitcom.report.format import format_bytes, format_percent
 from splitcom.report.tables import NONE
 
@@ -25,7 +26,7 @@ def progress_table(folder: Path, num_rounds: int, last: int = 20) -> "Table":
 
     metrics = load_metrics(folder) if (folder / METRICS).exists() else []
     rounds = [list(lines) for _, lines in groupby(metrics, key=lambda line: line.round)]
-    flows = {flow: _sum(metrics, flow) for flow in TOTAL_FLOWS}
+    flows = {flow: _sum(metrics, flow) for flow in IN_TOTAL}
     table = Table(
         title=f"{folder.resolve().name}: round {metrics[-1].round if metrics else 0} of {num_rounds}",
         caption=", ".join(f"{flow} {format_bytes(size)}" for flow, size in flows.items() if size),
@@ -34,7 +35,7 @@ def progress_table(folder: Path, num_rounds: int, last: int = 20) -> "Table":
         box=SIMPLE_HEAD,
         collapse_padding=True,
     )
-    for name in ("round", "loss", "held-out", "threshold", "skipped", "up", "down", "total"):
+    for name in ("round", "loss", "held-out", "threshold", "skipped", *SUMS):
         table.add_column(name, justify="right", no_wrap=True)
     for lines in rounds[-last:]:
         table.add_row(
@@ -43,13 +44,11 @@ def progress_table(folder: Path, num_rounds: int, last: int = 20) -> "Table":
             _mean_loss(line.eval_loss for line in lines),
             _per_flow(lines, lambda line: line.threshold, "{:.4g}".format),
             _per_flow(lines, lambda line: line.skip_ratio, format_percent),
-            *(format_bytes(_sum(lines, key)) for key in ("up", "down", "total")),
+            *(format_bytes(_sum(lines, key)) for key in SUMS),
         )
     if rounds:
         table.add_section()
-        table.add_row(
-            "all", *[""] * 4, *(format_bytes(_sum(metrics, key)) for key in ("up", "down", "total"))
-        )
+        table.add_row("all", *[""] * 4, *(format_bytes(_sum(metrics, key)) for key in SUMS))
     return table
 
 
@@ -68,7 +67,7 @@ def _per_flow(
     form: Callable[[float], str],
 ) -> str:
     means = []
-    for flow in TOTAL_FLOWS:
+    for flow in IN_TOTAL:
         if any(line.threshold.get(flow) is not None for line in lines):
             known = [value for line in lines if (value := values(line).get(flow)) is not None]
             means += [form(fmean(known))] if known else []

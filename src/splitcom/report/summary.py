@@ -6,10 +6,10 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from splitcom.flows import AT_CUT
 from splitcom.report.folder import Evaluation, Result
 
 BASELINE = "splitlora"
-CUT_FLOWS = ("activation_up", "gradient_down", "activation_down", "gradient_up")
 
 
 @dataclass(frozen=True)
@@ -104,8 +104,7 @@ def _row(label: str, members: list[Result], baseline: dict[int, Result]) -> Row:
 
     def cut(result: Result) -> float | None:
         sent, whole = (
-            sum(sizes.get(flow, 0) for flow in CUT_FLOWS)
-            for sizes in (result.bytes, result.uncompressed_bytes)
+            sum(sizes.get(flow, 0) for flow in AT_CUT) for sizes in (result.bytes, result.uncompressed_bytes)
         )
         return sent / whole if whole else None
 

@@ -4,9 +4,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING
 
+from splitcom.flows import AT_CUT
 from splitcom.report.folder import Result, as_result
 from splitcom.report.format import decimals, format_bytes, format_percent, format_seconds
-from splitcom.report.summary import BASELINE, CUT_FLOWS, Measure, Row, group, summarise
+from splitcom.report.summary import BASELINE, Measure, Row, group, summarise
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -88,7 +89,7 @@ def flow_table(results: Sequence[Result | Mapping[str, object]]) -> "Table":
     from rich.text import Text
 
     table = Table(box=SIMPLE_HEAD, collapse_padding=True)
-    names, rows = flow_cells([as_result(result) for result in results], CUT_FLOWS)
+    names, rows = flow_cells([as_result(result) for result in results], AT_CUT)
     for name in names:
         # Flow names wrap at their space, so that all of them fit beside the method on 80 columns.
         table.add_column(

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 
+from splitcom.flows import AT_CUT, FLOWS
 from splitcom.report.folder import ClientRound, Run
 from splitcom.report.format import format_bytes
 from splitcom.report.summary import Row
@@ -29,7 +30,7 @@ def rounds_of(metrics: Sequence[ClientRound], *, uncompressed: bool = False) -> 
         of_round = list(lines)
         sizes = [line.uncompressed_bytes if uncompressed else line.bytes for line in of_round]
         # In the U-shape, hidden states come back before the gradients go up.
-        twice = any(size.get("activation_down") for size in sizes)
+        twice = any(size.get(flow) for size in sizes for flow in AT_CUT if FLOWS[flow].cut == "tail")
         steps = max(line.steps for line in of_round)
         up, down = (max(size.get(key, 0) for size in sizes) for key in ("up", "down"))
         found.append((up, down, 1 + steps * (2 if twice else 1) if up or down else 0))

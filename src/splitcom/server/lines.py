@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from splitcom.metrics.ledger import FLOWS
+from splitcom.flows import AT_CUT, FLOWS, SUMS
 from splitcom.server.conversations import Peer
 
 
@@ -17,12 +17,12 @@ def line_of(
 ) -> dict[str, Any]:
     """Make the line from what the server has counted; takes the channels' traffic."""
     traffic = {flow: channel.take_traffic() for flow, channel in peer.channels.items()}
-    sent = {key: counted.get(key, 0) for key in (*FLOWS, "up", "down", "total")}
+    sent = {key: counted.get(key, 0) for key in (*FLOWS, *SUMS)}
     uncompressed = dict(sent)
-    for flow in traffic.keys() - {"evaluation"}:
+    for flow in traffic.keys() & set(AT_CUT):
         # What else crosses a cut has the shape of the activation, also where a frozen front saves it.
         uncompressed[flow] = traffic["activation_up"].uncompressed_bytes
-        uncompressed[flow.rpartition("_")[2]] += uncompressed[flow] - sent[flow]
+        uncompressed[FLOWS[flow].direction] += uncompressed[flow] - sent[flow]
     uncompressed["total"] = uncompressed["up"] + uncompressed["down"]
     return {
         "round": round_index,
@@ -41,7 +41,7 @@ def line_of(
         "skip_ratio": {
             flow: passed.skipped / passed.samples
             for flow, passed in traffic.items()
-            if passed.samples and flow != "evaluation"
+            if passed.samples and flow in AT_CUT
         },
         "bytes": sent,
         "uncompressed_bytes": uncompressed,

@@ -1,0 +1,118 @@
+"""What holds for the package as a whole: one table of flows, exports that are what they say, registries complete.
+
+The direction of imports is import-linter's business (`make check`).
+"""
+
+import ast
+import importlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import splitcom
+from splitcom.flows import FLOWS
+
+ROOT = Path(splitcom.__file__).parent
+MODULES = {
+    ".".join(("splitcom", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__"): path
+    for path in sorted(ROOT.rglob("*.py"))
+    if not path.name.endswith("_pb2.py")
+}
+TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
+PACKAGES = {name: TREES[name] for name, path in MODULES.items() if path.name == "__init__.py"}
+EXPORTING = [name for name, tree in PACKAGES.items() if "__all__" in ast.dump(tree)]
+
+
+def imports_of(name: str) -> Iterator[tuple[str, str]]:
+    """Every `from a import b` of a module."""
+    for node in ast.walk(TREES[name]):
+        if isinstance(node, ast.ImportFrom) and node.module is not None:
+            yield from ((node.module, alias.name) for alias in node.names)
+
+
+def handed_on(name: str) -> set[str]:
+    """The names that a package's `__init__.py` takes from elsewhere and makes no use of itself."""
+    tree = PACKAGES[name]
+    taken = {
+        alias.asname or alias.name
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+        if f"{node.module}.{alias.name}" not in MODULES
+    }
+    return taken - {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_all_is_what_a_package_exports(name):
+    exported = getattr(importlib.import_module(name), "__all__", [])
+    assert len(exported) == len(set(exported)) and all(
+        hasattr(importlib.import_module(name), one) for one in exported
+    )
+    assert handed_on(name) <= set(exported)
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_nobody_imports_from_a_package_what_it_does_not_export(name):
+    for package, imported in imports_of(name):
+        if package in EXPORTING and f"{package}.{imported}" not in MODULES:
+            assert imported in importlib.import_module(package).__all__, (
+                f"{package} does not export {imported}"
+            )
+
+
+def test_every_module_that_registers_something_is_imported_by_its_package():
+    registering = {
+        name
+        for name, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef)
+        and any(isinstance(mark, ast.Name) and mark.id == "register" for mark in node.decorator_list)
+    }
+    packages = {name.rpartition(".")[0] for name in registering}
+    assert packages >= {"splitcom.codecs", "splitcom.control"}
+    program = f"import sys, {', '.join(packages)}; print(*sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert registering <= set(ran.stdout.split())
+
+
+def test_every_method_can_be_named():
+    from splitcom.methods import METHODS
+
+    defined = {
+        target.id
+        for name, tree in TREES.items()
+        if name.startswith("splitcom.methods.")
+        for node in tree.body
+        if isinstance(node, ast.Assign)
+        and isinstance(node.value, ast.Call)
+        and getattr(node.value.func, "id", "") == "Method"
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+    assert len(defined) == len(METHODS) >= 4
+
+
+def named_flows(node: ast.AST) -> set[str]:
+    """The flows that a literal collection names, on their own or in dotted keys."""
+    if isinstance(node, ast.Dict):
+        elements = [key for key in node.keys if key is not None]
+    elif isinstance(node, ast.List | ast.Tuple | ast.Set):
+        elements = node.elts
+    else:
+        return set()
+    texts = [one.value for one in elements if isinstance(one, ast.Constant) and isinstance(one.value, str)]
+    return {word for text in texts for word in text.split(".") if word in FLOWS}
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in TREES if not name.startswith(("splitcom.flows", "splitcom.config"))]
+)
+def test_flows_are_listed_in_one_table(name):
+    for node in ast.walk(TREES[name]):
+        assert len(named_flows(node)) < 2, (
+            f"{name}, line {getattr(node, 'lineno', 0)}: take them from flows.py"
+        )
