@@ -44,7 +44,7 @@ def thresholds_of(run, flow):
     return [line["threshold"][flow] for line in lines_of(run) if line["client"] == "client-0"][1:]
 
 
-class Stop(Exception):
+class Stop(BaseException):  # as Ctrl-C; what else an observer raises ends nothing
     pass
 
 
@@ -103,7 +103,7 @@ def test_a_run_with_an_agent_resumes_to_the_same_bits(tiny_config, tmp_path):
     config = tiny_config.override(CODECS | DDPG)
     straight = train(config, tmp_path / "straight")
     with pytest.raises(Stop):
-        train(config, tmp_path / "halted", observer=StopAt(3))
+        train(config, tmp_path / "halted", observers=[StopAt(3)])
     resumed = train(config, tmp_path / "halted", resume=True)
     chosen = thresholds_of(straight, "activation_up")
     assert chosen == thresholds_of(resumed, "activation_up") and len(set(chosen)) == 4
@@ -118,7 +118,7 @@ def test_steps_of_predicting_codecs_are_steered_resumed_or_not(tiny_config, tmp_
     plain = train(tiny_config.override(PREDICTED), tmp_path / "plain")
     straight = train(config, tmp_path / "straight")
     with pytest.raises(Stop):
-        train(config, tmp_path / "halted", observer=StopAt(3))
+        train(config, tmp_path / "halted", observers=[StopAt(3)])
     resumed = train(config, tmp_path / "halted", resume=True)
     assert thresholds_of(plain, "activation_up") == [0.5] * 4
     steps = thresholds_of(straight, "activation_up")
@@ -173,7 +173,7 @@ def test_a_run_whose_fronts_are_frozen_resumes_to_the_same_bits(tiny_config, tmp
     config = tiny_config.override(PREDICTED | FREEZE | form)
     straight = train(config, tmp_path / "straight")
     with pytest.raises(Stop):
-        train(config, tmp_path / "halted", observer=StopAt(4))
+        train(config, tmp_path / "halted", observers=[StopAt(4)])
     resumed = train(config, tmp_path / "halted", resume=True)
     one, other = (load_file(run.adapter / "adapter_model.safetensors") for run in (straight, resumed))
     assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())

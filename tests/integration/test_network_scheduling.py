@@ -6,13 +6,13 @@ from contextlib import ExitStack, closing
 
 import pytest
 
+from splitcom.methods.record import Record
 from splitcom.methods.run import run_rounds
 from splitcom.metrics.record import RunFolder
 from splitcom.models import fingerprint
 from splitcom.parties.build import build_client, build_server
 from splitcom.parties.parts import load_parts
 from splitcom.parties.texts import load_texts
-from splitcom.server.observe import Observer
 from splitcom.transports import tls
 from splitcom.transports.frames_pb2 import Description
 from splitcom.transports.grpc_client import run_client
@@ -73,7 +73,7 @@ def run_over_network(config, authority, folder):
             thread.start()
         federation = build_server(config, server, parts, digest, folder / "server")
         with closing(federation):
-            run_rounds(federation, run_folder, Observer())
+            run_rounds(federation, Record(run_folder))
         server.close(30.0)
         for thread in threads:
             thread.join(30.0)

@@ -140,7 +140,7 @@ def test_a_client_that_pauses_without_being_told_is_refused(tiny_config, tmp_pat
         train(tiny_config.override(ASYNCHRONOUS), tmp_path / "run")
 
 
-class Stop(Exception):
+class Stop(BaseException):  # as Ctrl-C; what else an observer raises ends nothing
     pass
 
 
@@ -158,7 +158,7 @@ def test_a_run_resumed_after_an_interruption_ends_with_the_same_bits(tiny_config
     config = tiny_config.override(changes)
     straight = train(config, tmp_path / "straight")
     with pytest.raises(Stop):
-        train(config, tmp_path / "halted", observer=StopAt(3, 2))
+        train(config, tmp_path / "halted", observers=[StopAt(3, 2)])
     resumed = train(config, tmp_path / "halted", resume=True)
     assert_same_run(straight, resumed)
     assert straight.result["seconds"]["virtual"] == resumed.result["seconds"]["virtual"]

@@ -55,7 +55,7 @@ def lines_of(run):
     return [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
 
 
-class Stop(Exception):
+class Stop(BaseException):  # as Ctrl-C; what else an observer raises ends nothing
     pass
 
 
@@ -105,7 +105,7 @@ def test_a_run_resumed_after_an_interruption_ends_with_the_same_bits(
     straight = train(config, tmp_path / "straight")
     at = at if method == "splitcom" else (at[0], 3)
     with pytest.raises(Stop):
-        train(config, tmp_path / "halted", observer=StopAt(*at))
+        train(config, tmp_path / "halted", observers=[StopAt(*at)])
     assert not (tmp_path / "halted" / "result.json").exists()
     resumed = train(config, tmp_path / "halted", resume=True)
     assert_same_adapter(adapter_of(straight), adapter_of(resumed))

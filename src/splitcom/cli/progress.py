@@ -79,16 +79,16 @@ def run_comparison(
     with ExitStack() as bars:
         shown_data = False
 
-        def observer_of(name: str, seed: int) -> Observer:
+        def observers_of(name: str, seed: int) -> list[Observer]:
             nonlocal shown_data
             bars.pop_all().close()
             bar = bars.enter_context(
                 ProgressBar(f"{name}, seed {seed}", config.training.rounds, console, show_data=not shown_data)
             )
             shown_data = True
-            return bar
+            return [bar]
 
-        comparison = compare(config, out, methods=methods, seeds=seeds, observer_of=observer_of)
+        comparison = compare(config, out, methods=methods, seeds=seeds, observers_of=observers_of)
     for run in comparison["runs"]:
         write_report(out / run["folder"])
     return comparison

@@ -49,7 +49,7 @@ def serve(
         page = stack.enter_context(StatusPage(settings.training.rounds, console))
         if metrics_port is not None:
             stack.enter_context(MonitorPage(page.snapshot, metrics_port))
-        finished = run(settings, ServeOptions(listen, authority, out, resume), page, page.watch)
+        finished = run(settings, ServeOptions(listen, authority, out, resume), [page], page.watch)
     console.print(closing_table([finished.result]))
     console.print(
         f"adapter  {finished.adapter}\nreport   {write_report(finished.folder)}",

@@ -49,8 +49,8 @@ def train(
         settings = Config.from_toml(RunFolder(out).config_toml(), str(out / "config.toml"), overrides)
     else:
         settings = Config.from_toml("", "defaults", overrides)
-    with ProgressBar(settings.method, settings.training.rounds, console) as observer:
-        finished = run(settings, out, resume=resume, observer=observer)
+    with ProgressBar(settings.method, settings.training.rounds, console) as bar:
+        finished = run(settings, out, resume=resume, observers=[bar])
     page = write_report(finished.folder)
     console.print(closing_table([finished.result]))
     print_samples(console, finished.result.get("samples", []))

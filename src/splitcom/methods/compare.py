@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ from splitcom.methods.run import configured, train
 from splitcom.metrics.record import write_atomic
 from splitcom.server.observe import Observer
 
-ObserverOf = Callable[[str, int], Observer]
+ObserversOf = Callable[[str, int], Sequence[Observer]]
+"""Who watches the run of a variant with a seed."""
 
 
 def variants_of(config: Config, methods: Iterable[str] = ()) -> list[VariantConfig]:
@@ -89,7 +90,7 @@ def compare(
     *,
     methods: Iterable[str] = (),
     seeds: Iterable[int] = (),
-    observer_of: ObserverOf | None = None,
+    observers_of: ObserversOf = lambda variant, seed: (),
 ) -> dict[str, Any]:
     """Run every variant with every seed into folders below `out`, and write and return comparison.json.
 
@@ -97,16 +98,14 @@ def compare(
     configurations are checked before the first run starts.
     """
     planned = plan(config, Path(out), methods, seeds)
-    results = [
-        go_on(run, observer_of(run.variant.name, run.config.seed) if observer_of else None) for run in planned
-    ]
+    results = [go_on(run, observers_of(run.variant.name, run.config.seed)) for run in planned]
     return write_comparison(Path(out), planned, results)
 
 
-def go_on(run: Planned, observer: Observer | None = None) -> dict[str, Any]:
+def go_on(run: Planned, observers: Sequence[Observer] = ()) -> dict[str, Any]:
     """Run what is left of a planned run; its result."""
     started = (run.folder / "config.toml").exists()
-    return train(run.config, run.folder, resume=started, label=run.variant.name, observer=observer).result
+    return train(run.config, run.folder, resume=started, label=run.variant.name, observers=observers).result
 
 
 def _slug(name: str) -> str:

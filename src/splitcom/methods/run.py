@@ -1,7 +1,7 @@
 """One run from configuration to run folder: build the parties, train, record after each round, export."""
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -15,12 +15,13 @@ from splitcom.config import Config
 from splitcom.errors import ConfigError, RunError
 from splitcom.flows import SUMS
 from splitcom.methods import METHODS
+from splitcom.methods.record import Record
 from splitcom.methods.text import Writer, generate_pairs, score_text
 from splitcom.metrics.record import RunFolder
 from splitcom.models import Part, adapter_state, export_adapter
 from splitcom.parties.parts import Parts, load_parts
 from splitcom.parties.texts import load_texts, with_classes
-from splitcom.server.observe import Observer
+from splitcom.server.observe import Observer, Observers
 from splitcom.server.rounds import Federation
 from splitcom.simulation.simulation import Simulation
 
@@ -51,17 +52,17 @@ def train(
     *,
     resume: bool = False,
     label: str | None = None,
-    observer: Observer | None = None,
+    observers: Sequence[Observer] = (),
 ) -> Run:
     """Run a configuration with all parties in this process and write the run folder `out`.
 
-    Where the run is interrupted, by a signal, an error or a crash, `resume=True` continues it after the last
-    completed round to the same bits. Raises RunError where the folder exists and is not to be resumed, or was
-    started with another configuration; and what a wrong configuration, model or data set raises.
+    Observers hear of what goes on (see `splitcom.server.observe`). Where the run is interrupted, by a signal, an error
+    or a crash, `resume=True` continues it after the last completed round to the same bits. Raises RunError where the
+    folder exists and is not to be resumed, or was started with another configuration; and what a wrong configuration, model or data set raises.
     """
     config = with_classes(configured(config))
-    observer = observer or Observer()
     folder = RunFolder(out)
+    observer = Observers([Record(folder), *observers])
     if resume:
         check_same_configuration(folder, config)
         if (result := folder.result()) is not None:
@@ -75,7 +76,7 @@ def train(
     with closing(simulation):
         if not resume:
             folder.create(config.to_toml())
-        run_rounds(simulation.federation, folder, observer)
+        run_rounds(simulation.federation, observer)
     export(simulation.federation, parts, folder, config)
     result = result_of(simulation.federation, config, label or config.method, simulation.clock.server_time_s)
     settings = config.evaluation
@@ -89,11 +90,9 @@ def train(
     return Run(folder.path, result)
 
 
-def run_rounds(federation: Federation, folder: RunFolder, observer: Observer) -> None:
-    """Run what is left of a run, and record each round as it ends."""
+def run_rounds(federation: Federation, observer: Observer) -> None:
+    """Run what is left of a run, and tell of each round as it ends."""
     for lines in federation.run():
-        folder.truncate_metrics(last_round=federation.round - 1)  # a round that had to be repeated
-        folder.append_metrics(lines)
         observer.on_round(lines)
 
 

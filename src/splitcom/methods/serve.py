@@ -3,7 +3,7 @@
 import logging
 import secrets
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -13,6 +13,7 @@ import torch
 
 from splitcom.config import Config
 from splitcom.errors import RunError
+from splitcom.methods.record import Record
 from splitcom.methods.run import (
     Run,
     check_same_configuration,
@@ -26,7 +27,7 @@ from splitcom.models import fingerprint
 from splitcom.models.front import write_front
 from splitcom.parties.build import build_server
 from splitcom.parties.parts import load_server_parts
-from splitcom.server.observe import Observer
+from splitcom.server.observe import Observer, Observers
 from splitcom.transports.frames_pb2 import Description
 from splitcom.transports.grpc import SERVER_TIMEOUTS, TRANSPORT_VERSION, Timeouts
 from splitcom.transports.grpc_server import GrpcServer
@@ -50,7 +51,7 @@ class ServeOptions:
 def serve(
     config: Config,
     options: ServeOptions,
-    observer: Observer | None = None,
+    observers: Sequence[Observer] = (),
     on_listening: Callable[[GrpcServer], None] = lambda server: None,
 ) -> Run:
     """Serve one run to its end; `on_listening` is given the server as soon as clients can reach it.
@@ -58,8 +59,8 @@ def serve(
     Raises what `train` does, IdentityError for certificates, and TransportError where it cannot listen.
     """
     config = configured(config)
-    observer = observer or Observer()
     folder = RunFolder(options.out)
+    observer = Observers([Record(folder), *observers])
     if options.resume:
         check_same_configuration(folder, config)
         if (result := folder.result()) is not None:
@@ -102,7 +103,7 @@ def serve(
             observer,
         )
         with closing(federation):
-            run_rounds(federation, folder, observer)
+            run_rounds(federation, observer)
         transport.close(_FAREWELL_S)
         export(federation, parts, folder, config)
         result = result_of(federation, config, config.method, transport.state()["virtual_s"])

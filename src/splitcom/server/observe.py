@@ -1,8 +1,14 @@
-"""What a run tells whoever watches it, such as a progress bar."""
+"""What a run tells whoever watches it, such as a progress bar; knows nobody who does.
 
-from collections.abc import Mapping, Sequence
+A new observer is one class that overrides what is of interest; `train(..., observers=[...])` takes it.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -21,6 +27,9 @@ class StepReport:
 class Observer:
     """Hears of everything and does nothing; override what is of interest."""
 
+    is_essential = False
+    """Whether the run cannot go on if this one fails; the failure of any other is a warning."""
+
     def on_data(self, encoding: str, partition: str) -> None:
         """The data are loaded; what encoding cut, and which client got what."""
 
@@ -34,4 +43,54 @@ class Observer:
         """`done` of `total` held-out prompts have been continued, after training."""
 
     def on_round(self, lines: Sequence[Mapping[str, Any]]) -> None:
-        """A round is done; its lines of metrics.jsonl, one for each client."""
+        """A round is done; its lines of metrics.jsonl, one for each client. One that was repeated is told again."""
+
+
+class Observers(Observer):
+    """Tells all of them, in their order; one that fails is warned of once and hears of what follows all the same.
+
+    >>> class Loud(Observer):
+    ...     def on_text(self, done, total):
+    ...         print(f"{done} of {total}")
+    >>> Observers([Observer(), Loud()]).on_text(3, 8)
+    3 of 8
+    """
+
+    is_essential = True  # it lets the failures of those pass that are
+
+    def __init__(self, observers: Iterable[Observer] = ()) -> None:
+        self._observers = tuple(observers)
+        self._failed: set[int] = set()  # places
+
+    def on_data(self, encoding: str, partition: str) -> None:
+        """Tell all of them."""
+        self._tell(lambda observer: observer.on_data(encoding, partition))
+
+    def on_step(self, report: StepReport) -> None:
+        """Tell all of them."""
+        self._tell(lambda observer: observer.on_step(report))
+
+    def on_evaluation(self, round_index: int, done: int, total: int) -> None:
+        """Tell all of them."""
+        self._tell(lambda observer: observer.on_evaluation(round_index, done, total))
+
+    def on_text(self, done: int, total: int) -> None:
+        """Tell all of them."""
+        self._tell(lambda observer: observer.on_text(done, total))
+
+    def on_round(self, lines: Sequence[Mapping[str, Any]]) -> None:
+        """Tell all of them."""
+        self._tell(lambda observer: observer.on_round(lines))
+
+    def _tell(self, event: Callable[[Observer], None]) -> None:
+        for place, observer in enumerate(self._observers):
+            try:
+                event(observer)
+            except Exception as error:
+                if observer.is_essential:
+                    raise
+                if place not in self._failed:
+                    self._failed.add(place)
+                    name = type(observer).__name__
+                    _LOG.warning("%s has failed, and training goes on: %r", name, error)
+                    _LOG.debug("how %s has failed", name, exc_info=error)

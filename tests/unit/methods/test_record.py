@@ -1,0 +1,32 @@
+"""The record of a run: every round's lines once, also of a round that was repeated."""
+
+import json
+
+import pytest
+
+from splitcom.errors import RunError
+from splitcom.methods.record import Record
+from splitcom.metrics.record import RunFolder
+
+
+def test_lines_of_a_repeated_round_take_the_place_of_the_first(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    folder.create("")
+    record = Record(folder)
+    for index, loss in ((0, 3.0), (1, 2.5), (2, 2.0), (2, 1.0), (1, 2.25)):
+        record.on_round([{"round": index, "client": name, "loss": loss} for name in "ab"])
+    record.on_round([])
+    lines = [json.loads(line) for line in (folder.path / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["round"], line["client"], line["loss"]) for line in lines] == [
+        (0, "a", 3.0),
+        (0, "b", 3.0),
+        (1, "a", 2.25),
+        (1, "b", 2.25),
+    ]
+
+
+def test_a_run_that_cannot_be_recorded_ends(tmp_path):
+    (tmp_path / "run").write_text("a file")
+    with pytest.raises(RunError, match="cannot be written"):
+        Record(RunFolder(tmp_path / "run")).on_round([{"round": 0}])
+    assert Record.is_essential
