@@ -58,7 +58,8 @@ def train(
 
     Observers hear of what goes on (see `splitcom.server.observe`). Where the run is interrupted, by a signal, an error
     or a crash, `resume=True` continues it after the last completed round to the same bits. Raises RunError where the
-    folder exists and is not to be resumed, or was started with another configuration; and what a wrong configuration, model or data set raises.
+    folder exists and is not to be resumed, or was started with another configuration;
+    and what a wrong configuration, model or data set raises.
     """
     config = with_classes(configured(config))
     folder = RunFolder(out)
