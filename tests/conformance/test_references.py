@@ -269,6 +269,19 @@ def test_a_file_store_starts_empty(tmp_path: Path) -> None:
     again.close()
 
 
+@pytest.mark.parametrize("damage", [b"", b"not lmdb", None])
+def test_a_file_that_a_crash_has_damaged_is_in_nobodys_way(tmp_path: Path, damage: bytes | None) -> None:
+    store = FileReferences(tmp_path / "references", limit_bytes=1 << 20)
+    put(store, {i: sample(1.0, length=8, hidden=256) for i in range(32)})
+    store.close()
+    file = tmp_path / "references" / "data.mdb"
+    file.write_bytes(file.read_bytes()[: 3 * 4096] if damage is None else damage)
+    again = FileReferences(tmp_path / "references", limit_bytes=1 << 20)
+    put(again, {1: sample(2.0)})
+    assert len(again) == 1 and again.read([1])[0, 0] == 2.0
+    again.close()
+
+
 def test_more_file_stores_than_a_process_may_open_files(tmp_path: Path) -> None:
     stores = [FileReferences(tmp_path / str(index), limit_bytes=1 << 16) for index in range(150)]
     for index, store in enumerate(stores):

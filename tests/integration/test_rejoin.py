@@ -148,3 +148,27 @@ def test_gradients_whose_references_are_lost_are_sent_again_also_the_last_of_a_r
     steps = [line["steps"] for line in lines_of(run) if line["round"] > 1]
     assert Forgetful.lost == sum(steps) > 0
     assert run.result["eval"]["loss"] < run.result["eval"]["initial_loss"]
+
+
+@pytest.mark.parametrize("victim", ["server", "client-0"])
+def test_a_damaged_checkpoint_is_as_one_that_was_not_saved(
+    tiny_config, tmp_path, monkeypatch, victim, caplog
+):
+    config = tiny_config.override(CHANGES)
+    undisturbed = train(config, tmp_path / "undisturbed")
+    disturbed(monkeypatch, 61, lambda transport: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path / "run")
+    monkeypatch.undo()
+    newest = max((tmp_path / "run" / "checkpoint" / victim).glob("round-*"))
+    content = bytearray((newest / "state.safetensors").read_bytes())
+    content[-1] ^= 1  # of a tensor
+    (newest / "state.safetensors").write_bytes(content)
+    run = train(config, tmp_path / "run", resume=True)
+    assert "damaged checkpoint" in caplog.text
+    one, other = adapter_of(undisturbed), adapter_of(run)
+    same = all(torch.equal(one[name], other[name]) for name in one)
+    assert same == (victim == "server")  # a client without the last round begins anew
+    assert [(line["round"], line["client"]) for line in lines_of(run)] == [
+        (line["round"], line["client"]) for line in lines_of(undisturbed)
+    ]

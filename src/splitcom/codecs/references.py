@@ -28,6 +28,7 @@ from typing_extensions import override
 from splitcom.codecs.number import to_dtype
 from splitcom.codecs.state import FlowState
 from splitcom.codecs.wire import Bools, Buffer, Ints, tensor_bytes
+from splitcom.durable import put_in_place
 from splitcom.errors import CodecError
 
 Precision: TypeAlias = Literal["fp32", "fp16", "bf16"]
@@ -204,9 +205,7 @@ class ReferenceStore(ABC):
                 file.write(struct.pack("<Q", len(text)) + text)
                 file.writelines(data for _, _, _, data in parts)
                 file.writelines(self._load([sample_id])[0] for sample_id in self._index)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
+            put_in_place(temporary, path)
         except OSError as error:
             temporary.unlink(missing_ok=True)
             raise CodecError(f"cannot write references to {path}: {error}") from error
@@ -330,7 +329,7 @@ class MemoryReferences(ReferenceStore):
 class FileReferences(ReferenceStore):
     """References in an lmdb file, for more of them than memory holds.
 
-    The file is scratch space of one process: it is emptied when opened. What must outlive the process goes
+    The file is scratch space of one process, which begins with a new one. What must outlive the process goes
     through `save` and `load`.
 
     Args:
@@ -348,8 +347,12 @@ class FileReferences(ReferenceStore):
         self._map_bytes = 2 * limit_bytes + _MIN_MAP_BYTES
         try:
             self._path.mkdir(parents=True, exist_ok=True)
-            with self._open().begin(write=True) as transaction:
-                transaction.drop(self._open().open_db(txn=transaction), delete=False)
+            for name in (
+                "data.mdb",
+                "lock.mdb",
+            ):  # never opened: a crash may have left a file that is damaged
+                (self._path / name).unlink(missing_ok=True)
+            self._open()
         except (OSError, lmdb.Error) as error:
             raise CodecError(f"cannot open a reference file in {self._path}: {error}") from error
 

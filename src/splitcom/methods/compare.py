@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from splitcom.config import Config, VariantConfig
+from splitcom.durable import write_atomic
 from splitcom.errors import ConfigError
 from splitcom.methods.run import configured, train
-from splitcom.metrics.record import write_atomic
 from splitcom.server.observe import Observer
 
 ObserversOf = Callable[[str, int], Sequence[Observer]]

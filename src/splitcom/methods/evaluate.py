@@ -9,9 +9,10 @@ from typing import Any
 import torch
 
 from splitcom.config import Config
+from splitcom.durable import write_atomic
 from splitcom.errors import RunError
 from splitcom.methods.text import Progress, Writer, score_text
-from splitcom.metrics.record import RunFolder, write_atomic
+from splitcom.metrics.record import RunFolder
 from splitcom.parties.texts import load_texts
 from splitcom.training.loss import losses_of
 from splitcom.training.plan import held_out_batches

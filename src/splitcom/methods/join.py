@@ -9,8 +9,8 @@ from pathlib import Path
 from splitcom.client.client import Client
 from splitcom.config import Config
 from splitcom.data import Encoded, Row
+from splitcom.durable import write_atomic
 from splitcom.errors import ModelError, RefusedError, RemoteProtocolError, TransportError
-from splitcom.metrics.record import write_atomic
 from splitcom.models import fingerprint
 from splitcom.parties.build import build_client
 from splitcom.parties.parts import load_client_parts

@@ -17,6 +17,4 @@ class Record(Observer):
 
     def on_round(self, lines: Sequence[Mapping[str, Any]]) -> None:
         """Write the lines in place of those that a round which is repeated has left."""
-        if lines:
-            self._folder.truncate_metrics(last_round=lines[0]["round"] - 1)
-            self._folder.append_metrics(lines)
+        self._folder.append_metrics(lines)

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from splitcom.config import Config
+from splitcom.durable import write_atomic
 from splitcom.errors import RunError
 from splitcom.methods.record import Record
 from splitcom.methods.run import (
@@ -22,7 +23,7 @@ from splitcom.methods.run import (
     result_of,
     run_rounds,
 )
-from splitcom.metrics.record import RunFolder, write_atomic
+from splitcom.metrics.record import RunFolder
 from splitcom.models import fingerprint
 from splitcom.models.front import write_front
 from splitcom.parties.build import build_server

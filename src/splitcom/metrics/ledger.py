@@ -21,6 +21,7 @@ class Ledger:
     def __init__(self) -> None:
         self._bytes: dict[str, Counter[str]] = defaultdict(Counter)
         self._round: dict[str, Counter[str]] = defaultdict(Counter)
+        self._total: Counter[str] = Counter()  # of both
         self.repeated_bytes = 0
 
     def count(self, client: str, flows: Mapping[str, int], *, upwards: bool) -> None:
@@ -28,10 +29,10 @@ class Ledger:
         for flow, size in flows.items():
             if flow not in FLOWS:
                 raise ValueError(f"no flow is called '{flow}'; there are {', '.join(FLOWS)}")
-            self._round[client][flow] += size
-            if flow in IN_TOTAL:
-                self._round[client]["up" if upwards else "down"] += size
-                self._round[client]["total"] += size
+            keys = [flow, "up" if upwards else "down", "total"] if flow in IN_TOTAL else [flow]
+            for key in keys:
+                self._round[client][key] += size
+                self._total[key] += size
 
     def close_round(self) -> dict[str, dict[str, int]]:
         """The bytes by client and flow since the last call; they now belong to the totals."""
@@ -43,11 +44,7 @@ class Ledger:
 
     def totals(self) -> dict[str, int]:
         """Bytes by flow over all clients and rounds, with up, down and total."""
-        total: Counter[str] = Counter()
-        for counters in (self._bytes, self._round):
-            for counter in counters.values():
-                total.update(counter)
-        return {key: total[key] for key in (*FLOWS, *SUMS)}
+        return {key: self._total[key] for key in (*FLOWS, *SUMS)}
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
@@ -58,10 +55,12 @@ class Ledger:
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Go back to a checkpoint; what this object has counted since then becomes `repeated_bytes`."""
-        before = self.totals()["total"]
+        before = self._total["total"]
         self._round.clear()
         self._bytes.clear()
+        self._total.clear()
         for client, counter in state["bytes"].items():
             self._bytes[client].update(counter)
-        repeated = max(before - self.totals()["total"], 0)
+            self._total.update(counter)
+        repeated = max(before - self._total["total"], 0)
         self.repeated_bytes = max(self.repeated_bytes, state["repeated_bytes"]) + repeated

@@ -10,15 +10,13 @@ report.html
 """
 
 import json
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from splitcom.durable import is_partial, make_folder, sync, write_atomic
 from splitcom.errors import RunError
-
-_PARTIAL = ".partial"
 
 
 class RunFolder:
@@ -26,6 +24,7 @@ class RunFolder:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self._last_round: int | None = None  # in metrics.jsonl, as far as this object knows
 
     @property
     def checkpoints(self) -> Path:
@@ -45,7 +44,7 @@ class RunFolder:
     def refuse_if_used(self) -> None:
         """Raise RunError where the folder holds anything already."""
         with self._explained():
-            if self.path.exists() and not (self.path.is_dir() and all(map(_is_partial, self.path.iterdir()))):
+            if self.path.exists() and not (self.path.is_dir() and all(map(is_partial, self.path.iterdir()))):
                 raise RunError(
                     f"{self.path}: this run folder exists; continue it with --resume, or choose another with --out"
                 )
@@ -54,7 +53,7 @@ class RunFolder:
         """Start a new run; raises RunError where the folder is used or cannot be written."""
         self.refuse_if_used()
         with self._explained():
-            self.path.mkdir(parents=True, exist_ok=True)
+            make_folder(self.path)
             self._write("config.toml", config_toml)
 
     def config_toml(self) -> str:
@@ -64,23 +63,19 @@ class RunFolder:
         except OSError as error:
             raise RunError(f"{self.path}: no run to be found here: {error}") from error
 
-    def append_metrics(self, lines: Iterable[Mapping[str, Any]]) -> None:
-        """Add lines to metrics.jsonl."""
-        with self._explained(), (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write("".join(json.dumps(line) + "\n" for line in lines))
-
-    def truncate_metrics(self, last_round: int) -> None:
-        """Drop the lines of rounds after `last_round`, which a resumed run will write again."""
+    def append_metrics(self, lines: Sequence[Mapping[str, Any]]) -> None:
+        """Add the lines of a round to metrics.jsonl; where it has been written before, they take the place of those."""
+        if not lines:
+            return
+        first, last = (pick(int(line["round"]) for line in lines) for pick in (min, max))
+        if self._last_round is None or first <= self._last_round:
+            self._truncate_metrics(first - 1)
         with self._explained():
             path = self.path / "metrics.jsonl"
-            kept = []
-            for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-                try:
-                    if json.loads(line)["round"] <= last_round:
-                        kept.append(line)
-                except ValueError:  # the last line of a run that was killed while writing it
-                    continue
-            self._write("metrics.jsonl", "".join(line + "\n" for line in kept))
+            with path.open("a", encoding="utf-8") as file:
+                file.write("".join(json.dumps(line) + "\n" for line in lines))
+            sync(path)
+        self._last_round = last
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Write result.json."""
@@ -102,6 +97,16 @@ class RunFolder:
         with self._explained():
             write()
 
+    def _truncate_metrics(self, last_round: int) -> None:
+        """Drop the lines of later rounds, which are written again, and what a power failure has left half written."""
+        with self._explained(), (self.path / "metrics.jsonl").open("a+b") as file:
+            end = file.seek(0)
+            for line in file:
+                if not 0 <= _round_of(line) <= last_round:
+                    break
+                end += len(line)
+            file.truncate(end)
+
     def _write(self, name: str, text: str) -> None:
         write_atomic(self.path / name, text.encode())
 
@@ -116,22 +121,9 @@ class RunFolder:
             ) from error
 
 
-def _is_partial(path: Path) -> bool:
-    """Whether a process that was killed while it wrote has left it; it may have been the first file of a run."""
-    return path.name.startswith(".") and path.suffix == _PARTIAL
-
-
-def write_atomic(path: Path, content: bytes) -> Path:
-    """Write a file whole or not at all; raises RunError where the folder cannot be written."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}{_PARTIAL}")
+def _round_of(line: bytes) -> int:
+    """The round of a line of metrics.jsonl; -1 where it is not whole."""
     try:
-        partial.write_bytes(content)
-        partial.replace(path)
-    except OSError as error:
-        raise RunError(
-            f"{path}: cannot be written ({error.strerror or error}); free some space or choose another folder"
-        ) from error
-    finally:
-        with suppress(OSError):
-            partial.unlink()  # there only where the write failed or was interrupted
-    return path
+        return int(json.loads(line)["round"]) if line.endswith(b"\n") else -1
+    except (ValueError, TypeError, KeyError):
+        return -1

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
+from splitcom.durable import write_atomic
 from splitcom.errors import RunError
 from splitcom.flows import IN_TOTAL
-from splitcom.metrics.record import write_atomic
 from splitcom.report import markup, traffic
 from splitcom.report.colour import BASELINE_COLOUR, CURVE, flow_colour, label_styles
 from splitcom.report.folder import (

@@ -4,8 +4,8 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from splitcom.durable import write_atomic
 from splitcom.errors import RunError
-from splitcom.metrics.record import write_atomic
 from splitcom.report.folder import Comparison, load_comparison
 from splitcom.report.summary import BASELINE, Row, summarise
 from splitcom.report.tables import NONE, with_spread

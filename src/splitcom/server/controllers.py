@@ -14,8 +14,9 @@ from safetensors.torch import save
 
 from splitcom.config import Config
 from splitcom.control import Controller, Feedback, State, parse
+from splitcom.durable import write_atomic
 from splitcom.errors import ConfigError
-from splitcom.metrics.record import RunFolder, write_atomic
+from splitcom.metrics.record import RunFolder
 from splitcom.seeds import derive_seed
 from splitcom.training.store import sections_of
 

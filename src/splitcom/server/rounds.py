@@ -99,10 +99,10 @@ class Federation:
         Round 0 is the evaluation before training. A round is saved after its lines have been taken, and one that had
         to be repeated may be yielded twice.
         """
-        if self._store.rounds():
-            self._restore()
-        else:
+        if self._store.latest() is None:
             self._keep()
+        else:
+            self._restore()
         started = perf_counter() - self.wall_s
         while self.round < self.config.training.rounds:
             try:
@@ -222,7 +222,7 @@ class Federation:
 
     def _restore(self) -> None:
         """Go back to the last saved round."""
-        self.round = self._saved_round = max(self._store.rounds())
+        self.round = self._saved_round = self._store.latest() or 0
         tensors, scalars = self._store.load(self.round)
         sections = sections_of(tensors)
         self._shared.restore(sections["front"], scalars["adapter_version"])

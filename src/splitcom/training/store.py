@@ -4,12 +4,16 @@
         state.safetensors           adapters, optimizer, labels
         state.json                  counts and clocks
         references-<name>.safetensors
+        checksums.json              of every other file
 
 The last two rounds are kept: where one party was stopped before it could save a round that another has saved,
-both still have the round before.
+both still have the round before. So they have where a disk has damaged the last: a state whose checksums do not hold is
+as if it had not been saved.
 """
 
+import hashlib
 import json
+import logging
 import os
 import shutil
 from collections import defaultdict
@@ -22,10 +26,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from splitcom.codecs import ReferenceStore
+from splitcom.durable import new_folder
 from splitcom.errors import CodecError, RunError
 
+_LOG = logging.getLogger(__name__)
 NamedReferences = Iterable[tuple[str, ReferenceStore]]
 _KEPT = 2
+_CHECKSUMS = "checksums.json"
+_FORMAT = 2  # 1, of version 0.1, was not written down
 
 
 class PartyStore:
@@ -33,10 +41,28 @@ class PartyStore:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._whole: dict[int, bool] = {}  # by round, as far as it has been looked into
 
     def rounds(self) -> list[int]:
-        """The rounds after which a state is there, in ascending order."""
-        return sorted(int(path.name.removeprefix("round-")) for path in self._folder.glob("round-*"))
+        """The rounds after which a whole state is there, in ascending order; warns of those that are damaged.
+
+        Raises RunError where the state is that of another version.
+        """
+        return [round_index for round_index in self._saved() if self._is_whole(round_index)]
+
+    def latest(self) -> int | None:
+        """The last round after which a whole state is there; None where none was ever saved.
+
+        Raises RunError where all of them are damaged.
+        """
+        if rounds := self.rounds():
+            return rounds[-1]
+        if self._saved():
+            raise RunError(
+                f"{self._folder}: every checkpoint here is damaged; start the run anew in another folder, or put back "
+                "a copy of this one"
+            )
+        return None
 
     def save(
         self,
@@ -47,33 +73,31 @@ class PartyStore:
     ) -> None:
         """Write the state after a round; raises RunError, and leaves what was there, where it cannot be written."""
         final = self._path(round_index)
-        temporary = final.with_name(f".{final.name}.tmp")
         try:
-            shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir(parents=True)
-            whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
-            save_file(whole, temporary / "state.safetensors")
-            (temporary / "state.json").write_text(json.dumps(scalars, indent=1), encoding="utf-8")
-            for name, store in references:
-                store.save(temporary / f"references-{name}.safetensors")
-            shutil.rmtree(final, ignore_errors=True)
-            temporary.rename(final)
-        except (OSError, SafetensorError) as error:
-            shutil.rmtree(temporary, ignore_errors=True)
+            with new_folder(final) as folder:
+                whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
+                save_file(whole, folder / "state.safetensors")
+                _write_json(folder / "state.json", {"format": _FORMAT, "scalars": scalars})
+                for name, store in references:
+                    store.save(folder / f"references-{name}.safetensors")
+                _write_json(folder / _CHECKSUMS, _checksums(folder))
+        except (OSError, SafetensorError, CodecError) as error:
             reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
             raise RunError(
                 f"{final}: cannot write the checkpoint: {reason}; free some space: what was saved before is whole, and "
                 "the run continues from it with --resume"
             ) from error
-        for old in self.rounds()[:-_KEPT]:
+        self._whole[round_index] = True
+        for old in self._saved()[:-_KEPT]:
             shutil.rmtree(self._path(old), ignore_errors=True)
 
     def load(self, round_index: int) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         """Read tensors and scalars back; raises RunError where they are damaged."""
         path = self._path(round_index)
+        if not self._is_whole(round_index):
+            raise _damaged(path, "its checksums do not hold")
         try:
-            scalars = json.loads((path / "state.json").read_text(encoding="utf-8"))
-            return load_file(path / "state.safetensors"), scalars
+            return load_file(path / "state.safetensors"), _read_json(path / "state.json")["scalars"]
         except (OSError, ValueError, SafetensorError) as error:
             raise _damaged(path, error) from error
 
@@ -86,6 +110,18 @@ class PartyStore:
                 store.load(file) if file.exists() else store.clear()
             except (OSError, ValueError, SafetensorError, CodecError) as error:
                 raise _damaged(file, error) from error
+
+    def _saved(self) -> list[int]:
+        return sorted(int(path.name.removeprefix("round-")) for path in self._folder.glob("round-*"))
+
+    def _is_whole(self, round_index: int) -> bool:
+        if round_index not in self._whole:
+            path = self._path(round_index)
+            found = _fault(path)
+            if found is not None:
+                _LOG.warning("%s: damaged checkpoint (%s): it is not used", path, found)
+            self._whole[round_index] = found is None
+        return self._whole[round_index]
 
     def _path(self, round_index: int) -> Path:
         return self._folder / f"round-{round_index:05d}"
@@ -104,5 +140,49 @@ def sections_of(tensors: Mapping[str, torch.Tensor]) -> dict[str, dict[str, torc
     return sections
 
 
-def _damaged(path: Path, error: Exception) -> RunError:
-    return RunError(f"{path}: damaged checkpoint ({error}); start the run anew in another folder")
+def _checksums(folder: Path) -> dict[str, str]:
+    """SHA-256 of each file but that of the checksums themselves."""
+    found = {}
+    for path in sorted(folder.iterdir()):
+        if path.name != _CHECKSUMS:
+            with path.open("rb") as file:
+                found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
+
+
+def _fault(folder: Path) -> str | None:
+    """What is wrong with a saved state, None where nothing is; raises RunError where another version has written it."""
+    try:
+        state = _read_json(folder / "state.json")
+        if "format" in state:  # 0.1 wrote neither this nor checksums
+            expected, found = _read_json(folder / _CHECKSUMS), _checksums(folder)
+            wrong = sorted(
+                name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)
+            )
+            if wrong:
+                return f"the checksum of {wrong[0]} does not hold"
+    except (OSError, ValueError) as error:
+        return str(error)
+    if state.get("format") != _FORMAT:
+        raise RunError(
+            f"{folder}: a checkpoint of another version of splitcom, from which this one cannot go on; finish the run "
+            "with the version that began it (this one can use the adapter), or start it anew in another folder"
+        )
+    return None
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise ValueError(f"{path.name} holds no object")
+    return content
+
+
+def _damaged(path: Path, error: object) -> RunError:
+    return RunError(
+        f"{path}: damaged checkpoint ({error}); start the run again with --resume: it takes the one before"
+    )

@@ -13,6 +13,7 @@ from typing import Self, TypeVar
 
 import grpc
 
+from splitcom.durable import put_in_place
 from splitcom.errors import RefusedError, RemoteProtocolError, TransportError
 from splitcom.transports.dialler import Dialler
 from splitcom.transports.frames_pb2 import Description, FilePiece, FrontRequest, Inquiry, Probe
@@ -108,7 +109,7 @@ class ServerCalls:
         try:
             self._patiently(lambda: files.take(stream(files.missing())))
             try:
-                partial.rename(folder)
+                put_in_place(partial, folder)
             except OSError:
                 if not folder.exists():  # else another process of this machine was faster
                     raise

@@ -27,8 +27,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from splitcom.durable import sync, write_atomic
 from splitcom.errors import IdentityError
-from splitcom.metrics.record import write_atomic
 
 AUTHORITY_DAYS = 3650
 CERTIFICATE_DAYS = 365
@@ -356,6 +356,8 @@ def _write_new(path: Path, content: bytes, *, secret: bool = False) -> None:
             ) from None
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
+        sync(path)
+        sync(path.parent)
 
 
 @contextmanager

@@ -27,6 +27,6 @@ def test_lines_of_a_repeated_round_take_the_place_of_the_first(tmp_path):
 
 def test_a_run_that_cannot_be_recorded_ends(tmp_path):
     (tmp_path / "run").write_text("a file")
-    with pytest.raises(RunError, match="cannot be written"):
+    with pytest.raises(RunError, match="cannot write the run folder"):
         Record(RunFolder(tmp_path / "run")).on_round([{"round": 0}])
     assert Record.is_essential

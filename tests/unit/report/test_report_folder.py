@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from splitcom.durable import write_atomic
 from splitcom.errors import RunError
-from splitcom.metrics.record import write_atomic
 from splitcom.report import load_comparison, load_run
 
 from .report_runs import FLOWS, make_run

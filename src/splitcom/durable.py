@@ -1,0 +1,94 @@
+"""Files and folders that are there whole or not at all, also after a power failure; knows nothing of what is in them.
+
+What is written under another name and renamed survives the death of the process. For it to survive that of the machine,
+contents must be on the disk before the name is, and the name before anybody relies on it.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from splitcom.errors import RunError
+
+_PARTIAL = ".partial"
+
+
+def write_atomic(path: Path, content: bytes) -> Path:
+    """Write a file whole or not at all; raises RunError where the folder cannot be written."""
+    partial = _partial_name(path, f".{os.getpid()}")
+    try:
+        partial.write_bytes(content)
+        put_in_place(partial, path)
+    except OSError as error:
+        raise RunError(
+            f"{path}: cannot be written ({error.strerror or error}); free some space or choose another folder"
+        ) from error
+    finally:
+        with suppress(OSError):
+            partial.unlink()  # there only where the write failed or was interrupted
+    return path
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A folder to write into, which takes the place of `path` when the block ends without an error.
+
+    Raises OSError where it cannot; `path` is then as it was, and nothing else is left.
+    """
+    partial = _partial_name(path)
+    shutil.rmtree(partial, ignore_errors=True)
+    make_folder(path.parent)
+    try:
+        partial.mkdir()
+        yield partial
+        _sync_all(partial)
+        shutil.rmtree(path, ignore_errors=True)  # for as short a time as can be, neither is there
+        put_in_place(partial, path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def put_in_place(partial: Path, path: Path) -> None:
+    """Rename a file or a folder when what is in it is on the disk.
+
+    Raises OSError where it cannot, and where `path` is a folder that is not empty.
+    """
+    _sync_all(partial)
+    partial.replace(path)
+    sync(path.parent)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those above it, where there is none; raises OSError."""
+    if not folder.is_dir():
+        make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        sync(folder.parent)
+
+
+def sync(path: Path) -> None:
+    """Return when a file's content, or the names in a folder, are on the disk; raises OSError."""
+    if path.is_dir() and not hasattr(os, "O_DIRECTORY"):
+        return  # Windows opens no folders, and keeps names in a journal
+    descriptor = os.open(path, os.O_RDONLY if hasattr(os, "O_DIRECTORY") else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_all(path: Path) -> None:
+    for below in path.rglob("*"):
+        sync(below)
+    sync(path)
+
+
+def is_partial(path: Path) -> bool:
+    """Whether a process that was killed while it wrote has left it."""
+    return path.name.startswith(".") and path.suffix == _PARTIAL
+
+
+def _partial_name(path: Path, of_process: str = "") -> Path:
+    return path.with_name(f".{path.name}{of_process}{_PARTIAL}")

@@ -1,0 +1,87 @@
+"""A flipped bit in any file of a checkpoint is noticed, and the round before is gone on from."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from splitcom.codecs import MemoryReferences
+from splitcom.errors import RunError
+from splitcom.training import store as module
+from splitcom.training.store import PartyStore
+
+FILES = ("state.safetensors", "state.json", "references-a-up.safetensors", "checksums.json")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    store, references = PartyStore(tmp_path), MemoryReferences()
+    new = np.array([True])
+    references.update([3], np.array([2]), torch.ones(2, 4), changed=new, known=~new)
+    for index in range(3):
+        store.save(index, {"front.w": torch.full((64,), float(index))}, {"n": index}, [("a-up", references)])
+    return tmp_path
+
+
+def flip(path: Path, position: float, bit: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[int(position * (len(content) - 1))] ^= 1 << bit
+    path.write_bytes(content)
+
+
+def test_the_last_two_are_kept_and_read_back(folder: Path) -> None:
+    store, references = PartyStore(folder), MemoryReferences()
+    assert store.rounds() == [1, 2] and store.latest() == 2
+    tensors, scalars = store.load(2)
+    store.load_references(2, [("a-up", references), ("a-down", MemoryReferences())])
+    assert torch.equal(tensors["front.w"], torch.full((64,), 2.0)) and scalars == {"n": 2}
+    assert references.peek([3])[0] is not None
+    assert sorted(path.name for path in folder.iterdir()) == ["round-00001", "round-00002"]
+
+
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize(("position", "bit"), [(0.0, 0), (0.3, 6), (0.7, 3), (1.0, 7)])
+def test_a_flipped_bit_is_noticed(
+    folder: Path, file: str, position: float, bit: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    flip(folder / "round-00002" / file, position, bit)
+    with caplog.at_level(logging.WARNING):
+        store = PartyStore(folder)
+        assert store.rounds() == [1] and store.latest() == 1
+    assert "round-00002: damaged checkpoint" in caplog.text
+    with pytest.raises(RunError, match="damaged checkpoint"):
+        store.load(2)
+    store.save(2, {}, {"n": 2})  # the round is done again
+    assert PartyStore(folder).rounds() == [1, 2]
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_so_is_a_file_that_is_missing_or_too_many(folder: Path, file: str) -> None:
+    (folder / "round-00002" / file).unlink()
+    (folder / "round-00001" / f"more-{file}").write_text("{}")
+    store = PartyStore(folder)
+    assert store.rounds() == []
+    with pytest.raises(RunError, match="every checkpoint here is damaged"):
+        store.latest()
+
+
+def test_nothing_saved_is_no_damage(tmp_path: Path) -> None:
+    assert PartyStore(tmp_path / "none").latest() is None
+
+
+def test_checkpoints_of_other_versions_are_refused_with_a_word(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_FORMAT", 3)
+    with pytest.raises(RunError, match="of another version"):
+        PartyStore(folder).latest()
+    monkeypatch.undo()
+    for old in folder.iterdir():
+        (old / "checksums.json").unlink()
+        (old / "state.json").write_text('{"n": 2}')
+    with pytest.raises(
+        RunError, match=r"of another version .* finish the run with the version that began it"
+    ):
+        PartyStore(folder).latest()
