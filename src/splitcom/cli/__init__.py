@@ -1,10 +1,9 @@
 """The command line: one file for each command, and no logic; torch is imported only by commands that need it."""
 
+import inspect as reflection
 import sys
 
 import typer
-from rich.console import Console
-from rich.text import Text
 
 from splitcom.cli.campaign import campaign
 from splitcom.cli.certs import certs
@@ -20,8 +19,12 @@ from splitcom.cli.serve import serve
 from splitcom.cli.train import train
 from splitcom.cli.watch import watch
 from splitcom.errors import SplitComError
+from splitcom.foreign import visible
+from splitcom.report.terminal import Terminal, allow_any_text, line
 
 INTERRUPTED = 130  # typer's exit code for Ctrl-C
+_ERROR_CHARACTERS = 10_000  # a text from the other side may be in an error
+_AGAIN = {"compare", "campaign", "join"}  # go on where they were, when they are given again
 
 app = typer.Typer(
     name="splitcom",
@@ -31,7 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for command in (
+COMMANDS = (
     demo,
     train,
     compare,
@@ -44,24 +47,48 @@ for command in (
     report,
     serve,
     join,
-):
+)
+for command in COMMANDS:
     app.command()(command)
 app.add_typer(certs, name="certs")
 
 
 def main() -> None:
     """Run the command line; an error of ours is its text and exit code 1, Ctrl-C is 130."""
-    console = Console(stderr=True)
+    allow_any_text()
     try:
         app()
     except SplitComError as error:
-        console.print(Text("error: ", style="bold red") + Text(str(error)), soft_wrap=True)
-        sys.exit(1)
+        _fail(error)
+    except OSError as error:
+        if error.filename is None:  # not of a file: nothing that a sentence would explain
+            raise
+        _fail(f"{error.filename}: {error.strerror or error}")
     except SystemExit as stop:
         if stop.code == INTERRUPTED:
-            console.print(
-                "interrupted; what was trained up to the last completed round is kept: go on with --resume "
-                "(compare goes on by itself)",
-                soft_wrap=True,
-            )
+            Terminal(stderr=True).say(f"interrupted{how_to_go_on(*sys.argv[1:2])}")
         raise
+
+
+def how_to_go_on(name: str = "") -> str:
+    """What is kept of a command that has been interrupted, and how it goes on; nothing where nothing is kept.
+
+    >>> how_to_go_on("join")
+    '; what was trained up to the last completed round is kept: give the same command again to go on'
+    >>> how_to_go_on("inspect")
+    ''
+    """
+    resumes = any(
+        command.__name__ == name and "resume" in reflection.signature(command).parameters
+        for command in COMMANDS
+    )
+    if not resumes and name not in _AGAIN:
+        return ""
+    way = "go on with --resume" if resumes else "give the same command again to go on"
+    return f"; what was trained up to the last completed round is kept: {way}"
+
+
+def _fail(reason: object) -> None:
+    text = visible(reason, _ERROR_CHARACTERS, lines=True)
+    Terminal(stderr=True).print(line("error: ", "bold red") + line(text), soft_wrap=True)
+    sys.exit(1)

@@ -1,5 +1,6 @@
 """`splitcom campaign`: many comparisons with one command."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -23,41 +24,33 @@ def campaign(
 
     What has ended is not run again, and what was interrupted is continued: give the same command again.
     """
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
     from splitcom.config import Config
     from splitcom.config_tree import parse_assignment
     from splitcom.errors import ConfigError
     from splitcom.methods.campaign import Standing, run_campaign
     from splitcom.report import write_markdown, write_report
+    from splitcom.report.terminal import Terminal, progress
 
-    console = Console()
+    terminal = Terminal()
     overrides = dict(map(parse_assignment, assignments or []))
     trees = {path.stem: Config.load(path, overrides) for path in configs}
     if len(trees) < len(configs):
         raise ConfigError("two of the files have the same name, which their comparisons go by; rename one")
-    with Progress(
-        BarColumn(bar_width=20),
-        TextColumn("{task.description}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=console,
-    ) as progress:
-        task = progress.add_task("loading", total=None)
+    bar = progress(terminal)
+    task = bar.add_task("campaign", total=None, status="loading")
+    said = ""
 
-        def show(standing: Standing) -> None:
-            running = ", ".join(standing.running) or "none"
-            progress.update(
-                task,
-                completed=standing.rounds_done,
-                total=standing.rounds,
-                description=f"{standing.runs_done} of {standing.runs} runs; now {running}",
-            )
+    def show(standing: Standing) -> None:
+        nonlocal said
+        status = f"{standing.runs_done} of {standing.runs} runs; now {', '.join(standing.running) or 'none'}"
+        bar.update(task, completed=standing.rounds_done, total=standing.rounds, status=status)
+        if not terminal.is_terminal and status != said:
+            terminal.say(status)
+        said = status
 
+    with bar if terminal.is_terminal else nullcontext():
         folders = run_campaign(trees, out, jobs, show)
     for folder in folders:
-        console.print(write_report(folder), highlight=False, soft_wrap=True)
+        terminal.say(write_report(folder))
     if markdown is not None:
-        console.print(write_markdown(folders, markdown), highlight=False, soft_wrap=True)
+        terminal.say(write_markdown(folders, markdown))

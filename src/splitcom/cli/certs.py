@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from splitcom.report.terminal import Terminal
+
 Folder = Annotated[Path, typer.Argument(help="The authority's folder.")]
 Days = Annotated[int, typer.Option(help="Days until the certificate expires.")]
 Client = Annotated[str, typer.Option(help="The client's name.")]
@@ -29,8 +31,10 @@ def init(
 
     if not (folder / "authority-key.pem").exists():
         create_authority(folder)
-        typer.echo(f"authority  {folder / 'authority.pem'}; keep {folder / 'authority-key.pem'} to yourself")
-    typer.echo(f"server     {issue_server(folder, host or ['localhost', '127.0.0.1'], days)}")
+        Terminal().say(
+            f"authority  {folder / 'authority.pem'}; keep {folder / 'authority-key.pem'} to yourself"
+        )
+    Terminal().say(f"server     {issue_server(folder, host or ['localhost', '127.0.0.1'], days)}")
 
 
 @certs.command("issue")
@@ -38,7 +42,7 @@ def issue(folder: Folder, client: Client, days: Days = 365) -> None:
     """Issue a client's certificate: one file to hand over, over a channel that nobody listens to."""
     from splitcom.transports.tls import issue_client
 
-    typer.echo(
+    Terminal().say(
         f"bundle     {issue_client(folder, client, days)}; it holds a key: hand it over in secret, then delete it"
     )
 
@@ -48,7 +52,7 @@ def revoke(folder: Folder, client: Client) -> None:
     """Refuse a client's certificates from now on; a running server notices when it has the new revoked.pem."""
     from splitcom.transports.tls import revoke as revoke_client
 
-    typer.echo(
+    Terminal().say(
         f"revoked    {revoke_client(folder, client)} of {client}; the list is {folder / 'revoked.pem'}"
     )
 
@@ -60,4 +64,4 @@ def list_(folder: Folder) -> None:
 
     for issued in list_issued(folder):
         state = "revoked" if issued.revoked else f"until {issued.expires:%Y-%m-%d}"
-        typer.echo(f"{issued.kind:8} {issued.name:24} {state:18} serial {issued.serial:x}")
+        Terminal().say(f"{issued.kind:8} {issued.name:24} {state:18} serial {issued.serial:x}")

@@ -25,15 +25,15 @@ def compare(
 
     Runs that have ended are not run again, and an interrupted one is continued: give the same command again.
     """
-    from rich.console import Console
 
     from splitcom.cli.progress import run_comparison
     from splitcom.config import Config
     from splitcom.config_tree import parse_assignment
     from splitcom.errors import ConfigError
     from splitcom.report import closing_table, flow_table, write_report
+    from splitcom.report.terminal import Terminal
 
-    console = Console()
+    terminal = Terminal()
     overrides = dict(map(parse_assignment, assignments or []))
     settings = (
         Config.from_toml("", "defaults", overrides) if config is None else Config.load(config, overrides)
@@ -43,8 +43,8 @@ def compare(
     except ValueError as error:
         raise ConfigError(f"--seeds {seeds}: expected whole numbers, such as 0,1,2") from error
     chosen_methods = [method.strip() for method in methods.split(",") if method.strip()]
-    comparison = run_comparison(settings, out, chosen_methods, chosen_seeds, console)
+    comparison = run_comparison(settings, out, chosen_methods, chosen_seeds, terminal)
     results = [run["result"] for run in comparison["runs"]]
-    console.print(closing_table(results))
-    console.print(flow_table(results))
-    console.print(f"report  {write_report(out)}", highlight=False, soft_wrap=True)
+    terminal.print(closing_table(results))
+    terminal.print(flow_table(results))
+    terminal.say(f"report  {write_report(out)}")

@@ -25,30 +25,28 @@ def demo(out: Annotated[Path, typer.Option(help="Folder for the runs.")] = Path(
     import shutil
 
     import torch
-    from rich.console import Console
 
     from splitcom.cli.progress import run_comparison
     from splitcom.cli.samples import print_samples
     from splitcom.config import Config
     from splitcom.report import closing_table, write_report
+    from splitcom.report.terminal import Terminal
 
     torch.set_num_threads(1)  # matrices this small gain nothing from a second one
-    console = Console()
+    terminal = Terminal()
     config = Config().override(_SMALL)
-    console.print(
+    terminal.print(
         f"Three clients hold private texts about something the bundled model ({config.model.source}) has never "
         f"seen.\nEach runs the model's first {config.model.cut} blocks, a server the others; only what the cut "
         "needs travels.\n"
     )
     shutil.rmtree(out, ignore_errors=True)
     methods = ["splitlora", "frozen_front", "splitcom"]
-    results = [run["result"] for run in run_comparison(config, out, methods, [0], console)["runs"]]
-    console.print()
-    print_samples(console, results[-1].get("samples", []))
-    console.print(closing_table(results))
-    console.print(
+    results = [run["result"] for run in run_comparison(config, out, methods, [0], terminal)["runs"]]
+    terminal.print()
+    print_samples(terminal, results[-1].get("samples", []))
+    terminal.print(closing_table(results))
+    terminal.say(
         f"report   {write_report(out)}\nadapter  {out / 'splitcom-seed0' / 'adapter'}  (loads with "
-        "PeftModel.from_pretrained)",
-        highlight=False,
-        soft_wrap=True,
+        "PeftModel.from_pretrained)"
     )

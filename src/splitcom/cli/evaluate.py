@@ -20,25 +20,23 @@ def evaluate(
 
     Scores need the extra 'eval'. Writes evaluation.json into the run folder.
     """
-    from rich.console import Console
-    from rich.table import Table
-
     from splitcom.config_tree import parse_assignment
     from splitcom.methods.evaluate import EVALUATION, evaluate_run
+    from splitcom.report.terminal import Table, Terminal, line
 
-    console = Console()
+    terminal = Terminal()
     options = {"evaluation.text_samples": 100 if prompts is None else prompts, "evaluation.beams": beams}
     changes = {key: value for key, value in options.items() if value is not None}
     changes |= dict(map(parse_assignment, assignments or []))
-    with console.status("loading") as status:
+    with terminal.working("loading") as status:
         found = evaluate_run(
-            run, changes, lambda done, total: status.update(f"continued {done} of {total} prompts")
+            run, changes, lambda done, total: status.update(line(f"continued {done} of {total} prompts"))
         )
-    table = Table.grid(padding=(0, 2))
+    table = Table(grid=True)
     table.add_column()
     table.add_column(justify="right")
     for name, value in (found | found.pop("text", {})).items():
         shown = ", ".join(f"{part:.1f}" for part in value) if isinstance(value, list) else value
         table.add_row(name.replace("_", " "), f"{shown:.3f}" if isinstance(shown, float) else str(shown))
-    console.print(table)
-    console.print(f"written to {run / EVALUATION}", highlight=False, soft_wrap=True)
+    terminal.print(table)
+    terminal.say(f"written to {run / EVALUATION}")

@@ -14,9 +14,9 @@ def export(
     ] = False,
 ) -> None:
     """Write a run's adapter as a standard PEFT adapter, or the model merged with it."""
-    from rich.console import Console
 
     from splitcom.methods.export import export_run
+    from splitcom.report.terminal import Terminal
 
     export_run(run, out, merge=merge)
-    Console().print(f"written to {out}", highlight=False, soft_wrap=True)
+    Terminal().say(f"written to {out}")

@@ -15,20 +15,19 @@ def generate(
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to write at most.")] = 64,
 ) -> None:
     """Continue prompts with a finished run's model, cut as it was trained; shows what each token sends."""
-    from rich.console import Console
 
     from splitcom.methods.evaluate import writer_of
+    from splitcom.report.terminal import Terminal
 
-    console = Console()
-    with console.status("loading"):
+    terminal = Terminal()
+    with terminal.working("loading"):
         writer = writer_of(run, {"evaluation.beams": beams, "evaluation.max_new_tokens": max_new_tokens})
         texts = writer.write(prompt)
     for given, text in zip(prompt, texts, strict=True):
-        console.print(given, style="dim", highlight=False, markup=False, soft_wrap=True)
-        console.print(text or "(nothing)", style="bold", highlight=False, markup=False, soft_wrap=True)
+        terminal.say(given, "dim")
+        terminal.say(text or "(nothing)", "bold")
     for index, wire in enumerate(writer.wires):
-        console.print(
+        terminal.say(
             f"{'front to body' if index == 0 else 'body to tail'}: {wire.positions} positions, {wire.bytes:,} bytes "
-            f"({wire.bytes / max(wire.positions, 1):.0f} each)",
-            highlight=False,
+            f"({wire.bytes / max(wire.positions, 1):.0f} each)"
         )

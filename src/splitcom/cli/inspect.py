@@ -20,14 +20,14 @@ def inspect(
     train_head: Annotated[bool, typer.Option("--train-head", help="LoRA on the LM head too.")] = False,
 ) -> None:
     """Show parameters and memory of each part, and the bytes of each flow in a step; loads no weights."""
-    from rich.console import Console
 
     from splitcom.methods.inspect import bytes_of_step
     from splitcom.models import describe
     from splitcom.report.format import format_bytes
     from splitcom.report.inspection import flow_table, part_table
+    from splitcom.report.terminal import Terminal
 
-    console = Console()
+    terminal = Terminal()
     found = describe(
         model,
         cut=cut,
@@ -41,7 +41,7 @@ def inspect(
         f"{model}: {found.model_type}, {found.num_blocks} blocks, hidden {found.hidden_size}, vocabulary "
         f"{found.vocab_size:,}, {found.parameters:,} parameters in {found.dtype}{tied}"
     )
-    console.print(part_table(found.parts, title))
+    terminal.print(part_table(found.parts, title))
     holder = found.parts[-1].name
     weights = format_bytes(found.head_parameters * found.dtype.itemsize)
     head = (
@@ -49,13 +49,12 @@ def inspect(
         if classes
         else f"LM head: {found.vocab_size:,} tokens x {found.hidden_size} = {found.head_parameters:,} parameters"
     )
-    console.print(
+    terminal.print(
         f"{head}, {weights}, in the {holder}{' at each client' if tail_blocks else ''}"
-        f"{_tie(found.tied_embeddings, tail_blocks)}\n",
-        highlight=False,
+        f"{_tie(found.tied_embeddings, tail_blocks)}\n"
     )
     flows = bytes_of_step(found.hidden_size, batch_size, tokens, tail_blocks)
-    console.print(flow_table(flows, f"uncompressed fp16, {batch_size} samples of {tokens} tokens"))
+    terminal.print(flow_table(flows, f"uncompressed fp16, {batch_size} samples of {tokens} tokens"))
 
 
 def _tie(tied: bool, tail_blocks: int) -> str:

@@ -34,24 +34,21 @@ def join(
     ] = False,
 ) -> None:
     """Take part in a run with this machine's rows; no text leaves it. Give the same command again to go on."""
-    from rich.console import Console
-
     from splitcom.cli.status import log_to, print_check
     from splitcom.methods.join import JoinOptions, check
     from splitcom.methods.join import join as take_part
+    from splitcom.report.terminal import Terminal
 
-    console = Console()
-    log_to(console)
+    terminal = Terminal()
+    log_to(terminal)
     options = JoinOptions(
         address, data, identity, state, cache.expanduser(), held_out, model, device, give_up_s=patience
     )
     if dry_run:
-        print_check(console, check(options))
+        print_check(terminal, check(options))
         return
     take_part(
         options,
-        lambda train, own: console.print(
-            f"data: {train.report}\nheld out: {own.report}", highlight=False, soft_wrap=True
-        ),
+        lambda train, own: terminal.say(f"data: {train.report}\nheld out: {own.report}"),
     )
-    console.print("the run is over; the adapter is at the server", highlight=False)
+    terminal.say("the run is over; the adapter is at the server")

@@ -1,51 +1,48 @@
-"""A progress bar for one run: steps, loss, skip ratio, bytes, time left."""
+"""A progress bar for one run: steps, loss, skip ratio, bytes, time left; a line for each round if stdout is a pipe."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Self
-
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from splitcom.config import Config
 from splitcom.methods.compare import compare
 from splitcom.report import write_report
 from splitcom.report.format import format_bytes, format_thresholds
+from splitcom.report.terminal import Terminal, progress
 from splitcom.server.observe import Observer, StepReport
 
 
 class ProgressBar(Observer):
     """Shows where a run stands; use as a context manager. `label` opens the line."""
 
-    def __init__(self, label: str, rounds: int, console: Console, *, show_data: bool = True) -> None:
-        self._rounds = rounds
-        self._console = console
-        self._show_data = show_data
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
-            TextColumn("{task.fields[status]}"),
-            TimeRemainingColumn(compact=True),
-            console=console,
-        )
+    def __init__(self, label: str, rounds: int, terminal: Terminal, *, show_data: bool = True) -> None:
         self._label = label
+        self._rounds = rounds
+        self._terminal = terminal
+        self._show_data = show_data
+        self._total_bytes = 0
+        self._progress = progress(terminal)
         self._task = self._progress.add_task(label, total=float(rounds), status="loading")
 
     def __enter__(self) -> Self:
-        self._progress.start()
+        if self._terminal.is_terminal:
+            self._progress.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._progress.stop()
+        if self._terminal.is_terminal:
+            self._progress.stop()
 
     def on_data(self, encoding: str, partition: str) -> None:
         """Print what was loaded and who got what."""
         if self._show_data:
-            self._console.print(f"data: {encoding}\n{partition}\n", highlight=False)
+            self._terminal.say(f"data: {encoding}\n{partition}\n")
 
     def on_step(self, report: StepReport) -> None:
         """Move the bar."""
+        self._total_bytes = report.total_bytes
         loss = "" if report.loss is None else f"  loss {report.loss:.3f}"
         skipped = f"  skipped {report.skip_ratio:4.0%}" if report.skip_ratio else ""
         thresholds = format_thresholds(report.thresholds)
@@ -61,19 +58,37 @@ class ProgressBar(Observer):
         self._progress.update(self._task, status=f"writing text to score: {done}/{total}")
 
     def on_round(self, lines: Sequence[Mapping[str, Any]]) -> None:
-        """Show the held-out loss, and the accuracy of classes, until the next step."""
-        if lines and lines[0]["eval_loss"] is not None:
-            accuracy = lines[0].get("eval_accuracy")
-            right = "" if accuracy is None else f"  accuracy {accuracy:.1%}"
+        """Show the held-out loss, and the accuracy of classes, until the next step; without a terminal, a line."""
+        if not lines:
+            return
+        round_index = lines[0]["round"]
+        held_out = _held_out(lines[0])
+        if not self._terminal.is_terminal:
+            losses = [line["loss"] for line in lines if line.get("loss") is not None]
+            trained = f"  loss {fmean(losses):.3f}" if losses else ""
+            self._terminal.say(
+                f"{self._label}: round {round_index} of {self._rounds}{trained}{held_out}  "
+                f"{format_bytes(self._total_bytes)}"
+            )
+        elif held_out:
             self._progress.update(
                 self._task,
-                completed=float(lines[0]["round"]),
-                status=f"round {lines[0]['round']}/{self._rounds}  held-out loss {lines[0]['eval_loss']:.3f}{right}",
+                completed=float(round_index),
+                status=f"round {round_index}/{self._rounds}{held_out}",
             )
 
 
+def _held_out(line: Mapping[str, Any]) -> str:
+    if line["eval_loss"] is None:
+        return ""
+    accuracy = line.get("eval_accuracy")
+    return f"  held-out loss {line['eval_loss']:.3f}" + (
+        "" if accuracy is None else f"  accuracy {accuracy:.1%}"
+    )
+
+
 def run_comparison(
-    config: Config, out: Path, methods: Sequence[str], seeds: Sequence[int], console: Console
+    config: Config, out: Path, methods: Sequence[str], seeds: Sequence[int], terminal: Terminal
 ) -> dict[str, Any]:
     """Run a comparison with a progress bar and a report for each of its runs; returns comparison.json's content."""
     with ExitStack() as bars:
@@ -83,7 +98,9 @@ def run_comparison(
             nonlocal shown_data
             bars.pop_all().close()
             bar = bars.enter_context(
-                ProgressBar(f"{name}, seed {seed}", config.training.rounds, console, show_data=not shown_data)
+                ProgressBar(
+                    f"{name}, seed {seed}", config.training.rounds, terminal, show_data=not shown_data
+                )
             )
             shown_data = True
             return [bar]

@@ -13,14 +13,14 @@ def report(
     ] = None,
 ) -> None:
     """Write report.html into each folder; with --markdown, one page with the tables of comparisons instead."""
-    from rich.console import Console
 
     from splitcom.report import write_markdown, write_report
+    from splitcom.report.terminal import Terminal
 
-    console = Console()
+    terminal = Terminal()
     if markdown is not None:
         write_markdown(folders, markdown)
-        console.print(markdown, highlight=False, soft_wrap=True)
+        terminal.say(markdown)
         return
     for folder in folders:
-        console.print(write_report(folder), highlight=False, soft_wrap=True)
+        terminal.say(write_report(folder))

@@ -29,8 +29,6 @@ def serve(
     """
     from contextlib import ExitStack
 
-    from rich.console import Console
-
     from splitcom.cli.status import StatusPage, log_to
     from splitcom.config import Config
     from splitcom.config_tree import parse_assignment
@@ -38,21 +36,18 @@ def serve(
     from splitcom.methods.serve import ServeOptions
     from splitcom.methods.serve import serve as run
     from splitcom.report import closing_table, write_report
+    from splitcom.report.terminal import Terminal
 
-    console = Console()
-    log_to(console)
+    terminal = Terminal()
+    log_to(terminal)
     resume = resume and (out / "config.toml").exists()
     overrides = dict(map(parse_assignment, assignments or []))
     path = config or (out / "config.toml" if resume else None)
     settings = Config.from_toml("", "defaults", overrides) if path is None else Config.load(path, overrides)
     with ExitStack() as stack:
-        page = stack.enter_context(StatusPage(settings.training.rounds, console))
+        page = stack.enter_context(StatusPage(settings.training.rounds, terminal))
         if metrics_port is not None:
             stack.enter_context(MonitorPage(page.snapshot, metrics_port))
         finished = run(settings, ServeOptions(listen, authority, out, resume), [page], page.watch)
-    console.print(closing_table([finished.result]))
-    console.print(
-        f"adapter  {finished.adapter}\nreport   {write_report(finished.folder)}",
-        highlight=False,
-        soft_wrap=True,
-    )
+    terminal.print(closing_table([finished.result]))
+    terminal.say(f"adapter  {finished.adapter}\nreport   {write_report(finished.folder)}")

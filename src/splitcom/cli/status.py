@@ -5,29 +5,25 @@ from collections.abc import Mapping, Sequence
 from time import monotonic
 from typing import Any, Self
 
-from rich.console import Console, Group, RenderableType
-from rich.live import Live
-from rich.logging import RichHandler
-from rich.table import Table
-from rich.text import Text
-
+from splitcom.foreign import LogFormatter
 from splitcom.methods.join import Check
 from splitcom.methods.monitor import Monitor
 from splitcom.report.format import format_bytes, format_thresholds
+from splitcom.report.terminal import Group, RenderableType, Table, Terminal, TerminalLog, line, live_page
 from splitcom.server.observe import StepReport
 
 _LOG = logging.getLogger("splitcom")
 _LINE_S = 10.0  # between two lines of progress where there is no terminal
 
 
-def log_to(console: Console) -> None:
+def log_to(terminal: Terminal) -> None:
     """Show the package's log: above a live page in a terminal, else as lines with a time."""
     handler: logging.Handler
-    if console.is_terminal:
-        handler = RichHandler(console=console, show_path=False, show_level=False)
+    if terminal.is_terminal:
+        handler = TerminalLog(terminal)
     else:
         handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        handler.setFormatter(LogFormatter("%(asctime)s %(levelname)s %(message)s"))
     _LOG.addHandler(handler)
     _LOG.setLevel(logging.INFO)
     _LOG.propagate = False
@@ -36,13 +32,13 @@ def log_to(console: Console) -> None:
 class StatusPage(Monitor):
     """A monitor that shows itself; a context manager."""
 
-    def __init__(self, rounds: int, console: Console) -> None:
+    def __init__(self, rounds: int, terminal: Terminal) -> None:
         super().__init__(rounds)
-        self._terminal = console.is_terminal
+        self._terminal = terminal.is_terminal
         self._last_line = 0.0
         self._before: tuple[float, Mapping[str, int]] = (monotonic(), {})
         self._rates: Mapping[str, float] = {}
-        self._live = Live(console=console, get_renderable=self._render, refresh_per_second=2, transient=True)
+        self._live = live_page(terminal, self._render)
 
     def __enter__(self) -> Self:
         if self._terminal:
@@ -88,22 +84,22 @@ class StatusPage(Monitor):
                 name: (total - before.get(name, 0)) / (now - then) for name, total in totals.items()
             }
             self._before = now, totals
-        table = Table(box=None, pad_edge=False)
+        table = Table()
         table.add_column("client")
         for column in ("up", "down", "per second", "reconnections"):
             table.add_column(column, justify="right")
         for name, client in clients.items():
             table.add_row(
-                Text(name, style="" if client.connected else "red"),
+                line(name, "" if client.connected else "red"),
                 format_bytes(client.up_bytes),
                 format_bytes(client.down_bytes),
                 format_bytes(int(self._rates.get(name, 0))) if client.connected else "not connected",
                 str(client.reconnections),
             )
-        return Group(Text(self._headline(), style="bold"), table)
+        return Group(line(self._headline(), "bold"), table)
 
 
-def print_check(console: Console, check: Check) -> None:
+def print_check(terminal: Terminal, check: Check) -> None:
     """Print what a dry run has found."""
     link = check.link
     for key, value in (
@@ -115,5 +111,5 @@ def print_check(console: Console, check: Check) -> None:
         ("up", f"{link.up_bps / 1e6:.1f} Mbit/s"),
         ("down", f"{link.down_bps / 1e6:.1f} Mbit/s"),
     ):
-        console.print(f"{key:11}{value}", highlight=False, soft_wrap=True)
-    console.print("all is well; leave out --dry-run to take part", highlight=False)
+        terminal.say(f"{key:11}{value}")
+    terminal.say("all is well; leave out --dry-run to take part")

@@ -29,7 +29,6 @@ def train(
 
     With --resume and no CONFIG, the configuration is that of the run folder.
     """
-    from rich.console import Console
 
     from splitcom.cli.progress import ProgressBar
     from splitcom.cli.samples import print_samples
@@ -38,8 +37,9 @@ def train(
     from splitcom.methods.run import train as run
     from splitcom.metrics.record import RunFolder
     from splitcom.report import closing_table, write_report
+    from splitcom.report.terminal import Terminal
 
-    console = Console()
+    terminal = Terminal()
     overrides = dict(map(parse_assignment, assignments or []))
     if controller_from is not None:
         overrides["control.start_from"] = str(controller_from)
@@ -49,9 +49,9 @@ def train(
         settings = Config.from_toml(RunFolder(out).config_toml(), str(out / "config.toml"), overrides)
     else:
         settings = Config.from_toml("", "defaults", overrides)
-    with ProgressBar(settings.method, settings.training.rounds, console) as bar:
+    with ProgressBar(settings.method, settings.training.rounds, terminal) as bar:
         finished = run(settings, out, resume=resume, observers=[bar])
     page = write_report(finished.folder)
-    console.print(closing_table([finished.result]))
-    print_samples(console, finished.result.get("samples", []))
-    console.print(f"adapter  {finished.adapter}\nreport   {page}", highlight=False, soft_wrap=True)
+    terminal.print(closing_table([finished.result]))
+    print_samples(terminal, finished.result.get("samples", []))
+    terminal.say(f"adapter  {finished.adapter}\nreport   {page}")

@@ -13,21 +13,19 @@ def watch(
     """Show a run's rounds as they end: losses, thresholds, skipped samples, bytes per flow. Ends with the run."""
     from time import sleep
 
-    from rich.console import Console
-    from rich.live import Live
-
     from splitcom.config import Config
     from splitcom.metrics.record import RunFolder
     from splitcom.report.live import progress_table
+    from splitcom.report.terminal import Live, Terminal
 
     folder = RunFolder(run)
     rounds = Config.from_toml(folder.config_toml(), str(run / "config.toml")).training.rounds
-    console = Console()
-    with Live(console=console, auto_refresh=False) as live:
+    terminal = Terminal()
+    with Live(console=terminal, auto_refresh=False) as live:
         while True:
             finished = folder.result() is not None
             live.update(progress_table(run, rounds), refresh=True)
             if finished:
                 break
             sleep(every)
-    console.print()
+    terminal.print()

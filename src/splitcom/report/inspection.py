@@ -1,12 +1,10 @@
 """Tables of what a cut gives: parameters and memory of each part, bytes of a step."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from splitcom.report.format import format_bytes
-
-if TYPE_CHECKING:
-    from rich.table import Table
+from splitcom.report.terminal import Table
 
 
 class _Part(Protocol):
@@ -22,7 +20,7 @@ class _Part(Protocol):
     def lora_parameters(self) -> int: ...
 
 
-def part_table(parts: "tuple[_Part, ...]", title: str) -> "Table":
+def part_table(parts: tuple[_Part, ...], title: str) -> Table:
     """A row per part."""
     table = _table(title, "part", "blocks", "parameters", "weights", "LoRA parameters")
     for part in parts:
@@ -36,7 +34,7 @@ def part_table(parts: "tuple[_Part, ...]", title: str) -> "Table":
     return table
 
 
-def flow_table(flows: Mapping[str, int], title: str) -> "Table":
+def flow_table(flows: Mapping[str, int], title: str) -> Table:
     """A row per flow, uncompressed, with the sum."""
     table = _table(title, "flow", "bytes of a step")
     for flow, size in flows.items():
@@ -45,11 +43,8 @@ def flow_table(flows: Mapping[str, int], title: str) -> "Table":
     return table
 
 
-def _table(title: str, *columns: str) -> "Table":
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    table = Table(title=title, box=SIMPLE_HEAD, title_justify="left")
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title)
     for index, column in enumerate(columns):
         table.add_column(column, justify="right" if index else "left")
     return table

@@ -4,36 +4,26 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING
 
 from splitcom.flows import IN_TOTAL, SUMS
 from splitcom.report.folder import METRICS, ClientRound, load_metrics
 from splitcom.report.format import format_bytes, format_percent
 from splitcom.report.tables import NONE
-
-if TYPE_CHECKING:
-    from rich.table import Table
+from splitcom.report.terminal import Table
 
 
-def progress_table(folder: Path, num_rounds: int, last: int = 20) -> "Table":
+def progress_table(folder: Path, num_rounds: int, last: int = 20) -> Table:
     """Build a table of the last rounds of a run that may still be running; raises RunError as `load_run` does.
 
     Losses in nats per token, means over the clients; thresholds and shares of skipped samples of each flow that has
     a threshold, in the flows' order.
     """
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
     metrics = load_metrics(folder) if (folder / METRICS).exists() else []
     rounds = [list(lines) for _, lines in groupby(metrics, key=lambda line: line.round)]
     flows = {flow: _sum(metrics, flow) for flow in IN_TOTAL}
     table = Table(
         title=f"{folder.resolve().name}: round {metrics[-1].round if metrics else 0} of {num_rounds}",
         caption=", ".join(f"{flow} {format_bytes(size)}" for flow, size in flows.items() if size),
-        title_justify="left",
-        caption_justify="left",
-        box=SIMPLE_HEAD,
-        collapse_padding=True,
     )
     for name in ("round", "loss", "held-out", "threshold", "skipped", *SUMS):
         table.add_column(name, justify="right", no_wrap=True)

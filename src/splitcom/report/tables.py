@@ -2,15 +2,12 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import fmean
-from typing import TYPE_CHECKING
 
 from splitcom.flows import AT_CUT
 from splitcom.report.folder import Result, as_result
 from splitcom.report.format import decimals, format_bytes, format_percent, format_seconds
 from splitcom.report.summary import BASELINE, Measure, Row, group, summarise
-
-if TYPE_CHECKING:
-    from rich.table import Table
+from splitcom.report.terminal import Table
 
 NONE = "–"
 
@@ -53,42 +50,30 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
 }
 
 
-def closing_table(results: Sequence[Result | Mapping[str, object]], title: str | None = None) -> "Table":
+def closing_table(results: Sequence[Result | Mapping[str, object]], title: str | None = None) -> Table:
     """Build the table that ends a run, demo or comparison: a row per method, averaged over its seeds.
 
     Takes results as read by `load_run` or as the dictionary of `result.json`; raises RunError where a
     field is missing or wrong.
     """
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-    from rich.text import Text
-
     checked = [as_result(result) for result in results]
     names = ["method", "up", "down", "total", "share", "held-out loss", *quality_columns(checked)]
     compared = any(result.method == BASELINE for result in checked)
     table = Table(
         title=title,
         caption="share: of " + ("splitlora's total" if compared else "the same run with fp16 flows"),
-        box=SIMPLE_HEAD,
-        collapse_padding=True,
-        title_justify="left",
-        caption_justify="left",
     )
     for name in names:
         # Only the method may wrap: the numbers then fit beside it on 80 columns.
         table.add_column(name, justify="left" if name == "method" else "right", no_wrap=name != "method")
     for cells in table_cells(checked, names):
-        table.add_row(*map(Text, cells))  # Text: a label may hold what rich takes for markup
+        table.add_row(*cells)
     return table
 
 
-def flow_table(results: Sequence[Result | Mapping[str, object]]) -> "Table":
+def flow_table(results: Sequence[Result | Mapping[str, object]]) -> Table:
     """Build the table of what crossed the cuts: a row per method, mean bytes of each flow over its seeds."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=SIMPLE_HEAD, collapse_padding=True)
+    table = Table()
     names, rows = flow_cells([as_result(result) for result in results], AT_CUT)
     for name in names:
         # Flow names wrap at their space, so that all of them fit beside the method on 80 columns.
@@ -96,7 +81,7 @@ def flow_table(results: Sequence[Result | Mapping[str, object]]) -> "Table":
             name.replace("_", " "), justify="left" if name == "method" else "right", max_width=18
         )
     for cells in rows:
-        table.add_row(*map(Text, cells))
+        table.add_row(*cells)
     return table
 
 
