@@ -14,8 +14,8 @@ from splitcom.codecs import (
     Ragged,
     ReferenceStore,
     parse,
-    references,
 )
+from splitcom.codecs.references import file as lmdb_file
 from splitcom.errors import CodecError
 
 Make = Callable[..., ReferenceStore]
@@ -251,7 +251,7 @@ def test_wrong_arguments_are_named(make: Make) -> None:
 
 
 def test_a_file_that_outgrows_its_map_grows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(references, "_MIN_MAP_BYTES", 0)
+    monkeypatch.setattr(lmdb_file, "_MIN_MAP_BYTES", 0)
     store = FileReferences(tmp_path / "references", limit_bytes=20 * 2400)
     for _ in range(3):  # a page of 4 KiB holds one of them; replaced pages are free only later
         put(store, {i: sample(float(i), length=1, hidden=1200) for i in range(20)})
@@ -287,7 +287,7 @@ def test_more_file_stores_than_a_process_may_open_files(tmp_path: Path) -> None:
     for index, store in enumerate(stores):
         put(store, {1: sample(float(index))})
     opened = [path for path in Path("/proc/self/fd").iterdir() if str(tmp_path) in str(path.resolve())]
-    assert 0 < len(opened) <= 3 * references._MAX_OPEN < 3 * 150
+    assert 0 < len(opened) <= 3 * lmdb_file._MAX_OPEN < 3 * 150
     assert all(store.read([1])[0, 0] == index for index, store in enumerate(stores))
     for store in stores:
         store.close()

@@ -5,7 +5,7 @@ import numpy as np
 from splitcom.codecs.basis import UNIT, Basis
 from splitcom.codecs.coder import BitModel, Coder, MatrixModel, code_uints
 from splitcom.codecs.predict import ModeModel
-from splitcom.codecs.state import FlowState
+from splitcom.codecs.references import FlowState
 from splitcom.codecs.wire import Ints
 from splitcom.errors import PacketError
 
