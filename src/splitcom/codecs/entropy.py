@@ -5,9 +5,10 @@ from dataclasses import dataclass
 import zstandard
 from typing_extensions import override
 
-from splitcom.codecs.stage import ArgumentError, Entropy, register
+from splitcom.codecs.stage import Entropy, register
 from splitcom.codecs.wire import Buffer
 from splitcom.errors import PacketError
+from splitcom.language import ArgumentError
 
 
 @register

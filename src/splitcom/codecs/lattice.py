@@ -44,10 +44,11 @@ from splitcom.codecs.predict import (
 )
 from splitcom.codecs.ragged import Ragged
 from splitcom.codecs.references import Reference, ReferenceStore
-from splitcom.codecs.stage import ArgumentError, Place, Stage, register
+from splitcom.codecs.stage import Place, Stage, register
 from splitcom.codecs.wire import Bools, Buffer, Ints
 from splitcom.codecs.wire import Reader as ByteReader
 from splitcom.errors import CodecError, PacketError
+from splitcom.language import ArgumentError
 
 _DIMENSION_BITS = 12
 _MIN_STEP = 1e-30

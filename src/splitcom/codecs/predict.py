@@ -17,8 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from splitcom.codecs.coder import MAX_MAGNITUDE, BitModel, Coder, code_uints
-from splitcom.codecs.stage import ArgumentError, Place, Stage, register
+from splitcom.codecs.stage import Place, Stage, register
 from splitcom.codecs.wire import Bools, Ints
+from splitcom.language import ArgumentError
 
 Floats = npt.NDArray[np.float64]
 Points = npt.NDArray[np.float32]

@@ -17,9 +17,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from splitcom.codecs.stage import ArgumentError, Place, Stage, register
+from splitcom.codecs.stage import Place, Stage, register
 from splitcom.codecs.wire import Buffer, Ints
 from splitcom.errors import CodecError
+from splitcom.language import ArgumentError
 
 Signs: TypeAlias = npt.NDArray[np.int8]
 _PERIOD = 256  # positions with signs of their own; bounds the table, and leaves enough independent errors to average

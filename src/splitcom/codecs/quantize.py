@@ -8,8 +8,9 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 from typing_extensions import override
 
-from splitcom.codecs.stage import ArgumentError, Number, register
+from splitcom.codecs.stage import Number, register
 from splitcom.codecs.wire import Buffer, Reader, tensor_bytes
+from splitcom.language import ArgumentError
 
 
 @dataclass(frozen=True)

@@ -1,33 +1,14 @@
-"""The mini-language of codecs: "temporal(0.98) > delta > int4(group=64) > zstd".
-
-codec    = stage { ">" stage }
-stage    = name [ "(" [ argument { "," argument } ] ")" ]
-argument = [ name "=" ] value
-value    = number | word
-"""
-
-import re
-from collections.abc import Iterator, Sequence
-from dataclasses import fields
-from difflib import get_close_matches
-from typing import Literal, NamedTuple, get_args, get_origin, get_type_hints
+"""From a text to a codec: which stages go together, and in which order. The words are read by `language`."""
 
 from splitcom.codecs.codec import Codec
 from splitcom.codecs.lattice import Klt, LatticeCodec, Range, Uniform
 from splitcom.codecs.number import Float16
 from splitcom.codecs.predict import Predict
 from splitcom.codecs.projection import Projection
-from splitcom.codecs.stage import STAGES, ArgumentError, Place, Stage
+from splitcom.codecs.stage import STAGES, Place, Stage
 from splitcom.codecs.temporal import Temporal
 from splitcom.errors import SpecError
-
-_TOKEN = re.compile(r"\s*(?:(?P<word>[A-Za-z_]\w*)|(?P<number>[-+]?[\d.][\w.+-]*)|(?P<mark>[>(),=]))")
-
-
-class _Token(NamedTuple):
-    text: str
-    position: int
-    kind: str
+from splitcom.language import Parser
 
 
 def parse(text: str) -> Codec:
@@ -50,11 +31,11 @@ def parse(text: str) -> Codec:
     >>> str(parse("topk(0.1)"))
     'topk(0.1) > fp16'
     """
-    parser = _Parser(text)
+    parser = Parser(text)
     stages: list[Stage] = []
     while True:
-        start = parser.peek().position
-        stage = parser.stage()
+        start = parser.position
+        stage = parser.call(STAGES)
         if stages and stage.place <= stages[-1].place:
             raise SpecError(_misfit(stages[-1], stage), text, start)
         if isinstance(stage, Projection) and not (
@@ -66,7 +47,7 @@ def parse(text: str) -> Codec:
                 start,
             )
         stages.append(stage)
-        if parser.peek().kind == "end":
+        if parser.at_end:
             break
         parser.expect(">", "'>' and another stage, or the end")
     if any(isinstance(stage, _LATTICE) for stage in stages):
@@ -115,117 +96,3 @@ def _misfit(before: Stage, stage: Stage) -> str:
             )
         case _:
             return f"{stage.name} must come before {before.name}: it takes numbers, not their codes"
-
-
-class _Parser:
-    def __init__(self, text: str) -> None:
-        self._text = text
-        self._tokens = list(self._tokenize())
-
-    def _tokenize(self) -> Iterator[_Token]:
-        position, end = 0, len(self._text.rstrip())
-        while position < end:
-            match = _TOKEN.match(self._text, position)
-            if match is None:
-                position += len(self._text[position:]) - len(self._text[position:].lstrip())
-                raise self._error(f"unexpected {self._text[position]!r}", position)
-            kind = str(match.lastgroup)
-            yield _Token(match[kind], match.start(kind), kind)
-            position = match.end()
-        yield _Token("the end", end, "end")
-
-    def _error(self, message: str, position: int) -> SpecError:
-        return SpecError(message, self._text, position)
-
-    def peek(self) -> _Token:
-        return self._tokens[0]
-
-    def _next(self) -> _Token:
-        return self._tokens.pop(0) if len(self._tokens) > 1 else self._tokens[0]
-
-    def expect(self, text: str, expected: str) -> _Token:
-        token = self._tokens[0]
-        if token.text != text:
-            raise self._error(f"expected {expected}, found {_quoted(token)}", token.position)
-        return self._next()
-
-    def stage(self) -> Stage:
-        token = self.peek()
-        if token.kind != "word":
-            raise self._error(f"expected a stage, found {_quoted(token)}", token.position)
-        cls = STAGES.get(self._next().text)
-        if cls is None:
-            raise self._error(
-                f"no stage {token.text!r}; {_nearest(token.text, sorted(STAGES))}", token.position
-            )
-        arguments = self._arguments(cls) if self.peek().text == "(" else {}
-        for field in fields(cls):
-            if field.name not in arguments and not hasattr(cls, field.name):
-                raise self._error(f"{cls.name} needs {field.name}: {_signature(cls)}", token.position)
-        try:
-            return cls(**{name: value for name, (value, _) in arguments.items()})
-        except ArgumentError as error:
-            position = arguments[error.argument][1] if error.argument in arguments else token.position
-            raise self._error(f"{cls.name}: {error}", position) from None
-
-    def _arguments(self, cls: type[Stage]) -> dict[str, tuple[object, int]]:
-        names = [field.name for field in fields(cls)]
-        arguments: dict[str, tuple[object, int]] = {}
-        named = False
-        self._next()
-        while self.peek().text != ")":
-            token = self._next()
-            if token.kind == "word" and self.peek().text == "=":
-                name, place, token = token.text, token.position, (self._next(), self._next())[1]
-                if name not in names:
-                    raise self._error(f"{cls.name} has no argument {name!r}; {_nearest(name, names)}", place)
-                if name in arguments:
-                    raise self._error(f"{cls.name}: {name} is given twice", place)
-                named = True
-            elif named:
-                raise self._error(f"{cls.name}: arguments without a name come first", token.position)
-            elif len(arguments) == len(names):
-                raise self._error(f"too many arguments: {_signature(cls)}", token.position)
-            else:
-                name = names[len(arguments)]
-            arguments[name] = (self._value(cls, name, token), token.position)
-            if self.peek().text != ")":
-                self.expect(",", "',' or ')'")
-        self._next()
-        return arguments
-
-    def _value(self, cls: type[Stage], name: str, token: _Token) -> object:
-        if token.kind not in ("word", "number"):
-            raise self._error(f"expected a value for {name}, found {_quoted(token)}", token.position)
-        kind = get_type_hints(cls)[name]
-        if get_origin(kind) is Literal:
-            if token.text not in get_args(kind):
-                choices = get_args(kind)
-                raise self._error(
-                    f"{cls.name}: {name} must be one of {', '.join(choices)}, not {token.text!r}",
-                    token.position,
-                )
-            return token.text
-        try:
-            return kind(token.text)
-        except ValueError:
-            noun = "a whole number" if kind is int else "a number"
-            raise self._error(
-                f"{cls.name}: {name} must be {noun}, not {token.text!r}", token.position
-            ) from None
-
-
-def _quoted(token: _Token) -> str:
-    return token.text if token.kind == "end" else repr(token.text)
-
-
-def _nearest(name: str, names: Sequence[str]) -> str:
-    if not names:
-        return "it takes none"
-    near = get_close_matches(name, names, n=1)
-    return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names)}"
-
-
-def _signature(cls: type[Stage]) -> str:
-    arguments = (f"{f.name}={getattr(cls, f.name)}" if hasattr(cls, f.name) else f.name for f in fields(cls))
-    return f"{cls.name}({', '.join(arguments)})"

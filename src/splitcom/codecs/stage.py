@@ -5,13 +5,14 @@ A new stage is one file with one class under `@register`, imported in `codecs/__
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass
 from enum import IntEnum
-from typing import ClassVar, TypeVar
+from typing import ClassVar
 
 from torch import Generator, Tensor
 
 from splitcom.codecs.wire import Buffer, Ints, Reader
+from splitcom.language import Call, Registry
 
 MAX_MAGNITUDE = 1e34
 """Largest magnitude a codec takes or a reference keeps: leaves room for sums and differences in fp32."""
@@ -27,35 +28,11 @@ class Place(IntEnum):
     ENTROPY = 5
 
 
-class ArgumentError(ValueError):
-    """A stage's argument is out of range; `spec` turns it into an error that points at the place."""
-
-    def __init__(self, argument: str, message: str) -> None:
-        self.argument = argument
-        super().__init__(f"{argument} {message}")
-
-
 @dataclass(frozen=True)
-class Stage:
-    """One step of a codec: a frozen dataclass whose fields are the arguments in the mini-language.
+class Stage(Call):
+    """One step of a codec: a frozen dataclass whose fields are its arguments (see `language`). Stages hold no state."""
 
-    Fields may be `int`, `float` or `Literal[...]`; `__post_init__` raises ArgumentError where one is out of
-    range. Stages hold no state.
-    """
-
-    name: ClassVar[str]
     place: ClassVar[Place]
-
-    def __str__(self) -> str:
-        """Canonical text: required arguments by position, the others by name where not the default."""
-        arguments = []
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.default is MISSING:
-                arguments.append(str(value))
-            elif value != field.default:
-                arguments.append(f"{field.name}={value}")
-        return f"{self.name}({', '.join(arguments)})" if arguments else self.name
 
 
 class Transform(Stage, ABC):
@@ -130,14 +107,5 @@ class Entropy(Stage, ABC):
         """
 
 
-S = TypeVar("S", bound=Stage)
-
-STAGES: dict[str, type[Stage]] = {}
-
-
-def register(cls: type[S]) -> type[S]:
-    """Make a stage known to the mini-language under its `name`; a second one of that name is refused."""
-    if cls.name in STAGES:
-        raise ValueError(f"a stage named {cls.name!r} is registered already: {STAGES[cls.name]}")
-    STAGES[cls.name] = cls
-    return cls
+STAGES: Registry[Stage] = Registry("stage", "a stage")
+register = STAGES.register

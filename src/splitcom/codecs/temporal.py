@@ -9,8 +9,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from splitcom.codecs.stage import ArgumentError, Place, Stage, register
+from splitcom.codecs.stage import Place, Stage, register
 from splitcom.codecs.wire import Bools, Ints
+from splitcom.language import ArgumentError
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 

@@ -9,8 +9,9 @@ from torch import Generator, Tensor
 from typing_extensions import override
 
 from splitcom.codecs.ragged import Ragged
-from splitcom.codecs.stage import ArgumentError, Transform, register
+from splitcom.codecs.stage import Transform, register
 from splitcom.codecs.wire import Buffer, Ints
+from splitcom.language import ArgumentError
 
 
 @register

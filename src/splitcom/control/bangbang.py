@@ -6,7 +6,8 @@ The paper's notes name neither levels, nor band, nor direction; docs/controllers
 from dataclasses import dataclass, field
 from math import exp, inf
 
-from splitcom.control.controller import ArgumentError, Controller, Feedback, State, register
+from splitcom.control.controller import Controller, Feedback, State, register
+from splitcom.language import ArgumentError
 
 
 @register

@@ -5,10 +5,12 @@ A new controller is one file with one class under `@register`, imported in `cont
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import MISSING, Field, dataclass, field, fields
-from typing import Any, ClassVar, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 from torch import Tensor
+
+from splitcom.language import Call, Registry
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,25 +39,15 @@ class State:
     scalars: Mapping[str, Any] = field(default_factory=dict)
 
 
-class ArgumentError(ValueError):
-    """A controller's argument is out of range; `spec` turns it into an error that points at the place."""
-
-    def __init__(self, argument: str, message: str) -> None:
-        self.argument = argument
-        super().__init__(f"{argument} {message}")
-
-
 @dataclass(eq=False)
-class Controller(ABC):
+class Controller(Call, ABC):
     """Sets a threshold for each round: a dataclass whose fields are the arguments in the mini-language.
 
     Where a codec has no gate but a quantiser with a step, it is the step that is called so here.
 
-    Fields may be `int` or `float`; `__post_init__` raises ArgumentError where one is out of range. What a controller
-    does follows from its arguments, its seed and what it has observed.
+    What it does follows from its arguments, its seed and what it has observed.
     """
 
-    name: ClassVar[str]
     saves_upwards: ClassVar[bool] = False
     """Whether it sets more in order to send less, and so fits only where that is right."""
     can_freeze: ClassVar[bool] = False
@@ -77,44 +69,19 @@ class Controller(ABC):
         """Whether clients are to leave their fronts as they are in the next round."""
         return False
 
-    def prepare(self) -> None:  # noqa: B027  (optional, as are the two below)
+    def prepare(self) -> None:
         """Load what is needed beyond this package; raises ConfigError where that is not installed."""
 
-    def observe(self, feedback: Feedback) -> None:  # noqa: B027
+    def observe(self, feedback: Feedback) -> None:
         """Hear of a round; one of number 0 begins a new run."""
 
     def state(self) -> State:
         """What is to be kept, so that another object goes on to the same bits."""
         return State()
 
-    def load_state(self, state: State) -> None:  # noqa: B027
+    def load_state(self, state: State) -> None:
         """Go on from there. Raises KeyError, TypeError, ValueError or RuntimeError where it is not of this kind."""
 
-    def __str__(self) -> str:
-        """Canonical text: required arguments by position, the others by name where not the default."""
-        words = []
-        for argument in arguments_of(type(self)):
-            value = getattr(self, argument.name)
-            if argument.default is MISSING:
-                words.append(str(value))
-            elif value != argument.default:
-                words.append(f"{argument.name}={value}")
-        return f"{self.name}({', '.join(words)})"
 
-
-def arguments_of(cls: type[Controller]) -> list[Field[Any]]:
-    """The fields that the mini-language sets, in their order."""
-    return [item for item in fields(cls) if item.init and item.name != "seed"]
-
-
-C = TypeVar("C", bound=Controller)
-
-CONTROLLERS: dict[str, type[Controller]] = {}
-
-
-def register(cls: type[C]) -> type[C]:
-    """Make a controller known to the mini-language under its `name`; a second one of that name is refused."""
-    if cls.name in CONTROLLERS:
-        raise ValueError(f"a controller named {cls.name!r} is registered already: {CONTROLLERS[cls.name]}")
-    CONTROLLERS[cls.name] = cls
-    return cls
+CONTROLLERS: Registry[Controller] = Registry("controller", "a controller, such as fixed(0.98)")
+register = CONTROLLERS.register

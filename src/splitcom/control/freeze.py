@@ -4,7 +4,8 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import ClassVar
 
-from splitcom.control.controller import ArgumentError, Controller, Feedback, State, register
+from splitcom.control.controller import Controller, Feedback, State, register
+from splitcom.language import ArgumentError
 
 
 @register

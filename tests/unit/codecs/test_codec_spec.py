@@ -54,7 +54,7 @@ def test_canonical_text(text: str, canonical: str) -> None:
         ("topk", 0, "topk needs ratio: topk(ratio)"),
         ("delta > topk()", 8, "topk needs ratio"),
         ("topk(0)", 5, "topk: ratio must be above 0 and at most 1, not 0"),
-        ("topk(nan)", 5, "topk: ratio must be above 0"),
+        ("topk(nan)", 5, "topk: ratio must be a number, not 'nan'"),
         ("randtopk(0.1, alpha=1)", 20, "randtopk: alpha must be at least 0 and below 1, not 1"),
         ("svd(0)", 4, "svd: rank must be at least 1"),
         ("zstd(99)", 5, "zstd: level must be 1 to 22, not 99"),
