@@ -42,7 +42,7 @@ from .proxy import Proxy
 CODE = {
     "writing": r"training/store\.py:save",
     "checkpoint": r"training/store\.py:save|codecs/references/saved\.py:write",
-    "aggregation": r"aggregation/average\.py:|protocol/adapters\.py:",
+    "aggregation": r"aggregation/aggregator\.py:|protocol/adapters\.py:",
     "record": r"metrics/record\.py:|models/adapters\.py:export_adapter",
 }
 WHERE = (

@@ -1,38 +1,41 @@
-"""How updates are merged that began from older versions of the shared adapter; knows tensors, no clients.
+"""What becomes of an update that began from an older version of the shared adapter; knows tensors, no clients.
 
-    x  <-  x + alpha * sum_i  n_i / n * (1 + s_i) ** -a * (x_i - x)        n = sum_i n_i, over a buffer of updates
+    x_i  <-  x + alpha * (1 + s) ** -a * (x_i - x)
 
-`s_i` is how many versions have passed since update `i` began, `n_i` its tokens. With a buffer of one this is FedAsync
-with polynomial staleness (Xie, Koyejo and Gupta, arXiv 1903.03934). The buffer is FedBuff's (Nguyen et al., arXiv
-2106.06639), which adds differences to the versions that updates began from; interpolation needs no old versions.
+`s` is how many versions have passed since the update began. What comes of it goes to the aggregator, so that any of
+them may be asynchronous. With FedAvg and a buffer of one this is FedAsync with polynomial staleness (Xie, Koyejo and
+Gupta, arXiv 1903.03934). The buffer is FedBuff's (Nguyen et al., arXiv 2106.06639), which adds differences to the
+versions that updates began from; interpolation needs no old versions.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
-import torch
+from torch import Tensor
 
-from splitcom.aggregation.average import weighted_average
 from splitcom.aggregation.update import Update
-from splitcom.config import AsynchronousConfig
 
 
-def part_of(staleness: int, settings: AsynchronousConfig) -> float:
-    """The part that an update of this staleness, alone in its buffer, makes up in the merged adapter.
+@dataclass(frozen=True)
+class Discount:
+    """`mixing` is alpha, the part that a fresh update makes up; `exponent` is a.
 
-    >>> part_of(0, AsynchronousConfig(mixing=0.6)), part_of(3, AsynchronousConfig(mixing=0.6, staleness=0.5))
+    >>> Discount(0.6, 0.5).part_of(0), Discount(0.6, 0.5).part_of(3)
     (0.6, 0.3)
     """
-    return settings.mixing * float((1 + staleness) ** -settings.staleness)
 
+    mixing: float
+    exponent: float
 
-def merge(
-    state: Mapping[str, torch.Tensor], version: int, updates: Sequence[Update], settings: AsynchronousConfig
-) -> dict[str, torch.Tensor]:
-    """Merge a buffer of updates into `state`, which is that of `version`."""
-    num_tokens = sum(update.num_tokens for update in updates)
-    parts = [
-        part_of(version - update.version, settings) * update.num_tokens / num_tokens for update in updates
-    ]
-    return weighted_average(
-        [state, *(update.adapter for update in updates)], [max(1 - sum(parts), 0.0), *parts]
-    )
+    def part_of(self, staleness: int) -> float:
+        """The part that an update of this staleness makes up in what is left of it."""
+        return self.mixing * float((1 + staleness) ** -self.exponent)
+
+    def apply(self, update: Update, shared: Mapping[str, Tensor], version: int) -> Update:
+        """The update as far as it counts, in fp64, where `shared` is the adapter of `version`."""
+        part = self.part_of(version - update.version)
+        mixed = {
+            name: shared[name].to(theirs).double() * (1 - part) + theirs.double() * part
+            for name, theirs in update.adapter.items()
+        }
+        return replace(update, adapter=mixed)

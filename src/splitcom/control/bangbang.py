@@ -6,8 +6,9 @@ The paper's notes name neither levels, nor band, nor direction; docs/controllers
 from dataclasses import dataclass, field
 from math import exp, inf
 
-from splitcom.control.controller import Controller, Feedback, State, register
+from splitcom.control.controller import Controller, Feedback, register
 from splitcom.language import ArgumentError
+from splitcom.state import State
 
 
 @register

@@ -4,13 +4,11 @@ A new controller is one file with one class under `@register`, imported in `cont
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
-
-from torch import Tensor
+from typing import ClassVar
 
 from splitcom.language import Call, Registry
+from splitcom.state import State
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,14 +27,6 @@ class Feedback:
     sent_bytes: int
     uncompressed_bytes: int
     """What the same samples take as fp16."""
-
-
-@dataclass(frozen=True)
-class State:
-    """What a controller remembers: tensors for safetensors, scalars for JSON."""
-
-    tensors: Mapping[str, Tensor] = field(default_factory=dict)
-    scalars: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(eq=False)

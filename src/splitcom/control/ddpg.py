@@ -12,9 +12,10 @@ import numpy as np
 import torch
 
 from splitcom.control.agent import Agent, Floats
-from splitcom.control.controller import Controller, Feedback, State, register
+from splitcom.control.controller import Controller, Feedback, register
 from splitcom.language import ArgumentError
 from splitcom.seeds import derive_seed
+from splitcom.state import State
 
 _GOLDEN = (5**0.5 - 1) / 2  # whose multiples, modulo 1, fill the unit interval evenly
 

@@ -4,8 +4,9 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import ClassVar
 
-from splitcom.control.controller import Controller, Feedback, State, register
+from splitcom.control.controller import Controller, Feedback, register
 from splitcom.language import ArgumentError
+from splitcom.state import State
 
 
 @register

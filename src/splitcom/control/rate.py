@@ -3,8 +3,9 @@
 from dataclasses import dataclass, field
 from math import exp, log, sqrt
 
-from splitcom.control.controller import Controller, Feedback, State, register
+from splitcom.control.controller import Controller, Feedback, register
 from splitcom.language import ArgumentError
+from splitcom.state import State
 
 _STEADY, _PASSING = 2.0, 2.0  # what to expect of bytes: (step / step before)^-passing · step^-steady
 _COARSER, _FINER = log(2.0), log(1.25)  # the most that a round changes the step by

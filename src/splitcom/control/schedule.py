@@ -4,7 +4,8 @@ from abc import abstractmethod
 from dataclasses import dataclass, field
 from math import cos, pi
 
-from splitcom.control.controller import Controller, Feedback, State, register
+from splitcom.control.controller import Controller, Feedback, register
+from splitcom.state import State
 
 
 @dataclass(eq=False)

@@ -9,25 +9,26 @@ import random
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
 
-from splitcom.aggregation.staleness import merge
-from splitcom.aggregation.update import Update
+from splitcom.aggregation import Discount, Update
 from splitcom.config import Config
 from splitcom.scheduling.deadline import ArrivalDriven
 from splitcom.seeds import derive_seed
 from splitcom.server.conversations import Conversations, Rejoined, Task
 from splitcom.server.shared import SharedAdapter
 from splitcom.server.steps import Steps
+from splitcom.state import State
 
 
 class Asynchronous(ArrivalDriven):
-    """FedAsync, and with a buffer FedBuff's way of collecting updates; the formula is in `staleness`."""
+    """FedAsync, and with a buffer FedBuff's way of collecting updates; stale ones count less, see `staleness`."""
 
     def __init__(self, config: Config, clients: Conversations, adapter: SharedAdapter, steps: Steps) -> None:
         super().__init__(config, clients, adapter, steps)
         self._num_updates = 0  # of the run
         self._buffer: list[Update] = []
+        settings = config.federation.asynchronous
+        self._discount = Discount(settings.mixing, settings.staleness)
         self._begun: Counter[str] = Counter()  # rounds, by client
 
     def train(self, round_index: int) -> None:
@@ -81,9 +82,8 @@ class Asynchronous(ArrivalDriven):
 
     def _merge(self) -> None:
         if self._buffer:
-            settings = self._config.federation.asynchronous
-            state, version = self._adapter.state, self._adapter.version
-            self._adapter.replace(merge(state, version, self._buffer, settings))
+            tensors, version = self._adapter.tensors, self._adapter.version
+            self._adapter.merge([self._discount.apply(update, tensors, version) for update in self._buffer])
             self._buffer.clear()
 
     def _progress(self, names: list[str]) -> float:
@@ -91,16 +91,17 @@ class Asynchronous(ArrivalDriven):
         total = self._config.training.rounds * self._config.federation.num_sampled
         return min(self._num_updates / total, 1.0)
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         """How far the run is, and which rounds are paused."""
         tasks = {
             name: asdict(peer.task) for name, peer in self._clients.peers.items() if peer.task is not None
         }
-        return {"updates": self._num_updates, "begun": dict(self._begun), "tasks": tasks}
+        return State(scalars={"updates": self._num_updates, "begun": dict(self._begun), "tasks": tasks})
 
-    def load_state(self, state: Mapping[str, Any]) -> None:
+    def load_state(self, state: State) -> None:
         """Go on from a checkpoint."""
-        self._num_updates, self._begun = state["updates"], Counter(state["begun"])
+        kept = state.scalars
+        self._num_updates, self._begun = kept["updates"], Counter(kept["begun"])
         self._buffer.clear()
         for name, peer in self._clients.peers.items():
-            peer.task = Task(**state["tasks"][name]) if name in state["tasks"] else None
+            peer.task = Task(**kept["tasks"][name]) if name in kept["tasks"] else None

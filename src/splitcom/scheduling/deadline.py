@@ -11,17 +11,16 @@ same bits, and by the time of day over a network.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any
 
-from splitcom.aggregation.update import Update
+from splitcom.aggregation import Update
 from splitcom.config import Config
 from splitcom.engines.local import Arrival
 from splitcom.protocol.messages_pb2 import Message
-from splitcom.scheduling.lockstep import renew
 from splitcom.scheduling.sampling import sample_clients
 from splitcom.server.conversations import Conversations, Ended, Rejoined, Task
 from splitcom.server.shared import SharedAdapter
 from splitcom.server.steps import Steps
+from splitcom.state import State
 from splitcom.training.plan import num_round_batches, progress_of
 
 
@@ -128,7 +127,7 @@ class Deadline(ArrivalDriven):
         self._abandon_all()
         if len(updates) < least:
             raise Rejoined(f"round {round_index} ended with {len(updates)} clients")
-        renew(self._adapter, [updates[name] for name in chosen if name in updates])
+        self._adapter.merge([updates[name] for name in chosen if name in updates])
 
     def _collect_updates(self, chosen: list[str], round_index: int, least: int) -> dict[str, Update]:
         settings, now = self._config.federation, self._clients.transport.now
@@ -154,11 +153,11 @@ class Deadline(ArrivalDriven):
         while self._training():
             self._advance(round_index)
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         """Nothing."""
-        return {}
+        return State()
 
-    def load_state(self, state: Mapping[str, Any]) -> None:
+    def load_state(self, state: State) -> None:
         """Begin the next round with clients that have none."""
         for peer in self._clients.peers.values():
             peer.task = None

@@ -1,16 +1,13 @@
 """Who trains when, and when a round is over. This is the plain way: everybody waits for everybody."""
 
-from collections.abc import Iterable, Mapping
-from typing import Any
-
-from splitcom.aggregation.average import weighted_average
-from splitcom.aggregation.update import Update
+from splitcom.aggregation import Update
 from splitcom.config import Config
 from splitcom.engines.local import Arrival
 from splitcom.scheduling.sampling import sample_clients
 from splitcom.server.conversations import Conversations, Ended, Rejoined, Task
 from splitcom.server.shared import SharedAdapter
 from splitcom.server.steps import Steps
+from splitcom.state import State
 from splitcom.training.plan import num_round_batches, progress_of
 
 
@@ -32,7 +29,7 @@ class Lockstep:
         updates = self._collect_updates(chosen, round_index)
         if len(updates) < min(settings.min_clients, len(chosen)):
             raise Rejoined(f"round {round_index} ended with {len(updates)} clients")
-        renew(self._adapter, [updates[name] for name in chosen if name in updates])
+        self._adapter.merge([updates[name] for name in chosen if name in updates])
 
     def _collect_updates(self, chosen: list[str], round_index: int) -> dict[str, Update]:
         """Steps until every client has ended its round; one with fewer batches simply ends earlier."""
@@ -67,20 +64,11 @@ class Lockstep:
     def settle(self, round_index: int, *, is_last: bool) -> None:
         """Nothing to do: a round ends when everybody has ended it."""
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         """Nothing."""
-        return {}
+        return State()
 
-    def load_state(self, state: Mapping[str, Any]) -> None:
+    def load_state(self, state: State) -> None:
         """Begin the next round with clients that have none."""
         for peer in self._clients.peers.values():
             peer.task = None
-
-
-def renew(adapter: SharedAdapter, updates: Iterable[Update]) -> None:
-    """FedAvg: replace the shared adapter by the mean of the clients', weighted by tokens, if any is new."""
-    new = [update for update in updates if update.is_new]
-    if new:
-        adapter.replace(
-            weighted_average([update.adapter for update in new], [update.num_tokens for update in new])
-        )

@@ -13,11 +13,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from splitcom.config import Config
-from splitcom.control import Controller, Feedback, State, parse
+from splitcom.control import Controller, Feedback, parse
 from splitcom.durable import write_atomic
 from splitcom.errors import ConfigError
 from splitcom.metrics.record import RunFolder
 from splitcom.seeds import derive_seed
+from splitcom.state import State
 from splitcom.training.store import sections_of
 
 

@@ -13,9 +13,9 @@ from typing import Any, Protocol
 
 import torch
 
+from splitcom.aggregation import FedAvg
 from splitcom.codecs import ReferenceStore
 from splitcom.config import Config
-from splitcom.control import State
 from splitcom.engines.local import BodyTrainer
 from splitcom.metrics.ledger import Ledger
 from splitcom.protocol.labels import pack_labels, unpack_labels
@@ -27,6 +27,7 @@ from splitcom.server.lines import line_of
 from splitcom.server.observe import Observer
 from splitcom.server.shared import SharedAdapter
 from splitcom.server.steps import Steps
+from splitcom.state import State
 from splitcom.training.channel import Channels, steer
 from splitcom.training.store import PartyStore, sections_of
 from splitcom.transports.events import Transport
@@ -41,10 +42,10 @@ class Scheduling(Protocol):
     def settle(self, round_index: int, *, is_last: bool) -> None:
         """Have every client idle after this round, so that it can be evaluated and saved."""
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         """What a checkpoint keeps, when all is settled."""
 
-    def load_state(self, state: Mapping[str, Any]) -> None:
+    def load_state(self, state: State) -> None:
         """Go on from a checkpoint."""
 
 
@@ -76,7 +77,7 @@ class Federation:
         self._store = store
         self._saved_round = 0
         self._saved_clocks: dict[str, Any] = {}
-        self._shared = SharedAdapter(front_adapter, config.federation.adapter_dtype)
+        self._shared = SharedAdapter(front_adapter, config.federation.adapter_dtype, FedAvg())
         self._clients = Conversations(config, transport, self.ledger, open_channels, model_fingerprint)
         observer = observer or Observer()
         self._steps = Steps(config, self._clients, self._shared, body, self.ledger, observer)
@@ -91,7 +92,7 @@ class Federation:
     @property
     def adapter(self) -> dict[str, torch.Tensor]:
         """The adapter that clients share: the front's, or the whole model's where nothing is split."""
-        return self._shared.state
+        return self._shared.tensors
 
     def run(self) -> Iterator[list[dict[str, Any]]]:
         """Run all rounds that are left, from the last saved one; yields the lines of metrics.jsonl after each.
@@ -193,7 +194,12 @@ class Federation:
     def _keep(self) -> None:
         """Keep the server's own state."""
         self._saved_round, self._saved_clocks = self.round, self._clients.transport.state()
-        tensors = {f"front.{name}": tensor for name, tensor in self.adapter.items()}
+        parts = {
+            "shared": self._shared.state(),
+            "scheduling": self._scheduling.state(),
+            "control": self.controllers.state(),
+        }
+        tensors = {f"{part}.{name}": t for part, state in parts.items() for name, t in state.tensors.items()}
         if self.body is not None:
             tensors |= {f"body.{name}": tensor for name, tensor in self.body.state().items()}
         for name, peer in self.peers.items():
@@ -201,18 +207,14 @@ class Federation:
                 tensors[f"labels.{name}"] = torch.frombuffer(
                     bytearray(pack_labels(peer.labels)), dtype=torch.uint8
                 )
-        control = self.controllers.state()
-        tensors |= {f"control.{name}": tensor for name, tensor in control.tensors.items()}
         scalars = {
-            "control": control.scalars,
+            "parts": {part: state.scalars for part, state in parts.items()},
             "wall_s": self.wall_s,
-            "adapter_version": self._shared.version,
             "eval_losses": self.eval_losses,
             "eval_accuracies": self.eval_accuracies,
             "ledger": self.ledger.state(),
             "uncompressed": self.uncompressed,
             "transport": self._saved_clocks,
-            "scheduling": self._scheduling.state(),
             "clients": {
                 name: [peer.acknowledged_round, peer.adapter_version] for name, peer in self.peers.items()
             },
@@ -225,7 +227,8 @@ class Federation:
         self.round = self._saved_round = self._store.latest() or 0
         tensors, scalars = self._store.load(self.round)
         sections = sections_of(tensors)
-        self._shared.restore(sections["front"], scalars["adapter_version"])
+        parts = {part: State(sections[part], kept) for part, kept in scalars["parts"].items()}
+        self._shared.load_state(parts["shared"])
         if self.body is not None:
             self.body.load_state(sections["body"])
         for name, (acknowledged_round, adapter_version) in scalars["clients"].items():
@@ -236,9 +239,9 @@ class Federation:
                 {} if packed is None else unpack_labels(packed.numpy().tobytes(), self.config.data.max_tokens)
             )
             peer.forget_round()
-        self._scheduling.load_state(scalars["scheduling"])
+        self._scheduling.load_state(parts["scheduling"])
         self._store.load_references(self.round, self._references())
-        self.controllers.load_state(State(sections["control"], scalars["control"]))
+        self.controllers.load_state(parts["control"])
         self.wall_s = max(self.wall_s, scalars["wall_s"])
         self.eval_losses = {int(index): loss for index, loss in scalars["eval_losses"].items()}
         self.eval_accuracies = {int(index): value for index, value in scalars["eval_accuracies"].items()}

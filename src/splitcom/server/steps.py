@@ -8,7 +8,7 @@ from time import perf_counter
 
 import torch
 
-from splitcom.aggregation.update import Update
+from splitcom.aggregation import Update
 from splitcom.config import Config
 from splitcom.engines.local import Arrival, BodyTrainer, StepResult
 from splitcom.errors import NonFiniteError
@@ -188,9 +188,9 @@ class Steps:
             peer.loss_sum, peer.num_correct = end.loss_sum, min(end.num_correct, peer.num_labels)
         is_new = self._renews(task)
         adapter = (
-            self._clients.parse(name, self._adapter.read, end.adapter) if is_new else self._adapter.state
+            self._clients.parse(name, self._adapter.read, end.adapter) if is_new else self._adapter.tensors
         )
-        update = Update(adapter, task.num_tokens, task.version, is_new)
+        update = Update(adapter, task.num_tokens, task.version, is_new, name)
         peer.task = None
         peer.updates += 1
         return update

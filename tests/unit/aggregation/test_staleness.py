@@ -1,31 +1,40 @@
-"""Merging what comes late."""
+"""Discounting what comes late, and merging it with any aggregator."""
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from splitcom.aggregation.staleness import merge, part_of
-from splitcom.aggregation.update import Update
-from splitcom.config import AsynchronousConfig
+from splitcom.aggregation import Discount, FedAvg, Update
+from splitcom.aggregation.median import Median
 
 
-def update(value, num_tokens=10, version=5):
-    return Update({"a": torch.tensor([value])}, num_tokens, version)
+def update(value, num_tokens=10, version=5, client=""):
+    return Update({"a": torch.tensor([value])}, num_tokens, version, client=client)
+
+
+def merge(aggregator, value, version, updates, discount):
+    shared = {"a": torch.tensor([value])}
+    return aggregator.merge(shared, [discount.apply(one, shared, version) for one in updates])["a"].item()
 
 
 def test_one_update_alone_is_fedasync():
-    settings_ = AsynchronousConfig(mixing=0.6, staleness=1.0)
-    state = {"a": torch.tensor([1.0])}
-    assert merge(state, 5, [update(2.0)], settings_)["a"].item() == pytest.approx(1 + 0.6)
-    assert merge(state, 7, [update(2.0)], settings_)["a"].item() == pytest.approx(1 + 0.6 / 3)
-    assert merge(state, 7, [update(2.0, num_tokens=999)], settings_)["a"].item() == pytest.approx(1 + 0.2)
+    discount = Discount(0.6, 1.0)
+    assert merge(FedAvg(), 1.0, 5, [update(2.0)], discount) == pytest.approx(1 + 0.6)
+    assert merge(FedAvg(), 1.0, 7, [update(2.0)], discount) == pytest.approx(1 + 0.6 / 3)
+    assert merge(FedAvg(), 1.0, 7, [update(2.0, num_tokens=999)], discount) == pytest.approx(1 + 0.2)
+    assert merge(FedAvg(), 1.1, 5, [update(2.7)], Discount(1.0, 0.5)) == torch.tensor(2.7).item()
 
 
 def test_a_buffer_is_weighted_by_tokens_and_staleness():
-    settings_ = AsynchronousConfig(buffer=2, mixing=1.0, staleness=0.5)
-    merged = merge({"a": torch.tensor([0.0])}, 8, [update(1.0, 30, 8), update(4.0, 10, 5)], settings_)
-    assert merged["a"].item() == pytest.approx(0.75 * 1.0 + 0.25 * 0.5 * 4.0)
+    updates = [update(1.0, 30, 8), update(4.0, 10, 5)]
+    merged = merge(FedAvg(), 0.0, 8, updates, Discount(1.0, 0.5))
+    assert merged == pytest.approx(0.75 * 1.0 + 0.25 * 0.5 * 4.0)
+
+
+def test_a_robust_aggregator_gets_what_staleness_has_left():
+    updates = [update(8.0, version=4), update(4.0, version=1), update(3.0, version=4)]
+    assert merge(Median(), 0.0, 4, updates, Discount(1.0, 0.5)) == 3.0  # of 8, 2 and 3
 
 
 @settings(deadline=None, max_examples=60)
@@ -37,9 +46,9 @@ def test_a_buffer_is_weighted_by_tokens_and_staleness():
     exponent=st.floats(0.0, 3.0),
 )
 def test_a_merged_adapter_lies_between_its_parts_and_older_updates_weigh_less(values, mixing, exponent):
-    settings_ = AsynchronousConfig(mixing=mixing, staleness=exponent)
+    discount = Discount(mixing, exponent)
     updates = [update(value, tokens, 50 - age) for value, tokens, age in values]
-    merged = merge({"a": torch.tensor([0.0])}, 50, updates, settings_)["a"].item()
+    merged = merge(FedAvg(), 0.0, 50, updates, discount)
     parts = [0.0, *(value for value, _, _ in values)]
     assert min(parts) - 1e-4 <= merged <= max(parts) + 1e-4
-    assert 0 < part_of(4, settings_) <= part_of(3, settings_) <= mixing
+    assert 0 < discount.part_of(4) <= discount.part_of(3) <= mixing

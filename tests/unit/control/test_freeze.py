@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from splitcom.control import Feedback, State, parse
+from splitcom.control import Feedback, parse
 from splitcom.errors import SpecError
+from splitcom.state import State
 
 
 def feedback(number, loss):

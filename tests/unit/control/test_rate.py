@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from splitcom.control import Feedback, State, parse
+from splitcom.control import Feedback, parse
 from splitcom.errors import SpecError
+from splitcom.state import State
 
 TEXT = "rate(1.0, 0.1, 16.0)"
 UNCOMPRESSED = 10_000_000  # bytes of a round

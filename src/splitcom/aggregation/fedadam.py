@@ -1,0 +1,66 @@
+"""FedAdam: the mean as a gradient, for Adam at the server."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from splitcom.aggregation.aggregator import Aggregator, mean, register
+from splitcom.language import ArgumentError
+from splitcom.state import State
+
+
+@register
+@dataclass(eq=False)
+class FedAdam(Aggregator):
+    """Reddi et al. 2021, "Adaptive Federated Optimization" (2003.00295, algorithm 2), weighted by tokens.
+
+        d  =   sum_i  n_i / n * (x_i - x)
+        m  <-  beta1 * m + (1 - beta1) * d
+        v  <-  beta2 * v + (1 - beta2) * d ** 2          v begins at tau ** 2
+        x  <-  x + lr * m / (sqrt(v) + tau)
+
+    As there, the moments are not corrected for their beginning. `tau` is the size of change below which it does not
+    adapt.
+    """
+
+    name = "fedadam"
+    lr: float = 0.01
+    beta1: float = 0.9
+    beta2: float = 0.99
+    tau: float = 0.001
+    _first: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
+    _second: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        for argument in ("lr", "tau"):
+            if not getattr(self, argument) > 0:
+                raise ArgumentError(argument, f"must be above 0; it is {getattr(self, argument)}")
+        for argument in ("beta1", "beta2"):
+            if not 0 <= getattr(self, argument) < 1:
+                raise ArgumentError(
+                    argument, f"must lie in 0 to 1, without 1; it is {getattr(self, argument)}"
+                )
+
+    @override
+    def combine(self, name: str, old: Tensor, new: Sequence[Tensor], weights: Sequence[int]) -> Tensor:
+        change = mean(new, weights) - old
+        first = self._first.get(name, torch.zeros_like(old)).to(old)
+        second = self._second.get(name, torch.full_like(old, self.tau**2)).to(old)
+        self._first[name] = first * self.beta1 + change * (1 - self.beta1)
+        self._second[name] = second * self.beta2 + change**2 * (1 - self.beta2)
+        return old + self.lr * self._first[name] / (self._second[name].sqrt() + self.tau)
+
+    @override
+    def state(self) -> State:
+        first = {f"first.{name}": tensor for name, tensor in self._first.items()}
+        return State(first | {f"second.{name}": tensor for name, tensor in self._second.items()})
+
+    @override
+    def load_state(self, state: State) -> None:
+        self._first, self._second = {}, {}
+        for key, tensor in state.tensors.items():
+            moment, _, name = key.partition(".")
+            (self._first if moment == "first" else self._second)[name] = tensor

@@ -1,0 +1,24 @@
+"""FedAvg: the mean, weighted by tokens."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+from typing_extensions import override
+
+from splitcom.aggregation.aggregator import Aggregator, mean, register
+
+
+@register
+@dataclass(eq=False)
+class FedAvg(Aggregator):
+    """McMahan et al. 2017, "Communication-Efficient Learning of Deep Networks from Decentralized Data" (1602.05629).
+
+    x  <-  sum_i  n_i / n * x_i
+    """
+
+    name = "fedavg"
+
+    @override
+    def combine(self, name: str, old: Tensor, new: Sequence[Tensor], weights: Sequence[int]) -> Tensor:
+        return mean(new, weights)
