@@ -8,7 +8,7 @@ import difflib
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args
 
 import tomli_w
 from pydantic import (
@@ -18,14 +18,17 @@ from pydantic import (
     Field,
     ValidationError,
     ValidationInfo,
+    create_model,
     field_validator,
     model_validator,
 )
 
+from splitcom.aggregation import parse as parse_aggregator
 from splitcom.codecs import parse
 from splitcom.config_tree import merged, read_text, read_tree
 from splitcom.control import parse as parse_controller
 from splitcom.errors import ConfigError, SpecError
+from splitcom.flows import AT_CUT, FLOWS, WITH_BASE, cut_flows
 
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -39,12 +42,10 @@ def _canonical(read: Callable[[str], object], text: str) -> str:
         raise ValueError(str(error)) from error
 
 
-ENTERING = {"activation_down": "activation_up", "gradient_down": "gradient_up"}
-"""What leaves the body, and what has entered it before in the same step of the U-shape."""
-
 SHARED = "shared"  # the name of the controller that several flows have together
 CodecText = Annotated[str, AfterValidator(partial(_canonical, parse))]
 ControllerText = Annotated[str, AfterValidator(partial(_canonical, parse_controller))]
+AggregatorText = Annotated[str, AfterValidator(partial(_canonical, parse_aggregator))]
 
 
 class Section(BaseModel):
@@ -150,6 +151,8 @@ class FederationConfig(Section):
 
     clients: Positive = 3
     sample: Fraction = 1.0  # part of the clients in each round
+    # how adapters become one, beside fedavg: fedavgm(momentum=0.9), fedadam(lr=0.01), trimmed_mean(0.2), median
+    aggregator: AggregatorText = "fedavg"
     adapter_dtype: Literal["float32", "bfloat16", "float16"] = "float16"
     drop_after_s: Annotated[float, Field(gt=0)] | None = None  # a lost client; None waits for ever
     min_clients: Positive = 1  # that a round can end with
@@ -177,6 +180,19 @@ class FederationConfig(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _enough_to_aggregate(self) -> Self:
+        least = parse_aggregator(self.aggregator).min_updates
+        field, count = "clients and sample", self.num_sampled
+        if self.scheduling == "asynchronous":
+            field, count = "asynchronous.buffer", self.asynchronous.buffer
+        if count < least:
+            raise ValueError(
+                f"aggregator = {self.aggregator!r} of {count} updates is no more than their mean, it needs {least} or "
+                f"more; raise {field}, or take another one"
+            )
+        return self
+
     @property
     def num_sampled(self) -> int:
         """How many clients' updates make a round."""
@@ -196,14 +212,12 @@ class FlowConfig(Section):
     residual: bool = False  # of what leaves the body in the U-shape, code what it adds to what has come in
 
 
-class FlowsConfig(Section):
-    """The codecs of the flows at the cut."""
+class FlowSections(Section):
+    """How each flow is coded: a section for every one that has a codec of its own in the table of flows."""
 
-    activation_up: FlowConfig = FlowConfig(codec="temporal(0.98) > delta > int4 > zstd")
-    gradient_down: FlowConfig = FlowConfig(codec="int8 > zstd")
-    # U-shape only
-    activation_down: FlowConfig = FlowConfig(codec="temporal(0.98) > delta > int4 > zstd")
-    gradient_up: FlowConfig = FlowConfig(codec="int8 > zstd")
+    def __getitem__(self, flow: str) -> FlowConfig:
+        settings: FlowConfig = getattr(self, flow)
+        return settings
 
     @model_validator(mode="before")
     @classmethod
@@ -216,6 +230,21 @@ class FlowsConfig(Section):
             flow: {"codec": codecs[flow], **given} if flow in codecs and isinstance(given, dict) else given
             for flow, given in flows.items()
         }
+
+
+if TYPE_CHECKING:
+    FlowsConfig = FlowSections
+else:
+    FlowsConfig = create_model(
+        "FlowsConfig",
+        __base__=FlowSections,
+        __doc__=FlowSections.__doc__,
+        **{
+            flow.name: (FlowConfig, FlowConfig(codec=flow.codec))
+            for flow in FLOWS.values()
+            if flow.codec is not None
+        },
+    )
 
 
 class ControlConfig(Section):
@@ -350,16 +379,18 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _residuals_have_a_base(self) -> Self:
-        for flow, entering in ENTERING.items():
-            if getattr(self.flows, entering).residual:
+        for flow in AT_CUT:
+            base = FLOWS[flow].base
+            if not self.flows[flow].residual:
+                continue
+            if base is None:
                 raise ValueError(
-                    f"flows.{entering}.residual = true: it is for {' and '.join(ENTERING)}, which leave the body"
+                    f"flows.{flow}.residual = true: it is for {' and '.join(WITH_BASE)}, which leave the body"
                 )
-            codec = getattr(self.flows, entering).codec
-            is_residual = self.model.tail_blocks and getattr(self.flows, flow).residual
-            if is_residual and parse(codec).keeps_projections:
+            codec = self.flows[base].codec
+            if self.model.tail_blocks and parse(codec).keeps_projections:
                 raise ValueError(
-                    f"flows.{flow}.residual = true: it needs what has been sent of {entering} at both ends, of which "
+                    f"flows.{flow}.residual = true: it needs what has been sent of {base} at both ends, of which "
                     f"the sender of {codec!r} keeps projections only; take another codec there, or leave residual out"
                 )
         return self
@@ -396,13 +427,7 @@ class Config(Section):
     @property
     def cut_flows(self) -> dict[str, FlowConfig]:
         """The flows that cross a cut of this run's model, by name."""
-        flows = self.flows
-        tail = {"activation_down": flows.activation_down, "gradient_up": flows.gradient_up}
-        return {
-            "activation_up": flows.activation_up,
-            **(tail if self.model.tail_blocks else {}),
-            "gradient_down": flows.gradient_down,
-        }
+        return {flow: self.flows[flow] for flow in cut_flows(has_tail=bool(self.model.tail_blocks))}
 
     @property
     def steering(self) -> dict[str, tuple[str, str]]:

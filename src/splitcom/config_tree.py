@@ -7,6 +7,7 @@ from re import fullmatch
 from typing import Any
 
 from splitcom.errors import ConfigError
+from splitcom.flows import AT_CUT, FLOWS
 
 Tree = dict[str, Any]
 
@@ -19,19 +20,23 @@ def _preset_of(activation: float, gradient: float) -> Tree:
     """
     predicted = "predict > {} > uniform({}, dead_zone=0.3, prompt={}) > range"
     summed = "predict(window=0, rank=0) > klt(threshold=0.7, centre=sum) > uniform({}) > range"
-    return {
-        "activation_up": {
-            "codec": predicted.format("klt", activation, 2),
-            "controller": f"freeze({activation}, {activation / 2})",
-        },
-        "gradient_down": {"codec": summed.format(gradient), "controller": None, "residual": True},
-        "activation_down": {
-            "codec": predicted.format("klt(threshold=0.7)", f"{0.6 * activation:g}", 6),
-            "controller": None,
-            "residual": True,
-        },
-        "gradient_up": {"codec": summed.format(f"{0.42 * gradient:g}"), "controller": None},
-    }
+    trees: Tree = {}
+    for flow in (FLOWS[name] for name in AT_CUT):
+        match flow.content, flow.cut:
+            case "activation", "front":
+                codec = predicted.format("klt", activation, 2)
+            case "activation", _:
+                codec = predicted.format("klt(threshold=0.7)", f"{0.6 * activation:g}", 6)
+            case _, "front":
+                codec = summed.format(gradient)
+            case _:
+                codec = summed.format(f"{0.42 * gradient:g}")
+        freezes = (flow.content, flow.cut) == ("activation", "front")
+        controller = f"freeze({activation}, {activation / 2})" if freezes else None
+        trees[flow.name] = {"codec": codec, "controller": controller}
+        if flow.base is not None:
+            trees[flow.name]["residual"] = True
+    return trees
 
 
 PRESETS = {

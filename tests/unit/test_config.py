@@ -1,10 +1,13 @@
 """Configuration: round trip, and errors that help."""
 
+import re
+
 import pytest
 
 from splitcom.config import Config
 from splitcom.config_tree import parse_assignment
 from splitcom.errors import ConfigError
+from splitcom.flows import FLOWS
 
 
 def test_a_saved_configuration_reads_back_equal(tmp_path):
@@ -140,3 +143,30 @@ def test_a_presets_controller_comes_and_goes_with_its_codec():
 def test_an_unknown_preset_is_refused(name):
     with pytest.raises(ConfigError, match="there are quality, balanced, tiny"):
         Config.from_toml(f"preset = {name}")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"aggregator": "medain"}, "no aggregator 'medain'; did you mean 'median'"),
+        ({"aggregator": "trimmed_mean(0.2)"}, "of 3 updates is no more than their mean, it needs 5 or more"),
+        ({"aggregator": "median", "clients": 4, "sample": 0.5}, "raise clients and sample"),
+        (
+            {"aggregator": "median", "scheduling": "asynchronous"},
+            "of 1 updates is no more than their mean, it needs 3 or more; raise asynchronous.buffer",
+        ),
+    ],
+)
+def test_an_aggregator_that_cannot_be_is_refused(changes, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        Config().override({f"federation.{key}": value for key, value in changes.items()})
+
+
+def test_the_text_of_an_aggregator_is_kept_in_its_canonical_form():
+    config = Config().override({"federation.aggregator": "fedavgm( momentum = 0.5,lr=1 )"})
+    assert config.federation.aggregator == "fedavgm(momentum=0.5)"
+
+
+def test_flows_with_a_codec_have_a_section_each():
+    assert list(type(Config().flows).model_fields) == [f.name for f in FLOWS.values() if f.codec is not None]
+    assert all(Config().flows[name].codec == FLOWS[name].codec for name in type(Config().flows).model_fields)

@@ -8,9 +8,10 @@ from splitcom.client.ends import EndsTrainer
 from splitcom.client.front import FrontTrainer
 from splitcom.client.whole import WholeTrainer
 from splitcom.codecs import FileReferences, MemoryReferences, ReferenceStore, parse
-from splitcom.config import ENTERING, Config, FlowConfig
+from splitcom.config import Config, FlowConfig
 from splitcom.data import Sample
 from splitcom.engines.local import BodyTrainer
+from splitcom.flows import FLOWS
 from splitcom.models import joined_state, replicate
 from splitcom.parties.parts import Parts
 from splitcom.scheduling import scheduling_of
@@ -84,7 +85,9 @@ def open_channels(config: Config, client: str, folder: Path) -> Channels:
     for flow, settings in flows.items():
         codec = parse(settings.codec)
         references = _references(config, folder / client / flow) if codec.needs_references else None
-        base = channels.get(ENTERING[flow]) if settings.residual else None  # none in the standard form
+        base = (
+            channels.get(FLOWS[flow].base or "") if settings.residual else None
+        )  # none in the standard form
         channels[flow] = Channel(flow, client, codec, references, config.seed, base)
     return channels
 

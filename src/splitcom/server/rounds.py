@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import torch
 
-from splitcom.aggregation import FedAvg
+from splitcom.aggregation import parse as parse_aggregator
 from splitcom.codecs import ReferenceStore
 from splitcom.config import Config
 from splitcom.engines.local import BodyTrainer
@@ -77,7 +77,8 @@ class Federation:
         self._store = store
         self._saved_round = 0
         self._saved_clocks: dict[str, Any] = {}
-        self._shared = SharedAdapter(front_adapter, config.federation.adapter_dtype, FedAvg())
+        aggregator = parse_aggregator(config.federation.aggregator)
+        self._shared = SharedAdapter(front_adapter, config.federation.adapter_dtype, aggregator)
         self._clients = Conversations(config, transport, self.ledger, open_channels, model_fingerprint)
         observer = observer or Observer()
         self._steps = Steps(config, self._clients, self._shared, body, self.ledger, observer)
