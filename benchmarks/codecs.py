@@ -27,7 +27,7 @@ from pathlib import Path
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from splitcom.codecs import Codec, MemoryReferences, Ragged, parse, uncompressed_size
+from splitcom.codecs import Codec, Context, MemoryReferences, Ragged, parse, uncompressed_size
 from splitcom.config_tree import PRESETS
 from splitcom.models import add_lora, cut
 from splitcom.training.loss import losses_through
@@ -75,7 +75,7 @@ def second_visit(codec: Codec, first: Ragged, second: Ragged) -> dict[str, float
     """Seconds to encode and decode, bytes and error of the second visit."""
     sender, receiver = MemoryReferences(), MemoryReferences()
     if codec.needs_references:
-        codec.decode(codec.encode(first, IDS, sender).packet, receiver)
+        codec.decode(codec.encode(first, IDS, Context(sender)).packet, receiver)
     return exchange(codec, second, sender, receiver, clock=time.perf_counter)
 
 
@@ -89,7 +89,7 @@ def exchange(
 ) -> dict[str, float]:
     """Encode and decode a visit: seconds by `clock`, bytes and error."""
     start = clock()
-    encoded = codec.encode(batch, ids, sender)
+    encoded = codec.encode(batch, ids, Context(sender))
     middle = clock()
     decoded = codec.decode(encoded.packet, receiver)
     end = clock()

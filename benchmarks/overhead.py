@@ -29,7 +29,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from splitcom.codecs.temporal import Temporal
+from splitcom.codecs.chain.temporal import Temporal
 from splitcom.config import Config
 from splitcom.data import Batch
 from splitcom.models import load_model, load_tokenizer

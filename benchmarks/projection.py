@@ -25,9 +25,9 @@ from typing import TypeAlias
 import numpy as np
 import torch
 
-from splitcom.codecs import MemoryReferences, Ragged, parse
-from splitcom.codecs.projection import Projection
-from splitcom.codecs.temporal import Temporal
+from splitcom.codecs import Context, MemoryReferences, Ragged, parse
+from splitcom.codecs.chain.projection import Projection
+from splitcom.codecs.chain.temporal import Temporal
 from splitcom.config import Config
 from splitcom.parties.parts import load_parts
 from splitcom.parties.texts import load_texts
@@ -78,7 +78,7 @@ def walk(visits: list[Visit], temporal: Temporal, projection: Projection, seed: 
             true.append(temporal.measure(batch.values, receiver.read(ids), lengths))
             held = Projection.unpack(sender.read_kept(ids), int(lengths.sum()))
             reduced.append(temporal.measure(seen, held, lengths, whole))
-        encoded = codec.encode(batch, ids, sender, projection_seed=seed)
+        encoded = codec.encode(batch, ids, Context(sender, flow_seed=seed))
         if ids[0] in receiver:
             wrong.append(temporal.similar(true[-1], temporal.threshold) != encoded.skipped.numpy())
         codec.decode(encoded.packet, receiver)

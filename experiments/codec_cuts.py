@@ -13,7 +13,7 @@ import argparse
 import torch
 from codec_theory import CLIENT, relative, setting
 
-from splitcom.codecs import MemoryReferences, Ragged, parse, uncompressed_size
+from splitcom.codecs import Context, MemoryReferences, Ragged, parse, uncompressed_size
 from splitcom.config_tree import PRESETS
 from splitcom.parties.parts import load_parts
 from splitcom.parties.texts import load_texts
@@ -55,7 +55,7 @@ def show(source: str, cut: int, codecs: list[str]) -> None:
     for text in codecs:
         codec, store, size, plain, restored, losses = parse(text), MemoryReferences(), 0, 0, [], []
         for batch, ragged in zip(batches, sent, strict=True):
-            encoded = codec.encode(ragged, batch.sample_ids, store)
+            encoded = codec.encode(ragged, batch.sample_ids, Context(store))
             size += len(encoded.packet)
             plain += uncompressed_size(batch.sample_ids, ragged.lengths.tolist(), ragged.hidden)
             restored.append(encoded.reconstruction.values)

@@ -18,8 +18,8 @@ import torch
 from codec_theory import CLIENT, Loop, setting
 from torch import Tensor
 
-from splitcom.codecs import MemoryReferences, Ragged, parse
-from splitcom.codecs.predict import spent
+from splitcom.codecs import Context, MemoryReferences, Ragged, parse
+from splitcom.codecs.lattice.predict import spent
 from splitcom.config import Config
 from splitcom.config_tree import parse_assignment
 from splitcom.parties.parts import load_parts
@@ -180,7 +180,9 @@ def visits(config: Config, num_epochs: int) -> Iterator[tuple[int, Moves, Tensor
             hidden = loop.front(batch.input_ids, mask)
             exact = Ragged.from_padded(hidden.detach(), mask, learnt_tokens(batch.labels))
             lengths = exact.lengths.tolist()
-            decoded = codec.encode(exact, batch.sample_ids, references).reconstruction.values.double()
+            decoded = codec.encode(
+                exact, batch.sample_ids, Context(references)
+            ).reconstruction.values.double()
             if epoch:
                 old = torch.cat([held[sample] for sample in batch.sample_ids])
                 position = torch.cat([torch.arange(length) for length in lengths])

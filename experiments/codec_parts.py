@@ -17,8 +17,9 @@ import numpy.typing as npt
 import torch
 from codec_theory import CLIENT, Loop, setting
 
-from splitcom.codecs import Ragged, lattice, uncompressed_size
-from splitcom.codecs.coder import Writer
+from splitcom.codecs import Ragged, uncompressed_size
+from splitcom.codecs.lattice import codec as lattice
+from splitcom.codecs.lattice.coder import Writer
 from splitcom.config import Config
 from splitcom.data import Batch
 from splitcom.parties.parts import load_parts
@@ -28,12 +29,12 @@ from splitcom.training.plan import progress_of, round_batches
 
 # by the function that has a part written, inner ones first
 PARTS = {
-    "LatticeCodec._code_factors": "which are prompts",
-    "LatticeCodec._code_head": "step, mean, directions",
+    "code_factors": "which are prompts",
+    "HeadCoding.code": "step, mean, directions",
     "code_update": "drift map",
     "ModeModel.code": "how it is predicted",
     "LatticeCodec._code_end": "sum, checksum",
-    "LatticeCodec._code_body": "what that misses",
+    "BodyCoding.code": "what that misses",
 }
 HEADER = "header, ids, lengths"
 

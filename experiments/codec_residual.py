@@ -18,8 +18,8 @@ from codec_drift import ridge
 from codec_theory import CLIENT, Loop, relative, setting
 from torch import Tensor
 
-from splitcom.codecs import Codec, MemoryReferences, Ragged, parse, uncompressed_size
-from splitcom.codecs.basis import spread_of, weights_of
+from splitcom.codecs import Codec, Context, MemoryReferences, Ragged, parse, uncompressed_size
+from splitcom.codecs.lattice.basis import spread_of, weights_of
 from splitcom.config_tree import PRESETS
 from splitcom.parties.parts import load_parts
 from splitcom.parties.texts import load_texts
@@ -49,7 +49,7 @@ class Predicted:
     def send(self, exact: Ragged, base: Tensor, ids: list[int]) -> tuple[Tensor, int]:
         """What arrives, and the bytes of the packet."""
         rest = Ragged(exact.values - base @ self.matrix, exact.lengths, exact.learnt)
-        encoded = self.codec.encode(rest, ids, self.references)
+        encoded = self.codec.encode(rest, ids, Context(self.references))
         return encoded.reconstruction.values + base @ self.matrix, len(encoded.packet)
 
 
@@ -90,7 +90,9 @@ def main() -> None:
             at_tail, *of_body = torch.autograd.grad(
                 loss, [inside["out"], *loop.parameters[1]], retain_graph=True
             )
-            sent = gradient_up.encode(Ragged.from_padded(at_tail, mask), ids, references).reconstruction
+            sent = gradient_up.encode(
+                Ragged.from_padded(at_tail, mask), ids, Context(references)
+            ).reconstruction
             (at_cut,) = torch.autograd.grad(inside["out"], received, sent.to_padded(mask))
             out = Ragged.from_padded(inside["out"].detach(), mask, learnt)
             back = Ragged.from_padded(at_cut, mask)

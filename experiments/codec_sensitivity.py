@@ -16,7 +16,7 @@ import torch
 from codec_theory import CLIENT, Loop, order_0_bits, relative, setting
 from torch import Tensor
 
-from splitcom.codecs import MemoryReferences, Ragged, parse
+from splitcom.codecs import Context, MemoryReferences, Ragged, parse
 from splitcom.config_tree import parse_assignment
 from splitcom.parties.parts import load_parts
 from splitcom.parties.texts import load_texts
@@ -87,7 +87,7 @@ class Probe:
             lengths = batch.attention_mask.sum(1)
             rows = slice(first, first := first + int(lengths.sum()))
             ragged = Ragged(self.exact[rows].float(), lengths, self.learnt[rows])
-            encoded = codec.encode(ragged, batch.sample_ids, store)
+            encoded = codec.encode(ragged, batch.sample_ids, Context(store))
             size += len(encoded.packet)
             parts.append(encoded.reconstruction.values)
         return torch.cat(parts).double(), 8 * size / self.exact.numel()

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 import zstandard
 from torch import Tensor
 
-from splitcom.codecs import MemoryReferences, Ragged, parse, uncompressed_size
+from splitcom.codecs import Context, MemoryReferences, Ragged, parse, uncompressed_size
 from splitcom.config import Config
 from splitcom.data import Batch
 from splitcom.models import load_model, load_tokenizer
@@ -103,7 +103,7 @@ def print_rates(visits: list[tuple[Batch, Ragged]]) -> dict[str, float]:
     spent = {}
     for name, text in FIRST_VISITS.items():
         codec, references = parse(text), MemoryReferences()
-        packets = [codec.encode(ragged, batch.sample_ids, references) for batch, ragged in visits]
+        packets = [codec.encode(ragged, batch.sample_ids, Context(references)) for batch, ragged in visits]
         decoded = torch.cat([packet.reconstruction.values for packet in packets]).double()
         half = len(packets) // 2
         sizes = [8 * len(packet.packet) for packet in packets]
@@ -250,7 +250,7 @@ class Loop:
 
     def send(self, flow: int, exact: Ragged, ids: list[int]) -> tuple[Ragged, float]:
         """What arrives, and the size of its packet, in per cent of fp16."""
-        encoded = self.codecs[flow].encode(exact, ids, self.references[flow])
+        encoded = self.codecs[flow].encode(exact, ids, Context(self.references[flow]))
         plain_bytes = uncompressed_size(ids, exact.lengths.tolist(), exact.hidden)
         return encoded.reconstruction, 100 * len(encoded.packet) / plain_bytes
 

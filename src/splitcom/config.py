@@ -388,7 +388,7 @@ class Config(Section):
                     f"flows.{flow}.residual = true: it is for {' and '.join(WITH_BASE)}, which leave the body"
                 )
             codec = self.flows[base].codec
-            if self.model.tail_blocks and parse(codec).keeps_projections:
+            if self.model.tail_blocks and not parse(codec).knows_the_receiver:
                 raise ValueError(
                     f"flows.{flow}.residual = true: it needs what has been sent of {base} at both ends, of which "
                     f"the sender of {codec!r} keeps projections only; take another codec there, or leave residual out"

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from splitcom.codecs import STAGES, Codec, MemoryReferences, Ragged, parse
+from splitcom.codecs import ELEMENTS, Codec, Context, MemoryReferences, Ragged, parse
 from splitcom.codecs.lattice import LatticeCodec
 from splitcom.errors import CodecError, NonFiniteError, PacketError, UnknownReference
 
@@ -40,7 +40,7 @@ IDS = [5, 300, 2, 70_000]
 
 
 def test_every_stage_has_an_example() -> None:
-    assert set(EXAMPLES) == set(STAGES)
+    assert set(EXAMPLES) == set(ELEMENTS)
 
 
 @pytest.fixture(params=ALL)
@@ -94,7 +94,7 @@ def test_text_round_trip(codec: Codec) -> None:
 def test_closed_loop(codec: Codec) -> None:
     sender, receiver = MemoryReferences(), MemoryReferences()
     for seed, batch in enumerate(visits(4)):
-        encoded = codec.encode(batch, IDS, sender, seed=seed)
+        encoded = codec.encode(batch, IDS, Context(sender, seed=seed))
         decoded = codec.decode(encoded.packet, receiver)
         assert_same(decoded.batch, encoded.reconstruction)
         assert decoded.ids == IDS
@@ -107,7 +107,7 @@ def test_reference_is_the_rounded_reconstruction(referring: Codec) -> None:
         pytest.skip("its references are integers in another basis")
     sender, receiver = MemoryReferences(), MemoryReferences()
     for batch in visits(3):
-        decoded = referring.decode(referring.encode(batch, IDS, sender).packet, receiver)
+        decoded = referring.decode(referring.encode(batch, IDS, Context(sender)).packet, receiver)
         assert torch.equal(receiver.read(IDS), decoded.batch.values.half().float())
         assert_same_state(sender, receiver)
 
@@ -116,8 +116,8 @@ def test_samples_without_a_reference_join_those_with_one(codec: Codec) -> None:
     sender, receiver = MemoryReferences(), MemoryReferences()
     first, second = visits(2)
     part = Ragged(first.values[:4], first.lengths[:2])
-    codec.decode(codec.encode(part, IDS[:2], sender).packet, receiver)
-    encoded = codec.encode(second, IDS, sender)
+    codec.decode(codec.encode(part, IDS[:2], Context(sender)).packet, receiver)
+    encoded = codec.encode(second, IDS, Context(sender))
     assert_same(codec.decode(encoded.packet, receiver).batch, encoded.reconstruction)
     assert not encoded.skipped[2:].any()
     assert_same_state(sender, receiver)
@@ -126,9 +126,9 @@ def test_samples_without_a_reference_join_those_with_one(codec: Codec) -> None:
 def test_a_sample_that_changed_its_length_is_coded_anew(codec: Codec) -> None:
     sender, receiver = MemoryReferences(), MemoryReferences()
     first, second = visits(2)
-    codec.decode(codec.encode(first, IDS, sender).packet, receiver)
+    codec.decode(codec.encode(first, IDS, Context(sender)).packet, receiver)
     longer = Ragged(torch.cat([second.values[:1], second.values]), second.lengths + torch.eye(4)[0].long())
-    encoded = codec.encode(longer, IDS, sender)
+    encoded = codec.encode(longer, IDS, Context(sender))
     assert_same(codec.decode(encoded.packet, receiver).batch, encoded.reconstruction)
     assert not encoded.skipped[0]
     if len(sender):
@@ -139,12 +139,12 @@ def test_a_sample_that_changed_its_length_is_coded_anew(codec: Codec) -> None:
 def test_unknown_reference_then_self_contained(referring: Codec) -> None:
     sender, receiver = MemoryReferences(), MemoryReferences()
     first, second = visits(2)
-    referring.encode(first, IDS, sender)  # lost on its way
-    packet = referring.encode(second, IDS, sender).packet
+    referring.encode(first, IDS, Context(sender))  # lost on its way
+    packet = referring.encode(second, IDS, Context(sender)).packet
     with pytest.raises(UnknownReference) as caught:
         referring.decode(packet, receiver)
     assert caught.value.sample_ids == IDS and len(receiver) == 0
-    encoded = referring.encode(second, IDS, sender, self_contained=True)
+    encoded = referring.encode(second, IDS, Context(sender, self_contained=True))
     assert not encoded.skipped.any()
     assert_same(referring.decode(encoded.packet, receiver).batch, encoded.reconstruction)
     assert_same_state(sender, receiver)
@@ -153,23 +153,23 @@ def test_unknown_reference_then_self_contained(referring: Codec) -> None:
 def test_another_reference_than_the_senders_is_refused(referring: Codec) -> None:
     sender, receiver = MemoryReferences(), MemoryReferences()
     first, second = visits(2)
-    referring.encode(first, IDS, sender)
-    referring.encode(Ragged(first.values + 1.0, first.lengths), IDS, receiver)
+    referring.encode(first, IDS, Context(sender))
+    referring.encode(Ragged(first.values + 1.0, first.lengths), IDS, Context(receiver))
     before = state(receiver)
     with pytest.raises(UnknownReference):
-        referring.decode(referring.encode(second, IDS, sender).packet, receiver)
+        referring.decode(referring.encode(second, IDS, Context(sender)).packet, receiver)
     assert state(receiver) == before
 
 
 def test_same_seed_same_packet(codec: Codec) -> None:
     (batch,) = visits(1)
-    packets = [codec.encode(batch, IDS, MemoryReferences(), seed=3).packet for _ in range(2)]
+    packets = [codec.encode(batch, IDS, Context(MemoryReferences(), seed=3)).packet for _ in range(2)]
     assert packets[0] == packets[1]
 
 
 def test_threads_do_not_matter_to_the_receiver(codec: Codec) -> None:
     (batch,) = visits(1, hidden=4096)
-    encoded = codec.encode(batch, IDS, MemoryReferences())
+    encoded = codec.encode(batch, IDS, Context(MemoryReferences()))
     threads = torch.get_num_threads()
     try:
         for number in (1, 2):
@@ -183,11 +183,11 @@ def test_threads_do_not_matter_to_the_receiver(codec: Codec) -> None:
 def test_what_is_not_finite_names_its_sample_and_changes_nothing(codec: Codec, value: float) -> None:
     store = MemoryReferences()
     first, second = visits(2)
-    codec.encode(first, IDS, store)
+    codec.encode(first, IDS, Context(store))
     before = state(store)
     second.values[5, 3] = value
     with pytest.raises(NonFiniteError, match=r"sample ids \[2\]"):
-        codec.encode(second, IDS, store)
+        codec.encode(second, IDS, Context(store))
     assert state(store) == before
 
 
@@ -195,7 +195,7 @@ def test_what_is_not_finite_names_its_sample_and_changes_nothing(codec: Codec, v
 def test_any_float_type_is_taken(codec: Codec, dtype: torch.dtype) -> None:
     (batch,) = visits(1)
     given = Ragged(batch.values.to(dtype), batch.lengths)
-    encoded = codec.encode(given, IDS, MemoryReferences())
+    encoded = codec.encode(given, IDS, Context(MemoryReferences()))
     assert encoded.reconstruction.values.dtype == torch.float32
     assert_same(codec.decode(encoded.packet, MemoryReferences()).batch, encoded.reconstruction)
 
@@ -204,15 +204,15 @@ def test_the_batch_is_left_alone(codec: Codec) -> None:
     store = MemoryReferences()
     for batch in visits(2):
         copy = batch.values.clone()
-        codec.encode(batch, IDS, store)
+        codec.encode(batch, IDS, Context(store))
         assert torch.equal(batch.values, copy)
 
 
 def test_every_truncation_is_a_packet_error(codec: Codec) -> None:
     sender, receiver = MemoryReferences(), MemoryReferences()
     first, second = visits(2)
-    codec.decode(codec.encode(first, IDS, sender).packet, receiver)
-    packet = codec.encode(second, IDS, sender).packet
+    codec.decode(codec.encode(first, IDS, Context(sender)).packet, receiver)
+    packet = codec.encode(second, IDS, Context(sender)).packet
     before = state(receiver)
     for size in [*range(min(len(packet), 60)), len(packet) - 1]:
         with pytest.raises(PacketError):
@@ -224,7 +224,7 @@ def test_every_truncation_is_a_packet_error(codec: Codec) -> None:
 
 def test_a_batch_beyond_the_limit_is_refused(codec: Codec) -> None:
     (batch,) = visits(1)
-    packet = codec.encode(batch, IDS, MemoryReferences()).packet
+    packet = codec.encode(batch, IDS, Context(MemoryReferences())).packet
     size_bytes = batch.values.nbytes
     codec.decode(packet, MemoryReferences(), limit_bytes=size_bytes)
     with pytest.raises(PacketError, match="at most"):

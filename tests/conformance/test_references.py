@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from splitcom.codecs import (
+    Context,
     FileReferences,
     MemoryReferences,
     Precision,
@@ -235,7 +236,7 @@ def test_both_sides_evict_alike(make: Make, text: str) -> None:
         ids = torch.randperm(12, generator=generator)[:3]
         evicted += sum(1 for i in ids.tolist() if sender.peek([i]) == [None])
         batch = Ragged(values[ids].flatten(0, 1), torch.full((3,), 5))
-        encoded = codec.encode(batch, ids.tolist(), sender)
+        encoded = codec.encode(batch, ids.tolist(), Context(sender))
         received, sent = codec.decode(encoded.packet, receiver).batch.values, encoded.reconstruction.values
         assert torch.equal(received[~sent.isnan()], sent[~sent.isnan()])
         assert list(sender) == list(receiver) and sender.peek(sender) == receiver.peek(receiver)

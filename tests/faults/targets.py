@@ -10,8 +10,8 @@ from functools import cache
 import numpy as np
 import torch
 
-from splitcom.codecs import Codec, MemoryReferences, Ragged, parse
-from splitcom.codecs.entropy import Zstd
+from splitcom.codecs import Codec, Context, MemoryReferences, Ragged, parse
+from splitcom.codecs.chain.entropy import Zstd
 from splitcom.codecs.wire import HEADER_BYTES, Header, Reader
 from splitcom.errors import PacketError, RemoteProtocolError, UnknownReference
 from splitcom.protocol.adapters import pack_adapter, unpack_adapter
@@ -129,16 +129,16 @@ def _packets(codec: Codec) -> list[bytes]:
     sender, values = MemoryReferences("fp16", STORE_BYTES), torch.randn(7, 9, generator=generator)
     later = values + 0.3 * torch.randn(7, 9, generator=generator) * (torch.arange(7) % 2)[:, None]
     lengths = torch.tensor(LENGTHS)
-    packets = [codec.encode(Ragged(visit, lengths), IDS, sender).packet for visit in (values, later)]
+    packets = [codec.encode(Ragged(visit, lengths), IDS, Context(sender)).packet for visit in (values, later)]
     largest = LIMIT_BYTES // (4 * 4096)
     for tokens, hidden in ([1], 1), ([1, 1, 1, 2], 33), ([largest], 4096), ([largest // 2] * 4, 4096):
         batch = Ragged(torch.ones(sum(tokens), hidden), torch.tensor(tokens))
-        packets.append(codec.encode(batch, range(4, 4 + len(tokens)), MemoryReferences()).packet)
+        packets.append(codec.encode(batch, range(4, 4 + len(tokens)), Context(MemoryReferences())).packet)
     packets.append(packets[3].replace(b"\4\5\6\7", b"\4\4\6\7", 1))  # an id twice
     if codec.knob is not None and codec.knob.name == "step":
-        steered = codec.encode(Ragged(later, lengths), IDS, sender, threshold=0.4, self_contained=True)
+        steered = codec.encode(Ragged(later, lengths), IDS, Context(sender, step=0.4, self_contained=True))
         packets.append(steered.packet)
-    if any(isinstance(stage, Zstd) for stage in codec.stages):
+    if any(isinstance(stage, Zstd) for stage in codec.elements):
         prefix = packets[4][: HEADER_BYTES + 2]  # one id and one length of a byte each
         packets.append(prefix + _bomb())
     return [packet for packet in packets if len(packet) <= _MAX_SEED_BYTES]

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from splitcom.codecs import STAGES, parse
+from splitcom.codecs import ELEMENTS, parse
 from splitcom.protocol.messages_pb2 import Message
 from splitcom.transports.frames_pb2 import Frame
 from splitcom.transports.framing import unpack
@@ -36,7 +36,7 @@ def target_named(name: str) -> Target:
 
 
 def test_every_stage_and_every_kind_of_message_is_attacked() -> None:
-    assert {stage.name for text in SPECS for stage in parse(text).stages} == set(STAGES)
+    assert {stage.name for text in SPECS for stage in parse(text).elements} == set(ELEMENTS)
     messages = [Message.FromString(frame) for frame in target_named("session").corpus]
     kinds = {field.name for field in Message.DESCRIPTOR.oneofs_by_name["kind"].fields}
     assert {message.WhichOneof("kind") for message in messages} == kinds

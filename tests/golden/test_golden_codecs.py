@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from splitcom.codecs import STAGES, WIRE_VERSION, Encoded, MemoryReferences, Ragged, parse
+from splitcom.codecs import ELEMENTS, WIRE_VERSION, Context, Encoded, MemoryReferences, Ragged, parse
 
 FOLDER = Path(__file__).parent / f"wire{WIRE_VERSION}"
 CODECS = {
@@ -54,12 +54,13 @@ def visits() -> list[Ragged]:
 def encode(name: str) -> list[Encoded]:
     codec, store, steps = parse(CODECS[name]), MemoryReferences(), STEPS.get(name, (None, None))
     return [
-        codec.encode(batch, IDS, store, threshold=step) for batch, step in zip(visits(), steps, strict=True)
+        codec.encode(batch, IDS, Context(store, step=step))
+        for batch, step in zip(visits(), steps, strict=True)
     ]
 
 
 def test_every_stage_is_frozen() -> None:
-    assert {stage.name for text in CODECS.values() for stage in parse(text).stages} == set(STAGES)
+    assert {stage.name for text in CODECS.values() for stage in parse(text).elements} == set(ELEMENTS)
 
 
 @pytest.mark.parametrize("name", CODECS)

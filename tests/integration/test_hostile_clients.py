@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
-from splitcom.codecs import MemoryReferences, Ragged, parse
+from splitcom.codecs import Context, MemoryReferences, Ragged, parse
 from splitcom.config import Config
 from splitcom.methods.run import configured
 from splitcom.parties.parts import load_parts
@@ -71,7 +71,7 @@ def activation(change: Callable[[torch.Tensor, list[int], list[int]], tuple], co
         decoded = parse(codec).decode(getattr(content, field_name), MemoryReferences())
         values, lengths, ids = change(decoded.batch.values, decoded.batch.lengths.tolist(), decoded.ids)
         batch = Ragged(values, torch.tensor(lengths))
-        setattr(content, field_name, parse(codec).encode(batch, ids, MemoryReferences()).packet)
+        setattr(content, field_name, parse(codec).encode(batch, ids, Context(MemoryReferences())).packet)
 
     return apply
 

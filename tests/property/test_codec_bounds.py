@@ -1,5 +1,6 @@
 """Each stage keeps the error bound of its docstring, for any shape and any finite values."""
 
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -9,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from splitcom.codecs import MemoryReferences, Ragged, parse
-from splitcom.codecs.projection import Projection
-from splitcom.codecs.temporal import Temporal
+from splitcom.codecs import Context, MemoryReferences, Ragged, parse
+from splitcom.codecs.chain.projection import Projection
+from splitcom.codecs.chain.temporal import Temporal
 
 few = settings(deadline=None, max_examples=60)
 magnitudes = st.one_of(
@@ -39,7 +40,7 @@ def batches(draw: st.DrawFn, max_hidden: int = 70) -> Ragged:
 
 def round_trip(text: str, batch: Ragged, seed: int = 0) -> torch.Tensor:
     codec, ids = parse(text), list(range(len(batch.lengths)))
-    encoded = codec.encode(batch, ids, MemoryReferences(), seed=seed)
+    encoded = codec.encode(batch, ids, Context(MemoryReferences(), seed=seed))
     decoded = codec.decode(encoded.packet, MemoryReferences()).batch
     assert torch.equal(
         decoded.values.view(torch.int32), encoded.reconstruction.values.contiguous().view(torch.int32)
@@ -125,13 +126,13 @@ def test_what_is_skipped_is_similar(batch: Ragged, metric: str, per: str, data: 
     threshold = data.draw(st.floats(0.5, 1) if metric == "cosine" else st.floats(0, 0.5))
     codec = parse(f"temporal({threshold}, metric={metric}, per={per}) > none")
     store, ids = MemoryReferences("fp32"), list(range(len(batch.lengths)))
-    codec.encode(batch, ids, store)
+    codec.encode(batch, ids, Context(store))
     share = data.draw(st.sampled_from([0.0, 0.01, 0.3, 1.0]))
     noise = torch.randn(
         batch.values.shape, generator=torch.Generator().manual_seed(data.draw(st.integers(0, 9)))
     )
     moved = Ragged((batch.values * (1 + share * noise)).clamp(-1e34, 1e34), batch.lengths)
-    encoded = codec.encode(moved, ids, store)
+    encoded = codec.encode(moved, ids, Context(store))
     old, new = batch.values.double(), moved.values.double()
     found = encoded.reconstruction.values.double()
     lengths = [1] * len(new) if per == "token" else batch.lengths.tolist()
@@ -222,15 +223,10 @@ def test_both_sides_agree_whatever_comes(
         )
         ids = data.draw(st.permutations(range(5)))[: len(shape.lengths)]
         batch = Ragged(torch.from_numpy(values), shape.lengths)
-        settings = st.none() if codec.knob is None else st.none() | st.floats(*codec.knob.limits)
-        encoded = codec.encode(
-            batch,
-            ids,
-            sender,
-            threshold=data.draw(settings),
-            seed=step,
-            self_contained=data.draw(st.integers(0, 4)) == 0,
-        )
+        context = Context(sender, seed=step, self_contained=data.draw(st.integers(0, 4)) == 0)
+        if codec.knob is not None and data.draw(st.booleans()):
+            context = replace(context, **{codec.knob.name: data.draw(st.floats(*codec.knob.limits))})
+        encoded = codec.encode(batch, ids, context)
         decoded = codec.decode(encoded.packet, receiver).batch.values
         sent = encoded.reconstruction.values
         known = ~sent.isnan()  # a sender that keeps projections does not know what it skips

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from splitcom.codecs import MemoryReferences, Ragged, parse
+from splitcom.codecs import Context, MemoryReferences, Ragged, parse
 from splitcom.errors import PacketError, UnknownReference
 
 SPECS = [
@@ -30,11 +30,14 @@ def packets(text: str) -> tuple[list[bytes], MemoryReferences]:
     codec, sender, receiver = parse(text), MemoryReferences(), MemoryReferences()
     generator = torch.Generator().manual_seed(0)
     values = torch.randn(sum(LENGTHS), HIDDEN, generator=generator)
-    first = codec.encode(Ragged(values, torch.tensor(LENGTHS)), IDS, sender).packet
+    first = codec.encode(Ragged(values, torch.tensor(LENGTHS)), IDS, Context(sender)).packet
     codec.decode(first, receiver)
     values = values + torch.randn(values.shape, generator=generator) * 0.3
     batch, steps = Ragged(values, torch.tensor(LENGTHS)), codec.knob is not None and codec.knob.name == "step"
-    return [first, codec.encode(batch, IDS, sender, threshold=0.4 if steps else None).packet], receiver
+    return [
+        first,
+        codec.encode(batch, IDS, Context(sender, step=0.4 if steps else None)).packet,
+    ], receiver
 
 
 def assert_harmless(text: str, data: bytes, receiver: MemoryReferences) -> None:

@@ -1,29 +1,21 @@
 """How a ragged batch becomes few bytes and back, given what the receiver has already.
 
-Read `codec` first, then `spec` for the language and one of the stages.
+Read `codec` first, what every codec does, then `spec` for its text; `chain` and `lattice` are the two kinds there are.
 """
 
-from splitcom.codecs import (  # noqa: F401  (they register)
-    entropy,
-    lattice,
-    number,
-    projection,
-    quantize,
-    sparsify,
-    temporal,
-    transform,
-)
-from splitcom.codecs.codec import Codec, Decoded, Encoded, Knob, uncompressed_size
+from splitcom.codecs.codec import Codec, Context, Decoded, Encoded, Knob, uncompressed_size
+from splitcom.codecs.element import ELEMENTS, register
+from splitcom.codecs.precision import Precision
 from splitcom.codecs.ragged import Ragged
-from splitcom.codecs.references import FileReferences, MemoryReferences, Precision, Reference, ReferenceStore
+from splitcom.codecs.references import FileReferences, MemoryReferences, Reference, ReferenceStore
 from splitcom.codecs.spec import parse
-from splitcom.codecs.stage import STAGES, register
 from splitcom.codecs.wire import WIRE_VERSION
 
 __all__ = [
-    "STAGES",
+    "ELEMENTS",
     "WIRE_VERSION",
     "Codec",
+    "Context",
     "Decoded",
     "Encoded",
     "FileReferences",

@@ -1,12 +1,11 @@
 """From a text to a codec: which stages go together, and in which order. The words are read by `language`."""
 
+from splitcom.codecs.chain import ChainCodec, Float16, Stage
+from splitcom.codecs.chain.projection import Projection
+from splitcom.codecs.chain.temporal import Temporal
 from splitcom.codecs.codec import Codec
-from splitcom.codecs.lattice import Klt, LatticeCodec, Range, Uniform
-from splitcom.codecs.number import Float16
-from splitcom.codecs.predict import Predict
-from splitcom.codecs.projection import Projection
-from splitcom.codecs.stage import STAGES, Place, Stage
-from splitcom.codecs.temporal import Temporal
+from splitcom.codecs.element import ELEMENTS, Element, Place
+from splitcom.codecs.lattice import Klt, LatticeCodec, Predict, Range, Uniform
 from splitcom.errors import SpecError
 from splitcom.language import Parser
 
@@ -32,48 +31,50 @@ def parse(text: str) -> Codec:
     'topk(0.1) > fp16'
     """
     parser = Parser(text)
-    stages: list[Stage] = []
+    elements: list[Element] = []
     while True:
         start = parser.position
-        stage = parser.call(STAGES)
-        if stages and stage.place <= stages[-1].place:
-            raise SpecError(_misfit(stages[-1], stage), text, start)
-        if isinstance(stage, Projection) and not (
-            stages and isinstance(stages[-1], Temporal) and stages[-1].per == "sample"
+        element = parser.call(ELEMENTS)
+        if elements and element.place <= elements[-1].place:
+            raise SpecError(_misfit(elements[-1], element), text, start)
+        if isinstance(element, Projection) and not (
+            elements and isinstance(elements[-1], Temporal) and elements[-1].per == "sample"
         ):
             raise SpecError(
-                f"{stage.name} must follow temporal with per=sample: it serves to judge whole samples",
+                f"{element.name} must follow temporal with per=sample: it serves to judge whole samples",
                 text,
                 start,
             )
-        stages.append(stage)
+        elements.append(element)
         if parser.at_end:
             break
         parser.expect(">", "'>' and another stage, or the end")
-    if any(isinstance(stage, _LATTICE) for stage in stages):
-        return _lattice(stages, text, start)
+    stages = [element for element in elements if isinstance(element, Stage)]
+    return _chain(stages) if len(stages) == len(elements) else _lattice(elements, text, start)
+
+
+def _chain(stages: list[Stage]) -> ChainCodec:
     if not any(stage.place is Place.NUMBER for stage in stages):
         at = next((i for i, stage in enumerate(stages) if stage.place > Place.NUMBER), len(stages))
         stages.insert(at, Float16())
-    return Codec(tuple(stages))
+    return ChainCodec(tuple(stages))
 
 
-_LATTICE = (Predict, Klt, Uniform, Range)
+def _lattice(elements: list[Element], text: str, position: int) -> LatticeCodec:
+    match elements:
+        case [Klt() as klt, Uniform() as uniform, Range() as coder]:
+            return LatticeCodec(None, klt, uniform, coder)
+        case [Predict() as predict, Klt() as klt, Uniform() as uniform, Range() as coder]:
+            return LatticeCodec(predict, klt, uniform, coder)
+    raise SpecError(
+        "predict, klt, uniform and range work on the same integers: write klt(...) > uniform(...) > range, with or "
+        "without predict before them, and nothing else",
+        text,
+        position,
+    )
 
 
-def _lattice(stages: list[Stage], text: str, position: int) -> Codec:
-    kinds = [type(stage) for stage in stages]
-    if kinds not in ([*_LATTICE], [*_LATTICE[1:]]):
-        raise SpecError(
-            "predict, klt, uniform and range work on the same integers: write klt(...) > uniform(...) > range, with or "
-            "without predict before them, and nothing else",
-            text,
-            position,
-        )
-    return LatticeCodec(tuple(stages))
-
-
-def _misfit(before: Stage, stage: Stage) -> str:
+def _misfit(before: Element, stage: Element) -> str:
     if stage.name == before.name:
         return f"{stage.name} stands twice"
     if stage.place == before.place and Projection.name in (stage.name, before.name):
@@ -83,7 +84,7 @@ def _misfit(before: Stage, stage: Stage) -> str:
             "so the loop would not be closed: take one of them"
         )
     if stage.place == before.place:
-        kind = sorted(name for name, cls in STAGES.items() if cls.place == stage.place)
+        kind = sorted(name for name, cls in ELEMENTS.items() if cls.place == stage.place)
         return f"{stage.name} after {before.name}: only one of {', '.join(kind)} makes sense in a chain"
     if before.place is Place.ENTROPY:
         return f"{before.name} must come last: what it gives are bytes, which {stage.name} cannot take"

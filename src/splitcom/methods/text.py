@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from transformers import PreTrainedModel
 
-from splitcom.codecs import Ragged, parse
+from splitcom.codecs import Context, Ragged, parse
 from splitcom.config import Config
 from splitcom.data import Row, Sample, encode_prompt
 from splitcom.errors import ConfigError
@@ -36,10 +36,10 @@ class Wire:
     def __call__(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Send hidden states [B, T, D] of the positions in `mask` [B, T]; returns what arrives."""
         batch = Ragged.from_padded(hidden, mask)
-        packet = self._codec.encode(batch, list(range(len(hidden))), None, seed=self.positions).packet
+        packet = self._codec.encode(batch, list(range(len(hidden))), Context(seed=self.positions)).packet
         self.bytes += len(packet)
         self.positions += len(batch.values)
-        arrived = self._codec.decode(packet, None).batch
+        arrived = self._codec.decode(packet).batch
         return arrived.to_padded(mask).to(hidden.device, hidden.dtype)
 
 

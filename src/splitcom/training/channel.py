@@ -18,7 +18,7 @@ from time import perf_counter
 
 import torch
 
-from splitcom.codecs import Codec, Decoded, Ragged, ReferenceStore, uncompressed_size
+from splitcom.codecs import Codec, Context, Decoded, Ragged, ReferenceStore, uncompressed_size
 from splitcom.errors import NonFiniteError, PacketError
 from splitcom.seeds import derive_seed
 from splitcom.training.optimize import DIVERGED
@@ -67,15 +67,7 @@ class Channel:
         base = self._held(ids, batch)
         coded = batch if base is None else replace(batch, values=batch.values.float() - base)
         try:
-            encoded = self.codec.encode(
-                coded,
-                ids,
-                self.references,
-                threshold=self.threshold,
-                self_contained=self_contained,
-                seed=derive_seed(self._seed, self.client, self.flow, *position),
-                projection_seed=derive_seed(self._seed, self.client, self.flow, "projection"),
-            )
+            encoded = self.codec.encode(coded, ids, self._context(position, self_contained))
         except NonFiniteError as error:
             raise NonFiniteError(
                 f"{self.client}, round {position[0]}, step {position[1]}, flow {self.flow}: {error}; {DIVERGED}"
@@ -103,6 +95,17 @@ class Channel:
         if self.steered is not None or self.codec.knob is None:
             return self.steered
         return self.codec.knob.value
+
+    def _context(self, position: tuple[int, int], self_contained: bool) -> Context:
+        knob = self.codec.knob
+        return Context(
+            self.references,
+            threshold=self.steered if knob is not None and knob.name == "threshold" else None,
+            step=self.steered if knob is not None and knob.name == "step" else None,
+            self_contained=self_contained,
+            seed=derive_seed(self._seed, self.client, self.flow, *position),
+            flow_seed=derive_seed(self._seed, self.client, self.flow, "projection"),
+        )
 
     def take_traffic(self) -> Traffic:
         """What has passed since the last call."""

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from splitcom.codecs import (
-    STAGES,
+    ELEMENTS,
     WIRE_VERSION,
+    Context,
     Encoded,
     MemoryReferences,
     Ragged,
@@ -13,7 +14,7 @@ from splitcom.codecs import (
     register,
     uncompressed_size,
 )
-from splitcom.codecs.number import Float16
+from splitcom.codecs.chain.number import Float16
 from splitcom.errors import CodecError, PacketError
 
 
@@ -66,8 +67,8 @@ def test_a_batch_of_still_samples_takes_a_few_bytes() -> None:
         ragged(40, 50, 60),
         MemoryReferences(),
     )
-    codec.encode(batch, [1, 2, 3], store)
-    encoded = codec.encode(batch, [1, 2, 3], store)
+    codec.encode(batch, [1, 2, 3], Context(store))
+    encoded = codec.encode(batch, [1, 2, 3], Context(store))
     assert encoded.skipped.all() and encoded.num_skipped_tokens == 150
     # header, ids, bitmap of references, digest, bitmap of skips
     assert len(encoded.packet) == HEADER + 3 + 1 + 4 + 1
@@ -80,20 +81,20 @@ def test_a_body_that_does_not_shrink_is_left_as_it_is() -> None:
 
 def test_delta_takes_fewer_bytes_once_there_is_a_reference() -> None:
     codec, batch, store = parse("delta > int4 > zstd"), ragged(40), MemoryReferences("fp32")
-    sizes = [len(codec.encode(batch, [1], store).packet) for _ in range(3)]
+    sizes = [len(codec.encode(batch, [1], Context(store)).packet) for _ in range(3)]
     assert sizes[0] > 0.8 * 40 * 64 / 2
-    errors = [batch.values - codec.encode(batch, [1], store).reconstruction.values for _ in range(3)]
+    errors = [batch.values - codec.encode(batch, [1], Context(store)).reconstruction.values for _ in range(3)]
     assert errors[0].norm() > 5 * errors[1].norm() > 25 * errors[2].norm()
 
 
 def encode_twice(threshold: float | None) -> Encoded:
     codec, store = parse("temporal(0.98)"), MemoryReferences()
     batch = ragged(4, 5)
-    codec.encode(batch, [1, 2], store)
+    codec.encode(batch, [1, 2], Context(store))
     moved = batch.values.clone()
     moved[:4] += 0.1 * torch.randn(4, 64, generator=torch.Generator().manual_seed(1))
     moved[4:] += 0.5 * torch.randn(5, 64, generator=torch.Generator().manual_seed(2))
-    return codec.encode(Ragged(moved, batch.lengths), [1, 2], store, threshold=threshold)
+    return codec.encode(Ragged(moved, batch.lengths), [1, 2], Context(store, threshold=threshold))
 
 
 @pytest.mark.parametrize(("threshold", "skipped"), [(None, [1, 0]), (1.0, [0, 0]), (0.5, [1, 1])])
@@ -105,13 +106,13 @@ def test_arguments_that_do_not_fit_are_refused() -> None:
     batch, codec = ragged(2, 3), parse("temporal(0.98)")
     for ids in ([1], [1, 1], [-1, 2], [1, 2**63]):
         with pytest.raises(CodecError, match="sample ids"):
-            codec.encode(batch, ids, MemoryReferences())
+            codec.encode(batch, ids, Context(MemoryReferences()))
     with pytest.raises(CodecError, match="no temporal stage"):
-        parse("int4").encode(batch, [1, 2], threshold=0.5)
+        parse("int4").encode(batch, [1, 2], Context(threshold=0.5))
     store = MemoryReferences()
-    codec.encode(batch, [1, 2], store)
+    codec.encode(batch, [1, 2], Context(store))
     with pytest.raises(CodecError, match=r"width 8.*of 64"):
-        codec.encode(ragged(2, 3, hidden=8), [1, 2], store)
+        codec.encode(ragged(2, 3, hidden=8), [1, 2], Context(store))
     with pytest.raises(CodecError, match="65535"):
         parse("none").encode(ragged(1, hidden=65536), [1])
 
@@ -144,8 +145,8 @@ def test_a_damaged_packet_says_where(position: int, value: int, message: str) ->
 
 def test_references_of_another_width_are_refused() -> None:
     codec, receiver = parse("delta"), MemoryReferences()
-    codec.encode(ragged(2, hidden=8), [1], receiver)
-    packet = codec.encode(ragged(2), [2], MemoryReferences()).packet
+    codec.encode(ragged(2, hidden=8), [1], Context(receiver))
+    packet = codec.encode(ragged(2), [2], Context(MemoryReferences())).packet
     with pytest.raises(PacketError, match=r"width 64.*of 8"):
         codec.decode(packet, receiver)
 
@@ -163,7 +164,7 @@ def test_a_frame_that_swells_beyond_its_batch_is_refused() -> None:
 def test_a_second_stage_of_a_name_is_refused() -> None:
     with pytest.raises(ValueError, match="registered already"):
         register(Float16)
-    assert STAGES["fp16"] is Float16
+    assert ELEMENTS["fp16"] is Float16
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from splitcom.codecs.quantize import Int2, Int4, Int8, Quantize
-from splitcom.codecs.sparsify import RandTopK, TopK
-from splitcom.codecs.temporal import Temporal
-from splitcom.codecs.transform import Svd
+from splitcom.codecs.chain.quantize import Int2, Int4, Int8, Quantize
+from splitcom.codecs.chain.sparsify import RandTopK, TopK
+from splitcom.codecs.chain.svd import Svd
+from splitcom.codecs.chain.temporal import Temporal
 
 
 def generator() -> torch.Generator:

@@ -9,12 +9,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from splitcom.codecs import Codec, MemoryReferences, Ragged, parse
-from splitcom.codecs.basis import UNIT, Basis, principal
-from splitcom.codecs.coder import MAX_MAGNITUDE, Coder, MatrixModel, Reader, Writer, code_uints
-from splitcom.codecs.drift import code_update, fit, moved, predicted, updated
-from splitcom.codecs.flow import Flow
-from splitcom.codecs.predict import LIMIT, ModeModel, Window, plan, replay, restore
+from splitcom.codecs import Codec, Context, MemoryReferences, Ragged, parse
+from splitcom.codecs.lattice.basis import UNIT, Basis, principal
+from splitcom.codecs.lattice.coder import MAX_MAGNITUDE, Coder, MatrixModel, Reader, Writer, code_uints
+from splitcom.codecs.lattice.drift import code_update, fit, moved, predicted, updated
+from splitcom.codecs.lattice.flow import Flow
+from splitcom.codecs.lattice.predict import LIMIT, ModeModel, Window, plan, replay, restore
 from splitcom.errors import CodecError, PacketError
 
 few = settings(deadline=None, max_examples=40)
@@ -184,8 +184,8 @@ def size_of_second(second: Callable[[np.ndarray], np.ndarray], ids: list[int], t
     """Bytes of the packet that follows one of four samples of 20 tokens."""
     codec, store = parse(text), MemoryReferences()
     first = low_rank_tokens(0, 80)
-    codec.encode(batch_of(first, [20] * 4), [1, 2, 3, 4], store)
-    return len(codec.encode(batch_of(second(first), [20] * 4), ids, store).packet)
+    codec.encode(batch_of(first, [20] * 4), [1, 2, 3, 4], Context(store))
+    return len(codec.encode(batch_of(second(first), [20] * 4), ids, Context(store)).packet)
 
 
 def test_what_a_recent_sample_had_is_not_sent_again() -> None:
@@ -208,7 +208,7 @@ def test_the_sum_of_a_packets_tokens_arrives(tokens: int) -> None:
     errors = {}
     for centre in ("mean", "sum"):
         chain = parse(str(codec).replace("klt(4)", f"klt(4, centre={centre})"))
-        encoded = chain.encode(batch_of(values, [tokens]), [1], MemoryReferences())
+        encoded = chain.encode(batch_of(values, [tokens]), [1], Context(MemoryReferences()))
         errors[centre] = np.abs(encoded.reconstruction.values.numpy().mean(0) - values.mean(0)).max()
     # half of a unit, an eighth of a step over the root of the number of tokens, at most twice that
     assert errors["sum"] <= step / 8 / np.sqrt(tokens)
@@ -219,7 +219,7 @@ def test_the_sum_of_a_packets_tokens_arrives(tokens: int) -> None:
 def test_an_unchanged_sample_soon_costs_little_more_than_its_header() -> None:
     codec, store = parse(CODEC), MemoryReferences()
     batch = batch_of(low_rank_tokens(0, 80), [20] * 4)
-    sizes = [len(codec.encode(batch, [1, 2, 3, 4], store).packet) for _ in range(4)]
+    sizes = [len(codec.encode(batch, [1, 2, 3, 4], Context(store)).packet) for _ in range(4)]
     assert sizes[-1] < 40 < sizes[0] / 20
 
 
@@ -229,7 +229,7 @@ def visits_of(codec: Codec, steps: Sequence[float | None]) -> list[tuple[int, fl
     seen = []
     for visit, step in enumerate(steps):
         values = low_rank_tokens(0, 200) + 0.05 * low_rank_tokens(1 + visit, 200)
-        encoded = codec.encode(batch_of(values, [50] * 4), [1, 2, 3, 4], sender, threshold=step)
+        encoded = codec.encode(batch_of(values, [50] * 4), [1, 2, 3, 4], Context(sender, step=step))
         decoded = codec.decode(encoded.packet, receiver).batch.values
         assert torch.equal(decoded, encoded.reconstruction.values)
         error = float(np.linalg.norm(decoded.numpy() - values) / np.linalg.norm(values))
@@ -251,10 +251,12 @@ def test_a_step_that_stays_costs_nothing_and_a_change_of_it_next_to_nothing() ->
     codec, batch = parse(CODEC), batch_of(low_rank_tokens(0, 80), [20] * 4)
     plain, steered = MemoryReferences(), MemoryReferences()
     for _ in range(3):
-        packet = codec.encode(batch, [1, 2, 3, 4], plain).packet
-        assert codec.encode(batch, [1, 2, 3, 4], steered, threshold=0.3).packet == packet
-    unchanged = codec.encode(batch, [1, 2, 3, 4], plain).packet  # all of it is predicted, at any step
-    changed = codec.encode(batch, [1, 2, 3, 4], steered, threshold=0.6).packet
+        packet = codec.encode(batch, [1, 2, 3, 4], Context(plain)).packet
+        assert codec.encode(batch, [1, 2, 3, 4], Context(steered, step=0.3)).packet == packet
+    unchanged = codec.encode(
+        batch, [1, 2, 3, 4], Context(plain)
+    ).packet  # all of it is predicted, at any step
+    changed = codec.encode(batch, [1, 2, 3, 4], Context(steered, step=0.6)).packet
     assert len(changed) <= len(unchanged) + 4  # the coder writes words of four bytes
 
 
@@ -271,11 +273,11 @@ def test_a_step_is_a_whole_number_of_units_within_its_limits() -> None:
     assert codec.knob.limits == pytest.approx((0.3 / 8, 0.3 * 255 / 8))
     for step, units in ((0.3, 8), (0.31, 8), (0.35, 9), (1e-9, 1), (float("inf"), 255)):
         store = MemoryReferences()
-        codec.encode(batch_of(low_rank_tokens(0, 8), [8]), [0], store, threshold=step)
+        codec.encode(batch_of(low_rank_tokens(0, 8), [8]), [0], Context(store, step=step))
         assert store.flow is not None and store.flow.arrays["units"] == units
     for step in (0.0, -1.0, float("nan")):
         with pytest.raises(CodecError, match="must be above 0"):
-            codec.encode(batch_of(low_rank_tokens(0, 8), [8]), [0], MemoryReferences(), threshold=step)
+            codec.encode(batch_of(low_rank_tokens(0, 8), [8]), [0], Context(MemoryReferences(), step=step))
 
 
 @pytest.mark.parametrize("units", [0, UNIT])
@@ -289,7 +291,7 @@ def test_a_step_that_no_sender_would_send_is_refused(monkeypatch: pytest.MonkeyP
     with monkeypatch.context() as patch:
         patch.setattr(Flow, "code_units", hostile)
         batch = batch_of(low_rank_tokens(0, 8), [8])
-        packet = codec.encode(batch, [0], MemoryReferences(), threshold=0.6).packet
+        packet = codec.encode(batch, [0], Context(MemoryReferences(), step=0.6)).packet
     with pytest.raises(PacketError, match=f"a step of {units} units after one of 8"):
         codec.decode(packet, store)
     assert store.flow is None
@@ -306,7 +308,7 @@ def test_the_receiver_learns_which_tokens_are_a_prompt_s(samples: list[list[bool
         batch = Ragged(
             torch.from_numpy(values).float(), torch.tensor([len(sample) for sample in samples]), learnt
         )
-        encoded = codec.encode(batch, range(len(samples)), sender)
+        encoded = codec.encode(batch, range(len(samples)), Context(sender))
         decoded = codec.decode(encoded.packet, receiver).batch
         for batch in (encoded.reconstruction, decoded):
             assert batch.learnt is not None and torch.equal(batch.learnt, learnt)
@@ -319,7 +321,7 @@ def test_a_prompt_has_the_larger_error_of_the_larger_step_and_that_saves_bytes()
 
     def coded(stage: str, learnt: torch.Tensor | None) -> tuple[int, np.ndarray]:
         codec = parse(f"predict > klt(24) > {stage} > range")
-        encoded = codec.encode(Ragged(values, lengths, learnt), range(8), MemoryReferences())
+        encoded = codec.encode(Ragged(values, lengths, learnt), range(8), Context(MemoryReferences()))
         errors = (encoded.reconstruction.values - values).square().mean(1)
         return len(encoded.packet), np.array(
             [float(errors[rows].mean().sqrt()) for rows in (~is_text, is_text)]
@@ -340,7 +342,7 @@ def test_the_mean_stays_where_it_is_when_the_spread_changes() -> None:
     for scale in (1.0, 1.0, 3.0, 0.5):  # no direction is left that could make up for a wrong mean
         varying = scale * torch.from_numpy(draws(2).normal(size=(40, 4))).float() @ directions
         batch = Ragged(5 * mean[0] + varying, torch.tensor([20, 20]))
-        error = codec.encode(batch, [0, 1], store).reconstruction.values - batch.values
+        error = codec.encode(batch, [0, 1], Context(store)).reconstruction.values - batch.values
         assert error.norm() < 0.3 * varying.norm()
 
 
@@ -355,7 +357,7 @@ def test_directions_are_added_when_they_are_needed() -> None:
     counts, errors = [], []
     for step, content in enumerate((values, other, other)):
         batch = batch_of(content, [40])
-        decoded = codec.decode(codec.encode(batch, [step], sender).packet, receiver)
+        decoded = codec.decode(codec.encode(batch, [step], Context(sender)).packet, receiver)
         assert receiver.flow is not None
         counts.append(len(receiver.flow.arrays["rows"]))
         errors.append(float((decoded.batch.values - batch.values).norm() / batch.values.norm()))
@@ -366,7 +368,9 @@ def test_directions_are_added_when_they_are_needed() -> None:
 def test_a_flow_goes_on_from_its_checkpoint_with_the_same_bytes(tmp_path: Path) -> None:
     codec, sender, receiver = parse(CODEC), MemoryReferences(), MemoryReferences()
     for step in range(3):
-        packet = codec.encode(batch_of(low_rank_tokens(step, 40), [30, 10]), [step, 9], sender).packet
+        packet = codec.encode(
+            batch_of(low_rank_tokens(step, 40), [30, 10]), [step, 9], Context(sender)
+        ).packet
         codec.decode(packet, receiver)
     sender.save(tmp_path / "sender")
     receiver.save(tmp_path / "receiver")
@@ -375,8 +379,8 @@ def test_a_flow_goes_on_from_its_checkpoint_with_the_same_bytes(tmp_path: Path) 
     resumed_receiver.load(tmp_path / "receiver")
     for step in range(3, 5):
         batch = batch_of(low_rank_tokens(step, 40), [30, 10])
-        packet = codec.encode(batch, [step, 9], sender).packet
-        assert codec.encode(batch, [step, 9], resumed_sender).packet == packet
+        packet = codec.encode(batch, [step, 9], Context(sender)).packet
+        assert codec.encode(batch, [step, 9], Context(resumed_sender)).packet == packet
         assert torch.equal(
             codec.decode(packet, resumed_receiver).batch.values, codec.decode(packet, receiver).batch.values
         )
@@ -385,7 +389,7 @@ def test_a_flow_goes_on_from_its_checkpoint_with_the_same_bytes(tmp_path: Path) 
 def test_a_store_that_is_cleared_or_loads_older_state_begins_a_new_flow(tmp_path: Path) -> None:
     store = MemoryReferences()
     store.save(tmp_path / "empty")
-    parse(CODEC).encode(batch_of(low_rank_tokens(0, 8), [8]), [0], store)
+    parse(CODEC).encode(batch_of(low_rank_tokens(0, 8), [8]), [0], Context(store))
     assert store.flow is not None
     store.load(tmp_path / "empty")
     assert store.flow is None
@@ -400,7 +404,7 @@ def test_error_is_bounded_by_step_and_threshold(seed: int, hidden: int, step: fl
     spread = float(np.sqrt(((first - first.mean(0)) ** 2).mean()))
     for visit in range(visits):
         values = first + draws(seed + visit).normal(size=first.shape) * 0.1
-        found = codec.encode(batch_of(values, [30]), [0], store).reconstruction.values.numpy()
+        found = codec.encode(batch_of(values, [30]), [0], Context(store)).reconstruction.values.numpy()
         error = np.sqrt(((found - values) ** 2).sum(1).mean() / hidden)
         assert error <= 0.62 * step * spread + 1e-4
 
@@ -418,8 +422,8 @@ def test_a_few_tokens_far_longer_than_the_others_change_nothing_for_these(norm: 
         values = torch.from_numpy(coordinates_of(visit, 1, 48, 0.3) + coordinates_of(9, 300, 48, 1.0)).float()
         usual = values.clone()
         values[first] += massive
-        encoded = codec.encode(Ragged(values, lengths), list(range(10)), store)
-        same = codec.encode(Ragged(usual, lengths), list(range(10)), usual_store)
+        encoded = codec.encode(Ragged(values, lengths), list(range(10)), Context(store))
+        same = codec.encode(Ragged(usual, lengths), list(range(10)), Context(usual_store))
         errors = encoded.reconstruction.values - values
         assert errors[others].norm() < 1.1 * (same.reconstruction.values - usual)[others].norm()
         assert errors[first].norm() < 0.05 * values[first].norm()
@@ -439,6 +443,6 @@ def test_tokens_most_of_which_are_zero_have_a_step() -> None:
     values = torch.zeros(40, 16)
     values[7] = torch.randn(16, generator=torch.Generator().manual_seed(0))
     encoded = parse("klt > uniform(0.5) > range").encode(
-        Ragged(values, torch.tensor([40])), [1], MemoryReferences()
+        Ragged(values, torch.tensor([40])), [1], Context(MemoryReferences())
     )
     assert len(encoded.packet) < 200 and (encoded.reconstruction.values - values).norm() < 0.2 * values.norm()

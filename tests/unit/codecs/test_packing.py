@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from splitcom.codecs.packing import pack, unpack
+from splitcom.codecs.lattice.packing import pack, unpack
 
 
 @settings(deadline=None, max_examples=60)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from splitcom.codecs import MemoryReferences, Ragged, parse
-from splitcom.codecs.projection import Projection
+from splitcom.codecs import Context, MemoryReferences, Ragged, parse
+from splitcom.codecs.chain.projection import Projection
 from splitcom.codecs.wire import tensor_bytes
 from splitcom.errors import CodecError
 
@@ -33,7 +33,7 @@ def test_the_receiver_gets_the_packets_of_whole_references(kind: str, number: st
     senders, receivers = [[MemoryReferences(), MemoryReferences()] for _ in range(2)]
     for visit, batch in enumerate(visits()):
         packets = [
-            codec.encode(batch, IDS, sender).packet
+            codec.encode(batch, IDS, Context(sender)).packet
             for codec, sender in zip((reduced, whole), senders, strict=True)
         ]
         masked = [
@@ -55,8 +55,8 @@ def test_the_receiver_gets_the_packets_of_whole_references(kind: str, number: st
 def test_what_the_sender_cannot_know_is_nan(kind: str) -> None:
     codec, store = parse(f"temporal(0.98) > projection(8, kind={kind}) > none"), MemoryReferences()
     first, second = visits()
-    assert torch.equal(codec.encode(first, IDS, store).reconstruction.values, first.values)
-    encoded = codec.encode(second, IDS, store)
+    assert torch.equal(codec.encode(first, IDS, Context(store)).reconstruction.values, first.values)
+    encoded = codec.encode(second, IDS, Context(store))
     assert encoded.reconstruction.values[:27].isnan().all()
     assert torch.equal(encoded.reconstruction.values[27:], second.values[27:])
 
@@ -122,11 +122,11 @@ def test_pca_keeps_the_leading_directions_and_goes_with_the_references() -> None
     basis = torch.linalg.qr(torch.randn(64, 3, generator=torch.Generator().manual_seed(0))).Q
     values = torch.randn(40, 3, generator=torch.Generator().manual_seed(1)) @ basis.T
     codec, store = parse("temporal(0.98) > projection(3, kind=pca)"), MemoryReferences()
-    codec.encode(Ragged(values, LENGTHS), IDS, store)
+    codec.encode(Ragged(values, LENGTHS), IDS, Context(store))
     assert store.basis is not None and store.basis.shape == (64, 3)
     torch.testing.assert_close(values @ store.basis @ store.basis.T, values, atol=1e-4, rtol=0)
     kept = store.basis
-    codec.encode(visits()[1], IDS, store)
+    codec.encode(visits()[1], IDS, Context(store))
     assert store.basis is kept
     store.clear()
     assert store.basis is None
@@ -134,21 +134,21 @@ def test_pca_keeps_the_leading_directions_and_goes_with_the_references() -> None
 
 def test_more_dimensions_than_there_are_is_refused() -> None:
     with pytest.raises(CodecError, match="take a dim of at most 64"):
-        parse("temporal(0.98) > projection(65)").encode(visits()[0], IDS, MemoryReferences())
+        parse("temporal(0.98) > projection(65)").encode(visits()[0], IDS, Context(MemoryReferences()))
 
 
 def test_references_of_another_codec_are_refused() -> None:
     first, second = visits()
     store, reduced = MemoryReferences(), parse("temporal(0.98) > projection(8)")
-    reduced.encode(first, IDS, store)
+    reduced.encode(first, IDS, Context(store))
     for text, kept in (
         ("temporal(0.98) > projection(9)", "keeps 8 numbers per token, 9 are needed"),
         ("temporal(0.98)", "keeps no whole references"),
     ):
         with pytest.raises(CodecError, match=kept):
-            parse(text).encode(second, IDS, store)
+            parse(text).encode(second, IDS, Context(store))
     sender = MemoryReferences()
-    packets = [reduced.encode(batch, IDS, sender).packet for batch in (first, second)]
+    packets = [reduced.encode(batch, IDS, Context(sender)).packet for batch in (first, second)]
     with pytest.raises(CodecError, match="keeps no whole references"):
         reduced.decode(packets[1], store)
 
@@ -157,5 +157,5 @@ def test_references_of_another_codec_are_refused() -> None:
 def test_what_overflows_is_sent(metric: str) -> None:
     codec, store = parse(f"temporal(0.5, metric={metric}) > projection(4) > none"), MemoryReferences("fp32")
     batch = Ragged(torch.full((40, 64), 1e25), LENGTHS)
-    codec.encode(batch, IDS, store)
-    assert not codec.encode(batch, IDS, store).skipped.any()
+    codec.encode(batch, IDS, Context(store))
+    assert not codec.encode(batch, IDS, Context(store)).skipped.any()

@@ -5,8 +5,8 @@ Read `store` first: counting, eviction, versions. `memory` and `file` keep bytes
 
 from splitcom.codecs.references.file import FileReferences
 from splitcom.codecs.references.memory import MemoryReferences
-from splitcom.codecs.references.reference import Precision, Reference
+from splitcom.codecs.references.reference import Reference
 from splitcom.codecs.references.state import FlowState
 from splitcom.codecs.references.store import ReferenceStore
 
-__all__ = ["FileReferences", "FlowState", "MemoryReferences", "Precision", "Reference", "ReferenceStore"]
+__all__ = ["FileReferences", "FlowState", "MemoryReferences", "Reference", "ReferenceStore"]

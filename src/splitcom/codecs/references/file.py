@@ -9,7 +9,7 @@ from pathlib import Path
 import lmdb
 from typing_extensions import override
 
-from splitcom.codecs.references.reference import Precision
+from splitcom.codecs.precision import Precision
 from splitcom.codecs.references.store import ReferenceStore
 from splitcom.codecs.wire import Buffer
 from splitcom.errors import CodecError

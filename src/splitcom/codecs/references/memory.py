@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from typing_extensions import override
 
-from splitcom.codecs.references.reference import Precision
+from splitcom.codecs.precision import Precision
 from splitcom.codecs.references.store import ReferenceStore
 from splitcom.codecs.wire import Buffer
 

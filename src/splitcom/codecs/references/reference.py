@@ -1,12 +1,6 @@
-"""What is known of a reference without reading it, and the precisions that values can be kept in."""
+"""What is known of a reference without reading it."""
 
-from typing import Literal, NamedTuple, TypeAlias
-
-import torch
-
-Precision: TypeAlias = Literal["fp32", "fp16", "bf16"]
-
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+from typing import NamedTuple
 
 
 class Reference(NamedTuple):

@@ -18,7 +18,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from splitcom.codecs.references.reference import DTYPES, Precision, Reference
+from splitcom.codecs.precision import DTYPES, Precision
+from splitcom.codecs.references.reference import Reference
 from splitcom.codecs.references.state import FlowState
 from splitcom.codecs.wire import Buffer, tensor_bytes
 from splitcom.durable import put_in_place

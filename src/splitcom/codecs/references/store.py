@@ -18,9 +18,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from splitcom.codecs.number import to_dtype
+from splitcom.codecs.precision import DTYPES, Precision, to_dtype
 from splitcom.codecs.references import saved
-from splitcom.codecs.references.reference import DTYPES, Precision, Reference
+from splitcom.codecs.references.reference import Reference
 from splitcom.codecs.references.state import FlowState
 from splitcom.codecs.wire import Bools, Buffer, Ints, tensor_bytes
 from splitcom.errors import CodecError

@@ -8,8 +8,9 @@ import torch
 from torch import Generator, Tensor
 from typing_extensions import override
 
+from splitcom.codecs.chain.stage import Transform
+from splitcom.codecs.element import register
 from splitcom.codecs.ragged import Ragged
-from splitcom.codecs.stage import Transform, register
 from splitcom.codecs.wire import Buffer, Ints
 from splitcom.language import ArgumentError
 

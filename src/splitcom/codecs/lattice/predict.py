@@ -16,10 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from splitcom.codecs.coder import MAX_MAGNITUDE, BitModel, Coder, code_uints
-from splitcom.codecs.stage import Place, Stage, register
+from splitcom.codecs.lattice.coder import MAX_MAGNITUDE, BitModel, Coder, code_uints
 from splitcom.codecs.wire import Bools, Ints
-from splitcom.language import ArgumentError
 
 Floats = npt.NDArray[np.float64]
 Points = npt.NDArray[np.float32]
@@ -29,29 +27,6 @@ _SEARCHED = 64  # directions; the later ones hold little
 _RUN = 64  # tokens that are looked at before the next jump is known
 LIMIT = MAX_MAGNITUDE
 """Coordinates are clipped to this magnitude."""
-
-
-@register
-@dataclass(frozen=True)
-class Predict(Stage):
-    """Code what a prediction from references misses; see the module.
-
-    Args:
-        window: how many recent tokens a pointer can name; 0 for none.
-        rank: of an update of the drift map in one packet; 0 for no map.
-    """
-
-    name = "predict"
-    place = Place.PREDICT
-
-    window: int = 8192
-    rank: int = 4
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.window <= 1 << 20:
-            raise ArgumentError("window", f"must be 0 to {1 << 20}, not {self.window}")
-        if not 0 <= self.rank <= 255:
-            raise ArgumentError("rank", f"must be 0 to 255, not {self.rank}")
 
 
 @dataclass

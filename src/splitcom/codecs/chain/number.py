@@ -7,7 +7,9 @@ import torch
 from torch import Generator, Tensor
 from typing_extensions import override
 
-from splitcom.codecs.stage import MAX_MAGNITUDE, Number, register
+from splitcom.codecs.chain.stage import Number
+from splitcom.codecs.element import register
+from splitcom.codecs.precision import to_dtype
 from splitcom.codecs.wire import Buffer, Reader, tensor_bytes
 
 
@@ -68,14 +70,3 @@ class BFloat16(_Float):
 
     name = "bf16"
     dtype = torch.bfloat16
-
-
-def to_dtype(values: Tensor, dtype: torch.dtype) -> Tensor:
-    """Round fp32 `values` to `dtype`; what `dtype` or a codec cannot hold becomes the largest it can.
-
-    A finite input gives a finite output. fp32 comes back as it is.
-    """
-    if dtype == torch.float32:
-        return values
-    limit = min(torch.finfo(dtype).max, MAX_MAGNITUDE)
-    return values.clamp(-limit, limit).to(dtype)

@@ -17,7 +17,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from splitcom.codecs.stage import Place, Stage, register
+from splitcom.codecs.chain.stage import Stage
+from splitcom.codecs.element import Place, register
 from splitcom.codecs.wire import Buffer, Ints
 from splitcom.errors import CodecError
 from splitcom.language import ArgumentError

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from splitcom.codecs.basis import UNIT, Basis
-from splitcom.codecs.coder import BitModel, Coder, MatrixModel, code_uints
-from splitcom.codecs.predict import ModeModel
+from splitcom.codecs.lattice.basis import UNIT, Basis
+from splitcom.codecs.lattice.coder import BitModel, Coder, MatrixModel, code_uints
+from splitcom.codecs.lattice.predict import ModeModel
 from splitcom.codecs.references import FlowState
 from splitcom.codecs.wire import Ints
 from splitcom.errors import PacketError

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from splitcom.codecs.coder import MAX_MAGNITUDE
+from splitcom.codecs.lattice.coder import MAX_MAGNITUDE
 from splitcom.codecs.wire import Ints
 
 Floats = npt.NDArray[np.float64]

@@ -8,7 +8,8 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 from typing_extensions import override
 
-from splitcom.codecs.stage import Number, register
+from splitcom.codecs.chain.stage import Number
+from splitcom.codecs.element import register
 from splitcom.codecs.wire import Buffer, Reader, tensor_bytes
 from splitcom.language import ArgumentError
 

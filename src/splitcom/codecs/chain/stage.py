@@ -1,38 +1,36 @@
-"""What a stage is, the places a chain has for stages, and the registry that names them.
+"""What a chain is made of: each stage's behaviour at its place. Knows no packet's head and no reference store.
 
-A new stage is one file with one class under `@register`, imported in `codecs/__init__.py`.
+A new stage is one file with one class under `@register`, imported in `chain/__init__.py`. What turns bytes into numbers
+uses elementwise fp32 operations in a defined order only, so that its result is the same on every machine.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import IntEnum
-from typing import ClassVar
 
 from torch import Generator, Tensor
 
+from splitcom.codecs.element import Element, Place
 from splitcom.codecs.wire import Buffer, Ints, Reader
-from splitcom.language import Call, Registry
-
-MAX_MAGNITUDE = 1e34
-"""Largest magnitude a codec takes or a reference keeps: leaves room for sums and differences in fp32."""
-
-
-class Place(IntEnum):
-    """Where a stage stands in a chain; a chain has at most one stage per place, in this order."""
-
-    SKIP = 1
-    PREDICT = 2  # from whole references; so also where a stage says that the sender has none
-    TRANSFORM = 3
-    NUMBER = 4
-    ENTROPY = 5
 
 
 @dataclass(frozen=True)
-class Stage(Call):
-    """One step of a codec: a frozen dataclass whose fields are its arguments (see `language`). Stages hold no state."""
+class Stage(Element):
+    """One step of a chain. Holds no state."""
 
-    place: ClassVar[Place]
+
+class Prediction(Stage, ABC):
+    """What is coded of values, given what both ends hold of them."""
+
+    place = Place.PREDICT
+
+    @abstractmethod
+    def residual(self, values: Tensor, reference: Tensor) -> Tensor:
+        """What the following stages code, fp32 like both, `[tokens, hidden]`."""
+
+    @abstractmethod
+    def restore(self, residual: Tensor, reference: Tensor) -> Tensor:
+        """The values again, in place of `residual`, elementwise."""
 
 
 class Transform(Stage, ABC):
@@ -105,7 +103,3 @@ class Entropy(Stage, ABC):
         Raises:
             PacketError: where the data are malformed or would give more than `limit_bytes`.
         """
-
-
-STAGES: Registry[Stage] = Registry("stage", "a stage")
-register = STAGES.register

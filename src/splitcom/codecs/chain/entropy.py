@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import zstandard
 from typing_extensions import override
 
-from splitcom.codecs.stage import Entropy, register
+from splitcom.codecs.chain.stage import Entropy
+from splitcom.codecs.element import register
 from splitcom.codecs.wire import Buffer
 from splitcom.errors import PacketError
 from splitcom.language import ArgumentError

@@ -8,8 +8,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from typing_extensions import override
 
-from splitcom.codecs.stage import Place, Stage, register
+from splitcom.codecs.chain.stage import Prediction, Stage
+from splitcom.codecs.element import Place, register
 from splitcom.codecs.wire import Bools, Ints
 from splitcom.language import ArgumentError
 
@@ -115,7 +117,7 @@ def _dots(left: Tensor, right: Tensor) -> Floats:
 
 @register
 @dataclass(frozen=True)
-class Delta(Stage):
+class Delta(Prediction):
     """Code the difference to the reference.
 
     A sample without a reference, or whose length has changed, is coded against zeros in the same packet.
@@ -125,4 +127,11 @@ class Delta(Stage):
     """
 
     name = "delta"
-    place = Place.PREDICT
+
+    @override
+    def residual(self, values: Tensor, reference: Tensor) -> Tensor:
+        return values - reference
+
+    @override
+    def restore(self, residual: Tensor, reference: Tensor) -> Tensor:
+        return residual.add_(reference)

@@ -9,7 +9,8 @@ import torch
 from torch import Generator, Tensor
 from typing_extensions import override
 
-from splitcom.codecs.stage import Transform, register
+from splitcom.codecs.chain.stage import Transform
+from splitcom.codecs.element import register
 from splitcom.codecs.wire import Buffer, Ints, num_bool_bytes
 from splitcom.errors import PacketError
 from splitcom.language import ArgumentError

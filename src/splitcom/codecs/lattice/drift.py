@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from splitcom.codecs.basis import UNIT
-from splitcom.codecs.coder import Coder, MatrixModel, code_uints
-from splitcom.codecs.predict import LIMIT, spent
+from splitcom.codecs.lattice.basis import UNIT
+from splitcom.codecs.lattice.coder import Coder, MatrixModel, code_uints
+from splitcom.codecs.lattice.predict import LIMIT, spent
 from splitcom.codecs.wire import Ints
 
 Floats = npt.NDArray[np.float64]

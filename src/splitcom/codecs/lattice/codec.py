@@ -1,0 +1,214 @@
+"""A codec whose references are integers in a basis of few directions: predict > klt > uniform > range. Knows no chain.
+
+    batch ─► basis ─► coordinates ─► - prediction ─► steps ─► range coder ─► packet ─► the same backwards
+              ▲                          ▲  │
+              │       references ────────┘  └─► + prediction ─► references, reconstruction
+              └── directions that are missing (side information)
+
+    packet    prefix │ step, where it changes │ prompts │ head: step, mean, directions │ body: map, modes, codes │ check
+
+What both ends learn of a flow (basis, step, drift map, statistics of the entropy coder) is a `FlowState` beside
+the references. It changes with every packet, and the digest of a packet says which state it builds on; a packet
+that is self-contained begins a new state and empties the references.
+
+The step of the first packet is the unit of all that follows (eight units, that is). A packet whose codes have another
+step says so with a byte, and it lasts until the next that does; coordinates and references keep their unit.
+"""
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from splitcom.codecs.codec import Codec, Context, Decoded, Encoded, Knob, check_batch, still_fit
+from splitcom.codecs.lattice.basis import UNIT, shift_of, weights_of
+from splitcom.codecs.lattice.body import BodyCoding
+from splitcom.codecs.lattice.coder import Coder, Reader, Writer, code_uints
+from splitcom.codecs.lattice.flow import MAX_UNITS, Flow
+from splitcom.codecs.lattice.head import HeadCoding
+from splitcom.codecs.lattice.parameters import Klt, Parameter, Predict, Range, Uniform
+from splitcom.codecs.lattice.tokens import Tokens, code_factors
+from splitcom.codecs.packet import read_prefix, write_prefix
+from splitcom.codecs.ragged import Ragged
+from splitcom.codecs.references import Reference, ReferenceStore
+from splitcom.codecs.wire import Bools, Buffer, Ints
+from splitcom.codecs.wire import Reader as ByteReader
+from splitcom.errors import CodecError, PacketError
+
+
+@dataclass(frozen=True)
+class LatticeCodec(Codec):
+    """`klt > uniform > range`, with or without `predict`; see the module."""
+
+    predict: Predict | None
+    klt: Klt
+    uniform: Uniform
+    range: Range
+
+    @property
+    @override
+    def elements(self) -> tuple[Parameter, ...]:
+        others = (self.klt, self.uniform, self.range)
+        return others if self.predict is None else (self.predict, *others)
+
+    @property
+    @override
+    def needs_references(self) -> bool:
+        return True
+
+    @property
+    @override
+    def knob(self) -> Knob:
+        step = self.uniform.step
+        return Knob("step", step, (step / UNIT, step * MAX_UNITS / UNIT), saves_upwards=True)
+
+    @override
+    def encode(self, batch: Ragged, ids: Sequence[int], context: Context = Context()) -> Encoded:
+        units = self._units(context)
+        ids = [int(sample_id) for sample_id in ids]
+        store, dims = self.store_of(context.references), min(self.klt.dims, batch.hidden)
+        fresh = context.self_contained or store.flow is None
+        check_batch(batch, ids, None if fresh else store.hidden, dims)
+        values, lengths = batch.values.detach().float(), batch.lengths.numpy()
+        found: list[Reference | None] = [None] * len(ids) if fresh else store.peek(ids)
+        known = still_fit(found, lengths)
+        flow = Flow.after(None if fresh else store.flow, dims, batch.hidden)
+        chain = None if fresh else flow.state.chain
+        changes_step = units != flow.units
+        prefix = write_prefix(
+            self.fingerprint, ids, lengths, known, found, batch.hidden, False, chain, changes_step
+        )
+
+        writer = Writer()
+        if changes_step:
+            flow.code_units(writer, units)
+        learnt = torch.ones(len(values), dtype=torch.bool) if batch.learnt is None else batch.learnt
+        factors = code_factors(writer, flow.prompts, self.uniform.prompt, learnt, lengths)
+        tokens = self._tokens(store, ids, lengths, known, factors, dims, fresh)
+        # gradients are as long as they count
+        weights = weights_of(values) if self.klt.centre == "mean" else np.ones(len(values))
+        heads, bodies = self._heads(fresh), self._bodies
+        heads.code(writer, flow, heads.plan(values, flow, factors, weights), len(values))
+        body = bodies.plan(flow.basis.forward(values, flow.step), tokens, flow, weights)
+        body, coordinates = bodies.code(writer, flow, body, tokens)
+        restored = self._code_end(writer, flow, coordinates, values.device, values)
+        packet = prefix + writer.finish()
+        self._commit(store, flow, packet, ids, tokens, coordinates, fresh)
+        reconstruction = Ragged(restored, batch.lengths, self._learnt(tokens))
+        skipped = body.skipped(tokens)
+        return Encoded(packet, reconstruction, torch.from_numpy(skipped), int(lengths[skipped].sum()))
+
+    @override
+    def decode(
+        self,
+        packet: Buffer,
+        references: ReferenceStore | None = None,
+        *,
+        limit_bytes: int = 1 << 32,
+        device: torch.device | str = "cpu",
+    ) -> Decoded:
+        store = self.store_of(references)
+        reader = ByteReader(packet)
+        header = self.header_of(reader)
+        fresh, dims = not header.known, min(self.klt.dims, header.hidden)
+        chain = None if store.flow is None else store.flow.chain
+        width = store.hidden if fresh else dims
+        ids, lengths, known = read_prefix(reader, header, store, limit_bytes, chain=chain, width=width)
+        flow = Flow.after(None if fresh else store.flow, dims, header.hidden)
+        if len(flow.basis.mean) != header.hidden:
+            raise PacketError(f"packet of width {header.hidden} in a flow of width {len(flow.basis.mean)}")
+
+        bits = Reader(reader.rest())
+        if header.changes_step:
+            flow.code_units(bits, None)
+        factors = code_factors(bits, flow.prompts, self.uniform.prompt, None, lengths)
+        tokens = self._tokens(store, ids, lengths, known, factors, dims, fresh)
+        self._heads(fresh).code(bits, flow, None, int(lengths.sum()))
+        body, coordinates = self._bodies.code(bits, flow, None, tokens)
+        values = self._code_end(bits, flow, coordinates, device)
+        bits.finish()
+        if not bool(values.isfinite().all()):
+            raise PacketError("the packet holds values that are not finite")
+        self._commit(store, flow, packet, ids, tokens, coordinates, fresh)
+        batch = Ragged(values, torch.from_numpy(lengths), self._learnt(tokens))
+        return Decoded(batch, ids, torch.from_numpy(body.skipped(tokens)))
+
+    def _units(self, context: Context) -> int:
+        """The whole number of units that is nearest to the step that is given."""
+        step = context.step
+        if context.threshold is not None:
+            raise CodecError(f'threshold {context.threshold:g} is given, but "{self}" has no temporal stage')
+        if step is None:
+            return UNIT
+        if not step > 0:
+            raise CodecError(f'step {step:g} is given for "{self}"; it must be above 0')
+        return round(min(max(step / self.uniform.step * UNIT, 1), MAX_UNITS))
+
+    def _heads(self, fresh: bool) -> HeadCoding:
+        # where nothing is kept that has the first step for its unit, each packet has one of its own
+        own_steps = self.predict is None and self.klt.centre == "sum"
+        return HeadCoding(self.klt, self.uniform.step, fresh, fresh or own_steps)
+
+    @property
+    def _bodies(self) -> BodyCoding:
+        return BodyCoding(self.predict, self.uniform.dead_zone)
+
+    def _tokens(
+        self,
+        store: ReferenceStore,
+        ids: list[int],
+        lengths: Ints,
+        known: Bools,
+        factors: Ints,
+        dims: int,
+        fresh: bool,
+    ) -> Tokens:
+        window = 0 if fresh or self.predict is None else self.predict.window
+        return Tokens.of(store, ids, lengths, known, factors, dims, window)
+
+    def _learnt(self, tokens: Tokens) -> Tensor | None:
+        return None if self.uniform.prompt == 1 else tokens.learnt
+
+    def _code_end(
+        self,
+        coder: Coder,
+        flow: Flow,
+        coordinates: Ints,
+        device: torch.device | str,
+        values: Tensor | None = None,
+    ) -> Tensor:
+        """Code what corrects the tokens' sum, and a checksum; gives the tokens, fp32 `[tokens, hidden]`."""
+        shift = None
+        check = zlib.crc32(coordinates.astype("<i8").tobytes())
+        if self.klt.centre == "sum":
+            if values is not None:
+                missed = values.double().cpu() - flow.basis.inverse(coordinates, flow.step, "cpu")
+                shift = shift_of(missed.mean(0), flow.step * flow.units / UNIT, len(values))[None]
+            shift = flow.shift.code(coder, shift, 1, len(flow.basis.mean))[0]
+            check = zlib.crc32(shift.astype("<i8").tobytes(), check)
+        # the two ends must not drift apart unseen, and truncated bits read as others
+        check &= 0xFFFF
+        if code_uints(coder, np.array([check]), 1, 16) != check:
+            raise PacketError("the packet is damaged: its checksum does not fit")
+        return flow.basis.inverse(coordinates, flow.step, device, shift, flow.units)
+
+    def _commit(
+        self,
+        store: ReferenceStore,
+        flow: Flow,
+        packet: Buffer,
+        ids: list[int],
+        tokens: Tokens,
+        coordinates: Ints,
+        fresh: bool,
+    ) -> None:
+        if fresh:
+            store.clear()
+        flow.state.chain = zlib.crc32(packet, flow.state.chain)
+        store.flow = flow.state
+        if self.predict is not None:
+            tokens.keep(store, ids, coordinates)

@@ -1,0 +1,84 @@
+"""What a packet says of step and basis: the step where it changes, the mean, the directions that are missing.
+
+Knows no tokens but for what their values need.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from splitcom.codecs.lattice.basis import Basis, mean_of, spread_of
+from splitcom.codecs.lattice.coder import Coder, MatrixModel, code_uints
+from splitcom.codecs.lattice.flow import Flow
+from splitcom.codecs.lattice.parameters import DIMENSION_BITS, Klt
+from splitcom.codecs.lattice.predict import Floats
+from splitcom.codecs.wire import Ints
+from splitcom.errors import PacketError
+
+_MIN_STEP = 1e-30
+
+
+@dataclass(frozen=True)
+class Head:
+    """Step and mean where the packet sets them, and the directions to add."""
+
+    step_bits: Ints
+    mean: Ints
+    rows: Ints
+
+
+@dataclass(frozen=True)
+class HeadCoding:
+    """How heads are made, written and read; the same at both ends."""
+
+    klt: Klt
+    step: float
+    """In units of the values' spread."""
+    fresh: bool
+    """Whether the packet begins a flow state."""
+    sets_step: bool
+    """Whether the packet has a step of its own, or the flow's first."""
+
+    def plan(self, values: Tensor, flow: Flow, factors: Ints, weights: Floats) -> Head:
+        """What fits `values` `[tokens, hidden]`; only the sender does. Sets the flow's step."""
+        if self.sets_step:
+            spread = spread_of(values, self.klt.centre == "mean", weights)
+            step = max(self.step * spread, _MIN_STEP)
+            flow.step_bits = np.array([np.float32(step)]).view(np.int32).astype(np.int64) >> 16
+        basis = flow.basis
+        if self._sets_mean:
+            basis = Basis(mean_of(values, flow.step, weights), basis.rows)
+        most = self._room(basis, *values.shape)
+        rows = basis.rows[:0]
+        if most:
+            units = flow.units * factors
+            rows = basis.missing(values, flow.step, most, self.klt.threshold, units, weights)
+        return Head(flow.step_bits, basis.mean, rows)
+
+    def code(self, coder: Coder, flow: Flow, head: Head | None, num_tokens: int) -> None:
+        """Code a head, and put step and basis into the flow."""
+        if self.sets_step:
+            flow.step_bits = code_uints(coder, None if head is None else head.step_bits, 1, 15)
+        basis, hidden = flow.basis, len(flow.basis.mean)
+        if self._sets_mean:
+            mean = MatrixModel.new(1).code(coder, None if head is None else head.mean[:, None], hidden, 1)
+            basis = Basis(mean[:, 0], basis.rows)
+        most = self._room(basis, num_tokens, hidden)
+        if most:
+            number = None if head is None else np.array([len(head.rows)])
+            num_rows = int(code_uints(coder, number, 1, DIMENSION_BITS)[0])
+            if num_rows > most:
+                raise PacketError(f"{num_rows} new directions, where there is room for {most}")
+            rows = None if head is None else head.rows.T
+            rows = MatrixModel.new(num_rows).code(coder, rows, hidden, num_rows)
+            basis = basis.extended(rows.T)
+        flow.basis = basis
+
+    @property
+    def _sets_mean(self) -> bool:
+        return self.fresh and self.klt.centre == "mean"
+
+    def _room(self, basis: Basis, num_tokens: int, hidden: int) -> int:
+        """How many directions a batch may add: at most one for each of its tokens."""
+        return min(min(self.klt.dims, hidden) - len(basis.rows), num_tokens)

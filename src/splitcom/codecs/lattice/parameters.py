@@ -1,0 +1,114 @@
+"""The parameters of the lattice, as the text of a codec names them: predict > klt > uniform > range.
+
+They say what `codec` does and do nothing themselves.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from typing_extensions import override
+
+from splitcom.codecs.element import Element, Place, register
+from splitcom.language import ArgumentError
+
+DIMENSION_BITS = 12
+"""A basis has fewer than 2 to this power directions."""
+
+
+@dataclass(frozen=True)
+class Parameter(Element):
+    """One of the four."""
+
+
+@register
+@dataclass(frozen=True)
+class Predict(Parameter):
+    """Code what a prediction from references misses; see `predict`.
+
+    Args:
+        window: how many recent tokens a pointer can name; 0 for none.
+        rank: of an update of the drift map in one packet; 0 for no map.
+    """
+
+    name = "predict"
+    place = Place.PREDICT
+
+    window: int = 8192
+    rank: int = 4
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.window <= 1 << 20:
+            raise ArgumentError("window", f"must be 0 to {1 << 20}, not {self.window}")
+        if not 0 <= self.rank <= 255:
+            raise ArgumentError("rank", f"must be 0 to 255, not {self.rank}")
+
+
+@register
+@dataclass(frozen=True)
+class Klt(Parameter):
+    """The directions in which a flow varies most (Karhunen-Loève), each sent once, when first needed.
+
+    Args:
+        dims: most directions; what varies outside of them is lost. Without it, as many as are worth having.
+        threshold: a direction is worth having where the values vary by more than this part of a step along it.
+        centre: what a token is that has no coordinates: "mean", that of the first packet; or "sum", zero but for what
+            makes the sum of the packet's tokens right. Of gradients sums are what counts: they are small sums of large
+            terms, and what all tokens' errors have in common adds up where the rest cancels.
+    """
+
+    name = "klt"
+    place = Place.TRANSFORM
+
+    dims: int = (1 << DIMENSION_BITS) - 1
+    threshold: float = 0.5
+    centre: Literal["mean", "sum"] = "mean"
+
+    @override
+    def __str__(self) -> str:
+        # packets name their codec by its text, which stays as it was when dims had to be given
+        return super().__str__().replace("dims=", "")
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.dims < 1 << DIMENSION_BITS:
+            raise ArgumentError("dims", f"must be 1 to {(1 << DIMENSION_BITS) - 1}, not {self.dims}")
+        if not self.threshold > 0:
+            raise ArgumentError("threshold", f"must be above 0, not {self.threshold:g}")
+
+
+@register
+@dataclass(frozen=True)
+class Uniform(Parameter):
+    """One step for all directions.
+
+    Args:
+        step: in units of the root mean square of the values around their mean over the tokens (around zero, where klt
+            keeps the sum): of the first packet; of each, where klt keeps the sum and nothing is predicted. A
+            controller can set another for a packet, from 1/8 to 32 times this one in eighths of it.
+        dead_zone: values up to this part of a step beyond half a step are taken for zero.
+        prompt: tokens that nothing is learnt from or at (a prompt's) have a step this many times as large. Where this
+            is more than 1, packets say which tokens these are, about a byte for each sample: so the receiver knows.
+    """
+
+    name = "uniform"
+    place = Place.NUMBER
+
+    step: float
+    dead_zone: float = 0.0
+    prompt: int = 1
+
+    def __post_init__(self) -> None:
+        if not 1e-3 <= self.step <= 1e3:
+            raise ArgumentError("step", f"must be 0.001 to 1000, not {self.step:g}")
+        if not -0.5 <= self.dead_zone <= 0.5:
+            raise ArgumentError("dead_zone", f"must be -0.5 to 0.5, not {self.dead_zone:g}")
+        if not 1 <= self.prompt <= 16:
+            raise ArgumentError("prompt", f"must be 1 to 16, not {self.prompt}")
+
+
+@register
+@dataclass(frozen=True)
+class Range(Parameter):
+    """Adaptive range coding of the steps of `uniform`, with statistics that last as long as the flow."""
+
+    name = "range"
+    place = Place.ENTROPY

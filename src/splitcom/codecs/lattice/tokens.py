@@ -1,0 +1,129 @@
+"""What both ends know of a batch's tokens before the body of its packet, and what they keep of them. Knows no basis."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from splitcom.codecs.lattice.coder import BitModel, Coder
+from splitcom.codecs.lattice.packing import pack, unpack
+from splitcom.codecs.lattice.predict import Points, Window
+from splitcom.codecs.references import ReferenceStore
+from splitcom.codecs.wire import Bools, Ints
+from splitcom.errors import CodecError
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The tokens of a batch, sample after sample."""
+
+    lengths: Ints
+    known: Bools
+    """Which samples build on a reference, `[batch]`."""
+    factors: Ints
+    """`[tokens, 1]`: how many times the step is to be taken for each token's."""
+    reference: Ints
+    """`[tokens, dims]`, zeros where there is none."""
+    recent: Points
+    """`[recent tokens, dims]`, the newest last."""
+
+    @classmethod
+    def of(
+        cls,
+        store: ReferenceStore,
+        ids: list[int],
+        lengths: Ints,
+        known: Bools,
+        factors: Ints,
+        dims: int,
+        window: int,
+    ) -> "Tokens":
+        """What the store holds of these samples, and of as many recent ones as have `window` tokens together."""
+        reference = np.zeros((int(lengths.sum()), dims), np.int64)
+        if known.any():
+            held = [sample_id for sample_id, is_known in zip(ids, known, strict=True) if is_known]
+            reference[np.repeat(known, lengths)] = _read(store, held, dims)
+        recent: list[int] = []
+        for sample_id, entry in zip(order := list(store)[::-1], store.peek(order), strict=True):
+            window -= 0 if entry is None else entry.length
+            if window < 0:
+                break
+            recent.insert(0, sample_id)
+        return cls(lengths, known, factors, reference, _read(store, recent, dims).astype(np.float32))
+
+    @property
+    def of_known(self) -> Bools:
+        """Which tokens are of samples that build on a reference, `[tokens]`."""
+        return np.repeat(self.known, self.lengths)
+
+    @property
+    def learnt(self) -> Tensor:
+        """Which tokens are no prompt's, as far as the packet says."""
+        return torch.from_numpy(self.factors[:, 0] == 1)
+
+    def window(self, dims: int, holds_batch: bool) -> Window:
+        """What pointers can name."""
+        return Window(self.recent[:, :dims], len(self.reference) if holds_batch else 0)
+
+    def any_of(self, flags: Bools) -> Bools:
+        """Which samples `[batch]` have a token that is set in `flags` `[tokens]`."""
+        return np.logical_or.reduceat(flags, _starts(self.lengths))
+
+    def keep(self, store: ReferenceStore, ids: list[int], coordinates: Ints) -> None:
+        """Put integer `coordinates` `[tokens, at most dims]` into the store in place of the references."""
+        padded = np.zeros_like(self.reference)
+        padded[:, : coordinates.shape[1]] = coordinates
+        changed = ~self.known | self.any_of((padded != self.reference).any(1))
+        rows = padded[np.repeat(changed, self.lengths)]
+        store.update(
+            ids,
+            self.lengths,
+            torch.from_numpy(rows).float(),
+            changed=changed,
+            known=self.known,
+            kept=[pack(sample) for sample in np.split(rows, np.cumsum(self.lengths[changed])[:-1])],
+        )
+
+
+def code_factors(coder: Coder, prompts: BitModel, factor: int, learnt: Tensor | None, lengths: Ints) -> Ints:
+    """Code which tokens are a prompt's; gives how many times the step each is to have, 1 or `factor`, `[tokens, 1]`.
+
+    `learnt` is bool `[tokens]`, None where it is read.
+    """
+    factors = np.ones((int(lengths.sum()), 1), np.int64)
+    if factor > 1:
+        changes = None if learnt is None else _changes(learnt.numpy(), lengths)
+        changes = prompts.code(coder, np.zeros(len(factors), np.int64), changes)
+        factors[~_runs(changes, lengths)] = factor
+    return factors
+
+
+def _read(store: ReferenceStore, ids: list[int], dims: int) -> Ints:
+    """The references of samples, `[tokens, dims]`."""
+    if not ids:
+        return np.zeros((0, dims), np.int64)
+    if not store.reduced or store.hidden != dims:
+        raise CodecError(f"the store keeps no {dims} packed coordinates of a token: it is of another codec")
+    lengths = [0 if entry is None else entry.length for entry in store.peek(ids)]
+    items = zip(store.read_kept(ids), lengths, strict=True)
+    return np.concatenate([unpack(item, length, dims) for item, length in items])
+
+
+def _starts(lengths: Ints) -> Ints:
+    starts: Ints = np.cumsum(lengths) - lengths
+    return starts
+
+
+def _changes(learnt: Bools, lengths: Ints) -> Bools:
+    """Where a token differs from the one before it in its sample, the first from a prompt's: that is rare."""
+    before = np.roll(learnt, 1)
+    before[_starts(lengths)] = False
+    return learnt ^ before
+
+
+def _runs(changes: Bools, lengths: Ints) -> Bools:
+    """Inverse of `_changes`."""
+    odd = np.logical_xor.accumulate(changes)
+    starts = _starts(lengths)
+    return odd ^ np.repeat(odd[starts] ^ changes[starts], lengths)
