@@ -80,7 +80,7 @@ class DataConfig(Section):
     """Where the text comes from and how a row becomes prompt and response."""
 
     task: Literal["generation", "classification"] = "generation"
-    source: str = "generated"  # "generated", a CSV, TSV or JSON Lines file, or a data set on the hub
+    source: str = "generated"  # "generated", a file, a folder, or "team/name:configuration[split]" on the hub
     domain: str | None = None  # of the generated data; None takes the one the bundled model has not seen
     prompt: str = "{mr} =>"  # a template over the columns; "" trains on the whole response
     response: str = "text"  # the column that holds it; in classification the class of the prompt

@@ -240,8 +240,8 @@ def test_classes_that_a_hostile_client_makes_up_are_refused(config, labels, mess
 def test_a_client_over_a_network_brings_known_classes_only(config, texts, tmp_path):
     with pytest.raises(ConfigError, match=r"data\.labels is missing: list the classes"):
         load_server_parts(config)
-    train_rows, held_out = load_client_rows(config.override({"data.labels": LABELS}))
-    assert len(train_rows) == 35 and len(held_out) == 5
+    rows = load_client_rows(config.override({"data.labels": LABELS}))
+    assert len(rows.train) == 35 and len(rows.held_out) == 5
     with pytest.raises(DataError, match="unknown class '10'"):
         load_client_rows(config.override({"data.labels": ["2", "11"]}))
 

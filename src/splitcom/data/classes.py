@@ -16,12 +16,13 @@ _SHOWN = 8
 
 
 def classes_in(rows: Sequence[Row]) -> list[str]:
-    """Return the distinct responses of rows, numbers by their value and before words.
+    """Return the distinct labels of rows that have one, numbers by their value and before words.
 
     Raises:
         DataError: these are fewer than two, or so many that they must be something else: more than half the rows.
     """
-    found = sorted({row.response for row in rows}, key=_by_value)
+    rows = [row for row in rows if not row.is_empty]
+    found = sorted({row.label for row in rows}, key=_by_value)
     if not 2 <= len(found) <= len(rows) / 2:
         raise DataError(
             f"{len(found)} classes in {len(rows)} rows ({_listed(found)}); expected at least 2, each in 2 rows or "
@@ -31,14 +32,15 @@ def classes_in(rows: Sequence[Row]) -> list[str]:
 
 
 def class_indices(rows: Sequence[Row], labels: Sequence[str]) -> list[int]:
-    """Return each row's place in `labels`; DataError, naming the row, where its class is none of them."""
-    places = {label: index for index, label in enumerate(labels)}
-    if unknown := [row for row in rows if row.response not in places]:
+    """Return the place in `labels` of each row that is not empty; DataError, naming the row, for an unknown class."""
+    rows = [row for row in rows if not row.is_empty]
+    places = {label.strip(): index for index, label in enumerate(labels)}
+    if unknown := [row for row in rows if row.label not in places]:
         raise DataError(
-            f"row {unknown[0].sample_id}: unknown class {unknown[0].response!r} ({len(unknown)} of {len(rows)} rows "
+            f"row {unknown[0].sample_id}: unknown class {unknown[0].label!r} ({len(unknown)} of {len(rows)} rows "
             f"have unknown ones); the run's classes are {_listed(labels)}: correct data.response or data.labels"
         )
-    return [places[row.response] for row in rows]
+    return [places[row.label] for row in rows]
 
 
 def encode_classes(
@@ -46,17 +48,19 @@ def encode_classes(
 ) -> Encoded:
     """Tokenise rows as classifiers read them; a sample's `labels` are its one place in `labels`, int64 [1].
 
-    A text longer than `max_tokens` loses its end, but not the tokenizer's closing token; one without any token is
-    dropped. Both are in the report.
+    A text longer than `max_tokens` loses its end, but not the tokenizer's closing token; one without any token, or
+    without a label, is dropped. Both are in the report.
 
     Raises:
         DataError: a row of another class, or no sample left.
     """
-    indices = class_indices(rows, labels)
-    texts = [row.prompt.strip() for row in rows]
-    ids: list[list[int]] = tokenizer(texts, verbose=False)["input_ids"]
-    samples, truncated, dropped, num_tokens_cut = [], [], [], 0
-    for row, text, index, whole in zip(rows, texts, indices, ids, strict=True):
+    dropped = [row.sample_id for row in rows if row.is_empty]
+    kept_rows = [row for row in rows if not row.is_empty]
+    indices = class_indices(kept_rows, labels)
+    texts = [row.prompt.strip() for row in kept_rows]
+    ids: list[list[int]] = tokenizer(texts, verbose=False)["input_ids"] if texts else []
+    samples, truncated, num_tokens_cut = [], [], 0
+    for row, text, index, whole in zip(kept_rows, texts, indices, ids, strict=True):
         if not whole:
             dropped.append(row.sample_id)
             continue
@@ -70,7 +74,8 @@ def encode_classes(
     report = EncodingReport(len(samples), num_tokens, max_tokens, truncated, num_tokens_cut, dropped)
     if not samples:
         raise DataError(
-            f"no sample left of {len(rows)} rows: {report}; data.prompt is the template of the text"
+            f"no sample left of {len(rows)} rows: {report}; data.prompt is the template of the text, data.response "
+            "the column of its class"
         )
     return Encoded(samples, report)
 

@@ -3,10 +3,12 @@
     prompt   <s> name [ A lder ] =>             labels -100: no loss
     response                        Ġ It Ġ is … </s>   labels = ids: the loss is taken here
 
-Prompt and response are tokenised apart, so that the boundary is the same in training and in generation.
+Prompt and response are tokenised apart, so that the boundary is the same in training and in generation. An opening or
+closing token that the text has already is not added once more.
 """
 
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
 IGNORED = -100
 """The label that transformers' loss leaves out."""
+
+_MARKS = re.compile(r"<\|[^|<>\s]+\|>|</?s>|<(?:bos|eos|start_of_turn|end_of_turn)>")
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +49,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class EncodingReport:
-    """What encoding kept and what it had to cut."""
+    """What encoding kept, what it had to cut, and what else one should know of these samples."""
 
     num_samples: int
     num_tokens: int
@@ -53,6 +57,7 @@ class EncodingReport:
     truncated_ids: Sequence[int]
     num_tokens_cut: int
     dropped_ids: Sequence[int]
+    warnings: Sequence[str] = ()
 
     def __str__(self) -> str:
         lines = [f"{self.num_samples} samples, {self.num_tokens} tokens"]
@@ -62,7 +67,7 @@ class EncodingReport:
         if self.dropped_ids:
             shown = ", ".join(map(str, self.dropped_ids[:5])) + (" …" if len(self.dropped_ids) > 5 else "")
             lines.append(f"{len(self.dropped_ids)} samples dropped, nothing left to learn: rows {shown}")
-        return "; ".join(lines)
+        return "\n".join(["; ".join(lines), *(f"warning: {warning}" for warning in self.warnings)])
 
 
 @dataclass(frozen=True)
@@ -87,29 +92,31 @@ class Batch:
 def encode(rows: Sequence[Row], tokenizer: "PreTrainedTokenizerBase", max_tokens: int = 256) -> Encoded:
     """Tokenise rows; the response ends with the tokenizer's end-of-sequence token where it has one.
 
-    A sample longer than `max_tokens` loses the end of its response; one left with no response token is
-    dropped. Both are in the report. A row without a prompt is plain text, with the loss on all of it.
+    A sample longer than `max_tokens` loses the end of its response; one left with no response token, or without
+    anything in the prompt's columns, is dropped. Both are in the report. A row without a prompt is plain text, with
+    the loss on all of it.
 
     Raises:
         DataError: `max_tokens` below two, or no sample left.
     """
     if max_tokens < 2:
         raise DataError(
-            f"max_tokens is {max_tokens}; a sample needs at least 2: one to read and one to predict"
+            f"data.max_tokens is {max_tokens}; a sample needs at least 2: one to read and one to predict"
         )
     if not rows:
         raise DataError("there are no rows to encode")
-    prompts = _prompt_ids([row.prompt for row in rows], tokenizer)
-    responses = _response_ids(rows, tokenizer)
+    opening = _opening(tokenizer)
+    prompts = _prompt_ids([row.prompt for row in rows], tokenizer, opening)
+    responses = _response_ids(rows, tokenizer, opening)
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
 
     samples, truncated, dropped, num_tokens_cut = [], [], [], 0
     for row, prompt, response in zip(rows, prompts, responses, strict=True):
         room = max_tokens - len(prompt)
-        if room < 1 or not response or len(prompt) + len(response) < 2:
+        if row.is_empty or room < 1 or not response or len(prompt) + len(response) < 2:
             dropped.append(row.sample_id)
             continue
-        target = [*response, *end]
+        target = response if response[-1:] == end else [*response, *end]
         if len(target) > room:
             truncated.append(row.sample_id)
             num_tokens_cut += len(target) - room
@@ -121,14 +128,21 @@ def encode(rows: Sequence[Row], tokenizer: "PreTrainedTokenizerBase", max_tokens
     report = EncodingReport(len(samples), num_tokens, max_tokens, truncated, num_tokens_cut, dropped)
     if not samples:
         raise DataError(
-            f"no sample left of {len(rows)} rows: {report}; raise max_tokens or fill the response column"
+            f"no sample left of {len(rows)} rows: {report}; raise data.max_tokens, or fill the columns of data.prompt "
+            "and data.response"
         )
     return Encoded(samples, report)
 
 
 def encode_prompt(prompt: str, tokenizer: "PreTrainedTokenizerBase") -> Tensor:
     """Tokenise one prompt exactly as `encode` does, for generation: int64 [1, tokens]."""
-    return torch.tensor(_prompt_ids([prompt], tokenizer), dtype=torch.int64)
+    return torch.tensor(_prompt_ids([prompt], tokenizer, _opening(tokenizer)), dtype=torch.int64)
+
+
+def unknown_marks(template: str, tokenizer: "PreTrainedTokenizerBase") -> list[str]:
+    """Return what looks like a special token in a template, but is ordinary text to this tokenizer."""
+    known = tokenizer.get_vocab()
+    return [mark for mark in dict.fromkeys(_MARKS.findall(template)) if mark not in known]
 
 
 def batches(
@@ -142,7 +156,7 @@ def batches(
         DataError: `batch_size` below one.
     """
     if batch_size < 1:
-        raise DataError(f"batch_size is {batch_size}; it must be at least 1")
+        raise DataError(f"training.batch_size is {batch_size}; it must be at least 1")
     order = list(samples)
     if seed is not None:
         random.Random(f"splitcom/batches/{seed}/{client}/{epoch}").shuffle(order)
@@ -158,29 +172,41 @@ def _pad(samples: Sequence[Sample]) -> Batch:
     return Batch(input_ids, mask, labels, lengths, [sample.sample_id for sample in samples])
 
 
-def _prompt_ids(prompts: Sequence[str], tokenizer: "PreTrainedTokenizerBase") -> list[list[int]]:
+def _opening(tokenizer: "PreTrainedTokenizerBase") -> list[int]:
+    """Return the special tokens that a tokenizer puts before a text."""
+    whole: list[int] = tokenizer("a")["input_ids"]
+    bare: list[int] = tokenizer("a", add_special_tokens=False)["input_ids"]
+    starts = (at for at in range(len(whole)) if whole[at : at + len(bare)] == bare)
+    return whole[: next(starts, 0)]
+
+
+def _prompt_ids(
+    prompts: Sequence[str], tokenizer: "PreTrainedTokenizerBase", opening: list[int]
+) -> list[list[int]]:
     """Tokenise prompts with the tokenizer's opening special tokens, but without a closing one.
 
     Spaces at the end are left to the response, as most tokenizers join a space to the word that follows.
     """
     texts = [prompt.rstrip(" ") for prompt in prompts]
-    ids: list[list[int]] = tokenizer(texts, verbose=False)["input_ids"]
-    end = tokenizer.eos_token_id
-    # A lone token is an opening one: GPT-2 uses one token for both, and a prompt may be empty.
-    return [one[:-1] if len(one) > 1 and one[-1] == end else one for one in ids]
+    ids: list[list[int]] = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+    return [one if opening == one[: len(opening)] else [*opening, *one] for one in ids]
 
 
-def _response_ids(rows: Sequence[Row], tokenizer: "PreTrainedTokenizerBase") -> list[list[int]]:
+def _response_ids(
+    rows: Sequence[Row], tokenizer: "PreTrainedTokenizerBase", opening: list[int]
+) -> list[list[int]]:
     """Tokenise responses without special tokens, parted from their prompt by a space."""
-    separator = _separator(tokenizer)
+    separator, closing = _separator(tokenizer), tokenizer.eos_token or "\n"
     texts = [
-        separator + row.response
-        if row.prompt.strip() and row.prompt[-1] not in "\n\t" and row.response
-        else row.response
-        for row in rows
+        row.response.rstrip() if row.response.rstrip().endswith(closing) else row.response for row in rows
+    ]
+    texts = [
+        separator + text if row.prompt.strip() and row.prompt[-1] not in "\n\t" and text else text
+        for row, text in zip(rows, texts, strict=True)
     ]
     ids: list[list[int]] = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
-    return ids
+    # What opens a text is there already, before the prompt.
+    return [one[len(opening) :] if opening and one[: len(opening)] == opening else one for one in ids]
 
 
 def _separator(tokenizer: "PreTrainedTokenizerBase") -> str:

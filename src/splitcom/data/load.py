@@ -1,20 +1,20 @@
-"""Rows of text from files, the hub and the generator; knows no tokenizer."""
+"""Rows of prompt and response from the records of any source; knows no tokenizer."""
 
-import csv
 import difflib
-import io
 import json
+import math
+import re
 import string
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from splitcom.data.files import Record
 from splitcom.data.generate import HELD_OUT_DOMAIN, generate
+from splitcom.data.sources import find_source, read_source
 from splitcom.errors import DataError
-
-Format = Literal["csv", "tsv", "jsonl", "hub", "generated"]
 
 GENERATED = "generated"
 """The source that is no file: pairs from `splitcom.data.generate`."""
@@ -22,11 +22,12 @@ GENERATED = "generated"
 DEFAULT_TEMPLATE = "{mr} =>"
 """The prompt that the bundled model was pretrained with."""
 
-_FORMATS: dict[str, Format] = {
-    ".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl",
-}  # fmt: skip
-
-Record = tuple[str, Mapping[str, str]]  # where it stands, for messages; and its columns
+_TO_TEXT = (
+    'write a prompt and a response of each row as text in columns of their own, such as {"prompt": "…", '
+    '"response": "…"}, and name them in data.prompt and data.response'
+)
+_CHAT_KEYS = ({"role", "content"}, {"from", "value"})
+_FIRST_OBJECT, _KEY = re.compile(r"\s*\[?\s*\{([^{}]*)"), re.compile(r"""["'](\w+)["']\s*:""")
 
 
 @dataclass(frozen=True)
@@ -34,22 +35,32 @@ class Row:
     """One example as text, with all columns of its source.
 
     `sample_id` is its place in the source, from 0: it survives limits, shuffling, partitioning and restarts.
+    A row that `lacks` its prompt's columns, or its response, teaches nothing.
     """
 
     sample_id: int
     prompt: str
     response: str
     columns: Mapping[str, str]
+    lacks_prompt: bool = False
+
+    @property
+    def label(self) -> str:
+        """The response as a class: spaces around it are of no meaning."""
+        return self.response.strip()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to learn from: no response, or nothing in any column of the prompt."""
+        return self.lacks_prompt or not self.response.strip()
 
 
 def load_rows(
     source: str | Path,
     *,
-    format: Format | None = None,
     template: str = DEFAULT_TEMPLATE,
     response_column: str = "text",
     limit: int | None = None,
-    split: str = "train",
     domain: str = HELD_OUT_DOMAIN,
     count: int = 600,
     seed: int = 0,
@@ -57,29 +68,37 @@ def load_rows(
     """Load rows of prompt and response, in the order of the source.
 
     Args:
-        source: a CSV, TSV or JSON Lines file, the name of a data set on the hub, or "generated".
-        format: told from the file's suffix where it is None; what is no file and has no suffix is a hub name.
+        source: a file, a folder or a data set on the hub, as `splitcom.data.sources` says; or "generated".
         template: the prompt, with columns in braces ("{mr} =>"); empty for plain text without a prompt.
         response_column: the column that the model learns to write.
         limit: keep only the first rows.
-        split: which split of a hub data set.
         domain, count, seed: what to generate (columns: mr, text, domain).
 
     Raises:
-        DataError: the source cannot be read, has no such column or no rows; names file, line and column.
+        DataError: the source cannot be read, has no such column or no rows, or a column that is asked for holds no
+            text; names file, line and column.
+        MissingExtraError: a package for this kind of source is not installed.
     """
     if limit is not None and limit < 1:
         raise DataError(f"limit is {limit}; keep at least one row, or leave it out to keep all")
     pieces = _parse_template(template)
-    records = _records(source, format or _format_of(source), split, lambda: generate(domain, count, seed))
+    records: Iterable[Record]
+    if source == GENERATED:
+        pairs = generate(domain, count, seed)
+        records = ((f"{GENERATED} row {index}", pair) for index, pair in enumerate(pairs))
+    else:
+        records = read_source(find_source(source))
     rows = []
-    for sample_id, (where, columns) in enumerate(islice(records, limit)):
-        prompt = "".join(
-            literal + (_value(columns, column, where, "template") if column is not None else "")
-            for literal, column in pieces
-        )
-        response = _value(columns, response_column, where, "response_column")
-        rows.append(Row(sample_id, prompt, response, columns))
+    for sample_id, (where, record) in enumerate(islice(records, limit)):
+        values = [
+            None if column is None else _asked_for(record, column, where, "data.prompt")
+            for _, column in pieces
+        ]
+        prompt = "".join(literal + (value or "") for (literal, _), value in zip(pieces, values, strict=True))
+        given = [value for value in values if value is not None]
+        response = _asked_for(record, response_column, where, "data.response")
+        columns = {str(name): _as_text(value) for name, value in record.items()}
+        rows.append(Row(sample_id, prompt, response, columns, bool(given) and not "".join(given).strip()))
     if not rows:
         raise DataError(f"{source}: no rows; expected at least one (after the header, in CSV and TSV)")
     return rows
@@ -87,141 +106,60 @@ def load_rows(
 
 def column_value(row: Row, column: str) -> str:
     """Return the value of a column, or raise the DataError that lists the columns there are."""
-    return _value(row.columns, column, f"row {row.sample_id}", "column")
+    return _as_text(_value(row.columns, column, f"row {row.sample_id}", "partition.column"))
 
 
-def _format_of(source: str | Path) -> Format:
-    if source == GENERATED:
-        return "generated"
-    path = Path(source)
-    if path.suffix.lower() in _FORMATS:
-        return _FORMATS[path.suffix.lower()]
-    if path.is_file():
-        raise DataError(
-            f"{path}: cannot tell the format from the suffix {path.suffix!r}; set format to csv, tsv or jsonl"
-        )
-    if path.suffix or path.is_absolute():
-        raise DataError(f"{path}: no such file; check data.source (working directory: {Path.cwd()})")
-    return "hub"
-
-
-def _records(
-    source: str | Path, format: Format, split: str, generated: Callable[[], list[dict[str, str]]]
-) -> Iterable[Record]:
-    match format:
-        case "csv":
-            return _read_table(Path(source), csv.excel)
-        case "tsv":
-            return _read_table(Path(source), _Tabs)
-        case "jsonl":
-            return _read_json_lines(Path(source))
-        case "hub":
-            return _load_hub(str(source), split)
-        case "generated":
-            return ((f"{GENERATED} row {index}", pair) for index, pair in enumerate(generated()))
-        case _:
-            raise DataError(f"unknown data format {format!r}; choose csv, tsv, jsonl, hub or generated")
-
-
-class _Tabs(csv.Dialect):
-    """Tab-separated values as GLUE writes them: a quotation mark is just a character."""
-
-    delimiter = "\t"
-    quoting = csv.QUOTE_NONE
-    lineterminator = "\n"
-
-
-def _read_table(path: Path, dialect: type[csv.Dialect]) -> Iterator[Record]:
-    reader = csv.reader(io.StringIO(_read_text(path), newline=""), dialect, strict=True)
-    header: list[str] = []
+def _asked_for(record: Mapping[str, Any], column: str, where: str, setting: str) -> str:
+    """Return a column as text to learn from; DataError where it holds something that is none."""
+    value = _value(record, column, where, setting)
+    if isinstance(value, (list, tuple, Mapping, bytes)) or (isinstance(value, str) and _is_chat(value)):
+        if _is_chat(value):
+            what = "a chat conversation, and the chat format is not read yet"
+        else:
+            what = f"a {_kind(value)}, which is no text (nor is the chat format read yet)"
+        raise DataError(f"{where}: column {column!r} ({setting}) holds {what}; {_TO_TEXT}")
+    text = _as_text(value)
     try:
-        for fields in reader:
-            if not fields:
-                continue
-            if not header:
-                header = fields
-                if len(set(header)) != len(header):
-                    raise DataError(
-                        f"{path}:{reader.line_num}: a column name stands twice in the header {header}"
-                    )
-                continue
-            if len(fields) != len(header):
-                raise DataError(
-                    f"{path}:{reader.line_num}: {len(fields)} fields where the header has {len(header)} "
-                    f"({', '.join(header)}); quote fields that hold the delimiter or a line break"
-                )
-            yield f"{path}:{reader.line_num}", dict(zip(header, fields, strict=True))
-    except csv.Error as error:
+        text.encode()
+    except UnicodeEncodeError as error:
         raise DataError(
-            f"{path}:{reader.line_num}: {error}; check the quotation marks of this row"
+            f"{where}: column {column!r} holds half a character (\\u{ord(text[error.start]):04x}), which is no text; "
+            "write the whole character, or take the row out"
         ) from error
+    return text
 
 
-def _read_json_lines(path: Path) -> Iterator[Record]:
-    for number, line in enumerate(_read_text(path).split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(
-                f"{path}:{number}: not JSON ({error.msg}, column {error.colno}); write one object per line"
-            ) from error
-        if not isinstance(record, dict):
-            raise DataError(
-                f'{path}:{number}: expected an object such as {{"mr": "…", "text": "…"}}, found {line[:40]!r}'
-            )
-        yield f"{path}:{number}", _as_text(record)
+def _is_chat(value: Any) -> bool:
+    """Whether a value is a conversation, its messages, or such as text."""
+    if isinstance(value, str):
+        first = _FIRST_OBJECT.match(value)
+        return first is not None and any(keys <= set(_KEY.findall(first[1])) for keys in _CHAT_KEYS)
+    if isinstance(value, Mapping):
+        return any(keys <= value.keys() for keys in _CHAT_KEYS) or any(map(_is_chat_list, value.values()))
+    return _is_chat_list(value)
 
 
-def _load_hub(name: str, split: str) -> Iterator[Record]:
-    try:
-        import datasets
-    except ImportError as error:
-        raise DataError(
-            f"there is no file {name!r}, and to look for it on the hub the package 'datasets' is needed: "
-            "pip install 'splitcom[hub]'"
-        ) from error
-    try:
-        dataset = datasets.load_dataset(name, split=split)
-    except (
-        Exception
-    ) as error:  # datasets, huggingface_hub, the network: dozens of types, all the same to the user
-        raise DataError(
-            f"{name!r} is no file, and split {split!r} of it cannot be loaded from the hub: {error}; "
-            "check the name, the split and the network"
-        ) from error
-    for index, record in enumerate(dataset):
-        yield f"{name}[{split}] row {index}", _as_text(record)
+def _is_chat_list(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and any(
+        isinstance(item, Mapping) and any(keys <= item.keys() for keys in _CHAT_KEYS) for item in value
+    )
 
 
-def _read_text(path: Path) -> str:
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError as error:
-        raise DataError(
-            f"{path}: no such file; check data.source (working directory: {Path.cwd()})"
-        ) from error
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise DataError(
-            f"{path}:{line}: not UTF-8 (byte 0x{content[error.start]:02x}); convert the file, e.g. with iconv"
-        ) from error
+def _kind(value: Any) -> str:
+    if isinstance(value, bytes):
+        return "piece of binary data"
+    return "set of named values" if isinstance(value, Mapping) else "list"
 
 
-def _as_text(record: Mapping[str, Any]) -> dict[str, str]:
-    """Return all values as text: null is empty, and what is no text stays readable as JSON."""
-
-    def text(value: Any) -> str:
-        if value is None:
-            return ""
-        return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-
-    return {str(key): text(value) for key, value in record.items()}
+def _as_text(value: Any) -> str:
+    """Return a value as text: null and what is no number are empty; true, numbers and lists are as in JSON."""
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return ""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, (bool, int, float, list, tuple, dict)):
+        return json.dumps(value, ensure_ascii=False, default=str)
+    return str(value)
 
 
 def _parse_template(template: str) -> list[tuple[str, str | None]]:
@@ -230,20 +168,20 @@ def _parse_template(template: str) -> list[tuple[str, str | None]]:
         pieces = list(string.Formatter().parse(template))
     except ValueError as error:
         raise DataError(
-            f"template {template!r}: {error}; write {{{{ and }}}} for braces that are meant as text"
+            f"data.prompt = {template!r}: {error}; write {{{{ and }}}} for braces that are meant as text"
         ) from error
     if any(column == "" or spec or conversion for _, column, spec, conversion in pieces):
         raise DataError(
-            f"template {template!r}: put just a column's name in each pair of braces, as in '{{mr}} =>'"
+            f"data.prompt = {template!r}: put just a column's name in each pair of braces, as in '{{mr}} =>'"
         )
     return [(literal, column) for literal, column, _, _ in pieces]
 
 
-def _value(columns: Mapping[str, str], column: str, where: str, option: str) -> str:
+def _value(columns: Mapping[str, Any], column: str, where: str, setting: str) -> Any:
     if column in columns:
         return columns[column]
-    close = difflib.get_close_matches(column, columns, n=1)
-    suggestion = f"; did you mean {close[0]!r}?" if close else f"; change {option}"
+    close = difflib.get_close_matches(column, map(str, columns), n=1)
+    suggestion = f"did you mean {close[0]!r}?" if close else f"change {setting}"
     raise DataError(
-        f"{where}: no column {column!r} (asked for by {option}); found: {', '.join(columns)}{suggestion}"
+        f"{where}: no column {column!r} (asked for by {setting}); found: {', '.join(map(str, columns))}; {suggestion}"
     )

@@ -104,7 +104,7 @@ def partition(
             "use fewer clients or more data"
         )
     if column is None and kind in ("dirichlet_label", "column"):
-        raise DataError(f"partition {kind!r} needs a column to go by; set column")
+        raise DataError(f"partition {kind!r} needs a column to go by; set partition.column")
     groups = (
         _length_ranges(samples) if column is None or kind == "dirichlet_length" else _values(samples, column)
     )
@@ -156,7 +156,7 @@ def _dirichlet(
             return owners
     raise DataError(
         f"{MAX_DRAWS} draws with alpha={alpha} each left one of {clients} clients with fewer than "
-        f"{min_per_client} of {len(groups)} samples; raise alpha or use fewer clients"
+        f"{min_per_client} of {len(groups)} samples; raise partition.alpha or use fewer clients"
     )
 
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from splitcom.client.client import Client
 from splitcom.config import Config
-from splitcom.data import Encoded, Row
+from splitcom.data import Encoded, find_source
 from splitcom.durable import write_atomic
 from splitcom.errors import ModelError, RefusedError, RemoteProtocolError, TransportError
 from splitcom.models import fingerprint
 from splitcom.parties.build import build_client
 from splitcom.parties.parts import load_client_parts
-from splitcom.parties.texts import encode_rows, load_client_rows
+from splitcom.parties.texts import Rows, encode_rows, load_client_rows
 from splitcom.training.store import PartyStore
 from splitcom.transports.endpoint import Limits
 from splitcom.transports.frames_pb2 import Description
@@ -62,7 +62,7 @@ class _Welcome:
     identity: Identity
     description: Description
     config: Config
-    rows: tuple[list[Row], list[Row]]
+    rows: Rows
     weights: str | None  # None: to be fetched from the server
     link: LinkMeasurement
 
@@ -71,14 +71,14 @@ def check(options: JoinOptions) -> Check:
     """All that `join` does before it loads a model: certificate, versions, model, columns, and the link."""
     with _calls(options) as calls:
         welcome = _inquire(options, calls)
-    train, held_out = welcome.rows
+    rows = welcome.rows
     return Check(
         welcome.identity.name,
         welcome.config,
         welcome.description.package_version,
         welcome.weights or "the server sends the front's",
-        len(train),
-        len(held_out),
+        len(rows.train),
+        len(rows.held_out),
         welcome.link,
     )
 
@@ -145,6 +145,9 @@ def _calls(options: JoinOptions) -> ServerCalls:
 
 
 def _inquire(options: JoinOptions, calls: ServerCalls) -> _Welcome:
+    for source in (options.data, options.held_out):
+        if source is not None:
+            find_source(source)  # what is not there need not wait for the server
     description = calls.describe()
     if not re.fullmatch("[0-9a-f]{1,64}", description.run):
         raise RemoteProtocolError(

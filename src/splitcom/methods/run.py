@@ -71,7 +71,7 @@ def train(
     else:
         folder.refuse_if_used()
     texts = load_texts(config)
-    observer.on_data(str(texts.train.report), str(texts.partition))
+    observer.on_data(texts.report, str(texts.partition))
     parts = load_parts(config)
     simulation = Simulation(config, texts, parts, folder.checkpoints, observer)
     with closing(simulation):

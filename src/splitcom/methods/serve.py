@@ -28,6 +28,7 @@ from splitcom.models import fingerprint
 from splitcom.models.front import write_front
 from splitcom.parties.build import build_server
 from splitcom.parties.parts import load_server_parts
+from splitcom.parties.texts import check_max_tokens
 from splitcom.server.observe import Observer, Observers
 from splitcom.transports.frames_pb2 import Description
 from splitcom.transports.grpc import SERVER_TIMEOUTS, TRANSPORT_VERSION, Timeouts
@@ -70,6 +71,7 @@ def serve(
     else:
         folder.refuse_if_used()
     identity = load_server_identity(options.authority)
+    check_max_tokens(config)
     digest = fingerprint(config.model.source)
     parts = load_server_parts(config)
     if not options.resume:

@@ -130,7 +130,7 @@ def score_text(writer: Writer, on_progress: Progress | None = None) -> dict[str,
     has a prompt.
     """
     settings = writer.config.evaluation
-    references = references_by_prompt(load_all_rows(writer.config)[1])
+    references = references_by_prompt(load_all_rows(writer.config).held_out)
     prompts = list(references)[: settings.text_samples]
     if not prompts:
         raise ConfigError(

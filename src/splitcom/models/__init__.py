@@ -12,6 +12,7 @@ from splitcom.models.adapters import (
     renew_head,
 )
 from splitcom.models.describe import Description, PartSize, describe, fingerprint
+from splitcom.models.limits import ModelLimits, limits_of
 from splitcom.models.load import load_body, load_config, load_front, load_model, load_tail, load_tokenizer
 from splitcom.models.split import Body, Front, Part, SplitModel, Tail, cut, replicate, share_embeddings
 
@@ -19,6 +20,7 @@ __all__ = [
     "Body",
     "Description",
     "Front",
+    "ModelLimits",
     "Part",
     "PartSize",
     "SplitModel",
@@ -30,6 +32,7 @@ __all__ = [
     "export_adapter",
     "fingerprint",
     "joined_state",
+    "limits_of",
     "load_adapted",
     "load_adapter_state",
     "load_body",

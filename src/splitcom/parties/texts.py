@@ -2,25 +2,43 @@
 
 import math
 import random
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 from splitcom.config import Config
 from splitcom.data import (
+    GENERATED,
     HELD_OUT_DOMAIN,
     Encoded,
     Partition,
     Row,
+    Sample,
     class_indices,
     classes_in,
     encode,
     encode_classes,
+    find_source,
     load_rows,
     partition,
+    unknown_marks,
 )
-from splitcom.errors import ConfigError
-from splitcom.models import load_tokenizer
+from splitcom.errors import ConfigError, DataError
+from splitcom.models import ModelLimits, limits_of, load_tokenizer
 from splitcom.seeds import derive_seed
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows to train on and held-out ones, and what one should know of the two."""
+
+    train: list[Row]
+    held_out: list[Row]
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -30,6 +48,11 @@ class Texts:
     partition: Partition
     train: Encoded
     held_out: Encoded
+
+    @property
+    def report(self) -> str:
+        """What encoding kept and cut of both, and its warnings."""
+        return f"{self.train.report}\nheld out: {self.held_out.report}"
 
 
 def with_classes(config: Config) -> Config:
@@ -47,8 +70,9 @@ def load_texts(config: Config) -> Texts:
 
     Which rows train and which are held out does not depend on the run's seed, so that seeds can be compared.
     """
-    rows, held_out_rows = load_all_rows(config)
-    train, held_out = encode_rows((rows, held_out_rows[: config.data.held_out_samples]), config)
+    rows = load_all_rows(config)
+    rows = replace(rows, held_out=rows.held_out[: config.data.held_out_samples])
+    train, held_out = encode_rows(rows, config)
     parts = partition(
         train.samples,
         config.federation.clients,
@@ -60,10 +84,14 @@ def load_texts(config: Config) -> Texts:
     return Texts(parts, train, held_out)
 
 
-def load_all_rows(config: Config) -> tuple[list[Row], list[Row]]:
-    """The rows that train, and every row that may be held out, of which a run takes the first."""
+def load_all_rows(config: Config) -> Rows:
+    """The rows that train, and every row that may be held out, of which a run takes the first.
+
+    Raises ConfigError if no row is left to evaluate on that is not trained on.
+    """
+    _check_held_out(config)
     data = config.data
-    generated = data.source == "generated"
+    generated = data.source == GENERATED
     num_train = data.samples or (600 if generated else None)
     load = partial(
         load_rows,
@@ -74,48 +102,153 @@ def load_all_rows(config: Config) -> tuple[list[Row], list[Row]]:
     )
     rows = _shuffled(load(data.source), "train")
     if data.held_out is not None:
-        return rows[:num_train], _shuffled(load(data.held_out), "held out")
+        return _apart(rows[:num_train], _shuffled(load(data.held_out), "held out"), config)
     if len(rows) <= data.held_out_samples:
         raise ConfigError(
             f"data.held_out_samples = {data.held_out_samples}: {data.source} has {len(rows)} rows in all; "
             "lower it, or name another source in data.held_out"
         )
-    return rows[data.held_out_samples :][:num_train], rows[: data.held_out_samples]
+    return _apart(rows[data.held_out_samples :][:num_train], rows[: data.held_out_samples], config)
 
 
-def encode_rows(rows: tuple[list[Row], list[Row]], config: Config) -> tuple[Encoded, Encoded]:
-    """Tokenise rows to train on and held-out ones, for what the run is to learn: responses or classes."""
+def _apart(train: list[Row], held_out: list[Row], config: Config) -> Rows:
+    """Keep evaluation from the rows that are trained on: of a source of its own, these are left out.
+
+    Where one source holds a row more than once, both places may get it, and a warning says so.
+    """
+    data = config.data
+    known = {_content(row) for row in train}
+    fresh = [row for row in held_out if _content(row) not in known]
+    num_shared = len(held_out) - len(fresh)
+    if not num_shared:
+        return Rows(train, held_out)
+    if data.held_out is None:
+        return Rows(
+            train,
+            held_out,
+            (
+                f"{num_shared} of {len(held_out)} held-out rows are also trained on, since the source holds them more "
+                "than once; their loss says little of new text",
+            ),
+        )
+    if not fresh:
+        raise ConfigError(
+            f"data.held_out = {data.held_out!r}: all of its {len(held_out)} rows are also trained on; give other rows, "
+            "or leave it out, and some of the rows are set aside"
+        )
+    return Rows(
+        train,
+        fresh,
+        (
+            f"{num_shared} of {len(held_out)} rows of {data.held_out} are also trained on; they are left out of the "
+            "evaluation",
+        ),
+    )
+
+
+def _content(row: Row) -> tuple[str, str]:
+    return row.prompt.strip(), row.response.strip()
+
+
+def _check_held_out(config: Config) -> None:
+    """Raise ConfigError if the held-out source is the one to train on, by whatever path."""
+    source, held_out = config.data.source, config.data.held_out
+    if held_out is None:
+        return
+    generated = GENERATED in (source, held_out)
+    if source == held_out or (not generated and find_source(source).is_same(find_source(held_out))):
+        raise ConfigError(
+            f"data.held_out = {held_out!r}: these are the rows that are trained on ({source}); give another source, or "
+            "leave it out, and some of the rows are set aside"
+        )
+
+
+def encode_rows(rows: Rows, config: Config) -> tuple[Encoded, Encoded]:
+    """Tokenise rows to train on and held-out ones, for what the run is to learn: responses or classes.
+
+    What the model cannot take is refused here, before any of its weights are loaded: ConfigError for texts beyond its
+    positions, DataError for tokens that it does not know.
+    """
+    limits = check_max_tokens(config)
     tokenizer, classes = load_tokenizer(config.model.source), config.data.classes
     train, held_out = (
         encode(part, tokenizer, config.data.max_tokens)
         if classes is None
         else encode_classes(part, tokenizer, classes, config.data.max_tokens)
-        for part in rows
+        for part in (rows.train, rows.held_out)
     )
-    return train, held_out
+    samples = [*train.samples, *held_out.samples]
+    _check_tokens(samples, limits, tokenizer)
+    warnings = (*rows.warnings, *_warnings(samples, limits, config.data.prompt, tokenizer))
+    return replace(train, report=replace(train.report, warnings=warnings)), held_out
 
 
-def load_client_rows(config: Config) -> tuple[list[Row], list[Row]]:
+def check_max_tokens(config: Config) -> ModelLimits:
+    """The model's limits; raises ConfigError if `data.max_tokens` is beyond the positions that it has."""
+    limits, max_tokens = limits_of(config.model.source, config.data.classes), config.data.max_tokens
+    if limits.is_table and limits.positions is not None and max_tokens > limits.positions:
+        raise ConfigError(
+            f"data.max_tokens = {max_tokens}: the model {config.model.source} has {limits.positions} positions and "
+            f"fails on longer texts; set data.max_tokens = {limits.positions} or less"
+        )
+    return limits
+
+
+def _check_tokens(
+    samples: Sequence[Sample], limits: ModelLimits, tokenizer: "PreTrainedTokenizerBase"
+) -> None:
+    for sample in samples:
+        token = int(sample.input_ids.max())
+        if token >= limits.vocab_size:
+            text = tokenizer.convert_ids_to_tokens(token)
+            raise DataError(
+                f"row {sample.sample_id}: the token {text!r} has the number {token}, but the model's embedding has "
+                f"{limits.vocab_size} rows, so that it does not know it; take {text!r} out of data.prompt and the rows"
+                ", or enlarge the model with resize_token_embeddings and save it again"
+            )
+
+
+def _warnings(
+    samples: Sequence[Sample], limits: ModelLimits, template: str, tokenizer: "PreTrainedTokenizerBase"
+) -> list[str]:
+    warnings = [
+        f"data.prompt holds {mark!r}, which is no token of this model but is read as ordinary text; correct it "
+        "if it is meant as a special token"
+        for mark in unknown_marks(template, tokenizer)
+    ]
+    lengths = [sample.num_tokens for sample in samples]
+    if limits.positions is not None and (beyond := sum(n > limits.positions for n in lengths)):
+        warnings.append(
+            f"{beyond} samples have more tokens than the {limits.positions} positions that the model was trained for "
+            f"(the longest has {max(lengths)}); if their loss is high, lower data.max_tokens"
+        )
+    return warnings
+
+
+def load_client_rows(config: Config) -> Rows:
     """A client's own rows, from `data.source` and `data.held_out`: to train on, in their order, and held out.
 
     A client holds out its share of `data.held_out_samples`. Raises DataError naming file, row and column, and
     ConfigError where nothing is left to train on.
     """
+    _check_held_out(config)
     data = config.data
     load = partial(_known_rows, config)
     share = math.ceil(data.held_out_samples / config.federation.clients)
     rows = load(data.source)
     if data.held_out is not None:
-        return rows, load(data.held_out)[:share]
+        rows_apart = _apart(rows, load(data.held_out), config)
+        return replace(rows_apart, held_out=rows_apart.held_out[:share])
     if len(rows) <= share:
         raise ConfigError(
             f"{data.source}: {len(rows)} rows, of which {share} would be held out for evaluation; bring more, or "
             "evaluate on others with --held-out FILE"
         )
     chosen = set(random.Random("splitcom/held out").sample(range(len(rows)), share))
-    return (
+    return _apart(
         [row for index, row in enumerate(rows) if index not in chosen],
         [rows[index] for index in sorted(chosen)],
+        config,
     )
 
 

@@ -58,3 +58,13 @@ def test_a_long_text_keeps_its_closing_token_and_an_empty_one_is_dropped():
     assert encoded.report.dropped_ids == [1] and encoded.report.num_tokens == 5
     with pytest.raises(DataError, match=r"no sample left of 1 rows.*data\.prompt"):
         encode_classes(rows[1:2], Words(), ["yes", "no"])
+
+
+def test_spaces_around_labels_mean_nothing_and_rows_without_a_label_are_dropped():
+    rows = rows_of(("a", "pos"), ("b", "neg"), ("c", ""), ("d", " pos "), ("e", "neg\t"), ("f", "  "))
+    assert classes_in(rows) == ["neg", "pos"]
+    encoded = encode_classes(rows, Words(), [" neg", "pos"])
+    assert [int(sample.labels) for sample in encoded.samples] == [1, 0, 1, 0]
+    assert encoded.report.dropped_ids == [2, 5]
+    with pytest.raises(DataError, match="no sample left of 1 rows"):
+        encode_classes(rows[2:3], Words(), ["neg", "pos"])

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from splitcom.data import Row, batches, encode, encode_prompt, partition
+from splitcom.data import Row, batches, encode, encode_prompt, partition, unknown_marks
 from splitcom.data.encode import IGNORED
 from splitcom.errors import DataError
 
@@ -73,12 +73,38 @@ def test_samples_without_a_response_are_dropped_and_reported(metaspace):
 
 
 def test_nothing_left_is_an_error(metaspace):
-    with pytest.raises(DataError, match=r"no sample left of 1 rows.*raise max_tokens"):
+    with pytest.raises(DataError, match=r"no sample left of 1 rows.*raise data.max_tokens"):
         encode([row("a fox", "")], metaspace)
     with pytest.raises(DataError, match="no rows"):
         encode([], metaspace)
     with pytest.raises(DataError, match="max_tokens is 1"):
         encode([row("a", "fox")], metaspace, max_tokens=1)
+
+
+def test_spaces_are_no_response_and_a_row_without_its_prompt_teaches_nothing(byte_level):
+    lacking = Row(2, " =>", "fox", {}, lacks_prompt=True)
+    encoded = encode([row("a", "fox", 0), row("a", "  ", 1), lacking], byte_level)
+    assert [sample.sample_id for sample in encoded.samples] == [0] and encoded.report.dropped_ids == [1, 2]
+
+
+def test_special_tokens_that_a_template_writes_are_not_doubled(metaspace):
+    plain, marked = (
+        encode([one], metaspace).samples[0].input_ids.tolist()
+        for one in (row("a fox", "jumps"), row("<s>a fox", "<s>jumps</s>\n"))
+    )
+    assert plain.count(1) == plain.count(2) == 1
+    assert (marked.count(1), marked.count(2), marked[-1]) == (1, 1, 2)
+    (text,) = encode([row("", "<s>a fox</s>")], metaspace).samples
+    assert (text.input_ids == 1).sum() == (text.input_ids == 2).sum() == 1
+
+
+def test_a_closing_token_that_a_template_writes_is_kept(metaspace):
+    assert encode_prompt("a fox</s>", metaspace)[0].tolist().count(2) == 1
+    assert encode_prompt("", metaspace).tolist() == [[1]]
+
+
+def test_marks_that_a_tokenizer_does_not_know_are_found(metaspace):
+    assert unknown_marks("<s><|im_start|>{q} <b> </s><|im_start|>", metaspace) == ["<|im_start|>"]
 
 
 def test_batches_are_padded_to_the_right(metaspace, rows):

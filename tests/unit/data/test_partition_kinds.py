@@ -97,5 +97,5 @@ def test_what_cannot_be_split_is_refused(arguments, message):
 
 
 def test_draws_that_leave_a_client_empty_end_in_an_error():
-    with pytest.raises(DataError, match=r"100 draws with alpha=0\.001.*raise alpha"):
+    with pytest.raises(DataError, match=r"100 draws with alpha=0\.001.*raise partition.alpha"):
         partition(make("a" * 40), 4, "dirichlet_label", column="label", alpha=0.001, min_per_client=10)
