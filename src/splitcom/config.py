@@ -170,8 +170,8 @@ class FederationConfig(Section):
                 )
             if self.asynchronous.buffer > self.num_sampled:
                 raise ValueError(
-                    f"asynchronous.buffer = {self.asynchronous.buffer}: a round has {self.num_sampled} updates, "
-                    "as many as clients are sampled; lower it"
+                    f"federation.asynchronous.buffer = {self.asynchronous.buffer}: a round has {self.num_sampled} "
+                    "updates, as many as clients are sampled; lower it"
                 )
         if self.over_select and self.num_sampled == self.clients:
             raise ValueError(

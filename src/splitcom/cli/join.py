@@ -8,7 +8,9 @@ import typer
 
 def join(
     address: Annotated[str, typer.Argument(metavar="HOST:PORT", help="The server.")],
-    data: Annotated[Path, typer.Option(help="This client's rows: CSV, TSV, JSON or Parquet. They stay here.")],
+    data: Annotated[
+        Path, typer.Option(help="This client's rows: CSV, TSV, JSON or Parquet. They stay here.")
+    ],
     identity: Annotated[Path, typer.Option(help="The bundle from `splitcom certs issue`.")],
     held_out: Annotated[
         Path | None, typer.Option(help="Rows for evaluation; without, some of --data are held out.")

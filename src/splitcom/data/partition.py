@@ -101,7 +101,7 @@ def partition(
     if len(samples) < clients * min_per_client:
         raise DataError(
             f"{len(samples)} samples cannot give {clients} clients at least {min_per_client} each; "
-            "use fewer clients or more data"
+            "lower federation.clients or bring more data"
         )
     if column is None and kind in ("dirichlet_label", "column"):
         raise DataError(f"partition {kind!r} needs a column to go by; set partition.column")
@@ -118,11 +118,11 @@ def partition(
             owners = _whole_groups(groups, clients, str(column))
         case _:
             raise DataError(
-                f"unknown partition {kind!r}; choose iid, dirichlet_label, dirichlet_length or column"
+                f"unknown partition.kind {kind!r}; choose iid, dirichlet_label, dirichlet_length or column"
             )
     if (smallest := np.bincount(owners, minlength=clients).min()) < min_per_client:
         raise DataError(
-            f"a client would have {smallest} samples, min_per_client is {min_per_client}; use fewer clients"
+            f"a client would have {smallest} samples, not {min_per_client}; lower federation.clients"
         )
     return _collect(samples, groups, owners, clients)
 
@@ -156,7 +156,7 @@ def _dirichlet(
             return owners
     raise DataError(
         f"{MAX_DRAWS} draws with alpha={alpha} each left one of {clients} clients with fewer than "
-        f"{min_per_client} of {len(groups)} samples; raise partition.alpha or use fewer clients"
+        f"{min_per_client} of {len(groups)} samples; raise partition.alpha or lower federation.clients"
     )
 
 
@@ -165,7 +165,7 @@ def _whole_groups(groups: Sequence[str], clients: int, column: str) -> np.ndarra
     counts = Counter(groups)
     if len(counts) < clients:
         raise DataError(
-            f"column {column!r} has {len(counts)} values, too few for {clients} clients; use fewer clients"
+            f"column {column!r} has {len(counts)} values, too few for {clients} clients; lower federation.clients"
         )
     load, owner = [0] * clients, {}
     for value, count in counts.most_common():

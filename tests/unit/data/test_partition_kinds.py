@@ -88,7 +88,7 @@ def test_a_table_of_many_values_stays_narrow():
             {"clients": 2, "kind": "column", "column": "label", "min_per_client": 2},
             "a client would have 1 samples",
         ),
-        ({"clients": 2, "kind": "random"}, "unknown partition 'random'; choose iid"),
+        ({"clients": 2, "kind": "random"}, "unknown partition.kind 'random'; choose iid"),
     ],
 )
 def test_what_cannot_be_split_is_refused(arguments, message):
