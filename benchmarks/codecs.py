@@ -28,8 +28,8 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from splitcom.codecs import Codec, Context, MemoryReferences, Ragged, parse, uncompressed_size
-from splitcom.config_tree import PRESETS
 from splitcom.models import add_lora, cut
+from splitcom.settings.presets import PRESETS
 from splitcom.training.loss import losses_through
 
 CODECS = [

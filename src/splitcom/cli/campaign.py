@@ -25,11 +25,11 @@ def campaign(
     What has ended is not run again, and what was interrupted is continued: give the same command again.
     """
     from splitcom.config import Config
-    from splitcom.config_tree import parse_assignment
     from splitcom.errors import ConfigError
     from splitcom.methods.campaign import Standing, run_campaign
     from splitcom.report import write_markdown, write_report
     from splitcom.report.terminal import Terminal, progress
+    from splitcom.settings.tree import parse_assignment
 
     terminal = Terminal()
     overrides = dict(map(parse_assignment, assignments or []))

@@ -28,10 +28,10 @@ def compare(
 
     from splitcom.cli.progress import run_comparison
     from splitcom.config import Config
-    from splitcom.config_tree import parse_assignment
     from splitcom.errors import ConfigError
     from splitcom.report import closing_table, flow_table, write_report
     from splitcom.report.terminal import Terminal
+    from splitcom.settings.tree import parse_assignment
 
     terminal = Terminal()
     overrides = dict(map(parse_assignment, assignments or []))

@@ -20,9 +20,9 @@ def evaluate(
 
     Scores need the extra 'eval'. Writes evaluation.json into the run folder.
     """
-    from splitcom.config_tree import parse_assignment
     from splitcom.methods.evaluate import EVALUATION, evaluate_run
     from splitcom.report.terminal import Table, Terminal, line
+    from splitcom.settings.tree import parse_assignment
 
     terminal = Terminal()
     options = {"evaluation.text_samples": 100 if prompts is None else prompts, "evaluation.beams": beams}

@@ -31,12 +31,12 @@ def serve(
 
     from splitcom.cli.status import StatusPage, log_to
     from splitcom.config import Config
-    from splitcom.config_tree import parse_assignment
     from splitcom.methods.monitor import MonitorPage
     from splitcom.methods.serve import ServeOptions
     from splitcom.methods.serve import serve as run
     from splitcom.report import closing_table, write_report
     from splitcom.report.terminal import Terminal
+    from splitcom.settings.tree import parse_assignment
 
     terminal = Terminal()
     log_to(terminal)

@@ -33,11 +33,11 @@ def train(
     from splitcom.cli.progress import ProgressBar
     from splitcom.cli.samples import print_samples
     from splitcom.config import Config
-    from splitcom.config_tree import parse_assignment
     from splitcom.methods.run import train as run
     from splitcom.metrics.record import RunFolder
     from splitcom.report import closing_table, write_report
     from splitcom.report.terminal import Terminal
+    from splitcom.settings.tree import parse_assignment
 
     terminal = Terminal()
     overrides = dict(map(parse_assignment, assignments or []))

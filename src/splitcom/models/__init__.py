@@ -1,20 +1,27 @@
-"""How a model is cut into parts, loaded part by part and given adapters; knows no data and no traffic."""
+"""How a model is cut into parts, loaded part by part and given adapters; knows no data and no traffic.
 
-from splitcom.models.adapters import (
-    adapter_state,
-    add_lora,
-    export_adapter,
-    joined_state,
-    load_adapted,
-    load_adapter_state,
-    load_joined_state,
-    merge_adapter,
-    renew_head,
-)
-from splitcom.models.describe import Description, PartSize, describe, fingerprint
-from splitcom.models.limits import ModelLimits, limits_of
-from splitcom.models.load import load_body, load_config, load_front, load_model, load_tail, load_tokenizer
-from splitcom.models.split import Body, Front, Part, SplitModel, Tail, cut, replicate, share_embeddings
+The names below are loaded when first used: settings need none of them, and transformers and peft take seconds.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from splitcom.models.adapters import (
+        adapter_state,
+        add_lora,
+        export_adapter,
+        joined_state,
+        load_adapted,
+        load_adapter_state,
+        load_joined_state,
+        merge_adapter,
+        renew_head,
+    )
+    from splitcom.models.description import Description, PartSize, describe, fingerprint
+    from splitcom.models.limits import ModelLimits, limits_of
+    from splitcom.models.load import load_body, load_config, load_front, load_model, load_tail, load_tokenizer
+    from splitcom.models.split import Body, Front, Part, SplitModel, Tail, cut, replicate, share_embeddings
 
 __all__ = [
     "Body",
@@ -47,3 +54,45 @@ __all__ = [
     "replicate",
     "share_embeddings",
 ]
+
+_HOME = {
+    "Body": "splitcom.models.split",
+    "Description": "splitcom.models.description",
+    "Front": "splitcom.models.split",
+    "ModelLimits": "splitcom.models.limits",
+    "Part": "splitcom.models.split",
+    "PartSize": "splitcom.models.description",
+    "SplitModel": "splitcom.models.split",
+    "Tail": "splitcom.models.split",
+    "adapter_state": "splitcom.models.adapters",
+    "add_lora": "splitcom.models.adapters",
+    "cut": "splitcom.models.split",
+    "describe": "splitcom.models.description",
+    "export_adapter": "splitcom.models.adapters",
+    "fingerprint": "splitcom.models.description",
+    "joined_state": "splitcom.models.adapters",
+    "limits_of": "splitcom.models.limits",
+    "load_adapted": "splitcom.models.adapters",
+    "load_adapter_state": "splitcom.models.adapters",
+    "load_body": "splitcom.models.load",
+    "load_config": "splitcom.models.load",
+    "load_front": "splitcom.models.load",
+    "load_joined_state": "splitcom.models.adapters",
+    "load_model": "splitcom.models.load",
+    "load_tail": "splitcom.models.load",
+    "load_tokenizer": "splitcom.models.load",
+    "merge_adapter": "splitcom.models.adapters",
+    "renew_head": "splitcom.models.adapters",
+    "replicate": "splitcom.models.split",
+    "share_embeddings": "splitcom.models.split",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

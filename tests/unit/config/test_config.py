@@ -5,9 +5,9 @@ import re
 import pytest
 
 from splitcom.config import Config
-from splitcom.config_tree import parse_assignment
 from splitcom.errors import ConfigError
 from splitcom.flows import FLOWS
+from splitcom.settings.tree import parse_assignment
 
 
 def test_a_saved_configuration_reads_back_equal(tmp_path):

@@ -1,0 +1,34 @@
+"""One tree of settings, each section beside its owner or here; TOML in, TOML out; knows not how anything is done."""
+
+from splitcom.codecs.config import ReferencesConfig
+from splitcom.config.comparison import ComparisonConfig, VariantConfig
+from splitcom.config.config import SHARED, Config
+from splitcom.config.evaluation import EvaluationConfig
+from splitcom.config.federation import AsynchronousConfig, FederationConfig
+from splitcom.config.flows import FlowConfig, FlowsConfig
+from splitcom.config.links import LinkConfig, LinksConfig
+from splitcom.config.training import TrainingConfig
+from splitcom.control.config import ControlConfig
+from splitcom.data.config import DataConfig, PartitionConfig
+from splitcom.models.config import LoraConfig, ModelConfig
+
+__all__ = [
+    "SHARED",
+    "AsynchronousConfig",
+    "ComparisonConfig",
+    "Config",
+    "ControlConfig",
+    "DataConfig",
+    "EvaluationConfig",
+    "FederationConfig",
+    "FlowConfig",
+    "FlowsConfig",
+    "LinkConfig",
+    "LinksConfig",
+    "LoraConfig",
+    "ModelConfig",
+    "PartitionConfig",
+    "ReferencesConfig",
+    "TrainingConfig",
+    "VariantConfig",
+]

@@ -1,0 +1,181 @@
+"""One tree of settings: the sections joined, and what must hold between them; TOML in, TOML out.
+
+All sections are frozen and keyword-only, and refuse unknown keys. Units are in the names. `Config.load` reads a file,
+`Config.to_toml` writes one that reads back to an equal configuration.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import tomli_w
+from pydantic import ValidationError, model_validator
+
+from splitcom.codecs import parse
+from splitcom.codecs.config import ReferencesConfig
+from splitcom.config.comparison import ComparisonConfig
+from splitcom.config.evaluation import EvaluationConfig
+from splitcom.config.federation import FederationConfig
+from splitcom.config.flows import FlowConfig, FlowsConfig, fitting_knob
+from splitcom.config.links import LinksConfig
+from splitcom.config.training import TrainingConfig
+from splitcom.control import parse as parse_controller
+from splitcom.control.config import ControlConfig
+from splitcom.data.config import DataConfig, PartitionConfig
+from splitcom.errors import ConfigError
+from splitcom.flows import AT_CUT, FLOWS, WITH_BASE, cut_flows
+from splitcom.models.config import LoraConfig, ModelConfig
+from splitcom.settings import NonNegativeInt, Section
+from splitcom.settings.explain import explain
+from splitcom.settings.tree import merged, read_text, read_tree
+
+SHARED = "shared"  # the name of the controller that several flows have together
+
+
+class Config(Section):
+    """Everything a run needs.
+
+    >>> config = Config(seed=3).override({"training.rounds": 2})
+    >>> config.training.rounds, Config.from_toml(config.to_toml()) == config
+    (2, True)
+    """
+
+    method: str = "splitcom"
+    seed: NonNegativeInt = 0
+    model: ModelConfig = ModelConfig()
+    lora: LoraConfig = LoraConfig()
+    data: DataConfig = DataConfig()
+    partition: PartitionConfig = PartitionConfig()
+    training: TrainingConfig = TrainingConfig()
+    federation: FederationConfig = FederationConfig()
+    flows: FlowsConfig = FlowsConfig()
+    control: ControlConfig = ControlConfig()
+    references: ReferencesConfig = ReferencesConfig()
+    links: LinksConfig = LinksConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    comparison: ComparisonConfig = ComparisonConfig()
+
+    @model_validator(mode="after")
+    def _u_shape_waits_for_all(self) -> Self:
+        if self.model.tail_blocks and not self.federation.waits_for_all:
+            raise ValueError(
+                f"model.tail_blocks = {self.model.tail_blocks}: in the U-shape each step waits for the clients' tails; "
+                "leave out federation.deadline_s, over_select and scheduling = 'asynchronous', or set tail_blocks = 0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _links_of_known_clients(self) -> Self:
+        known = self.client_names
+        for name in self.links.clients:
+            if name not in known:
+                raise ValueError(f"links.clients.{name}: no such client; there are {', '.join(known)}")
+        return self
+
+    @model_validator(mode="after")
+    def _tail_of_a_split_model(self) -> Self:
+        if self.model.tail_blocks and not self.training.split:
+            raise ValueError(
+                f"model.tail_blocks = {self.model.tail_blocks}: with training.split = false the client has all of "
+                "the model; set one of them back"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _residuals_have_a_base(self) -> Self:
+        for flow in AT_CUT:
+            base = FLOWS[flow].base
+            if not self.flows[flow].residual:
+                continue
+            if base is None:
+                raise ValueError(
+                    f"flows.{flow}.residual = true: it is for {' and '.join(WITH_BASE)}, which leave the body"
+                )
+            codec = self.flows[base].codec
+            if self.model.tail_blocks and not parse(codec).knows_the_receiver:
+                raise ValueError(
+                    f"flows.{flow}.residual = true: it needs what has been sent of {base} at both ends, of which "
+                    f"the sender of {codec!r} keeps projections only; take another codec there, or leave residual out"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _controllers_fit(self) -> Self:
+        flow_with: dict[str, str] = {}
+        for flow, (name, text) in self.steering.items():
+            field = "control.controller" if name == SHARED else f"flows.{flow}.controller"
+            knob = fitting_knob(f"{field} = {text!r}", text, self.cut_flows[flow].codec)
+            leading = self.steering.get("activation_up")
+            if parse_controller(text).can_freeze and not (
+                leading and parse_controller(leading[1]).can_freeze
+            ):
+                raise ValueError(
+                    f"{field} = {text!r}: it is that of flows.activation_up which freezes fronts; give that flow one "
+                    "that does, too"
+                )
+            if name == SHARED:
+                flow_with[knob] = flow
+        if len(flow_with) > 1:
+            what = " and ".join(f"the {knob} of {flow}" for knob, flow in flow_with.items())
+            raise ValueError(
+                f"control.controller = {self.control.controller!r} would set {what}: no number is both; give one of "
+                "them a controller of its own"
+            )
+        if self.control.controller is not None and not flow_with:
+            raise ValueError(
+                f"control.controller = {self.control.controller!r}: no flow has a threshold or step and no controller "
+                "of its own; begin a codec with a temporal stage, such as 'temporal(0.98) > int8'"
+            )
+        return self
+
+    @property
+    def cut_flows(self) -> dict[str, FlowConfig]:
+        """The flows that cross a cut of this run's model, by name."""
+        return {flow: self.flows[flow] for flow in cut_flows(has_tail=bool(self.model.tail_blocks))}
+
+    @property
+    def steering(self) -> dict[str, tuple[str, str]]:
+        """By flow that a controller sets: the controller's name, that of the flow or SHARED, and its text."""
+        steering = {}
+        for flow, settings in self.cut_flows.items():
+            if settings.controller is not None:
+                steering[flow] = (flow, settings.controller)
+            elif self.control.controller is not None and parse(settings.codec).knob is not None:
+                steering[flow] = (SHARED, self.control.controller)
+        return steering
+
+    @property
+    def client_names(self) -> list[str]:
+        """The names clients have in a simulation."""
+        return [f"client-{index}" for index in range(self.federation.clients)]
+
+    @classmethod
+    def load(cls, path: str | Path, overrides: Mapping[str, Any] | None = None) -> Self:
+        """Read a TOML file; raises ConfigError naming file, key, value and remedy.
+
+        Where the file has `extends = "base.toml"` (relative to itself), it changes what that one says; where it has
+        `preset = "balanced"`, flows whose codec it does not give have that preset's (see `settings.presets`).
+        """
+        return cls._from_tree(merged(read_tree(Path(path)), overrides or {}), str(path))
+
+    @classmethod
+    def from_toml(
+        cls, text: str, where: str = "configuration", overrides: Mapping[str, Any] | None = None
+    ) -> Self:
+        """Read TOML text; `overrides` maps dotted keys to values and wins over the text."""
+        return cls._from_tree(merged(read_text(text, where), overrides or {}), where)
+
+    @classmethod
+    def _from_tree(cls, tree: Mapping[str, Any], where: str) -> Self:
+        try:
+            return cls.model_validate(tree)
+        except ValidationError as error:
+            raise ConfigError(explain(error, cls, where)) from error
+
+    def to_toml(self) -> str:
+        """The whole tree, defaults included; None is left out, as TOML has no such value."""
+        return tomli_w.dumps(self.model_dump(exclude_none=True))
+
+    def override(self, changes: Mapping[str, Any]) -> Self:
+        """A copy with dotted keys changed; raises ConfigError like `load`."""
+        return self._from_tree(merged(self.model_dump(), changes), "override")

@@ -1,0 +1,77 @@
+"""The settings of a federation: who takes part in a round, and who waits for whom."""
+
+from typing import Literal, Self
+
+from pydantic import model_validator
+
+from splitcom.aggregation import parse as parse_aggregator
+from splitcom.aggregation.config import AggregatorText
+from splitcom.settings import NonNegativeFloat, Part, PositiveFloat, PositiveInt, Section
+
+
+class AsynchronousConfig(Section):
+    """How an update is merged that comes s versions of the shared adapter after the one it began from."""
+
+    buffer: PositiveInt = (
+        1  # updates that are merged together (FedBuff's K); 1 merges each as it comes (FedAsync)
+    )
+    mixing: Part = 0.6  # alpha: the part of the merged adapter that a fresh update makes up
+    staleness: NonNegativeFloat = 0.5  # a: the update's part is alpha * (1 + s) ** -a
+
+
+class FederationConfig(Section):
+    """The clients of a round, who waits for whom, and how their adapters travel."""
+
+    clients: PositiveInt = 3
+    sample: Part = 1.0  # part of the clients in each round
+    # how adapters become one, beside fedavg: fedavgm(momentum=0.9), fedadam(lr=0.01), trimmed_mean(0.2), median
+    aggregator: AggregatorText = "fedavg"
+    adapter_dtype: Literal["float32", "bfloat16", "float16"] = "float16"
+    drop_after_s: PositiveFloat | None = None  # a lost client; None waits for ever
+    min_clients: PositiveInt = 1  # that a round can end with
+    scheduling: Literal["synchronous", "asynchronous"] = "synchronous"
+    deadline_s: PositiveFloat | None = None  # of a round; it ends without who is late
+    over_select: NonNegativeFloat = 0.0  # sample this part more, and end the round with the first to finish
+    asynchronous: AsynchronousConfig = AsynchronousConfig()
+
+    @model_validator(mode="after")
+    def _of_one_scheduling(self) -> Self:
+        if self.scheduling == "asynchronous":
+            if self.deadline_s is not None or self.over_select:
+                raise ValueError(
+                    "deadline_s and over_select are for scheduling = 'synchronous': asynchronously nobody is waited for"
+                )
+            if self.asynchronous.buffer > self.num_sampled:
+                raise ValueError(
+                    f"federation.asynchronous.buffer = {self.asynchronous.buffer}: a round has {self.num_sampled} "
+                    "updates, as many as clients are sampled; lower it"
+                )
+        if self.over_select and self.num_sampled == self.clients:
+            raise ValueError(
+                f"over_select = {self.over_select:g}: all {self.clients} clients are sampled already; "
+                "lower sample, such as sample = 0.5"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _enough_to_aggregate(self) -> Self:
+        least = parse_aggregator(self.aggregator).min_updates
+        field, count = "clients and sample", self.num_sampled
+        if self.scheduling == "asynchronous":
+            field, count = "asynchronous.buffer", self.asynchronous.buffer
+        if count < least:
+            raise ValueError(
+                f"aggregator = {self.aggregator!r} of {count} updates is no more than their mean, it needs {least} or "
+                f"more; raise {field}, or take another one"
+            )
+        return self
+
+    @property
+    def num_sampled(self) -> int:
+        """How many clients' updates make a round."""
+        return max(1, round(self.clients * self.sample))
+
+    @property
+    def waits_for_all(self) -> bool:
+        """Whether every step and every round waits for all its clients, so that no bit depends on time."""
+        return self.scheduling == "synchronous" and self.deadline_s is None and not self.over_select

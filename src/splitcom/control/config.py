@@ -1,0 +1,18 @@
+"""The settings of controllers, and the text that names one."""
+
+from functools import partial
+from typing import Annotated
+
+from pydantic import AfterValidator
+
+from splitcom.control.spec import parse
+from splitcom.settings import Section, canonical
+
+ControllerText = Annotated[str, AfterValidator(partial(canonical, parse))]
+
+
+class ControlConfig(Section):
+    """One controller for several flows, and where the controllers of a run begin."""
+
+    controller: ControllerText | None = None  # for all flows that can be steered, but have none of their own
+    start_from: str | None = None  # a run folder: go on with what its controllers have learned

@@ -1,0 +1,52 @@
+"""The settings of data; knows no row."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from splitcom.errors import ConfigError
+from splitcom.settings import PositiveFloat, PositiveInt, Section
+
+
+class DataConfig(Section):
+    """Where the text comes from and how a row becomes prompt and response."""
+
+    task: Literal["generation", "classification"] = "generation"
+    source: str = "generated"  # "generated", a file, a folder, or "team/name:configuration[split]" on the hub
+    domain: str | None = None  # of the generated data; None takes the one the bundled model has not seen
+    prompt: str = "{mr} =>"  # a template over the columns; "" trains on the whole response
+    response: str = "text"  # the column that holds it; in classification the class of the prompt
+    labels: list[str] | None = None  # the classes, in the order of the logits; None takes those in the rows
+    samples: PositiveInt | None = None  # of all clients together; None takes all (generated: 600)
+    held_out: str | None = None  # a second source for evaluation; None sets rows of `source` aside
+    held_out_samples: PositiveInt = 100
+    max_tokens: Annotated[int, Field(ge=2)] = 256
+
+    @field_validator("labels")
+    @classmethod
+    def _are_classes(cls, labels: list[str] | None, info: ValidationInfo) -> list[str] | None:
+        if labels is not None and info.data.get("task") != "classification":
+            raise ValueError("these are for data.task = 'classification'; set that, or leave them out")
+        if labels is not None and len(set(labels)) < max(len(labels), 2):
+            raise ValueError("expected two classes or more, each once")
+        return labels
+
+    @property
+    def classes(self) -> list[str] | None:
+        """The classes of classification, None for generation; ConfigError where they are not known."""
+        if self.task == "generation":
+            return None
+        if self.labels is None:
+            raise ConfigError(
+                "data.labels is missing: list the classes here, such as labels = ['negative', 'positive'], since the "
+                "rows that hold them are not at this party"
+            )
+        return self.labels
+
+
+class PartitionConfig(Section):
+    """Which client gets which rows."""
+
+    kind: Literal["iid", "dirichlet_label", "dirichlet_length", "column"] = "iid"
+    alpha: PositiveFloat = 1.0  # concentration of the Dirichlet kinds; small is uneven
+    column: str | None = None  # the label for dirichlet_label, the value for column

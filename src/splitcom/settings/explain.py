@@ -1,0 +1,34 @@
+"""What is wrong with a tree of settings, in one line for each fault: file, key, value and remedy."""
+
+import difflib
+from collections.abc import Iterable
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+
+def explain(error: ValidationError, cls: type[BaseModel], where: str) -> str:
+    """Turn pydantic's account of what is wrong with a tree of `cls` into lines for its user."""
+    return "\n".join(_line(cls, detail, where) for detail in error.errors())
+
+
+def _line(cls: type[BaseModel], detail: Any, where: str) -> str:
+    path = [str(part) for part in detail["loc"]]
+    key = ".".join(path)
+    if detail["type"] == "extra_forbidden":
+        known = _keys(cls, path[:-1])
+        close = difflib.get_close_matches(path[-1], known, n=1)
+        hint = f"did you mean '{close[0]}'?" if close else f"known keys: {', '.join(known)}"
+        return f"{where}: {key}: unknown key; {hint}"
+    message = detail["msg"].removeprefix("Value error, ")
+    return f"{where}: {key or 'run'} = {detail['input']!r}: {message}" if key else f"{where}: {message}"
+
+
+def _keys(cls: type[BaseModel], path: Iterable[str]) -> list[str]:
+    for part in path:
+        field = cls.model_fields.get(part)
+        if field is None:
+            continue
+        candidates = [field.annotation, *get_args(field.annotation)]
+        cls = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), cls)
+    return list(cls.model_fields)
