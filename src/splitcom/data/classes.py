@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from splitcom.data.encode import Encoded, EncodingReport, Sample
+from splitcom.data.encode import Encoded, EncodingReport, Sample, added_tokens
 from splitcom.data.load import Row
 from splitcom.errors import DataError
 
@@ -57,7 +57,7 @@ def encode_classes(
     dropped = [row.sample_id for row in rows if row.is_empty]
     kept_rows = [row for row in rows if not row.is_empty]
     indices = class_indices(kept_rows, labels)
-    texts = [row.prompt.strip() for row in kept_rows]
+    texts = _without(tokenizer, [row.prompt.strip() for row in kept_rows])
     ids: list[list[int]] = tokenizer(texts, verbose=False)["input_ids"] if texts else []
     samples, truncated, num_tokens_cut = [], [], 0
     for row, text, index, whole in zip(kept_rows, texts, indices, ids, strict=True):
@@ -78,6 +78,12 @@ def encode_classes(
             "the column of its class"
         )
     return Encoded(samples, report)
+
+
+def _without(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]) -> list[str]:
+    """Take from texts the special tokens that the tokenizer puts around them, so that none is there twice."""
+    opening, closing = (tokenizer.decode(added) for added in added_tokens(tokenizer))
+    return [text.removeprefix(opening).removesuffix(closing).strip() for text in texts]
 
 
 def _by_value(label: str) -> tuple[bool, int, str]:

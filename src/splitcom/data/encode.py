@@ -105,7 +105,7 @@ def encode(rows: Sequence[Row], tokenizer: "PreTrainedTokenizerBase", max_tokens
         )
     if not rows:
         raise DataError("there are no rows to encode")
-    opening = _opening(tokenizer)
+    opening, _ = added_tokens(tokenizer)
     prompts = _prompt_ids([row.prompt for row in rows], tokenizer, opening)
     responses = _response_ids(rows, tokenizer, opening)
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
@@ -136,7 +136,7 @@ def encode(rows: Sequence[Row], tokenizer: "PreTrainedTokenizerBase", max_tokens
 
 def encode_prompt(prompt: str, tokenizer: "PreTrainedTokenizerBase") -> Tensor:
     """Tokenise one prompt exactly as `encode` does, for generation: int64 [1, tokens]."""
-    return torch.tensor(_prompt_ids([prompt], tokenizer, _opening(tokenizer)), dtype=torch.int64)
+    return torch.tensor(_prompt_ids([prompt], tokenizer, added_tokens(tokenizer)[0]), dtype=torch.int64)
 
 
 def unknown_marks(template: str, tokenizer: "PreTrainedTokenizerBase") -> list[str]:
@@ -172,12 +172,13 @@ def _pad(samples: Sequence[Sample]) -> Batch:
     return Batch(input_ids, mask, labels, lengths, [sample.sample_id for sample in samples])
 
 
-def _opening(tokenizer: "PreTrainedTokenizerBase") -> list[int]:
-    """Return the special tokens that a tokenizer puts before a text."""
+def added_tokens(tokenizer: "PreTrainedTokenizerBase") -> tuple[list[int], list[int]]:
+    """Return the special tokens that a tokenizer puts before a text and after it."""
     whole: list[int] = tokenizer("a")["input_ids"]
     bare: list[int] = tokenizer("a", add_special_tokens=False)["input_ids"]
     starts = (at for at in range(len(whole)) if whole[at : at + len(bare)] == bare)
-    return whole[: next(starts, 0)]
+    start = next(starts, 0) if bare else 1  # a tokenizer without this letter shows its special tokens alone
+    return whole[:start], whole[start + len(bare) :]
 
 
 def _prompt_ids(

@@ -15,6 +15,7 @@ Record = tuple[str, Mapping[str, Any]]
 """Where it stands, for messages; and its columns."""
 
 FORMATS = "a name that ends in .csv, .tsv, .json, .jsonl or .parquet, each also packed as .gz"
+_ONE_PER_LINE = "write one object per line, with no comma after it, or one list of objects"
 _GZIP, _ZIP = b"\x1f\x8b", b"PK\x03\x04"
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
@@ -88,7 +89,7 @@ def _read_json(path: Path, content: bytes) -> Iterator[Record]:
         records = (
             (
                 f"{path}:{number}",
-                _parse(line, f"{path}:{number}", "write one object per line, with no comma after it"),
+                _parse(line, f"{path}:{number}", _ONE_PER_LINE),
             )
             for number, line in enumerate(text.split("\n"), start=1)
             if line.strip()

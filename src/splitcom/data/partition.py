@@ -175,7 +175,7 @@ def _whole_groups(groups: Sequence[str], clients: int, column: str) -> np.ndarra
 
 
 def _values(samples: Sequence[Sample], column: str) -> list[str]:
-    return [column_value(sample.row, column) for sample in samples]
+    return [column_value(sample.row, column).strip() for sample in samples]
 
 
 def _length_ranges(samples: Sequence[Sample]) -> list[str]:

@@ -46,6 +46,10 @@ def find_source(source: str | Path) -> Source:
     Source(name='team/Open-Data-2.5', path=None, config='en', split='test')
     """
     name = str(source)
+    if not name.strip():
+        raise DataError(
+            "data.source is empty; name a file, a folder or a data set on the hub, or 'generated'"
+        )
     if (path := _existing(name)) is not None:
         return Source(name, path)
     parts = _NAME.fullmatch(name)
@@ -94,7 +98,10 @@ def _read_folder(folder: Path, split: str | None) -> Iterator[Record]:
     if (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file():
         yield from _read_saved(folder, split)
         return
-    files = sorted(file for file in folder.iterdir() if file.is_file() and format_of(file) is not None)
+    try:
+        files = sorted(file for file in folder.iterdir() if file.is_file() and format_of(file) is not None)
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be read: {error.strerror}") from error
     if not files:
         raise DataError(f"{folder}: no file that can be read in this folder; expected {FORMATS}")
     named = {file: _SPLIT_OF_FILE.match(file.name) for file in files}

@@ -32,6 +32,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+_OTHER_ROWS = (
+    "name others in data.held_out (at a client: --held-out), or none, and some of the rows are set aside"
+)
+
+
 @dataclass(frozen=True)
 class Rows:
     """Rows to train on and held-out ones, and what one should know of the two."""
@@ -117,7 +122,7 @@ def _apart(train: list[Row], held_out: list[Row], config: Config) -> Rows:
     Where one source holds a row more than once, both places may get it, and a warning says so.
     """
     data = config.data
-    known = {_content(row) for row in train}
+    known = {_content(row) for row in train if not row.is_empty}
     fresh = [row for row in held_out if _content(row) not in known]
     num_shared = len(held_out) - len(fresh)
     if not num_shared:
@@ -133,8 +138,8 @@ def _apart(train: list[Row], held_out: list[Row], config: Config) -> Rows:
         )
     if not fresh:
         raise ConfigError(
-            f"data.held_out = {data.held_out!r}: all of its {len(held_out)} rows are also trained on; give other rows, "
-            "or leave it out, and some of the rows are set aside"
+            f"{data.held_out}: all of its {len(held_out)} rows are also trained on ({data.source}), so they cannot "
+            f"be held out; {_OTHER_ROWS}"
         )
     return Rows(
         train,
@@ -158,8 +163,7 @@ def _check_held_out(config: Config) -> None:
     generated = GENERATED in (source, held_out)
     if source == held_out or (not generated and find_source(source).is_same(find_source(held_out))):
         raise ConfigError(
-            f"data.held_out = {held_out!r}: these are the rows that are trained on ({source}); give another source, or "
-            "leave it out, and some of the rows are set aside"
+            f"{held_out}: these are the rows that are trained on ({source}), so they cannot be held out; {_OTHER_ROWS}"
         )
 
 

@@ -15,10 +15,13 @@ def rows_of(*pairs):
 class Words:
     """A tokenizer of words that closes each text with 9, as encoders' do."""
 
-    def __call__(self, texts, truncation=False, max_length=None, verbose=True):
+    def __call__(self, texts, truncation=False, max_length=100, verbose=True, add_special_tokens=True):
         if isinstance(texts, str):
-            return {"input_ids": [*self._ids(texts)[: max_length - 1], 9]}
+            return {"input_ids": [*self._ids(texts)[: max_length - 1], *[9] * add_special_tokens]}
         return {"input_ids": [[*ids, 9] if (ids := self._ids(text)) else [] for text in texts]}
+
+    def decode(self, ids):
+        return "[SEP]" * len(ids)
 
     def _ids(self, text):
         return [len(word) for word in text.split()]
@@ -58,6 +61,12 @@ def test_a_long_text_keeps_its_closing_token_and_an_empty_one_is_dropped():
     assert encoded.report.dropped_ids == [1] and encoded.report.num_tokens == 5
     with pytest.raises(DataError, match=r"no sample left of 1 rows.*data\.prompt"):
         encode_classes(rows[1:2], Words(), ["yes", "no"])
+
+
+def test_a_closing_token_that_the_template_writes_is_not_doubled():
+    rows = rows_of(("a bb [SEP]", "no"), ("a bb", "yes"))
+    first, second = encode_classes(rows, Words(), ["yes", "no"]).samples
+    assert first.input_ids.tolist() == second.input_ids.tolist() == [1, 2, 9]
 
 
 def test_spaces_around_labels_mean_nothing_and_rows_without_a_label_are_dropped():

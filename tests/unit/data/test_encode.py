@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from tokenizers import Tokenizer, models, processors
+from transformers import PreTrainedTokenizerFast
 
 from splitcom.data import Row, batches, encode, encode_prompt, partition, unknown_marks
 from splitcom.data.encode import IGNORED
@@ -101,6 +103,15 @@ def test_special_tokens_that_a_template_writes_are_not_doubled(metaspace):
 def test_a_closing_token_that_a_template_writes_is_kept(metaspace):
     assert encode_prompt("a fox</s>", metaspace)[0].tolist().count(2) == 1
     assert encode_prompt("", metaspace).tolist() == [[1]]
+
+
+def test_a_tokenizer_that_knows_no_latin_letter_still_opens_its_texts():
+    words = Tokenizer(models.BPE({"<s>": 0, "</s>": 1, "ф": 2}, []))
+    words.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)]
+    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<s>", eos_token="</s>")
+    assert encode_prompt("ф", tokenizer).tolist() == [[0, 2]]
 
 
 def test_marks_that_a_tokenizer_does_not_know_are_found(metaspace):

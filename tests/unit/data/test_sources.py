@@ -29,6 +29,7 @@ def values(name) -> list[dict[str, object]]:
         ("gone.xlsx", None),
         ("./gone", None),
         ("/gone", None),
+        ("https://example.org/a.csv", None),
         ("a/b/gone", None),
         ("x" * 5000 + "/" * 3, None),
     ],
@@ -39,6 +40,11 @@ def test_what_is_not_here_is_on_the_hub_or_missing(name, found):
             find_source(name)
     else:
         assert find_source(name) == Source(found[0], None, found[1], found[2])
+
+
+def test_no_name_is_not_this_folder():
+    with pytest.raises(DataError, match=r"data\.source is empty"):
+        find_source(" ")
 
 
 def test_a_file_is_itself_whatever_it_is_called(tmp_path, monkeypatch):

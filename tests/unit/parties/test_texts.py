@@ -29,12 +29,10 @@ def test_the_source_is_not_held_out_by_whatever_path(config, tmp_path):
     for path in ("rows.jsonl", "sub/../rows.jsonl", "linked.jsonl"):
         held_out = config.override({"data.held_out": str(tmp_path / path)})
         for load in (load_all_rows, load_client_rows):
-            with pytest.raises(
-                ConfigError, match=r"data\.held_out = .*: these are the rows that are trained on"
-            ):
+            with pytest.raises(ConfigError, match=r"these are the rows that are trained on .*data\.held_out"):
                 load(held_out)
     generated = config.override({"data.source": "generated", "data.held_out": "generated"})
-    with pytest.raises(ConfigError, match=r"data\.held_out = 'generated'"):
+    with pytest.raises(ConfigError, match=r"generated: these are the rows"):
         load_all_rows(generated)
 
 
@@ -48,7 +46,7 @@ def test_rows_that_are_trained_on_are_not_evaluated(config, tmp_path):
     assert "warning: 3 of 9 rows of" in load_texts(held_out).report
     copied = config.override({"data.held_out": str(write(tmp_path / "copy.jsonl", ROWS[::-1]))})
     for load in (load_all_rows, load_client_rows):
-        with pytest.raises(ConfigError, match=r"data\.held_out = .*: all of its 24 rows are also trained on"):
+        with pytest.raises(ConfigError, match=r"copy\.jsonl: all of its 24 rows are also trained on"):
             load(copied)
 
 
