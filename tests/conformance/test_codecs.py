@@ -1,5 +1,8 @@
 """What every codec promises, over every registered stage alone and over chains of them."""
 
+from dataclasses import replace
+from typing import Literal
+
 import pytest
 import torch
 
@@ -165,6 +168,24 @@ def test_same_seed_same_packet(codec: Codec) -> None:
     (batch,) = visits(1)
     packets = [codec.encode(batch, IDS, Context(MemoryReferences(), seed=3)).packet for _ in range(2)]
     assert packets[0] == packets[1]
+
+
+@pytest.mark.parametrize("name", ["threshold", "step"])
+def test_what_can_be_set_is_the_knob_and_nothing_else(
+    codec: Codec, name: Literal["threshold", "step"]
+) -> None:
+    """The value in the text makes the packets of the text; what a codec does not have is refused, not ignored."""
+    plain, steered = MemoryReferences(), MemoryReferences()
+    value = 0.5 if codec.knob is None else codec.knob.value
+    for batch in visits(2):
+        context = replace(Context(steered), **{name: value})
+        if codec.knob is not None and codec.knob.name == name:
+            packet = codec.encode(batch, IDS, context).packet
+            assert packet == codec.encode(batch, IDS, Context(plain)).packet
+        else:
+            with pytest.raises(CodecError, match=f'{name} .* is given, but "'):
+                codec.encode(batch, IDS, context)
+            assert state(steered) == state(MemoryReferences())
 
 
 def test_threads_do_not_matter_to_the_receiver(codec: Codec) -> None:

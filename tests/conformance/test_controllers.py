@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from splitcom.control import CONTROLLERS, Feedback, parse
+from splitcom.control import CONTROLLERS, Decision, Feedback, parse
 
 TEXTS = {
     "fixed": "fixed(0.97)",
@@ -39,8 +39,8 @@ def runs(draw):
     ]
 
 
-def thresholds(controller, run):
-    return [(controller.observe(feedback), controller.threshold)[1] for feedback in run]
+def decisions(controller, run):
+    return [(controller.observe(feedback), controller.decide())[1] for feedback in run]
 
 
 def test_every_controller_is_here():
@@ -52,16 +52,25 @@ def test_the_canonical_text_reads_back(text):
     assert str(parse(text)) == text
 
 
+@pytest.mark.parametrize("knob", ["threshold", "step"])
+@pytest.mark.parametrize("text", TEXTS.values())
+def test_a_decision_sets_what_the_numbers_are_and_nothing_else(text, knob):
+    decision = parse(text, knob=knob).decide()
+    assert decision == Decision(**{knob: parse(text).decide().threshold})
+    assert decision.value is not None
+
+
 @pytest.mark.parametrize("text", TEXTS.values())
 @settings(deadline=None, max_examples=10)
 @given(run=runs())
-def test_thresholds_stay_in_bounds_and_follow_from_seed_and_feedback(text, run):
+def test_decisions_stay_in_bounds_and_follow_from_seed_and_feedback(text, run):
     controller = parse(text, seed=3)
     low, high = controller.bounds
-    chosen = [controller.threshold, *thresholds(controller, run)]
-    assert all(low <= threshold <= high for threshold in chosen)
+    chosen = [controller.decide(), *decisions(controller, run)]
+    assert all(low <= decision.value <= high for decision in chosen)
+    assert controller.can_freeze or not any(decision.frozen for decision in chosen)
     again = parse(text, seed=3)
-    assert [again.threshold, *thresholds(again, run)] == chosen
+    assert [again.decide(), *decisions(again, run)] == chosen
 
 
 @pytest.mark.parametrize("text", TEXTS.values())
@@ -69,10 +78,10 @@ def test_thresholds_stay_in_bounds_and_follow_from_seed_and_feedback(text, run):
 @given(run=runs(), at=st.integers(0, ROUNDS))
 def test_another_goes_on_from_its_state_to_the_same_bits(text, run, at):
     straight, halted, resumed = (parse(text, seed=5) for _ in range(3))
-    thresholds(halted, run[:at])
+    decisions(halted, run[:at])
     resumed.load_state(halted.state())
-    assert resumed.threshold == halted.threshold
-    assert thresholds(straight, run)[at:] == thresholds(resumed, run[at:])
+    assert resumed.decide() == halted.decide()
+    assert decisions(straight, run)[at:] == decisions(resumed, run[at:])
     one, other = straight.state(), resumed.state()
     assert one.scalars == other.scalars and one.tensors.keys() == other.tensors.keys()
     assert all(torch.equal(tensor, other.tensors[name]) for name, tensor in one.tensors.items())
@@ -84,9 +93,9 @@ def test_another_goes_on_from_its_state_to_the_same_bits(text, run, at):
 def test_a_new_run_begins_with_round_0(text, run):
     """What a controller has seen of another run's losses must not judge this one's."""
     controller = parse(text)
-    thresholds(controller, run)
+    decisions(controller, run)
     if not controller.state().tensors:  # those that learn are another matter
-        assert thresholds(controller, run) == thresholds(parse(text), run)
+        assert decisions(controller, run) == decisions(parse(text), run)
 
 
 @pytest.mark.parametrize("text", TEXTS.values())
@@ -98,7 +107,7 @@ def test_the_global_generators_are_left_alone(text, run):
     expected = torch.rand(3), np.random.rand(3)
     torch.manual_seed(1)
     np.random.seed(1)
-    thresholds(parse(text), run)
+    decisions(parse(text), run)
     assert torch.equal(torch.rand(3), expected[0])
     assert np.array_equal(np.random.rand(3), expected[1])
 
@@ -121,5 +130,5 @@ def test_the_global_generators_have_no_say(text):
     for seed in (1, 2):
         torch.manual_seed(seed)
         np.random.seed(seed)
-        chosen.append(thresholds(parse(text), run))
+        chosen.append(decisions(parse(text), run))
     assert chosen[0] == chosen[1]

@@ -27,8 +27,9 @@ from splitcom.protocol.messages_pb2 import (
     StateSaved,
 )
 from splitcom.protocol.session import PROTOCOL_VERSION, Form, Role, Session, State
-from splitcom.training.channel import Channels, steer
+from splitcom.training.channel import Channels
 from splitcom.training.plan import LocalRound
+from splitcom.training.steering import follow
 from splitcom.training.store import PartyStore, sections_of
 
 Conversation = Generator[Message | None, Message, Any]
@@ -168,7 +169,7 @@ class Client:
         if start.first_step or not keeps_adapter:
             self._adapter_version = 0
         self._is_paused = False
-        steer(self._channels, start.thresholds)
+        follow(self._channels, start)
         place = start.place if start.HasField("place") else start.round
         try:
             summary = yield from self._trainer.train(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from math import exp, inf
 
 from splitcom.control.controller import Controller, Feedback, register
+from splitcom.control.decision import Decision
 from splitcom.language import ArgumentError
 from splitcom.state import State
 
@@ -38,10 +39,9 @@ class BangBang(Controller):
         if self.band < 0:
             raise ArgumentError("band", f"must be at least 0, not {self.band:g}")
 
-    @property
-    def threshold(self) -> float:
+    def decide(self) -> Decision:
         """One of the two."""
-        return self.careful if self._is_careful else self.saving
+        return self._set(self.careful if self._is_careful else self.saving)
 
     @property
     def bounds(self) -> tuple[float, float]:

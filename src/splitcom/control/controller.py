@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from splitcom.control.decision import Decision, Knob
 from splitcom.language import Call, Registry
 from splitcom.state import State
 
@@ -31,11 +32,11 @@ class Feedback:
 
 @dataclass(eq=False)
 class Controller(Call, ABC):
-    """Sets a threshold for each round: a dataclass whose fields are the arguments in the mini-language.
+    """Decides for each round: a dataclass whose fields are the arguments in the mini-language.
 
-    Where a codec has no gate but a quantiser with a step, it is the step that is called so here.
+        Feedback of a round ─► observe ─► what it remembers (State) ─► decide ─► Decision for the next round
 
-    What it does follows from its arguments, its seed and what it has observed.
+    What it decides follows from its arguments, its seed and what it has observed.
     """
 
     saves_upwards: ClassVar[bool] = False
@@ -43,21 +44,21 @@ class Controller(Call, ABC):
     can_freeze: ClassVar[bool] = False
     """Whether it may stop the training of fronts, and so is for their activations."""
     seed: int = field(default=0, kw_only=True)
+    knob: Knob = field(default="threshold", kw_only=True)
+    """What its numbers are: thresholds of a gate, or steps of a quantiser."""
 
-    @property
     @abstractmethod
-    def threshold(self) -> float:
-        """For the next round."""
+    def decide(self) -> Decision:
+        """For the next round; asked as often as you like, it says the same until it observes another."""
 
     @property
     @abstractmethod
     def bounds(self) -> tuple[float, float]:
-        """The lowest and the highest threshold it may set."""
+        """The lowest and the highest number it may set."""
 
-    @property
-    def freezes_fronts(self) -> bool:
-        """Whether clients are to leave their fronts as they are in the next round."""
-        return False
+    def _set(self, value: float, *, frozen: bool = False) -> Decision:
+        """A decision with this threshold or step, whichever its numbers are."""
+        return Decision.of(self.knob, value, frozen=frozen)
 
     def prepare(self) -> None:
         """Load what is needed beyond this package; raises ConfigError where that is not installed."""

@@ -13,6 +13,7 @@ import torch
 
 from splitcom.control.agent import Agent, Floats
 from splitcom.control.controller import Controller, Feedback, register
+from splitcom.control.decision import Decision
 from splitcom.language import ArgumentError
 from splitcom.seeds import derive_seed
 from splitcom.state import State
@@ -72,10 +73,9 @@ class Ddpg(Controller):
                 raise ArgumentError(argument, f"{expected}, not {getattr(self, argument):g}")
         self._action = self._explored()
 
-    @property
-    def threshold(self) -> float:
+    def decide(self) -> Decision:
         """The present action."""
-        return self.low + (self.high - self.low) * (self._action + 1) / 2
+        return self._set(self.low + (self.high - self.low) * (self._action + 1) / 2)
 
     @property
     def bounds(self) -> tuple[float, float]:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from splitcom.control.controller import Controller, register
+from splitcom.control.decision import Decision
 
 
 @register
@@ -10,7 +11,7 @@ from splitcom.control.controller import Controller, register
 class Fixed(Controller):
     """Sets what the codec's own text could say as well.
 
-    >>> Fixed(0.98).threshold
+    >>> Fixed(0.98).decide().threshold
     0.98
     """
 
@@ -18,10 +19,9 @@ class Fixed(Controller):
 
     value: float
 
-    @property
-    def threshold(self) -> float:
-        """For every round."""
-        return self.value
+    def decide(self) -> Decision:
+        """The same for every round."""
+        return self._set(self.value)
 
     @property
     def bounds(self) -> tuple[float, float]:

@@ -5,6 +5,7 @@ from math import inf
 from typing import ClassVar
 
 from splitcom.control.controller import Controller, Feedback, register
+from splitcom.control.decision import Decision
 from splitcom.language import ArgumentError
 from splitcom.state import State
 
@@ -46,20 +47,14 @@ class Freeze(Controller):
         if not 0 <= self.after <= 1:
             raise ArgumentError("after", f"must be 0 to 1, not {self.after:g}")
 
-    @property
-    def threshold(self) -> float:
-        """One of the two."""
-        return self.frozen if self._is_frozen else self.training
+    def decide(self) -> Decision:
+        """One of the two, and whether fronts are frozen."""
+        return self._set(self.frozen if self._is_frozen else self.training, frozen=self._is_frozen)
 
     @property
     def bounds(self) -> tuple[float, float]:
         """The two, the lower first."""
         return min(self.training, self.frozen), max(self.training, self.frozen)
-
-    @property
-    def freezes_fronts(self) -> bool:
-        """Whether that time has come."""
-        return self._is_frozen
 
     def observe(self, feedback: Feedback) -> None:
         """Count late evaluations since the lowest loss; a round that was not evaluated counts for nothing."""

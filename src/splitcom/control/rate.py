@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from math import exp, log, sqrt
 
 from splitcom.control.controller import Controller, Feedback, register
+from splitcom.control.decision import Decision
 from splitcom.language import ArgumentError
 from splitcom.state import State
 
@@ -56,10 +57,9 @@ class Rate(Controller):
     def _first(self) -> float:
         return sqrt(self.low * self.high)
 
-    @property
-    def threshold(self) -> float:
+    def decide(self) -> Decision:
         """The step of the next round."""
-        return self._step
+        return self._set(self._step)
 
     @property
     def bounds(self) -> tuple[float, float]:

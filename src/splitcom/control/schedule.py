@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from math import cos, pi
 
 from splitcom.control.controller import Controller, Feedback, register
+from splitcom.control.decision import Decision
 from splitcom.state import State
 
 
@@ -16,10 +17,9 @@ class Schedule(Controller):
     last: float
     _progress: float = field(default=0.0, init=False)
 
-    @property
-    def threshold(self) -> float:
-        """For the next round, by the part of the run that lies behind it."""
-        return self.first + (self.last - self.first) * self._share(self._progress)
+    def decide(self) -> Decision:
+        """By the part of the run that lies behind."""
+        return self._set(self.first + (self.last - self.first) * self._share(self._progress))
 
     @property
     def bounds(self) -> tuple[float, float]:

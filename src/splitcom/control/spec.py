@@ -1,11 +1,12 @@
 """From a text such as "bangbang(0.95, 0.995, band=0.01)" to a controller. The words are read by `language`."""
 
 from splitcom.control.controller import CONTROLLERS, Controller
+from splitcom.control.decision import Knob
 from splitcom.language import Parser
 
 
-def parse(text: str, seed: int = 0) -> Controller:
-    """Make a controller from its text; `str(controller)` is the canonical text.
+def parse(text: str, seed: int = 0, knob: Knob = "threshold") -> Controller:
+    """Make a controller of thresholds or of steps from its text; `str(controller)` is the canonical text.
 
     Raises:
         SpecError: where the text cannot be read or an argument is out of range; it points at the place.
@@ -14,6 +15,6 @@ def parse(text: str, seed: int = 0) -> Controller:
     'bangbang(0.95, 0.995)'
     """
     parser = Parser(text)
-    controller = parser.call(CONTROLLERS, seed=seed)
+    controller = parser.call(CONTROLLERS, seed=seed, knob=knob)
     parser.finish()
     return controller

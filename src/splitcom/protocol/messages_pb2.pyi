@@ -79,8 +79,15 @@ class Welcome(_message.Message):
     def __init__(self, config_toml: _Optional[str] = ..., round: _Optional[int] = ...) -> None: ...
 
 class RoundStart(_message.Message):
-    __slots__ = ("round", "adapter_version", "adapter", "thresholds", "first_step", "place", "frozen")
+    __slots__ = ("round", "adapter_version", "adapter", "thresholds", "steps", "first_step", "place", "frozen")
     class ThresholdsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    class StepsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
         VALUE_FIELD_NUMBER: _ClassVar[int]
@@ -91,6 +98,7 @@ class RoundStart(_message.Message):
     ADAPTER_VERSION_FIELD_NUMBER: _ClassVar[int]
     ADAPTER_FIELD_NUMBER: _ClassVar[int]
     THRESHOLDS_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
     FIRST_STEP_FIELD_NUMBER: _ClassVar[int]
     PLACE_FIELD_NUMBER: _ClassVar[int]
     FROZEN_FIELD_NUMBER: _ClassVar[int]
@@ -98,10 +106,11 @@ class RoundStart(_message.Message):
     adapter_version: int
     adapter: bytes
     thresholds: _containers.ScalarMap[str, float]
+    steps: _containers.ScalarMap[str, float]
     first_step: int
     place: float
     frozen: bool
-    def __init__(self, round: _Optional[int] = ..., adapter_version: _Optional[int] = ..., adapter: _Optional[bytes] = ..., thresholds: _Optional[_Mapping[str, float]] = ..., first_step: _Optional[int] = ..., place: _Optional[float] = ..., frozen: _Optional[bool] = ...) -> None: ...
+    def __init__(self, round: _Optional[int] = ..., adapter_version: _Optional[int] = ..., adapter: _Optional[bytes] = ..., thresholds: _Optional[_Mapping[str, float]] = ..., steps: _Optional[_Mapping[str, float]] = ..., first_step: _Optional[int] = ..., place: _Optional[float] = ..., frozen: _Optional[bool] = ...) -> None: ...
 
 class Activation(_message.Message):
     __slots__ = ("step", "activation", "labels")

@@ -33,7 +33,7 @@ from google.protobuf.message import DecodeError
 from splitcom.errors import LocalProtocolError, RemoteProtocolError
 from splitcom.protocol.messages_pb2 import Message
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 MAX_MESSAGE_BYTES = 1 << 30
 
 

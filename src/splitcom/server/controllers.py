@@ -1,6 +1,6 @@
 """The controllers of a run, all at the server: it sees the held-out loss, and tells all the thresholds and steps.
 
-lines of metrics.jsonl ─► Feedback of a flow ─► controller ─► threshold ─► round_start ─► both ends of the flow
+lines of metrics.jsonl ─► Feedback of a flow ─► controller ─► Decision ─► round_start ─► both ends of the flow
 """
 
 import json
@@ -12,8 +12,9 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from splitcom.codecs import parse as parse_codec
 from splitcom.config import Config
-from splitcom.control import Controller, Feedback, parse
+from splitcom.control import Controller, Decision, Feedback, Knob, parse
 from splitcom.durable import write_atomic
 from splitcom.errors import ConfigError
 from splitcom.metrics.record import RunFolder
@@ -37,7 +38,10 @@ class Controllers:
         for flow, controller in config.steering.items() if config.training.split else ():
             flows_of.setdefault(controller, []).append(flow)
         self._steered = {
-            name: _Steering(parse(text, derive_seed(config.seed, "controller", name)), tuple(flows))
+            name: _Steering(
+                parse(text, derive_seed(config.seed, "controller", name), _knob_of(config, flows)),
+                tuple(flows),
+            )
             for (name, text), flows in flows_of.items()
         }
         for steering in self._steered.values():
@@ -46,14 +50,14 @@ class Controllers:
             self._start_from(RunFolder(config.control.start_from).controllers)
 
     @property
-    def thresholds(self) -> dict[str, float]:
-        """Of the next round, by flow; flows that no controller sets are not in it."""
-        return {flow: s.controller.threshold for s in self._steered.values() for flow in s.flows}
+    def decisions(self) -> dict[str, Decision]:
+        """Of the next round, by flow; flows that have no controller are not in it."""
+        return {flow: s.controller.decide() for s in self._steered.values() for flow in s.flows}
 
     @property
     def freezes_fronts(self) -> bool:
         """Whether fronts are not to be trained in the next round; the controller of their activations says so."""
-        return any(s.controller.freezes_fronts for s in self._steered.values() if "activation_up" in s.flows)
+        return self.decisions.get("activation_up", Decision()).frozen
 
     def observe(self, round_index: int, lines: Sequence[Mapping[str, Any]]) -> None:
         """Tell every controller what a round has shown, from its lines of metrics.jsonl."""
@@ -129,6 +133,13 @@ class Controllers:
                     f"control.start_from: {file} does not fit {controller}: {error}; start from a run with such a "
                     "controller, or leave it out"
                 ) from error
+
+
+def _knob_of(config: Config, flows: Sequence[str]) -> Knob:
+    """What the flows of one controller have in common; the configuration has been checked."""
+    knob = parse_codec(config.flows[flows[0]].codec).knob
+    assert knob is not None
+    return knob.name
 
 
 def _mean(weighted: Sequence[tuple[float, int]]) -> float:

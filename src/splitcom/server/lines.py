@@ -34,9 +34,7 @@ def line_of(
         "loss": peer.loss_sum / peer.num_labels if peer.num_labels else None,
         "eval_loss": eval_loss,
         "threshold": {
-            flow: channel.threshold
-            for flow, channel in peer.channels.items()
-            if channel.threshold is not None
+            flow: channel.setting for flow, channel in peer.channels.items() if channel.setting is not None
         },
         "skip_ratio": {
             flow: passed.skipped / passed.samples

@@ -21,7 +21,9 @@ class StepReport:
     loss: float | None  # nats per labelled token, mean over the step's clients; None in the U-shape
     skip_ratio: float  # of activation_up, over the step's samples
     total_bytes: int  # since the start of the run, evaluation not included
-    thresholds: Mapping[str, float] = field(default_factory=dict)  # by flow, of those that a controller sets
+    thresholds: Mapping[str, float] = field(
+        default_factory=dict
+    )  # or steps, by flow, of those a controller sets
 
 
 class Observer:

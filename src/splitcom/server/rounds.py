@@ -28,7 +28,8 @@ from splitcom.server.observe import Observer
 from splitcom.server.shared import SharedAdapter
 from splitcom.server.steps import Steps
 from splitcom.state import State
-from splitcom.training.channel import Channels, steer
+from splitcom.training.channel import Channels
+from splitcom.training.steering import steer
 from splitcom.training.store import PartyStore, sections_of
 from splitcom.transports.events import Transport
 
@@ -149,7 +150,7 @@ class Federation:
     def _round(self) -> None:
         self.round += 1
         for peer in self.peers.values():
-            steer(peer.channels, self.controllers.thresholds)
+            steer(peer.channels, self.controllers.decisions)
         self._steps.freezes_fronts = self.controllers.freezes_fronts
         self._scheduling.train(self.round)
         evaluates = self._is_last or self.round % self.config.evaluation.every == 0

@@ -20,7 +20,7 @@ from splitcom.server.conversations import Conversations, Task
 from splitcom.server.observe import Observer, StepReport
 from splitcom.server.shared import SharedAdapter
 from splitcom.server.tails import Tails
-from splitcom.training.channel import steered
+from splitcom.training.steering import announce, settings_of
 
 
 class Steps:
@@ -49,16 +49,15 @@ class Steps:
     def begin(self, name: str, task: Task) -> None:
         """Have a client train a round, or go on with one that it has paused."""
         peer = self._clients.peers[name]
-        thresholds = steered(peer.channels)
         if task.next_step == 0:
             task.is_frozen = self.freezes_fronts
         start = RoundStart(
             round=task.round,
             first_step=task.next_step,
             place=task.place,
-            thresholds=thresholds,
             frozen=task.is_frozen,
         )
+        announce(peer.channels, start)
         if task.next_step == 0:
             self._adapter.offer(peer, start)
         peer.task = task
@@ -160,7 +159,7 @@ class Steps:
                 else sum(r.loss_sum for r in results.values()) / sum(r.num_labels for r in results.values()),
                 skip_ratio=float(torch.cat([a.decoded.skipped for a in arrivals.values()]).float().mean()),
                 total_bytes=self._ledger.totals()["total"],
-                thresholds=steered(self._clients.peers[next(iter(results))].channels),
+                thresholds=settings_of(self._clients.peers[next(iter(results))].channels),
             )
         )
 

@@ -19,6 +19,7 @@ from time import perf_counter
 import torch
 
 from splitcom.codecs import Codec, Context, Decoded, Ragged, ReferenceStore, uncompressed_size
+from splitcom.control import Decision
 from splitcom.errors import NonFiniteError, PacketError
 from splitcom.seeds import derive_seed
 from splitcom.training.optimize import DIVERGED
@@ -50,7 +51,7 @@ class Channel:
         self.client = client
         self.codec = codec
         self.references = references
-        self.steered: float | None = None  # the threshold or step that a controller has set
+        self.decision = Decision()  # of the flow's controller; of none, the codec's text holds
         self.traffic = Traffic()
         self._seed = seed
         self._base = base
@@ -90,18 +91,17 @@ class Channel:
         return decoded
 
     @property
-    def threshold(self) -> float | None:
-        """What the sender goes by, a threshold or a step; None where the codec has neither."""
-        if self.steered is not None or self.codec.knob is None:
-            return self.steered
+    def setting(self) -> float | None:
+        """The threshold or step that the sender goes by; None where the codec has neither."""
+        if self.decision.value is not None or self.codec.knob is None:
+            return self.decision.value
         return self.codec.knob.value
 
     def _context(self, position: tuple[int, int], self_contained: bool) -> Context:
-        knob = self.codec.knob
         return Context(
             self.references,
-            threshold=self.steered if knob is not None and knob.name == "threshold" else None,
-            step=self.steered if knob is not None and knob.name == "step" else None,
+            threshold=self.decision.threshold,
+            step=self.decision.step,
             self_contained=self_contained,
             seed=derive_seed(self._seed, self.client, self.flow, *position),
             flow_seed=derive_seed(self._seed, self.client, self.flow, "projection"),
@@ -134,15 +134,3 @@ class Channel:
 
 
 Channels = Mapping[str, Channel]
-
-
-def steer(channels: Channels, thresholds: Mapping[str, float]) -> None:
-    """Set the thresholds of these flows; the others go back to those of their codecs."""
-    for flow, channel in channels.items():
-        if channel.codec.knob is not None:
-            channel.steered = thresholds.get(flow)
-
-
-def steered(channels: Channels) -> dict[str, float]:
-    """What controllers have set, by flow."""
-    return {flow: channel.steered for flow, channel in channels.items() if channel.steered is not None}

@@ -19,10 +19,10 @@ def feedback(number, loss):
 
 def test_the_perplexity_switches_it_and_the_dead_band_holds_it():
     controller = parse("bangbang(0.9, 0.99, band=0.1)")
-    levels = [controller.threshold]
+    levels = [controller.decide().value]
     for number, perplexity in enumerate([100.0, 80.0, 75.0, 76.0, 70.0, 60.0]):
         controller.observe(feedback(number, log(perplexity)))
-        levels.append(controller.threshold)
+        levels.append(controller.decide().value)
     # falls by: nothing yet, 20 %, 6 % (in the band), -1 %, 8 % (in the band), 14 %
     assert levels == [0.99, 0.99, 0.9, 0.9, 0.99, 0.99, 0.9]
 
@@ -31,4 +31,4 @@ def test_a_round_without_evaluation_changes_nothing():
     controller = parse("bangbang(0.9, 0.99)")
     for number, loss in enumerate([3.0, 2.5, None, 2.6]):
         controller.observe(feedback(number, loss))
-        assert controller.threshold == (0.99 if number in (0, 3) else 0.9)
+        assert controller.decide().value == (0.99 if number in (0, 3) else 0.9)

@@ -20,7 +20,7 @@ def plant(controller, num_runs):
         loss, share, sent = 3.0, 0.0, 0
         for number in range(ROUNDS + 1):
             if number:
-                share = (controller.threshold - LOW) / (HIGH - LOW)
+                share = (controller.decide().value - LOW) / (HIGH - LOW)
                 chosen.append(share)
                 loss *= exp(DAMAGE / 100 * (1 - share) ** 2 - 0.05)
                 sent = round(1000 * share)

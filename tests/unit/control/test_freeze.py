@@ -27,8 +27,8 @@ def frozen_after(text, losses):
     said = []
     for number, loss in enumerate(losses):
         controller.observe(feedback(number, loss))
-        assert controller.threshold == (0.4 if controller.freezes_fronts else 0.75)
-        said.append(controller.freezes_fronts)
+        assert controller.decide().value == (0.4 if controller.decide().frozen else 0.75)
+        said.append(controller.decide().frozen)
     return said
 
 
@@ -51,9 +51,9 @@ def test_a_new_run_begins_with_fronts_that_learn():
     controller = parse("freeze(0.75, 0.4, 1, 0)")
     for number, loss in enumerate([3.0, 3.1]):
         controller.observe(feedback(number, loss))
-    assert controller.freezes_fronts
+    assert controller.decide().frozen
     controller.observe(feedback(0, 5.0))
-    assert not controller.freezes_fronts
+    assert not controller.decide().frozen
 
 
 def test_a_checkpoint_keeps_how_long_it_has_waited():
@@ -62,11 +62,11 @@ def test_a_checkpoint_keeps_how_long_it_has_waited():
         one.observe(feedback(number, loss))
     other.load_state(State(scalars=json.loads(json.dumps(one.state().scalars))))
     for controller in (one, other):
-        assert not controller.freezes_fronts
+        assert not controller.decide().frozen
         controller.observe(feedback(2, 3.05))
-        assert controller.freezes_fronts
+        assert controller.decide().frozen
     other.load_state(State(scalars=json.loads(json.dumps(parse("freeze(0.75, 0.4)").state().scalars))))
-    assert not other.freezes_fronts
+    assert not other.decide().frozen
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ class Plant:
 
     def run(self, controller, numbers):
         for number in numbers:
-            sent = self._round(number, controller.threshold) if number else 0
+            sent = self._round(number, controller.decide().value) if number else 0
             controller.observe(
                 Feedback(
                     round=number,
@@ -91,7 +91,7 @@ def test_a_budget_that_is_spent_ends_at_the_highest_step():
 def test_a_round_in_which_nothing_was_sent_changes_nothing():
     controller = parse(TEXT)
     Plant(level=0, seed=0, rounds=3).run(controller, range(4))
-    assert controller.threshold == parse(TEXT).threshold
+    assert controller.decide().value == parse(TEXT).decide().value
 
 
 def test_it_goes_on_from_a_checkpoint_to_the_same_bits():
