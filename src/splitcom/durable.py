@@ -15,10 +15,11 @@ from splitcom.errors import RunError
 _PARTIAL = ".partial"
 
 
-def write_atomic(path: Path, content: bytes) -> Path:
+def write_atomic(path: Path, content: bytes, *, private: bool = False) -> Path:
     """Write a file whole or not at all; raises RunError where the folder cannot be written."""
     partial = _partial_name(path, f".{os.getpid()}")
     try:
+        partial.touch(0o600 if private else 0o666)
         partial.write_bytes(content)
         put_in_place(partial, path)
     except OSError as error:
@@ -32,17 +33,20 @@ def write_atomic(path: Path, content: bytes) -> Path:
 
 
 @contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
+def new_folder(path: Path, *, private: bool = False) -> Iterator[Path]:
     """A folder to write into, which takes the place of `path` when the block ends without an error.
 
+    One that is private is its owner's alone, with all that is in it, and so is its parent if that is made here.
     Raises OSError where it cannot; `path` is then as it was, and nothing else is left.
     """
     partial = _partial_name(path)
     shutil.rmtree(partial, ignore_errors=True)
-    make_folder(path.parent)
+    make_folder(path.parent, private=private)
     try:
-        partial.mkdir()
+        partial.mkdir(mode=_mode(private))
         yield partial
+        if private:
+            make_private(partial)
         _sync_all(partial)
         shutil.rmtree(path, ignore_errors=True)  # for as short a time as can be, neither is there
         put_in_place(partial, path)
@@ -60,12 +64,23 @@ def put_in_place(partial: Path, path: Path) -> None:
     sync(path.parent)
 
 
-def make_folder(folder: Path) -> None:
-    """Make a folder, and those above it, where there is none; raises OSError."""
+def make_folder(folder: Path, *, private: bool = False) -> None:
+    """Make a folder, and those above it, where there is none, all of them private or none; raises OSError."""
     if not folder.is_dir():
-        make_folder(folder.parent)
-        folder.mkdir(exist_ok=True)
+        make_folder(folder.parent, private=private)
+        folder.mkdir(mode=_mode(private), exist_ok=True)
         sync(folder.parent)
+
+
+def make_private(folder: Path) -> None:
+    """Leave a folder and all that is in it to its owner alone, whatever the umask was; raises OSError."""
+    folder.chmod(0o700)
+    for below in folder.rglob("*"):
+        below.chmod(0o700 if below.is_dir() else 0o600)
+
+
+def _mode(private: bool) -> int:
+    return 0o700 if private else 0o777
 
 
 def sync(path: Path) -> None:

@@ -31,6 +31,10 @@ def join(
     patience: Annotated[
         float, typer.Option(help="Seconds to go on trying to reach the server before giving up.")
     ] = 600.0,
+    keep_state: Annotated[
+        bool,
+        typer.Option("--keep-state", help="Leave states and references on the disk when the run is over."),
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything and measure the link, but do not train.")
     ] = False,
@@ -44,7 +48,16 @@ def join(
     terminal = Terminal()
     log_to(terminal)
     options = JoinOptions(
-        address, data, identity, state, cache.expanduser(), held_out, model, device, give_up_s=patience
+        address,
+        data,
+        identity,
+        state,
+        cache.expanduser(),
+        held_out,
+        model,
+        device,
+        give_up_s=patience,
+        keeps_state=keep_state,
     )
     if dry_run:
         print_check(terminal, check(options))

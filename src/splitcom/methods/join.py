@@ -3,16 +3,18 @@
 import logging
 import re
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from splitcom.client.client import Client
 from splitcom.config import Config
 from splitcom.data import Encoded, find_source
-from splitcom.durable import write_atomic
 from splitcom.errors import ModelError, RefusedError, RemoteProtocolError, TransportError
+from splitcom.methods.membership import Membership, Note, last_membership
 from splitcom.models import fingerprint
 from splitcom.parties.build import build_client
+from splitcom.parties.known_rows import check_rows
 from splitcom.parties.parts import load_client_parts
 from splitcom.parties.texts import Rows, encode_rows, load_client_rows
 from splitcom.training.store import PartyStore
@@ -40,6 +42,7 @@ class JoinOptions:
     model: str | None = None
     device: str = "auto"
     give_up_s: float = Timeouts().give_up_s
+    keeps_state: bool = False  # also when the run is over
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,9 @@ def join(
     except RefusedError:
         raise
     except TransportError:
-        if not _is_complete(options.state):
+        name = load_identity(options.identity).name
+        membership = last_membership(options.state, name, options.address)
+        if membership is None or not membership.is_complete(options.address):
             raise
         _LOG.info(
             "the server is gone, and this client has trained and saved its last round: nothing is left to do"
@@ -104,21 +109,39 @@ def join(
 
 
 def _join(options: JoinOptions, on_data: Callable[[Encoded, Encoded], None]) -> None:
-    with _calls(options) as calls:
+    with ExitStack() as stack:
+        calls = stack.enter_context(_calls(options))
         welcome = _inquire(options, calls)
+        membership = Membership(options.state, welcome.identity.name, welcome.description.run)
+        stack.enter_context(membership.held())
         source = welcome.weights or str(_fetch(options, welcome, calls))
-    config = welcome.config.override({"model.source": source})
-    train, held_out = encode_rows(welcome.rows, config)
-    on_data(train, held_out)
+        calls.close()
+        config = welcome.config.override({"model.source": source})
+        note = Note(options.address, config.training.rounds)
+        train, held_out = encode_rows(welcome.rows, config)
+        on_data(train, held_out)
+        check_rows(
+            membership.folder,
+            {"train": train.samples, "held out": held_out.samples},
+            goes_on=bool(PartyStore(membership.folder).rounds()),
+            remedy="begin anew with them: give another folder with --state",
+        )
+        membership.write(note)
+        _take_part(options, welcome, config, membership.folder, (train, held_out))
+        membership.end(note, keeps_state=options.keeps_state)
+
+
+def _take_part(
+    options: JoinOptions, welcome: _Welcome, config: Config, folder: Path, texts: tuple[Encoded, Encoded]
+) -> None:
+    """Hold conversations with the server until the run is over."""
     parts = load_client_parts(config)
-    folder = options.state / welcome.description.run
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(options.state / "last-run", f"{welcome.description.run} {config.training.rounds}".encode())
     clients: list[Client] = []
 
     def begin() -> Client:
         while clients:
             clients.pop().close()
+        train, held_out = texts
         digest = welcome.description.model_fingerprint
         clients.append(
             build_client(
@@ -193,12 +216,3 @@ def _fetch(options: JoinOptions, welcome: _Welcome, calls: ServerCalls) -> Path:
     folder = options.cache / f"front-{digest[:32]}-cut{model.cut}{tail}-{model.dtype}"
     _LOG.info("the front's weights: %s", folder if folder.exists() else "to be fetched from the server")
     return calls.fetch_front(folder)
-
-
-def _is_complete(state: Path) -> bool:
-    """Whether the state after the last round of the last run is there."""
-    try:
-        run, rounds = (state / "last-run").read_text(encoding="ascii").split()
-    except (OSError, ValueError):
-        return False
-    return int(rounds) in PartyStore(state / run).rounds()

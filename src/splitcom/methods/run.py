@@ -19,11 +19,13 @@ from splitcom.methods.record import Record
 from splitcom.methods.text import Writer, generate_pairs, score_text
 from splitcom.metrics.record import RunFolder
 from splitcom.models import Part, adapter_state, export_adapter
+from splitcom.parties.known_rows import check_rows
 from splitcom.parties.parts import Parts, load_parts
-from splitcom.parties.texts import load_texts, with_classes
+from splitcom.parties.texts import Texts, load_texts, with_classes
 from splitcom.server.observe import Observer, Observers
 from splitcom.server.rounds import Federation
 from splitcom.simulation.simulation import Simulation
+from splitcom.training.store import PartyStore
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,13 @@ def train(
     """
     config = with_classes(configured(config))
     folder = RunFolder(out)
+    with folder.locked():
+        return _train_into(folder, config, resume, label, observers)
+
+
+def _train_into(
+    folder: RunFolder, config: Config, resume: bool, label: str | None, observers: Sequence[Observer]
+) -> Run:
     observer = Observers([Record(folder), *observers])
     if resume:
         check_same_configuration(folder, config)
@@ -77,6 +86,7 @@ def train(
     with closing(simulation):
         if not resume:
             folder.create(config.to_toml())
+        _check_rows(folder, config, texts)
         run_rounds(simulation.federation, observer)
     export(simulation.federation, parts, folder, config)
     result = result_of(simulation.federation, config, label or config.method, simulation.clock.server_time_s)
@@ -89,6 +99,17 @@ def train(
             result["text"] = score_text(writer, observer.on_text)
     folder.write_result(result)
     return Run(folder.path, result)
+
+
+def _check_rows(folder: RunFolder, config: Config, texts: Texts) -> None:
+    """Raise DataError where a run that goes on would do so on other rows, or on other clients' rows."""
+    groups = dict(zip(config.client_names, texts.partition.parts, strict=True))
+    check_rows(
+        folder.checkpoints,
+        {**groups, "held out": texts.held_out.samples},
+        goes_on=PartyStore(folder.checkpoints / "server").latest() is not None,
+        remedy="start a new run with them: give another folder with --out",
+    )
 
 
 def run_rounds(federation: Federation, observer: Observer) -> None:

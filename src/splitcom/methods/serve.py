@@ -2,9 +2,9 @@
 
 import logging
 import secrets
-import tempfile
-from collections.abc import Callable, Sequence
-from contextlib import closing
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from splitcom.config import Config
-from splitcom.durable import write_atomic
+from splitcom.durable import make_folder, make_private, write_atomic
 from splitcom.errors import RunError
 from splitcom.methods.record import Record
 from splitcom.methods.run import (
@@ -62,6 +62,17 @@ def serve(
     """
     config = configured(config)
     folder = RunFolder(options.out)
+    with folder.locked():
+        return _serve_into(folder, config, options, observers, on_listening)
+
+
+def _serve_into(
+    folder: RunFolder,
+    config: Config,
+    options: ServeOptions,
+    observers: Sequence[Observer],
+    on_listening: Callable[[GrpcServer], None],
+) -> Run:
     observer = Observers([Record(folder), *observers])
     if options.resume:
         check_same_configuration(folder, config)
@@ -84,14 +95,14 @@ def serve(
         model_fingerprint=digest,
     )
     with (
-        tempfile.TemporaryDirectory(prefix="splitcom-front-") as temporary,
+        _front_folder(config, folder) as write_parts,
         GrpcServer(
             options.listen,
             identity,
             Revocations(options.authority),
             description,
             max_clients=config.federation.clients,
-            front=(lambda: _front_folder(config, Path(temporary))) if config.training.split else None,
+            front=write_parts if config.training.split else None,
             timeouts=options.timeouts,
         ) as transport,
     ):
@@ -114,11 +125,24 @@ def serve(
     return Run(folder.path, result)
 
 
-def _front_folder(config: Config, folder: Path) -> Path:
-    model = config.model
-    dtype, classes = getattr(torch, model.dtype), config.data.classes
-    write_front(model.source, model.cut, dtype, folder, model.tail_blocks, classes)
-    return folder
+@contextmanager
+def _front_folder(config: Config, folder: RunFolder) -> Iterator[Callable[[], Path]]:
+    """What writes the folder that clients are sent; it is there no longer than the server is, and is no stranger's."""
+
+    def write() -> Path:
+        make_folder(folder.front, private=True)
+        model, classes = config.model, config.data.classes
+        write_front(
+            model.source, model.cut, getattr(torch, model.dtype), folder.front, model.tail_blocks, classes
+        )
+        make_private(folder.front)
+        return folder.front
+
+    shutil.rmtree(folder.front, ignore_errors=True)  # what a server that was killed has left
+    try:
+        yield write
+    finally:
+        shutil.rmtree(folder.front, ignore_errors=True)
 
 
 def _run_identifier(folder: RunFolder) -> str:

@@ -11,10 +11,11 @@ report.html
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from splitcom import lock
 from splitcom.durable import is_partial, make_folder, sync, write_atomic
 from splitcom.errors import RunError
 
@@ -32,6 +33,11 @@ class RunFolder:
         return self.path / "checkpoint"
 
     @property
+    def front(self) -> Path:
+        """Where the front is that clients are sent, while a server runs."""
+        return self.checkpoints / "front"
+
+    @property
     def adapter(self) -> Path:
         """Where the adapter is written at the end."""
         return self.path / "adapter"
@@ -41,10 +47,23 @@ class RunFolder:
         """Where controllers that learn are written at the end."""
         return self.path / "controller"
 
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep all other processes from training into this folder; raises RunError where one does."""
+        refusal = "wait until it has ended, or choose another folder with --out"
+        try:
+            with lock.locked(self.path / lock.NAME, refusal):
+                yield
+        finally:
+            with suppress(OSError):
+                self.path.rmdir()  # where nothing has come of the run
+
     def refuse_if_used(self) -> None:
         """Raise RunError where the folder holds anything already."""
         with self._explained():
-            if self.path.exists() and not (self.path.is_dir() and all(map(is_partial, self.path.iterdir()))):
+            if self.path.exists() and not (
+                self.path.is_dir() and all(map(_says_nothing, self.path.iterdir()))
+            ):
                 raise RunError(
                     f"{self.path}: this run folder exists; continue it with --resume, or choose another with --out"
                 )
@@ -119,6 +138,11 @@ class RunFolder:
                 f"{self.path}: cannot write the run folder: {error.strerror or error}; free some space or choose "
                 "another folder with --out; what was written before is whole, and --resume continues from it"
             ) from error
+
+
+def _says_nothing(path: Path) -> bool:
+    """Whether a file is there for a moment only, or left by a process that was killed."""
+    return path.name == lock.NAME or is_partial(path)
 
 
 def _round_of(line: bytes) -> int:

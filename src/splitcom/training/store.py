@@ -6,9 +6,9 @@
         references-<name>.safetensors
         checksums.json              of every other file
 
-The last two rounds are kept: where one party was stopped before it could save a round that another has saved,
-both still have the round before. So they have where a disk has damaged the last: a state whose checksums do not hold is
-as if it had not been saved.
+Nobody but the owner can read it: what it holds is made of text. The last two rounds are kept: where one party was
+stopped before it could save a round that another has saved, both still have the round before. So they have where a disk
+has damaged the last: a state whose checksums do not hold is as if it had not been saved.
 """
 
 import hashlib
@@ -74,7 +74,9 @@ class PartyStore:
         """Write the state after a round; raises RunError, and leaves what was there, where it cannot be written."""
         final = self._path(round_index)
         try:
-            with new_folder(final) as folder:
+            with new_folder(final, private=True) as folder:
+                for name in ("state.safetensors", "state.json", _CHECKSUMS):
+                    (folder / name).touch(0o600)
                 whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
                 save_file(whole, folder / "state.safetensors")
                 _write_json(folder / "state.json", {"format": _FORMAT, "scalars": scalars})
@@ -88,8 +90,7 @@ class PartyStore:
                 "the run continues from it with --resume"
             ) from error
         self._whole[round_index] = True
-        for old in self._saved()[:-_KEPT]:
-            shutil.rmtree(self._path(old), ignore_errors=True)
+        self._remove_all_but(_KEPT)
 
     def load(self, round_index: int) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         """Read tensors and scalars back; raises RunError where they are damaged."""
@@ -110,6 +111,14 @@ class PartyStore:
                 store.load(file) if file.exists() else store.clear()
             except (OSError, ValueError, SafetensorError, CodecError) as error:
                 raise _damaged(file, error) from error
+
+    def keep_last(self) -> None:
+        """Remove all states but the last."""
+        self._remove_all_but(1)
+
+    def _remove_all_but(self, number: int) -> None:
+        for old in self._saved()[:-number]:
+            shutil.rmtree(self._path(old), ignore_errors=True)
 
     def _saved(self) -> list[int]:
         return sorted(int(path.name.removeprefix("round-")) for path in self._folder.glob("round-*"))

@@ -13,7 +13,7 @@ from typing import Self, TypeVar
 
 import grpc
 
-from splitcom.durable import put_in_place
+from splitcom.durable import make_folder, make_private, put_in_place
 from splitcom.errors import RefusedError, RemoteProtocolError, TransportError
 from splitcom.transports.dialler import Dialler
 from splitcom.transports.frames_pb2 import Description, FilePiece, FrontRequest, Inquiry, Probe
@@ -100,7 +100,7 @@ class ServerCalls:
         """
         if folder.exists():
             return folder
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(folder.parent, private=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         stream = self._channel.unary_stream(
             f"/{SERVICE}/Front", FrontRequest.SerializeToString, FilePiece.FromString
@@ -108,6 +108,7 @@ class ServerCalls:
         files = _Files(partial, self._dialler.note_success)
         try:
             self._patiently(lambda: files.take(stream(files.missing())))
+            make_private(partial)
             try:
                 put_in_place(partial, folder)
             except OSError:

@@ -12,6 +12,7 @@ from typing_extensions import override
 from splitcom.codecs.precision import Precision
 from splitcom.codecs.references.store import ReferenceStore
 from splitcom.codecs.wire import Buffer
+from splitcom.durable import make_folder
 from splitcom.errors import CodecError
 
 _MIN_MAP_BYTES = 1 << 20
@@ -39,7 +40,7 @@ class FileReferences(ReferenceStore):
         self._path = Path(path)
         self._map_bytes = 2 * limit_bytes + _MIN_MAP_BYTES
         try:
-            self._path.mkdir(parents=True, exist_ok=True)
+            make_folder(self._path, private=True)
             for name in ("data.mdb", "lock.mdb"):
                 (self._path / name).unlink(missing_ok=True)  # a crash may have left a file that is damaged
             self._open()
@@ -57,7 +58,7 @@ class FileReferences(ReferenceStore):
             if len(_OPEN) >= _MAX_OPEN:
                 next(iter(_OPEN)).close()
             # sync=False: nothing is read again after a crash, so nothing need be flushed
-            _OPEN[self] = lmdb.open(str(self._path), map_size=self._map_bytes, sync=False)
+            _OPEN[self] = lmdb.open(str(self._path), map_size=self._map_bytes, sync=False, mode=0o600)
         _OPEN.move_to_end(self)
         return _OPEN[self]
 

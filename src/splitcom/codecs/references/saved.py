@@ -78,6 +78,7 @@ def write(path: Path, contents: Contents, kept: Iterable[Buffer]) -> None:
     text += b" " * (-len(text) % 8)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        temporary.touch(0o600)
         with temporary.open("wb") as file:
             file.write(struct.pack("<Q", len(text)) + text)
             file.writelines(data for _, _, _, data in parts)

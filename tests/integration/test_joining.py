@@ -1,0 +1,176 @@
+"""Clients as processes that share a folder, are started twice, or again on other rows; and what is left on disks."""
+
+import json
+import os
+import runpy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from splitcom.config import Config
+from splitcom.errors import DataError, RunError
+from splitcom.methods.run import train
+from splitcom.server.observe import Observer
+
+from .parties import PROCESS, Deployment, Party, fork_server, free_port, make_authority
+
+CHANGES = {
+    "flows.activation_up.codec": "temporal(0.9) > delta > int4 > zstd",
+    "flows.gradient_down.codec": "delta > int8(rounding=stochastic)",
+}
+
+
+@pytest.fixture(scope="module")
+def forks() -> Any:
+    return fork_server()
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_authority(tmp_path_factory.mktemp("authority"))
+
+
+def _in_folder(folder: str, home: str, arguments: dict[str, Any]) -> None:
+    os.chdir(folder)
+    os.environ["HOME"] = home
+    os.umask(0)  # as wrong as can be
+    runpy.run_path(str(PROCESS), arguments, "__main__")
+
+
+class InFolder(Party):
+    """A party in a working directory, where a command without --state and --cache finds its places."""
+
+    folder: Path
+
+    def start(self, trap: dict[str, Any] | None = None) -> "InFolder":
+        arguments = {"ARGUMENTS": self._arguments, "LOG": str(self._log), "NAMESPACE": None, "TRAP": trap}
+        self.process = self._forks.Process(
+            target=_in_folder, args=(str(self.folder), str(self.folder / "home"), arguments), daemon=True
+        )
+        self.process.start()
+        return self
+
+
+def joining(
+    network: Deployment, forks: Any, folder: Path, index: int, *options: object, log: str = ""
+) -> InFolder:
+    """README's command, in a folder that clients share; rows for evaluation so that the in-process run is equalled."""
+    folder.mkdir(exist_ok=True)
+    name = network.names[index]
+    party = InFolder(
+        forks, network.folder / f"{name}{log}.log", "join", f"localhost:{network.port}",
+        "--data", network.folder / f"{name}-train.jsonl", "--held-out", network.folder / f"{name}-held-out.jsonl",
+        "--identity", network.authority / "clients" / f"{name}.pem", *options,
+    )  # fmt: skip
+    party.folder = folder
+    return party
+
+
+def others_can_read(folder: Path) -> list[Path]:
+    return [path for path in (folder, *folder.rglob("*")) if path.stat().st_mode & 0o077]
+
+
+def test_three_clients_in_one_folder_have_the_bits_of_one_process_and_leave_nothing(
+    forks: Any, authority: Path, tiny_config: Config, tmp_path: Path
+) -> None:
+    config = tiny_config.override(CHANGES | {"references.store": "file", "references.limit_mb": 1})
+    expected = train(config, tmp_path / "in-process")
+    network = Deployment(forks, authority, config, tmp_path, port=free_port()).start_server()
+    shared = tmp_path / "shared"
+    parties = [joining(network, forks, shared, index).start() for index in range(3)]
+    network.server.wait_for("round 0 of 2 is done")
+    twin = joining(network, forks, shared, 0, log="-twin").start()
+    twin.process.join(60)
+    assert twin.process.exitcode == 1
+    assert f"in use by process {parties[0].process.pid} on" in twin.log
+    assert "client-0 takes part in this run there already" in twin.log
+    states = shared / "runs" / "client"
+    assert not others_can_read(states) and list(states.rglob("rows.json"))
+    for party in (*parties, network.server):
+        party.end()
+    network.assert_same_run(expected)
+    assert {path.name for path in states.rglob("*") if path.is_file()} == {"joined.json"}
+    assert not others_can_read(states)
+    cache = shared / "home" / ".cache" / "splitcom"
+    assert len(list(cache.iterdir())) == 1 and not others_can_read(cache)
+
+
+def test_a_killed_client_goes_on_and_what_it_has_left_is_gone_in_the_end(
+    forks: Any, authority: Path, tiny_config: Config, tmp_path: Path
+) -> None:
+    config = tiny_config.override(CHANGES)
+    network = Deployment(forks, authority, config, tmp_path, port=free_port()).start_server()
+    shared = tmp_path / "shared"
+    parties = [joining(network, forks, shared, index).start() for index in range(3)]
+    network.server.wait_for("round 1 of 2 is done")
+    parties[1].kill()
+    network.server.kill()
+    (front,) = network.out.rglob("front")
+    assert not others_can_read(front.parent)
+    data = tmp_path / "client-1-train.jsonl"
+    rows = data.read_text().splitlines()
+    data.write_text(
+        "\n".join([json.dumps(json.loads(rows[0]) | {"text": "other words"}), *rows[1:], rows[0]])
+    )
+    changed = joining(network, forks, shared, 1, log="-changed").start()
+    network.server.start()
+    changed.process.join(60)
+    assert changed.process.exitcode == 1
+    assert f"of {len(rows) + 2} rows 1 have changed, 0 are gone, and 1 are new" in changed.log
+    assert "give another folder with --state" in changed.log
+    data.write_text("\n".join(rows))
+    parties[1].start()
+    for party in (*parties, network.server):
+        party.end()
+    network.assert_same_run(train(config, tmp_path / "in-process"))
+    assert {path.name for path in (shared / "runs").rglob("*") if path.is_file()} == {"joined.json"}
+    assert not list(network.out.rglob("front"))
+    again = joining(network, forks, shared, 1, "--patience", 0.5, log="-again").start()
+    again.end()
+    assert "nothing is left to do" in again.log
+
+
+def test_two_runs_do_not_share_a_folder(
+    forks: Any, authority: Path, tiny_config: Config, tmp_path: Path
+) -> None:
+    network = Deployment(forks, authority, tiny_config, tmp_path).start_server()
+    twin = Party(
+        forks, tmp_path / "twin.log", "serve", tmp_path / "config.toml", "--resume", "--listen", "127.0.0.1:0",
+        "--authority", authority, "--out", network.out,
+    ).start()  # fmt: skip
+    twin.process.join(60)
+    assert twin.process.exitcode == 1
+    assert f"in use by process {network.server.process.pid}" in twin.log
+    with pytest.raises(RunError, match=r"in use by process .*choose another folder with --out"):
+        train(tiny_config, network.out, resume=True)
+    network.server.kill()
+    network.server.start()  # the lock has died with its holder
+    network.server.wait_for("listening", count=2)
+    network.server.kill()
+
+
+def test_train_goes_on_with_the_rows_that_it_began_with_or_not_at_all(
+    tiny_config: Config, tmp_path: Path
+) -> None:
+    rows = [{"mr": f"name[{index}]", "text": f"It is number {index}."} for index in range(40)]
+    data = tmp_path / "rows.jsonl"
+
+    def write(some: list[dict[str, str]]) -> None:
+        data.write_text("\n".join(map(json.dumps, some)))
+
+    write(rows)
+    config = tiny_config.override({"data.source": str(data), "data.samples": None, "training.rounds": 3})
+
+    class Stopping(Observer):
+        def on_round(self, lines: Any) -> None:
+            if lines[0]["round"] == 2:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path / "run", observers=[Stopping()])
+    write([*rows[:7], {"mr": "name[7]", "text": "It is another."}, *rows[8:]])
+    with pytest.raises(DataError, match=r"of 40 rows 1 have changed.*another folder with --out"):
+        train(config, tmp_path / "run", resume=True)
+    write(rows)
+    assert train(config, tmp_path / "run", resume=True).result["rounds"] == 3

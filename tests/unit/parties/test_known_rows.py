@@ -1,0 +1,57 @@
+"""Rows that have changed since a run began are noticed, whatever it is of them that has changed."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from splitcom.data import Row, Sample
+from splitcom.errors import DataError
+from splitcom.parties.known_rows import check_rows
+
+
+def sample(sample_id: int, ids: list[int], labels: list[int] | None = None) -> Sample:
+    row = Row(sample_id, "", "", {})
+    return Sample(sample_id, torch.tensor(ids), torch.tensor(ids if labels is None else labels), row)
+
+
+ROWS = [sample(0, [1, 2, 3]), sample(1, [4, 5, 6]), sample(2, [7, 8])]
+CHANGES: dict[str, tuple[Callable[[], list[Sample]], str]] = {
+    "a token": (lambda: [ROWS[0], sample(1, [4, 9, 6], [4, 5, 6]), ROWS[2]], "of 3 rows 1 have changed, 0 are gone"),
+    "a label": (lambda: [ROWS[0], sample(1, [4, 5, 6], [4, 5, 9]), ROWS[2]], "of 3 rows 1 have changed, 0 are gone"),
+    "what is prompt": (lambda: [ROWS[0], sample(1, [4, 5, 6], [-100, 5, 6]), ROWS[2]], "1 have changed"),
+    "one more": (lambda: [*ROWS, sample(3, [1])], "0 have changed, 0 are gone, and 1 are new"),
+    "one less": (lambda: ROWS[1:], "0 have changed, 1 are gone, and 0 are new"),
+    "the order": (lambda: [sample(0, [4, 5, 6]), sample(1, [1, 2, 3]), ROWS[2]], "the same 3 rows in another order"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_run_that_goes_on_is_refused_on_other_rows(tmp_path: Path, change: str) -> None:
+    other, said = CHANGES[change]
+    check_rows(tmp_path / "state", {"train": ROWS}, goes_on=False, remedy="give --state")
+    check_rows(tmp_path / "state", {"train": ROWS}, goes_on=True, remedy="give --state")
+    with pytest.raises(DataError, match=rf"{said}.*bring the old data back, or give --state"):
+        check_rows(tmp_path / "state", {"train": other()}, goes_on=True, remedy="give --state")
+    check_rows(tmp_path / "state", {"train": ROWS}, goes_on=True, remedy="")  # the old file is back
+
+
+def test_a_row_of_another_client_or_that_is_held_out_now_is_another(tmp_path: Path) -> None:
+    check_rows(tmp_path, {"a": ROWS[:2], "b": ROWS[2:]}, goes_on=False, remedy="")
+    with pytest.raises(DataError, match="another order"):
+        check_rows(tmp_path, {"a": ROWS[:1], "b": ROWS[1:]}, goes_on=True, remedy="")
+
+
+def test_a_run_that_has_not_begun_takes_the_rows_as_they_are_now(tmp_path: Path) -> None:
+    check_rows(tmp_path, {"train": ROWS}, goes_on=False, remedy="")
+    check_rows(tmp_path, {"train": ROWS[1:]}, goes_on=False, remedy="")
+    check_rows(tmp_path, {"train": ROWS[1:]}, goes_on=True, remedy="")
+
+
+def test_fingerprints_of_two_runs_have_nothing_in_common(tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        check_rows(tmp_path / name, {"train": ROWS}, goes_on=False, remedy="")
+    one, other = ((tmp_path / name / "rows.json") for name in ("one", "other"))
+    assert one.read_text() != other.read_text()
+    assert one.stat().st_mode & 0o777 == 0o600 and one.parent.stat().st_mode & 0o777 == 0o700
