@@ -40,6 +40,7 @@ def locked(path: Path, refusal: str, *, waits: bool = False) -> Iterator[None]:
 
     Raises RunError where another process holds it: `refusal`, which says what to do, after a word on who that is.
     With `waits` it is waited for instead. A file system without locks is warned of, and nothing is locked.
+    Raises OSError where the file cannot be made.
     """
     descriptor = _acquire(path, refusal, waits)
     try:
@@ -52,13 +53,8 @@ def locked(path: Path, refusal: str, *, waits: bool = False) -> Iterator[None]:
 
 def _acquire(path: Path, refusal: str, waits: bool) -> int:
     while True:
-        try:
-            make_folder(path.parent)
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
-        except OSError as error:
-            raise RunError(
-                f"{path}: cannot be written ({error.strerror or error}); choose another folder"
-            ) from error
+        make_folder(path.parent)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
         try:
             _lock(descriptor, path, refusal, waits)
             if _is_at(descriptor, path):

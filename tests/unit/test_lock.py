@@ -50,9 +50,3 @@ def test_it_excludes_also_within_a_process_and_waits_where_it_is_to(tmp_path: Pa
         assert holder.stdout is not None and holder.stdout.readline() == "held\n"
         with locked(path, "no", waits=True):
             assert holder.wait(timeout=10) == 0
-
-
-def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(RunError, match="choose another folder"), locked(tmp_path / "file" / ".lock", "no"):
-        pass

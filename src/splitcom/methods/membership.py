@@ -14,7 +14,7 @@ owner's alone. When the run is over, only joined.json is left, by which a client
 import json
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,20 +49,21 @@ class Membership:
     @contextmanager
     def held(self) -> Iterator[None]:
         """Make the folder, and be the one process that uses it; raises RunError where another is, or it cannot be."""
-        try:
-            make_folder(self._state.parent)
-            make_folder(self.folder, private=True)
-            (self._state / self._name).chmod(0o700)
-        except OSError as error:
-            raise RunError(
-                f"{self.folder}: cannot be written ({error.strerror or error}); choose another folder with --state"
-            ) from error
         refusal = f"{self._name} takes part in this run there already; stop that one first, or let it go on"
-        with locked(self.folder / LOCK, refusal):
-            for path in self.folder.iterdir():
-                if is_partial(path):  # of a process that was killed
-                    _remove(path)
-            make_private(self.folder)
+        with ExitStack() as stack:
+            try:
+                make_folder(self._state.parent)
+                make_folder(self.folder, private=True)
+                self.folder.parent.chmod(0o700)
+                stack.enter_context(locked(self.folder / LOCK, refusal))
+                for path in self.folder.iterdir():
+                    if is_partial(path):  # of a process that was killed
+                        _remove(path)
+                make_private(self.folder)
+            except OSError as error:
+                raise RunError(
+                    f"{self.folder}: cannot be written ({error.strerror or error}); choose another folder with --state"
+                ) from error
             yield
 
     @property

@@ -11,7 +11,7 @@ report.html
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,9 @@ class RunFolder:
         """Keep all other processes from training into this folder; raises RunError where one does."""
         refusal = "wait until it has ended, or choose another folder with --out"
         try:
-            with lock.locked(self.path / lock.NAME, refusal):
+            with ExitStack() as stack:
+                with self._explained():
+                    stack.enter_context(lock.locked(self.path / lock.NAME, refusal))
                 yield
         finally:
             with suppress(OSError):
