@@ -54,14 +54,17 @@ def _unpacked(path: Path) -> bytes:
 
 
 def _text(path: Path, content: bytes) -> str:
-    """Decode UTF-8, or UTF-16 as spreadsheets write it, with its mark of byte order or without."""
-    encoding = "utf-16" if content.startswith(_UTF16) else "utf-8-sig"
+    """Decode UTF-8, or UTF-16 as spreadsheets write it.
+
+    Marks of byte order go, wherever they are: files that were joined have them in their middle.
+    """
+    encoding = "UTF-16" if content.startswith(_UTF16) else "UTF-8"
     try:
-        text = content.decode(encoding)
+        text = content.decode(encoding).replace("\ufeff", "")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise DataError(
-            f"{path}:{line}: not UTF-8 (byte 0x{content[error.start]:02x}); convert the file, e.g. with iconv"
+            f"{path}:{line}: not {encoding} (byte 0x{content[error.start]:02x}); convert the file, e.g. with iconv"
         ) from error
     if (place := text.find("\0")) >= 0:
         line = text.count("\n", 0, place) + 1
@@ -96,10 +99,8 @@ def _read_json(path: Path, content: bytes) -> Iterator[Record]:
         )
     for where, record in records:
         if not isinstance(record, dict):
-            found = type(record).__name__
-            raise DataError(
-                f'{where}: expected an object such as {{"mr": "…", "text": "…"}}, found a {found}'
-            )
+            found = json.dumps(record)[:40]
+            raise DataError(f'{where}: expected an object such as {{"mr": "…", "text": "…"}}, found {found}')
         yield where, record
 
 

@@ -46,13 +46,22 @@ class Row:
 
     @property
     def label(self) -> str:
-        """The response as a class: spaces around it are of no meaning."""
-        return self.response.strip()
+        """The response as a class; see `as_label`."""
+        return as_label(self.response)
 
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing to learn from: no response, or nothing in any column of the prompt."""
         return self.lacks_prompt or not self.response.strip()
+
+
+def as_label(text: str) -> str:
+    """Return the class that a text stands for: spaces around it mean nothing, and 1.0 is 1.
+
+    >>> as_label(" pos"), as_label("1.0"), as_label("2.50")
+    ('pos', '1', '2.50')
+    """
+    return re.sub(r"^(-?\d+)\.0+$", r"\1", text.strip())
 
 
 def load_rows(

@@ -174,17 +174,25 @@ def encode_rows(rows: Rows, config: Config) -> tuple[Encoded, Encoded]:
     positions, DataError for tokens that it does not know.
     """
     limits = check_max_tokens(config)
-    tokenizer, classes = load_tokenizer(config.model.source), config.data.classes
+    tokenizer = load_tokenizer(config.model.source)
     train, held_out = (
-        encode(part, tokenizer, config.data.max_tokens)
-        if classes is None
-        else encode_classes(part, tokenizer, classes, config.data.max_tokens)
-        for part in (rows.train, rows.held_out)
+        _encoded(what, part, tokenizer, config)
+        for what, part in (("to train on", rows.train), ("held out", rows.held_out))
     )
     samples = [*train.samples, *held_out.samples]
     _check_tokens(samples, limits, tokenizer)
     warnings = (*rows.warnings, *_warnings(samples, limits, config.data.prompt, tokenizer))
     return replace(train, report=replace(train.report, warnings=warnings)), held_out
+
+
+def _encoded(what: str, rows: list[Row], tokenizer: "PreTrainedTokenizerBase", config: Config) -> Encoded:
+    classes, max_tokens = config.data.classes, config.data.max_tokens
+    try:
+        if classes is None:
+            return encode(rows, tokenizer, max_tokens)
+        return encode_classes(rows, tokenizer, classes, max_tokens)
+    except DataError as error:
+        raise DataError(f"rows {what}: {error}") from error
 
 
 def check_max_tokens(config: Config) -> ModelLimits:

@@ -71,6 +71,7 @@ def test_a_closing_token_that_the_template_writes_is_not_doubled():
 
 def test_spaces_around_labels_mean_nothing_and_rows_without_a_label_are_dropped():
     rows = rows_of(("a", "pos"), ("b", "neg"), ("c", ""), ("d", " pos "), ("e", "neg\t"), ("f", "  "))
+    assert classes_in(rows_of(*[("", label) for label in ["1", "1.0", "0.0", "0"]])) == ["0", "1"]
     assert classes_in(rows) == ["neg", "pos"]
     encoded = encode_classes(rows, Words(), [" neg", "pos"])
     assert [int(sample.labels) for sample in encoded.samples] == [1, 0, 1, 0]

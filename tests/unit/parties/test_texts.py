@@ -75,6 +75,12 @@ def test_rows_without_a_label_are_no_class(config, tmp_path):
     assert "dropped" in texts.report
 
 
+def test_rows_that_are_all_empty_are_told_apart(config, tmp_path):
+    empty = write(tmp_path / "empty.jsonl", [{"q": "x", "a": None}] * 3)
+    with pytest.raises(DataError, match="rows held out: no sample left of 3 rows"):
+        load_texts(config.override({"data.held_out": str(empty)}))
+
+
 def test_texts_beyond_rotary_positions_are_warned_of(config):
     assert "warning" not in load_texts(config).report
     long = config.override({"data.prompt": "{q} " * 60 + "=>", "data.max_tokens": 2000})
