@@ -270,6 +270,8 @@ def test_a_served_front_and_tail_are_the_classifiers_own(config, tiny_bert, tmp_
         ({"data.response": "label"}, DataError, r"texts\.tsv:2: no column 'label'.*found: sentence, kind"),
         ({"data.response": "sentence"}, DataError, r"classes in 40 rows .*data\.response"),
         ({"data.labels": ["2", "3"]}, DataError, r"unknown class '10' .*the run's classes are '2', '3'"),
+        ({"data.labels": ["2", " 2"]}, ConfigError, r"expected two classes or more, each once"),
+        ({"data.labels": ["2", ""]}, ConfigError, r"expected two classes or more, each once"),
         ({"data.labels": ["2"]}, ConfigError, r"data\.labels = \['2'\]: expected two classes or more"),
         ({"data.labels": LABELS, "data.task": "generation"}, ConfigError, "set that, or leave them out"),
         ({"data.task": "regression"}, ConfigError, r"data\.task = 'regression'"),

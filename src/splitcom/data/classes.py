@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from splitcom.data.encode import Encoded, EncodingReport, Sample, added_tokens
-from splitcom.data.load import Row, as_label
+from splitcom.data.load import Row
 from splitcom.errors import DataError
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def classes_in(rows: Sequence[Row]) -> list[str]:
 def class_indices(rows: Sequence[Row], labels: Sequence[str]) -> list[int]:
     """Return the place in `labels` of each row that is not empty; DataError, naming the row, for an unknown class."""
     rows = [row for row in rows if not row.is_empty]
-    places = {as_label(label): index for index, label in enumerate(labels)}
+    places = {label: index for index, label in enumerate(labels)}
     if unknown := [row for row in rows if row.label not in places]:
         raise DataError(
             f"row {unknown[0].sample_id}: unknown class {unknown[0].label!r} ({len(unknown)} of {len(rows)} rows "

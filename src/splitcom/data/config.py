@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
+from splitcom.data.load import as_label
 from splitcom.errors import ConfigError
 from splitcom.settings import PositiveFloat, PositiveInt, Section
 
@@ -27,8 +28,11 @@ class DataConfig(Section):
     def _are_classes(cls, labels: list[str] | None, info: ValidationInfo) -> list[str] | None:
         if labels is not None and info.data.get("task") != "classification":
             raise ValueError("these are for data.task = 'classification'; set that, or leave them out")
-        if labels is not None and len(set(labels)) < max(len(labels), 2):
-            raise ValueError("expected two classes or more, each once")
+        if labels is None:
+            return None
+        labels = [as_label(label) for label in labels]
+        if len(set(labels)) < max(len(labels), 2) or "" in labels:
+            raise ValueError("expected two classes or more, each once; spaces around them mean nothing")
         return labels
 
     @property

@@ -73,7 +73,7 @@ def test_spaces_around_labels_mean_nothing_and_rows_without_a_label_are_dropped(
     rows = rows_of(("a", "pos"), ("b", "neg"), ("c", ""), ("d", " pos "), ("e", "neg\t"), ("f", "  "))
     assert classes_in(rows_of(*[("", label) for label in ["1", "1.0", "0.0", "0"]])) == ["0", "1"]
     assert classes_in(rows) == ["neg", "pos"]
-    encoded = encode_classes(rows, Words(), [" neg", "pos"])
+    encoded = encode_classes(rows, Words(), ["neg", "pos"])
     assert [int(sample.labels) for sample in encoded.samples] == [1, 0, 1, 0]
     assert encoded.report.dropped_ids == [2, 5]
     with pytest.raises(DataError, match="no sample left of 1 rows"):
