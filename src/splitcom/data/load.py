@@ -43,11 +43,17 @@ class Row:
     response: str
     columns: Mapping[str, str]
     lacks_prompt: bool = False
+    where: str = ""
 
     @property
     def label(self) -> str:
         """The response as a class; see `as_label`."""
         return as_label(self.response)
+
+    @property
+    def place(self) -> str:
+        """Where it stands, for messages: file and line, or else its number."""
+        return self.where or f"row {self.sample_id}"
 
     @property
     def is_empty(self) -> bool:
@@ -107,7 +113,8 @@ def load_rows(
         given = [value for value in values if value is not None]
         response = _asked_for(record, response_column, where, "data.response")
         columns = {str(name): _as_text(value) for name, value in record.items()}
-        rows.append(Row(sample_id, prompt, response, columns, bool(given) and not "".join(given).strip()))
+        lacks_prompt = bool(given) and not "".join(given).strip()
+        rows.append(Row(sample_id, prompt, response, columns, lacks_prompt, where))
     if not rows:
         raise DataError(f"{source}: no rows; expected at least one (after the header, in CSV and TSV)")
     return rows
@@ -115,7 +122,7 @@ def load_rows(
 
 def column_value(row: Row, column: str) -> str:
     """Return the value of a column, or raise the DataError that lists the columns there are."""
-    return _as_text(_value(row.columns, column, f"row {row.sample_id}", "partition.column"))
+    return _as_text(_value(row.columns, column, row.place, "partition.column"))
 
 
 def _asked_for(record: Mapping[str, Any], column: str, where: str, setting: str) -> str:

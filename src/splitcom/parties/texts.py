@@ -214,7 +214,7 @@ def _check_tokens(
         if token >= limits.vocab_size:
             text = tokenizer.convert_ids_to_tokens(token)
             raise DataError(
-                f"row {sample.sample_id}: the token {text!r} has the number {token}, but the model's embedding has "
+                f"{sample.row.place}: the token {text!r} has the number {token}, but the model's embedding has "
                 f"{limits.vocab_size} rows, so that it does not know it; take {text!r} out of data.prompt and the rows"
                 ", or enlarge the model with resize_token_embeddings and save it again"
             )

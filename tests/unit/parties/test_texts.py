@@ -100,7 +100,9 @@ def test_a_token_without_an_embedding_is_named_with_its_row(config, monkeypatch)
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>"]})
     monkeypatch.setattr("splitcom.parties.texts.load_tokenizer", lambda source: tokenizer)
     rows = load_all_rows(config.override({"data.prompt": "<|im_start|>{q} =>"}))
-    with pytest.raises(DataError, match=r"row \d+: the token '<\|im_start\|>' has the number \d+.*embedding"):
+    with pytest.raises(
+        DataError, match=r"rows\.jsonl:\d+: the token '<\|im_start\|>' has the number \d+.*embedding"
+    ):
         encode_rows(rows, config)
 
 
