@@ -1,7 +1,6 @@
 """What hostile frames are fed to, and what must hold of it whatever the frame says."""
 
 import itertools
-import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,10 +13,11 @@ from splitcom.codecs import Codec, Context, MemoryReferences, Ragged, parse
 from splitcom.codecs.chain.entropy import Zstd
 from splitcom.codecs.wire import HEADER_BYTES, Header, Reader
 from splitcom.errors import PacketError, RemoteProtocolError, UnknownReference
-from splitcom.protocol.adapters import pack_adapter, unpack_adapter
+from splitcom.protocol.adapters import pack_packets, unpack_packets
 from splitcom.protocol.labels import IGNORED, pack_labels, unpack_labels
 from splitcom.protocol.messages_pb2 import Message
 from splitcom.protocol.session import TRANSITIONS, Form, Role, Session, State
+from splitcom.training.adapters import AdapterCodec
 from splitcom.transports.conversation import Conversation
 from splitcom.transports.endpoint import Endpoint, Limits
 from splitcom.transports.frames_pb2 import Chunk, Credit, Frame, Position, Refused
@@ -46,6 +46,7 @@ SPECS = [
     "klt(4) > uniform(0.2) > range",
     "predict > klt(9) > uniform(0.2, prompt=3) > range",
 ]
+ADAPTERS = ["fp16", "none", "bf16", "topk(0.5) > int8 > zstd", "delta > topk(0.1) > int8 > zstd"]
 LIMIT_BYTES = 1 << 20
 """Of a decoded batch."""
 STORE_BYTES = 1 << 9
@@ -53,6 +54,8 @@ STORE_BYTES = 1 << 9
 MAX_TOKENS = 64
 FRAME_LIMITS = Limits(chunk_bytes=1 << 8, window_bytes=1 << 9, message_bytes=1 << 12, messages=3)
 IDS, LENGTHS = [3, 70_000, 1 << 40], [2, 1, 4]
+_BASE = {"a": torch.zeros(2, 3), "b": torch.arange(90.0), "c": torch.empty(3, 0)}
+_MODEL = {"a": torch.ones(2, 3), "b": torch.arange(90.0) / 8, "c": torch.empty(3, 0)}
 _BOMB_BYTES = 1 << 27
 _MAX_SEED_BYTES = 1 << 14
 _MAX_REASON_BYTES = 1 << 16
@@ -175,18 +178,27 @@ def _feed_labels(data: bytes) -> None:
 
 
 def _adapters() -> list[bytes]:
-    """In every precision, and one whose header leaves room for larger numbers."""
-    state = {"a": torch.ones(2, 3), "b": torch.arange(4.0), "c": torch.empty(3, 0)}
-    packed = [pack_adapter(state, dtype) for dtype in (torch.float32, torch.float16, torch.bfloat16)]
-    size = int.from_bytes(packed[0][:8], "little")
-    header = re.sub(rb"(?<=[\[,])\d+", lambda number: number[0].rjust(20), packed[0][8 : 8 + size])
-    return [*packed, len(header).to_bytes(8, "little") + header + packed[0][8 + size :]]
+    """With every codec of ADAPTERS, one after the other; the first field of the last holds several packets."""
+    packets = [AdapterCodec(text).encode(_MODEL, _BASE)[0] for text in ADAPTERS]
+    return [*packets, pack_packets(packets), pack_packets(packets[:1], is_exact=True)]
 
 
 def _feed_adapter(data: bytes) -> None:
-    received = unpack_adapter(data)
-    assert all(tensor.dtype == torch.float32 for tensor in received.values())
-    assert sum(tensor.nbytes for tensor in received.values()) <= 4 * len(data)
+    with suppress(RemoteProtocolError):
+        assert sum(map(len, unpack_packets(data)[0])) <= len(data)
+    refused = None
+    for text in ADAPTERS:
+        try:
+            received = AdapterCodec(text).decode(data, _BASE)
+        except PacketError as error:
+            refused = error
+            continue
+        assert {name: tensor.shape for name, tensor in received.items()} == {
+            n: t.shape for n, t in _BASE.items()
+        }
+        return
+    assert refused is not None
+    raise refused
 
 
 def _messages(packets: Sequence[bytes], labels: Sequence[bytes], adapters: Sequence[bytes]) -> list[bytes]:

@@ -7,13 +7,11 @@ the run makes of it is compared, bit for bit, with a run in which the client say
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import partial
 from math import inf, isfinite, nan
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load, save
 
 from splitcom.codecs import Context, MemoryReferences, Ragged, parse
 from splitcom.config import Config
@@ -96,22 +94,26 @@ def of_the_first(change: Callable[[np.ndarray], np.ndarray]) -> Change:
     return labels(apply)
 
 
-def adapter(change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> Change:
-    """Change an adapter's tensors by name."""
+def adapter(change: Callable[[list[torch.Tensor]], list[torch.Tensor]], codec: str = "fp16") -> Change:
+    """Change an adapter's tensors, as rows [rows, 64] in the order of their names; `codec` packs what comes of it."""
 
     def apply(message: Message) -> None:
-        message.round_end.adapter = save(change(load(message.round_end.adapter)))
+        batch = parse("fp16").decode(message.round_end.adapter).batch
+        rows = change(list(torch.split(batch.values, batch.lengths.tolist())))
+        lengths = torch.tensor([len(tensor) for tensor in rows])
+        packet = parse(codec).encode(Ragged(torch.cat(rows), lengths), range(len(rows))).packet
+        message.round_end.adapter = packet
 
     return apply
 
 
-def of_the_first_tensor(change: Callable[[torch.Tensor], torch.Tensor], name: str | None = None) -> Change:
-    def apply(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        first = next(iter(state))
-        changed = change(state.pop(first))
-        return state | {name or first: changed}
+def with_bits(value: float) -> Change:
+    """Overwrite the last number of an adapter by one that no codec packs."""
 
-    return adapter(apply)
+    def apply(message: Message) -> None:
+        message.round_end.adapter = message.round_end.adapter[:-2] + np.float16(value).tobytes()
+
+    return apply
 
 
 def fields(kind: str, **values: object) -> Change:
@@ -199,16 +201,20 @@ TRAINING = [
 ROUND_END = [
     replace(attack, kind="round_end", at=1)
     for attack in [
-        Attack("renamed", "", of_the_first_tensor(lambda t: t, name="x"), "names or shapes"),
-        Attack("missing", "", adapter(lambda s: dict(list(s.items())[1:])), "names or shapes"),
-        Attack("other shape", "", of_the_first_tensor(lambda t: t.T.contiguous()), "names or shapes"),
-        Attack("NaN", "", of_the_first_tensor(partial(filled, value=nan)), "other than finite"),
-        Attack("Inf", "", of_the_first_tensor(partial(filled, value=-inf)), "other than finite"),
-        Attack("integers", "", of_the_first_tensor(lambda t: t.int()), "other than finite floats"),
+        Attack("missing", "", adapter(lambda rows: rows[1:]), "whose sizes are not the model's"),
         Attack(
-            "too large to send on", "", of_the_first_tensor(lambda t: filled(t.float(), 1e30)), "above 65504"
+            "other shape",
+            "",
+            adapter(lambda rows: [rows[0][:-1], *rows[1:]]),
+            "whose sizes are not the model's",
         ),
-        Attack("no adapter", "", fields("round_end", adapter=b""), "an adapter of 0 tensors"),
+        Attack("wide", "", adapter(lambda rows: [t.repeat(1, 2) for t in rows]), "are believed"),
+        Attack("NaN", "", with_bits(nan), "not finite"),
+        Attack("Inf", "", with_bits(-inf), "not finite"),
+        Attack("too large to send on", "", with_bits(-65504.0), "not below 65504"),
+        Attack("another codec's", "", adapter(lambda rows: rows, "int8"), "of another codec"),
+        Attack("garbage", "", fields("round_end", adapter=b"\xff" * 40), "packet"),
+        Attack("no adapter", "", fields("round_end", adapter=b""), "an adapter of 0 bytes"),
         Attack("wrong round", "", fields("round_end", round=7), "the end of round 7; it is in round 1"),
     ]
 ]

@@ -64,7 +64,8 @@ def messages(monkeypatch):
 def test_one_uncompressed_client_trains_as_if_nothing_were_split(tiny_config, tmp_path):
     exact = {
         "federation.clients": 1,
-        "federation.adapter_dtype": "float32",
+        "flows.adapter_up.codec": "none",
+        "flows.adapter_down.codec": "none",
         "training.clip_norm": 1e9,  # the norm of the whole is known to nobody where the model is split
         **UNCOMPRESSED,
     }
@@ -82,7 +83,8 @@ def test_one_uncompressed_client_trains_as_if_nothing_were_split(tiny_config, tm
 def test_a_head_is_trained_by_whoever_has_it_and_exported_with_the_rest(tiny_config, tmp_path, tail_blocks):
     changes = {
         "federation.clients": 1,
-        "federation.adapter_dtype": "float32",
+        "flows.adapter_up.codec": "none",
+        "flows.adapter_down.codec": "none",
         "training.clip_norm": 1e9,
         "lora.train_head": True,
         **UNCOMPRESSED,

@@ -2,13 +2,12 @@
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from splitcom.errors import RemoteProtocolError
 from splitcom.protocol.accounting import flows_of
-from splitcom.protocol.adapters import pack_adapter, unpack_adapter
+from splitcom.protocol.adapters import pack_packets, unpack_packets
 from splitcom.protocol.labels import IGNORED, pack_labels, unpack_labels
 from splitcom.protocol.messages_pb2 import Message
 
@@ -54,24 +53,24 @@ def test_a_sample_longer_than_allowed_is_refused():
         unpack_labels(packed, MAX_TOKENS)
 
 
-def test_an_adapter_survives_the_wire_in_its_precision():
-    state = {"b": torch.randn(3, 2), "a": torch.randn(4)}
-    received = unpack_adapter(pack_adapter(state, torch.float32))
-    assert list(received) == ["a", "b"]
-    assert all(torch.equal(received[name], state[name]) for name in state)
-    rounded = unpack_adapter(pack_adapter(state, torch.float16))
-    assert all(torch.equal(rounded[name], state[name].half().float()) for name in state)
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.binary(max_size=9), min_size=1, max_size=5))
+def test_packets_of_an_adapter_survive_the_wire(packets):
+    assert unpack_packets(pack_packets(packets)) == (packets, False)
+    assert unpack_packets(pack_packets(packets[:1], is_exact=True)) == (packets[:1], True)
 
 
-def test_no_adapter_is_no_bytes():
-    assert pack_adapter({}, torch.float16) == b""
-    assert unpack_adapter(b"") == {}
-
-
-@pytest.mark.parametrize("data", [b"x", b"\xff" * 64, pack_adapter({"a": torch.ones(2)}, torch.float16)[:-1]])
-def test_a_damaged_adapter_is_refused(data):
-    with pytest.raises(RemoteProtocolError, match="no adapter"):
-        unpack_adapter(data)
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "no bytes"),
+        (b"\x03abc", "sizes of 3 packets are due"),
+        (b"\x02\xff\xff\xff\xffab", "take more than"),
+    ],
+)
+def test_damaged_packets_of_an_adapter_are_refused(data, message):
+    with pytest.raises(RemoteProtocolError, match=message):
+        unpack_packets(data)
 
 
 @pytest.mark.parametrize(

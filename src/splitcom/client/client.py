@@ -6,7 +6,7 @@ client receives. What training means is the trainer's business: `FrontTrainer` (
 """
 
 from collections.abc import Generator, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -15,7 +15,7 @@ from splitcom.client.packets import RoundAborted
 from splitcom.codecs import ReferenceStore
 from splitcom.config import Config
 from splitcom.errors import RemoteProtocolError
-from splitcom.protocol.adapters import pack_adapter, unpack_adapter
+from splitcom.protocol.adapters import unpack_packets
 from splitcom.protocol.messages_pb2 import (
     EvaluationEnd,
     EvaluationStart,
@@ -27,12 +27,15 @@ from splitcom.protocol.messages_pb2 import (
     StateSaved,
 )
 from splitcom.protocol.session import PROTOCOL_VERSION, Form, Role, Session, State
+from splitcom.seeds import derive_seed
+from splitcom.training.adapters import AdapterCodec
 from splitcom.training.channel import Channels
 from splitcom.training.plan import LocalRound
 from splitcom.training.steering import follow
 from splitcom.training.store import PartyStore, sections_of
 
 Conversation = Generator[Message | None, Message, Any]
+_EXACT = AdapterCodec("none")
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,19 @@ class Trainer(Protocol):
         """Go on from a checkpoint."""
 
 
+@dataclass
+class Held:
+    """The shared adapter as this client last got it, in fp32; what it trains is another copy.
+
+    `base` is the one from which the round began that is under way, which an evaluation in between may have left behind.
+    """
+
+    tensors: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    version: int = 0  # 0: none
+    is_in_place: bool = False  # what the trainer has is this, untrained
+    base: Mapping[str, torch.Tensor] = field(default_factory=dict)
+
+
 class Client:
     """Turns received bytes into the bytes to answer with; one conversation, which begins from `trainer` as it is.
 
@@ -95,10 +111,12 @@ class Client:
         self.name = name
         self._trainer = trainer
         self._channels = channels
-        self._adapter_version = 0  # that it holds; 0 where it has trained since
+        self._held = Held()
         self._is_paused = False
         self._has_tail = bool(config.model.tail_blocks)
-        self._adapter_dtype = getattr(torch, config.federation.adapter_dtype)
+        self._seed = config.seed
+        self._up = AdapterCodec(config.flows.codec("adapter_up"))
+        self._down = AdapterCodec(config.flows.codec("adapter_down"))
         self._fingerprint = model_fingerprint
         self._store = store
         self._session = Session(Role.CLIENT, form=Form.of(config.model.tail_blocks))
@@ -165,9 +183,10 @@ class Client:
     def _train(self, start: RoundStart) -> Generator[Message | None, Message, Message | None]:
         if start.first_step == 0:
             self._take_adapter(start.adapter_version, start.adapter)
+            self._held.base = self._held.tensors
         keeps_adapter = start.frozen and not self._has_tail
         if start.first_step or not keeps_adapter:
-            self._adapter_version = 0
+            self._held.is_in_place = False
         self._is_paused = False
         follow(self._channels, start)
         place = start.place if start.HasField("place") else start.round
@@ -188,7 +207,7 @@ class Client:
                 loss_sum=summary.loss_sum,
                 num_labels=summary.num_labels,
                 num_correct=summary.num_correct,
-                adapter=b"" if keeps_adapter else pack_adapter(self._trainer.adapter(), self._adapter_dtype),
+                adapter=b"" if keeps_adapter else self._made(start.round),
             )
         )
 
@@ -198,25 +217,50 @@ class Client:
         end = yield from self._trainer.evaluate()
         if own is not None:
             self._trainer.load_adapter(own)
-            self._adapter_version = 0
+            self._held.is_in_place = False
         return Message(evaluation_end=end)
 
     def _take_adapter(self, version: int, data: bytes) -> None:
-        if version == self._adapter_version:
-            return
-        self._trainer.load_adapter(unpack_adapter(data))
-        self._adapter_version = version
+        """Have the trainer go on from this version of the shared adapter; of one that is held nothing has come."""
+        held = self._held
+        if version != held.version:
+            held.tensors = self._read(data) if data else {}
+            held.version, held.is_in_place = version, False
+        if not held.is_in_place:
+            self._trainer.load_adapter(held.tensors)
+            held.is_in_place = True
+
+    def _read(self, data: bytes) -> dict[str, torch.Tensor]:
+        packets, is_exact = unpack_packets(data)
+        codec = _EXACT if is_exact else self._down
+        tensors = self._held.tensors or self._trainer.adapter()  # for names and shapes, if none is held
+        for packet in packets:
+            tensors = codec.decode(packet, tensors)
+        return dict(tensors)
+
+    def _made(self, round_index: int) -> bytes:
+        """The packet of what this client has made of the shared adapter."""
+        seed = derive_seed(self._seed, self.name, "adapter_up", round_index)
+        return self._up.encode(self._trainer.adapter(), self._held.base, seed)[0]
 
     def _save(self, round_index: int) -> None:
-        adapter = {f"adapter.{name}": tensor for name, tensor in self._trainer.adapter().items()}
-        tensors = adapter | {f"trainer.{name}": tensor for name, tensor in self._trainer.state().items()}
-        scalars = {"adapter_version": self._adapter_version, "paused": self._is_paused}
+        held = self._held
+        sections = {
+            "adapter": self._trainer.adapter() if self._is_paused else {},
+            "trainer": self._trainer.state(),
+            "held": held.tensors,
+            "base": held.base if self._is_paused else {},
+        }
+        tensors = {f"{s}.{name}": tensor for s, named in sections.items() for name, tensor in named.items()}
+        scalars = {"version": held.version, "paused": self._is_paused}
         self._store.save(round_index, tensors, scalars, self._trainer.references())
 
     def _restore(self, round_index: int) -> None:
         tensors, scalars = self._store.load(round_index)
         sections = sections_of(tensors)
-        self._trainer.load_adapter(sections["adapter"])
+        self._held = Held(sections["held"], scalars["version"], base=sections["base"])
+        self._is_paused = scalars["paused"]
+        if self._is_paused:
+            self._trainer.load_adapter(sections["adapter"])
         self._trainer.load_state(sections["trainer"])
         self._store.load_references(round_index, self._trainer.references())
-        self._adapter_version, self._is_paused = scalars["adapter_version"], scalars["paused"]

@@ -1,6 +1,6 @@
 """The settings of a federation: who takes part in a round, and who waits for whom."""
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import model_validator
 
@@ -26,13 +26,22 @@ class FederationConfig(Section):
     sample: Part = 1.0  # part of the clients in each round
     # how adapters become one, beside fedavg: fedavgm(momentum=0.9), fedadam(lr=0.01), trimmed_mean(0.2), median
     aggregator: AggregatorText = "fedavg"
-    adapter_dtype: Literal["float32", "bfloat16", "float16"] = "float16"
     drop_after_s: PositiveFloat | None = None  # a lost client; None waits for ever
     min_clients: PositiveInt = 1  # that a round can end with
     scheduling: Literal["synchronous", "asynchronous"] = "synchronous"
     deadline_s: PositiveFloat | None = None  # of a round; it ends without who is late
     over_select: NonNegativeFloat = 0.0  # sample this part more, and end the round with the first to finish
     asynchronous: AsynchronousConfig = AsynchronousConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _adapters_have_codecs(cls, settings: Any) -> Any:
+        if isinstance(settings, dict) and "adapter_dtype" in settings:
+            raise ValueError(
+                "adapter_dtype is no setting any more: set flows.adapter_up.codec and flows.adapter_down.codec to "
+                "'fp16', which is the default, 'bf16', 'none' for float32, or any other codec"
+            )
+        return settings
 
     @model_validator(mode="after")
     def _of_one_scheduling(self) -> Self:

@@ -1,11 +1,12 @@
 """The settings of flows: a section for each flow that has a codec of its own, and what controllers set of them."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import create_model, model_validator
+from pydantic import AfterValidator, create_model, model_validator
 
 from splitcom.codecs import parse
 from splitcom.codecs.config import CodecText
+from splitcom.codecs.lattice import LatticeCodec
 from splitcom.control import parse as parse_controller
 from splitcom.control.config import ControllerText
 from splitcom.flows import FLOWS
@@ -20,12 +21,33 @@ class FlowConfig(Section):
     residual: bool = False  # of what leaves the body in the U-shape, code what it adds to what has come in
 
 
+def _holds_whole_references(text: str) -> str:
+    codec = parse(text)
+    if codec.needs_references and (isinstance(codec, LatticeCodec) or not codec.knows_the_receiver):
+        raise ValueError(
+            "builds on what it keeps of a flow; of adapters there is no more than the last that both ends have: use "
+            "delta or temporal with plain numbers, such as 'delta > topk(0.1) > int8 > zstd'"
+        )
+    return text
+
+
+class AdapterFlowConfig(Section):
+    """How adapters are coded, whose references are the shared adapters that both ends have."""
+
+    codec: Annotated[CodecText, AfterValidator(_holds_whole_references)]
+
+
 class FlowSections(Section):
     """How each flow is coded: a section for every one that has a codec of its own in the table of flows."""
 
     def __getitem__(self, flow: str) -> FlowConfig:
+        """The section of a flow at the cut."""
         settings: FlowConfig = getattr(self, flow)
         return settings
+
+    def codec(self, flow: str) -> str:
+        """The codec's text of any flow that has one."""
+        return str(getattr(self, flow).codec)
 
     @model_validator(mode="before")
     @classmethod
@@ -48,9 +70,10 @@ else:
         __base__=FlowSections,
         __doc__=FlowSections.__doc__,
         **{
-            flow.name: (FlowConfig, FlowConfig(codec=flow.codec))
+            flow.name: (kind, kind(codec=flow.codec))
             for flow in FLOWS.values()
             if flow.codec is not None
+            for kind in [AdapterFlowConfig if flow.cut is None else FlowConfig]
         },
     )
 

@@ -17,7 +17,8 @@ def _configure(config: Config) -> Config:
             "model.tail_blocks": 0,
             "training.batch_size": batch_size,
             "federation.clients": 1,
-            "federation.adapter_dtype": "float32",
+            "flows.adapter_up.codec": "none",
+            "flows.adapter_down.codec": "none",
             "partition.kind": "iid",
             "links.clients": {},
         }

@@ -47,7 +47,7 @@ class Evaluation:
         names = [name for name in self._clients.ready if peers[name].num_held_out]
         total = sum(peers[name].num_held_out for name in names)
         for name in names:
-            start = self._adapter.offer(peers[name], EvaluationStart())
+            start = self._adapter.offer(name, peers[name], EvaluationStart())
             self._clients.send(name, Message(evaluation_start=start))
         loss_sum, num_labels, num_correct = 0.0, 0, 0
         done: Counter[str] = Counter()

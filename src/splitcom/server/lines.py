@@ -13,16 +13,23 @@ def line_of(
     eval_loss: float | None,
     peer: Peer,
     counted: Mapping[str, int],
+    adapters: Mapping[str, int],
     seconds: Mapping[str, float],
 ) -> dict[str, Any]:
-    """Make the line from what the server has counted; takes the channels' traffic."""
+    """Make the line from what the server has counted; takes the channels' traffic.
+
+    `adapters` is what those that were sent take uncompressed, by flow.
+    """
     traffic = {flow: channel.take_traffic() for flow, channel in peer.channels.items()}
     sent = {key: counted.get(key, 0) for key in (*FLOWS, *SUMS)}
     uncompressed = dict(sent)
+    whole = {flow: size for flow, size in adapters.items() if sent[flow]}  # a party alone sends nothing
     for flow in traffic.keys() & set(AT_CUT):
         # What else crosses a cut has the shape of the activation, also where a frozen front saves it.
-        uncompressed[flow] = traffic["activation_up"].uncompressed_bytes
-        uncompressed[FLOWS[flow].direction] += uncompressed[flow] - sent[flow]
+        whole[flow] = traffic["activation_up"].uncompressed_bytes
+    for flow, size in whole.items():
+        uncompressed[flow] = size
+        uncompressed[FLOWS[flow].direction] += size - sent[flow]
     uncompressed["total"] = uncompressed["up"] + uncompressed["down"]
     return {
         "round": round_index,

@@ -13,7 +13,6 @@ from typing import Any, Protocol
 
 import torch
 
-from splitcom.aggregation import parse as parse_aggregator
 from splitcom.codecs import ReferenceStore
 from splitcom.config import Config
 from splitcom.engines.local import BodyTrainer
@@ -78,8 +77,7 @@ class Federation:
         self._store = store
         self._saved_round = 0
         self._saved_clocks: dict[str, Any] = {}
-        aggregator = parse_aggregator(config.federation.aggregator)
-        self._shared = SharedAdapter(front_adapter, config.federation.adapter_dtype, aggregator)
+        self._shared = SharedAdapter(front_adapter, config, self._versions_in_use)
         self._clients = Conversations(config, transport, self.ledger, open_channels, model_fingerprint)
         observer = observer or Observer()
         self._steps = Steps(config, self._clients, self._shared, body, self.ledger, observer)
@@ -90,6 +88,9 @@ class Federation:
     def peers(self) -> dict[str, Peer]:
         """What is known of each client, by name."""
         return self._clients.peers
+
+    def _versions_in_use(self) -> set[int]:
+        return {peer.task.version for peer in self.peers.values() if peer.task is not None}
 
     @property
     def adapter(self) -> dict[str, torch.Tensor]:
@@ -174,7 +175,10 @@ class Federation:
             sent = counted.get(name, {})
             if peer.steps or sent:
                 seconds = {"server": self._steps.server_s, **self._clients.transport.take_seconds(name)}
-                line = line_of(name, self.round, self.eval_losses.get(self.round), peer, sent, seconds)
+                adapters = self._shared.take_uncompressed(name)
+                line = line_of(
+                    name, self.round, self.eval_losses.get(self.round), peer, sent, adapters, seconds
+                )
                 if self.config.data.classes is not None:
                     line["accuracy"] = peer.num_correct / peer.num_labels if peer.num_labels else None
                     line["eval_accuracy"] = self.eval_accuracies.get(self.round)

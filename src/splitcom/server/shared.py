@@ -1,30 +1,59 @@
-"""The adapter that all clients share, as they have it: rounded to what is sent; knows nothing of scheduling."""
+"""The adapter that all clients share, as they have it: what packets have made of it; knows nothing of scheduling.
 
-from collections.abc import Mapping, Sequence
-from typing import TypeVar
+    version 1 ── P_2 ──► version 2 ── P_3 ──► version 3           S_v = decode(P_v, base = S_(v-1))
+
+A packet is encoded once, for all. A client that holds an older version gets the packets in between if they are kept and
+take less than the whole in fp32. If the codec builds on no base, the last packet alone serves everybody.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Protocol, TypeVar
 
 import torch
 
-from splitcom.aggregation import Aggregator, Update
-from splitcom.errors import NonFiniteError, RemoteProtocolError
-from splitcom.protocol.adapters import pack_adapter, unpack_adapter
+from splitcom.aggregation import Update
+from splitcom.aggregation import parse as parse_aggregator
+from splitcom.config import Config
+from splitcom.errors import RemoteProtocolError
+from splitcom.protocol.adapters import MAX_PACKETS, pack_packets
 from splitcom.protocol.messages_pb2 import EvaluationStart, RoundStart
-from splitcom.server.conversations import Peer
+from splitcom.seeds import derive_seed
 from splitcom.state import State
-from splitcom.training.optimize import DIVERGED
+from splitcom.training.adapters import AdapterCodec, uncompressed_adapter_size
 from splitcom.training.store import sections_of
 
 _Start = TypeVar("_Start", RoundStart, EvaluationStart)
 
 
-class SharedAdapter:
-    """`tensors` and their `version`, which counts from 1; the server goes on with the numbers that clients get."""
+class Holder(Protocol):
+    """Who holds a version: a client, as the server knows it; 0 if none."""
 
-    def __init__(self, tensors: Mapping[str, torch.Tensor], dtype: str, aggregator: Aggregator) -> None:
-        self.aggregator = aggregator
-        self._dtype = getattr(torch, dtype)
+    adapter_version: int
+
+
+class SharedAdapter:
+    """`tensors` and their `version`, which counts from 1; the server goes on with the numbers that clients get.
+
+    `in_use` tells from which versions the updates that are still to come began.
+    """
+
+    def __init__(
+        self, tensors: Mapping[str, torch.Tensor], config: Config, in_use: Callable[[], Collection[int]]
+    ) -> None:
+        self._aggregator = parse_aggregator(config.federation.aggregator)
+        self._up = AdapterCodec(config.flows.codec("adapter_up"))
+        self._down = AdapterCodec(config.flows.codec("adapter_down"))
+        self._exact = AdapterCodec("none")
+        self._seed = config.seed
+        self._in_use = in_use
+        self._uncompressed: dict[str, Counter[str]] = defaultdict(Counter)
         self.version = 1
-        self.tensors = self._as_sent(tensors)
+        self.tensors = {name: tensor.detach().cpu().float() for name, tensor in sorted(tensors.items())}
+        self._packets: list[bytes] = []  # the last ones, each of which makes the next version
+        if not self._down.needs_base:
+            self._put(self.tensors)
+        self._older: dict[int, dict[str, torch.Tensor]] = {}  # by version
 
     def merge(self, updates: Sequence[Update]) -> None:
         """Make the next version of what clients have made of this one, if any of them has changed it.
@@ -32,54 +61,81 @@ class SharedAdapter:
         Raises NonFiniteError if the result cannot be sent.
         """
         if new := [update for update in updates if update.is_new]:
-            merged = self.aggregator.merge(self.tensors, new)
-            limit = torch.finfo(self._dtype).max
-            if not all(
-                (tensor.abs() <= limit).all() for tensor in merged.values()
-            ):  # not so if there is a NaN
-                raise NonFiniteError(
-                    f"the adapter that {self.aggregator} gives holds numbers above {limit:g}; {DIVERGED}"
-                )
-            self.tensors = self._as_sent(merged)
+            if self._up.needs_base:
+                self._older[self.version] = self.tensors
             self.version += 1
+            self._put(self._aggregator.merge(self.tensors, new))
+            used = self._in_use()
+            self._older = {version: old for version, old in self._older.items() if version in used}
+
+    def offer(self, name: str, client: Holder, message: _Start) -> _Start:
+        """Put the adapter into a message, but for a client that holds this version already."""
+        message.adapter_version = self.version
+        if client.adapter_version != self.version and self.tensors:
+            message.adapter = self._payload(client.adapter_version)
+            # as pack_packets has one packet
+            self._uncompressed[name]["adapter_down"] += 1 + uncompressed_adapter_size(self.tensors)
+        client.adapter_version = self.version
+        return message
+
+    def read(self, name: str, packet: bytes, version: int) -> dict[str, torch.Tensor]:
+        """What a client has made of a version; raises PacketError and RemoteProtocolError if it cannot be that."""
+        base = self.tensors if version == self.version else self._older.get(version)
+        if base is None:
+            if self._up.needs_base:
+                raise RemoteProtocolError(f"an adapter that builds on version {version}, which is not held")
+            base = self.tensors
+        adapter = self._up.decode(packet, base)
+        self._uncompressed[name]["adapter_up"] += uncompressed_adapter_size(base)
+        return adapter
+
+    def take_uncompressed(self, name: str) -> Mapping[str, int]:
+        """What a client's adapters since the last call take with the plain fp16 codec, by flow."""
+        return self._uncompressed.pop(name, Counter())
 
     def state(self) -> State:
         """What a checkpoint keeps."""
-        aggregator = self.aggregator.state()
+        aggregator = self._aggregator.state()
         tensors = {f"now.{name}": tensor for name, tensor in self.tensors.items()}
         tensors |= {f"aggregator.{name}": tensor for name, tensor in aggregator.tensors.items()}
+        for index, packet in enumerate(self._packets):
+            tensors[f"packet.{index}"] = torch.frombuffer(bytearray(packet), dtype=torch.uint8)
+        for version, older in self._older.items():
+            tensors |= {f"older.{version}.{name}": tensor for name, tensor in older.items()}
         return State(tensors, {"version": self.version, "aggregator": aggregator.scalars})
 
     def load_state(self, state: State) -> None:
         """Go back to a version that has been kept."""
         sections = sections_of(state.tensors)
-        self.tensors, self.version = sections["now"], state.scalars["version"]
-        self.aggregator.load_state(State(sections["aggregator"], state.scalars["aggregator"]))
+        self.tensors, self.version = dict(sorted(sections["now"].items())), state.scalars["version"]
+        packets = sorted(sections["packet"].items(), key=lambda item: int(item[0]))
+        self._packets = [packet.numpy().tobytes() for _, packet in packets]
+        self._older = {int(version): older for version, older in sections_of(sections["older"]).items()}
+        self._uncompressed.clear()
+        self._aggregator.load_state(State(sections["aggregator"], state.scalars["aggregator"]))
 
-    def offer(self, peer: Peer, message: _Start) -> _Start:
-        """Put the adapter into a message, but for a client that holds this version already."""
-        message.adapter_version = self.version
-        if peer.adapter_version != self.version:
-            message.adapter = pack_adapter(self.tensors, self._dtype)
-            peer.adapter_version = self.version
-        return message
+    def _put(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Encode what is to be the present version."""
+        seed = derive_seed(self._seed, "adapter_down", self.version)
+        packet, self.tensors = self._down.encode(tensors, self.tensors, seed)
+        if not packet:  # of fronts that do not learn
+            return
+        self._packets.append(packet)
+        # More than the whole takes will never be sent.
+        most = 2 * uncompressed_adapter_size(self.tensors) if self._down.needs_base else 0
+        while len(self._packets) > 1 and (
+            sum(map(len, self._packets)) >= most or len(self._packets) > MAX_PACKETS
+        ):
+            del self._packets[0]
 
-    def read(self, data: bytes) -> dict[str, torch.Tensor]:
-        """A client's adapter; raises RemoteProtocolError where it is malformed, or of another model.
-
-        Also where it holds numbers so large that an average could not be sent on.
-        """
-        adapter = unpack_adapter(data)
-        theirs = {name: tensor.shape for name, tensor in adapter.items()}
-        if theirs != {name: tensor.shape for name, tensor in self.tensors.items()}:
-            raise RemoteProtocolError(
-                f"an adapter of {len(theirs)} tensors whose names or shapes are not the model's"
-            )
-        limit = torch.finfo(self._dtype).max
-        for name, tensor in adapter.items():
-            if (tensor.abs() > limit).any():
-                raise RemoteProtocolError(f"tensor {name!r} of an adapter holds numbers above {limit:g}")
-        return adapter
-
-    def _as_sent(self, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        return unpack_adapter(pack_adapter(state, self._dtype))
+    def _payload(self, held: int) -> bytes:
+        """What leads a client from the version that it holds to the present one."""
+        if not self._down.needs_base:
+            return pack_packets(self._packets)
+        exact, _ = self._exact.encode(self.tensors, self.tensors)
+        behind = self.version - held
+        if held and behind <= len(self._packets):
+            chain = pack_packets(self._packets[-behind:])
+            if len(chain) <= len(exact):
+                return chain
+        return pack_packets([exact], is_exact=True)

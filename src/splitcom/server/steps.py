@@ -59,10 +59,8 @@ class Steps:
         )
         announce(peer.channels, start)
         if task.next_step == 0:
-            self._adapter.offer(peer, start)
+            self._adapter.offer(name, peer, start)
         peer.task = task
-        if task.next_step or self._renews(task):
-            peer.adapter_version = 0  # it will hold no version, but what it has made or will make of one
         task.is_pausing = False
         self._clients.send(name, Message(round_start=start))
 
@@ -187,7 +185,9 @@ class Steps:
             peer.loss_sum, peer.num_correct = end.loss_sum, min(end.num_correct, peer.num_labels)
         is_new = self._renews(task)
         adapter = (
-            self._clients.parse(name, self._adapter.read, end.adapter) if is_new else self._adapter.tensors
+            self._clients.parse(name, self._adapter.read, name, end.adapter, task.version)
+            if is_new
+            else self._adapter.tensors
         )
         update = Update(adapter, task.num_tokens, task.version, is_new, name)
         peer.task = None

@@ -1,0 +1,125 @@
+"""An adapter as a packet of a codec: each tensor is a sample. Knows no message, no version and no party.
+
+    {name: tensor} ─► by name ─► rows of 64 numbers, the last filled up with 0 ─► Ragged, ids 0, 1, … ─► codec
+
+Names and shapes are known to both ends, so they are not sent. A codec that builds on references finds them in `base`,
+which both ends have: they fill a store with it for each packet, and the packet's digest tells if the two differ.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from splitcom.codecs import Codec, Context, MemoryReferences, Ragged, parse, uncompressed_size
+from splitcom.errors import NonFiniteError, PacketError, UnknownReference
+from splitcom.training.optimize import DIVERGED
+
+Tensors = Mapping[str, Tensor]
+_WIDTH = 64  # a group of the quantisers: a row has scales of its own
+_LIMIT = 65504.0  # the largest of fp16: what is there already has diverged, or was cut off
+
+
+class AdapterCodec:
+    """Codes adapters with the codec of this text; holds no state."""
+
+    def __init__(self, text: str) -> None:
+        self._codec: Codec = parse(text)
+
+    @property
+    def needs_base(self) -> bool:
+        """Whether a packet builds on an adapter that both ends have."""
+        return self._codec.needs_references
+
+    def encode(self, adapter: Tensors, base: Tensors, seed: int = 0) -> tuple[bytes, dict[str, Tensor]]:
+        """A packet, and what its receiver will have: fp32, by name. An empty adapter is no bytes.
+
+        `base` has the names and shapes of `adapter`; its numbers count only if the codec `needs_base`. Raises
+        NonFiniteError if a number is NaN, infinite or beyond what fp16 holds.
+        """
+        if not adapter:
+            return b"", {}
+        batch = _rows_of(adapter)
+        if not (batch.values.abs() < _LIMIT).all():  # not so if there is a NaN
+            raise NonFiniteError(f"the adapter holds numbers that are not below {_LIMIT:g}; {DIVERGED}")
+        ids = range(len(adapter))
+        encoded = self._codec.encode(batch, ids, Context(self._references(base), seed=seed))
+        return encoded.packet, _adapter_of(encoded.reconstruction, adapter)
+
+    def decode(self, packet: bytes, base: Tensors) -> dict[str, Tensor]:
+        """What `encode` gave beside this packet: fp32 on the CPU, with the names and shapes of `base`.
+
+        Raises PacketError if the packet is malformed, not of such an adapter, builds on another base, or holds numbers
+        that `encode` would not send.
+        """
+        if not base and not packet:
+            return {}
+        expected = _rows_of(base) if base else None
+        if expected is None or not packet:
+            raise PacketError(f"an adapter of {len(packet)} bytes; the model's has {len(base)} tensors")
+        try:
+            decoded = self._codec.decode(
+                packet, self._references(base), limit_bytes=expected.values.numel() * 4
+            )
+        except UnknownReference as error:
+            raise PacketError(f"an adapter that builds on another one than is held here: {error}") from error
+        batch = decoded.batch
+        if (
+            decoded.ids != list(range(len(base)))
+            or batch.hidden != _WIDTH
+            or not torch.equal(batch.lengths, expected.lengths)
+        ):
+            raise PacketError(f"an adapter of {len(decoded.ids)} tensors whose sizes are not the model's")
+        if not (batch.values.abs() < _LIMIT).all():
+            raise PacketError(f"an adapter with numbers that are not below {_LIMIT:g}")
+        return _adapter_of(batch, base)
+
+    def _references(self, base: Tensors) -> MemoryReferences | None:
+        if not self.needs_base:
+            return None
+        held = _rows_of(base)
+        store, count = MemoryReferences("fp32"), len(base)
+        store.update(
+            range(count),
+            held.lengths.numpy(),
+            held.values,
+            changed=np.ones(count, dtype=bool),
+            known=np.zeros(count, dtype=bool),
+        )
+        return store
+
+
+def uncompressed_adapter_size(adapter: Tensors) -> int:
+    """Bytes of the packet that the plain "fp16" codec makes of it: the ledger's yardstick."""
+    if not adapter:
+        return 0
+    lengths = [_num_rows(tensor) for tensor in adapter.values()]
+    return uncompressed_size(range(len(adapter)), lengths, _WIDTH)
+
+
+def _num_rows(tensor: Tensor) -> int:
+    return max(-(-tensor.numel() // _WIDTH), 1)
+
+
+def _rows_of(adapter: Tensors) -> Ragged:
+    """All tensors as fp32 rows, one after the other by name."""
+    tensors = [adapter[name] for name in sorted(adapter)]
+    lengths = [_num_rows(tensor) for tensor in tensors]
+    values = torch.zeros(sum(lengths), _WIDTH)
+    row = 0
+    for tensor, length in zip(tensors, lengths, strict=True):
+        values[row : row + length].view(-1)[: tensor.numel()] = tensor.detach().flatten().cpu()
+        row += length
+    return Ragged(values, torch.tensor(lengths))
+
+
+def _adapter_of(batch: Ragged, like: Tensors) -> dict[str, Tensor]:
+    """The tensors of such rows; they share no memory with the batch."""
+    tensors, row = {}, 0
+    for name, length in zip(sorted(like), batch.lengths.tolist(), strict=True):
+        shape = like[name].shape
+        numbers = batch.values[row : row + length].reshape(-1)[: shape.numel()]
+        tensors[name] = numbers.reshape(shape).float().clone()
+        row += length
+    return tensors

@@ -1,0 +1,96 @@
+"""Adapters through codecs in whole runs: fewer bytes, the same bits at both ends and after a resume."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from splitcom.methods.run import train
+from splitcom.server.observe import Observer
+from splitcom.training.store import PartyStore, sections_of
+
+DELTA = "delta > topk(0.1) > int8 > zstd"
+TIMES = {"links.step_s": 0.1, "links.server_step_s": 0.02}
+SLOW = TIMES | {"links.clients": {"client-2": {"step_s": 0.7}}}
+WAYS = {
+    "lockstep": {"federation.sample": 0.67},  # who sits a round out is some versions behind
+    "deadline": SLOW | {"federation.deadline_s": 0.9},
+    "asynchronous": SLOW | {"federation.scheduling": "asynchronous"},
+    "u-shape": {"model.tail_blocks": 1},
+    "whole": {"method": "fedlora"},
+}
+
+
+def coded(codec):
+    return {"flows.adapter_up.codec": codec, "flows.adapter_down.codec": codec}
+
+
+def adapter_of(run):
+    return load_file(run.adapter / "adapter_model.safetensors")
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def last_states(run):
+    """By party, the sections of what it kept after the last round, and its scalars."""
+    states = {}
+    for folder in (run.folder / "checkpoint").iterdir():
+        store = PartyStore(folder)
+        tensors, scalars = store.load(max(store.rounds()))
+        states[folder.name] = sections_of(tensors), scalars
+    return states
+
+
+class Stop(BaseException):
+    pass
+
+
+class StopAt(Observer):
+    def __init__(self, round_index, step):
+        self._at = (round_index, step)
+
+    def on_step(self, report):
+        if (report.round, report.step) >= self._at:
+            raise Stop
+
+
+def test_fewer_bytes_hardly_another_loss_and_the_same_adapter_at_both_ends(tiny_config, tmp_path):
+    runs = {
+        codec: train(tiny_config.override(coded(codec) | {"training.rounds": 3}), tmp_path / str(index))
+        for index, codec in enumerate(("fp16", "int8", DELTA))
+    }
+    whole, half, little = (run.result["bytes"] for run in runs.values())
+    for flow in ("adapter_up", "adapter_down"):
+        assert half[flow] < 0.6 * whole[flow], flow
+        assert whole[flow] == runs["fp16"].result["uncompressed_bytes"][flow]
+        assert runs[DELTA].result["uncompressed_bytes"][flow] == whole[flow]
+    assert little["adapter_up"] < 0.2 * whole["adapter_up"]
+    assert little["adapter_down"] < 0.9 * whole["adapter_down"]  # the first is whole, and in fp32
+    losses = [run.result["eval"]["loss"] for run in runs.values()]
+    assert losses == pytest.approx([losses[0]] * 3, rel=0.02)
+    assert losses[0] < runs["fp16"].result["eval"]["initial_loss"]
+    for run in runs.values():
+        states = last_states(run)
+        server, scalars = states.pop("server")
+        now = sections_of(server["shared"])["now"]
+        assert len(states) == 3
+        for client, kept in states.values():
+            assert kept["version"] == scalars["parts"]["shared"]["version"] == 4
+            assert same(client["held"], now)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_resumed_run_ends_with_the_same_bits_and_bytes(tiny_config, tmp_path, way):
+    changes = WAYS[way] | coded(DELTA) | {"training.rounds": 3, "federation.aggregator": "fedavgm"}
+    config = tiny_config.override(changes)
+    straight = train(config, tmp_path / "straight")
+    with pytest.raises(Stop):
+        train(config, tmp_path / "halted", observers=[StopAt(2, 2 if way != "whole" else 1)])
+    resumed = train(config, tmp_path / "halted", resume=True)
+    assert same(adapter_of(straight), adapter_of(resumed))
+    assert straight.result["eval"] == resumed.result["eval"]
+    assert straight.result["eval"]["loss"] < straight.result["eval"]["initial_loss"]
+    for flow in ("adapter_up", "adapter_down"):
+        assert straight.result["bytes"][flow] == resumed.result["bytes"][flow] > 0
+        assert straight.result["uncompressed_bytes"][flow] == resumed.result["uncompressed_bytes"][flow]
