@@ -4,9 +4,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from splitcom.methods.run import train
+from splitcom.methods.run import configured, train
+from splitcom.parties.parts import load_parts
+from splitcom.parties.texts import load_texts
 from splitcom.server.observe import Observer
-from splitcom.training.store import PartyStore, sections_of
+from splitcom.simulation.simulation import Simulation
 
 DELTA = "delta > topk(0.1) > int8 > zstd"
 TIMES = {"links.step_s": 0.1, "links.server_step_s": 0.02}
@@ -30,16 +32,6 @@ def adapter_of(run):
 
 def same(one, other):
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-
-
-def last_states(run):
-    """By party, the sections of what it kept after the last round, and its scalars."""
-    states = {}
-    for folder in (run.folder / "checkpoint").iterdir():
-        store = PartyStore(folder)
-        tensors, scalars = store.load(max(store.rounds()))
-        states[folder.name] = sections_of(tensors), scalars
-    return states
 
 
 class Stop(BaseException):
@@ -70,14 +62,20 @@ def test_fewer_bytes_hardly_another_loss_and_the_same_adapter_at_both_ends(tiny_
     losses = [run.result["eval"]["loss"] for run in runs.values()]
     assert losses == pytest.approx([losses[0]] * 3, rel=0.02)
     assert losses[0] < runs["fp16"].result["eval"]["initial_loss"]
-    for run in runs.values():
-        states = last_states(run)
-        server, scalars = states.pop("server")
-        now = sections_of(server["shared"])["now"]
-        assert len(states) == 3
-        for client, kept in states.values():
-            assert kept["version"] == scalars["parts"]["shared"]["version"] == 4
-            assert same(client["held"], now)
+
+
+@pytest.mark.parametrize("codec", ["fp16", "int8", DELTA])
+def test_all_clients_end_with_the_server_s_adapter_to_the_bit(tiny_config, tmp_path, codec):
+    config = configured(tiny_config.override(coded(codec) | {"federation.sample": 0.67}))
+    simulation = Simulation(config, load_texts(config), load_parts(config), tmp_path)
+    for _ in simulation.federation.run():
+        pass
+    assert len(simulation._clients) == 3
+    for client in simulation._clients.values():
+        assert client._held.version == config.training.rounds + 1
+        assert same(client._held.tensors, simulation.federation.adapter)
+        assert same(client._trainer.adapter(), simulation.federation.adapter)
+    simulation.close()
 
 
 @pytest.mark.parametrize("way", WAYS)

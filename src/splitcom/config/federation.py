@@ -8,6 +8,8 @@ from splitcom.aggregation import parse as parse_aggregator
 from splitcom.aggregation.config import AggregatorText
 from splitcom.settings import NonNegativeFloat, Part, PositiveFloat, PositiveInt, Section
 
+_OF_0_1 = "adapter_dtype"  # that precision alone could be set of adapters
+
 
 class AsynchronousConfig(Section):
     """How an update is merged that comes s versions of the shared adapter after the one it began from."""
@@ -36,9 +38,9 @@ class FederationConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _adapters_have_codecs(cls, settings: Any) -> Any:
-        if isinstance(settings, dict) and "adapter_dtype" in settings:
+        if isinstance(settings, dict) and _OF_0_1 in settings:
             raise ValueError(
-                "adapter_dtype is no setting any more: set flows.adapter_up.codec and flows.adapter_down.codec to "
+                f"{_OF_0_1} is no setting any more: set flows.adapter_up.codec and flows.adapter_down.codec to "
                 "'fp16', which is the default, 'bf16', 'none' for float32, or any other codec"
             )
         return settings

@@ -5,6 +5,7 @@ parallel body.
 """
 
 from splitcom.config import Config
+from splitcom.flows import FLOWS
 from splitcom.methods.method import Method
 
 
@@ -17,8 +18,7 @@ def _configure(config: Config) -> Config:
             "model.tail_blocks": 0,
             "training.batch_size": batch_size,
             "federation.clients": 1,
-            "flows.adapter_up.codec": "none",
-            "flows.adapter_down.codec": "none",
+            **{f"flows.{flow.name}.codec": "none" for flow in FLOWS.values() if flow.content == "adapter"},
             "partition.kind": "iid",
             "links.clients": {},
         }
