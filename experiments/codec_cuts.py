@@ -12,9 +12,9 @@ import argparse
 
 import torch
 from codec_theory import CLIENT, relative, setting
+from splitcom.config_tree import PRESETS
 
 from splitcom.codecs import Context, MemoryReferences, Ragged, parse, uncompressed_size
-from splitcom.config_tree import PRESETS
 from splitcom.parties.parts import load_parts
 from splitcom.parties.texts import load_texts
 from splitcom.training.loss import learnt_tokens, losses_through

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 
 import torch
 from codec_theory import CLIENT, Loop, setting
+from splitcom.config_tree import parse_assignment
 from torch import Tensor
 
 from splitcom.codecs import Context, MemoryReferences, Ragged, parse
 from splitcom.codecs.lattice.predict import spent
 from splitcom.config import Config
-from splitcom.config_tree import parse_assignment
 from splitcom.parties.parts import load_parts
 from splitcom.parties.texts import load_texts
 from splitcom.training.loss import learnt_tokens

@@ -16,11 +16,11 @@ from collections import defaultdict
 import torch
 from codec_drift import ridge
 from codec_theory import CLIENT, Loop, relative, setting
+from splitcom.config_tree import PRESETS
 from torch import Tensor
 
 from splitcom.codecs import Codec, Context, MemoryReferences, Ragged, parse, uncompressed_size
 from splitcom.codecs.lattice.basis import spread_of, weights_of
-from splitcom.config_tree import PRESETS
 from splitcom.parties.parts import load_parts
 from splitcom.parties.texts import load_texts
 from splitcom.training.loss import learnt_tokens, losses_through

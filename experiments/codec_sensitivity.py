@@ -14,10 +14,10 @@ from collections.abc import Iterator
 
 import torch
 from codec_theory import CLIENT, Loop, order_0_bits, relative, setting
+from splitcom.config_tree import parse_assignment
 from torch import Tensor
 
 from splitcom.codecs import Context, MemoryReferences, Ragged, parse
-from splitcom.config_tree import parse_assignment
 from splitcom.parties.parts import load_parts
 from splitcom.parties.texts import load_texts
 from splitcom.training.loss import learnt_tokens

@@ -51,9 +51,7 @@ def setting() -> Config:
         "data.source": config.data.source,
         "data.held_out": config.data.held_out,
     }
-    found = {
-        key: str(assets / Path(str(path)).relative_to("../shared/assets")) for key, path in sources.items()
-    }
+    found = {key: str(assets / str(path).partition("shared/assets/")[2]) for key, path in sources.items()}
     return config.override({**found, "model.device": "cpu"})
 
 

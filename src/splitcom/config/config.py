@@ -25,8 +25,10 @@ from splitcom.data.config import DataConfig, PartitionConfig
 from splitcom.errors import ConfigError
 from splitcom.flows import AT_CUT, FLOWS, WITH_BASE, cut_flows
 from splitcom.models.config import LoraConfig, ModelConfig
-from splitcom.settings import NonNegativeInt, Section
+from splitcom.settings import NonNegativeInt, Section, without_none
 from splitcom.settings.explain import explain
+from splitcom.settings.place import with_places
+from splitcom.settings.presets import Tree
 from splitcom.settings.tree import merged, read_text, read_tree
 
 SHARED = "shared"  # the name of the controller that several flows have together
@@ -153,10 +155,22 @@ class Config(Section):
     def load(cls, path: str | Path, overrides: Mapping[str, Any] | None = None) -> Self:
         """Read a TOML file; raises ConfigError naming file, key, value and remedy.
 
-        Where the file has `extends = "base.toml"` (relative to itself), it changes what that one says; where it has
+        Paths in a file are relative to it, those in `overrides` to the working directory. If the file has
+        `extends = "base.toml"`, it changes what that one says; if it has
         `preset = "balanced"`, flows whose codec it does not give have that preset's (see `settings.presets`).
         """
-        return cls._from_tree(merged(read_tree(Path(path)), overrides or {}), str(path))
+        return cls._from_tree(merged(read_tree(Path(path), cls._settled), overrides or {}), str(path))
+
+    @classmethod
+    def _settled(cls, tree: Tree, file: Path) -> Tree:
+        """A file's tree with absolute paths, also in what its variants set."""
+        tree = with_places(cls, tree, file)
+        comparison = tree.get("comparison")
+        variants = comparison.get("variants") if isinstance(comparison, dict) else None
+        for variant in variants if isinstance(variants, list) else []:
+            if isinstance(variant, dict) and isinstance(variant.get("set"), dict):
+                variant["set"] = with_places(cls, variant["set"], file)
+        return tree
 
     @classmethod
     def from_toml(
@@ -173,8 +187,8 @@ class Config(Section):
             raise ConfigError(explain(error, cls, where)) from error
 
     def to_toml(self) -> str:
-        """The whole tree, defaults included; None is left out, as TOML has no such value."""
-        return tomli_w.dumps(self.model_dump(exclude_none=True))
+        """The whole tree, defaults included; `false` stands for None, as TOML has no such value."""
+        return tomli_w.dumps(without_none(self.model_dump()))
 
     def override(self, changes: Mapping[str, Any]) -> Self:
         """A copy with dotted keys changed; raises ConfigError like `load`."""

@@ -2,6 +2,8 @@
 
 from typing import Literal
 
+from pydantic import field_validator
+
 from splitcom.settings import NonNegativeFloat, PartBelowOne, PositiveFloat, PositiveInt, Section
 
 
@@ -15,7 +17,12 @@ class TrainingConfig(Section):
     weight_decay: NonNegativeFloat = 0.01
     schedule: Literal["constant", "linear", "cosine"] = "linear"
     warmup: PartBelowOne = 0.02  # part of the run
-    clip_norm: PositiveFloat | None = 1.0  # per part: no party knows the other's norm
+    clip_norm: NonNegativeFloat | None = 1.0  # per part: no party knows the other's norm; 0 or None: off
     body_update: Literal["parallel", "sequential"] = "parallel"
     checkpoint_every: PositiveInt = 1  # rounds
     split: bool = True  # false: clients train the whole model and only adapters travel
+
+    @field_validator("clip_norm")
+    @classmethod
+    def _zero_is_off(cls, clip_norm: float | None) -> float | None:
+        return clip_norm or None

@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import AfterValidator
 
 from splitcom.control.spec import parse
-from splitcom.settings import Section, canonical
+from splitcom.settings import Place, Section, canonical
 
 ControllerText = Annotated[str, AfterValidator(partial(canonical, parse))]
 
@@ -15,4 +15,6 @@ class ControlConfig(Section):
     """One controller for several flows, and where the controllers of a run begin."""
 
     controller: ControllerText | None = None  # for all flows that can be steered, but have none of their own
-    start_from: str | None = None  # a run folder: go on with what its controllers have learned
+    start_from: Annotated[str, Place()] | None = (
+        None  # a run folder: go on with what its controllers have learned
+    )

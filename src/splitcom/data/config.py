@@ -6,22 +6,26 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from splitcom.data.load import as_label
 from splitcom.errors import ConfigError
-from splitcom.settings import PositiveFloat, PositiveInt, Section
+from splitcom.settings import Place, PositiveFloat, PositiveInt, Section
+
+SourceText = Annotated[str, Place(("generated",))]
 
 
 class DataConfig(Section):
     """Where the text comes from and how a row becomes prompt and response."""
 
     task: Literal["generation", "classification"] = "generation"
-    source: str = "generated"  # "generated", a file, a folder, or "team/name:configuration[split]" on the hub
+    source: SourceText = (
+        "generated"  # "generated", a file, a folder, or "team/name:configuration[split]" on the hub
+    )
     domain: str | None = None  # of the generated data; None takes the one the bundled model has not seen
     prompt: str = "{mr} =>"  # a template over the columns; "" trains on the whole response
     response: str = "text"  # the column that holds it; in classification the class of the prompt
     labels: list[str] | None = None  # the classes, in the order of the logits; None takes those in the rows
     samples: PositiveInt | None = None  # of all clients together; None takes all (generated: 600)
-    held_out: str | None = None  # a second source for evaluation; None sets rows of `source` aside
+    held_out: SourceText | None = None  # a second source for evaluation; None sets rows of `source` aside
     held_out_samples: PositiveInt = 100
-    max_tokens: Annotated[int, Field(ge=2)] = 256
+    max_tokens: Annotated[int, Field(ge=2, strict=True)] = 256
 
     @field_validator("labels")
     @classmethod

@@ -1,14 +1,16 @@
 """The settings of models and adapters; knows no model."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from splitcom.settings import NonNegativeInt, PartBelowOne, PositiveFloat, PositiveInt, Section
+from pydantic import Field
+
+from splitcom.settings import NonNegativeInt, PartBelowOne, Place, PositiveFloat, PositiveInt, Section
 
 
 class ModelConfig(Section):
     """The base model and where it is cut."""
 
-    source: str = "bundled"  # "bundled", a local folder, or a name on the hub
+    source: Annotated[str, Place(("bundled",))] = "bundled"  # "bundled", a local folder, or a name on the hub
     cut: PositiveInt = 2  # blocks in the front
     tail_blocks: NonNegativeInt = 0  # blocks that the client has behind the body; 0: no U-shape
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -22,6 +24,8 @@ class LoraConfig(Section):
     rank: PositiveInt = 8
     alpha: PositiveFloat = 16.0
     dropout: PartBelowOne = 0.0
-    targets: list[str] | None = None  # module names; None takes peft's choice for the model's family
+    targets: Annotated[list[str], Field(min_length=1)] | None = (
+        None  # module names; None takes peft's choice for the model's family
+    )
     train_front: bool = True  # false: the frozen front, a baseline
     train_head: bool = False  # LoRA on the LM head too; impossible where it is tied to the embeddings

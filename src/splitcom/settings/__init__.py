@@ -1,5 +1,6 @@
 """What settings are made of: sections, numbers, TOML trees that extend one another, presets; knows no setting."""
 
+from splitcom.settings.place import Place
 from splitcom.settings.types import (
     NonNegativeFloat,
     NonNegativeInt,
@@ -9,6 +10,7 @@ from splitcom.settings.types import (
     PositiveInt,
     Section,
     canonical,
+    without_none,
 )
 
 __all__ = [
@@ -16,8 +18,10 @@ __all__ = [
     "NonNegativeInt",
     "Part",
     "PartBelowOne",
+    "Place",
     "PositiveFloat",
     "PositiveInt",
     "Section",
     "canonical",
+    "without_none",
 ]

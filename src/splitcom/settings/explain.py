@@ -6,6 +6,8 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from splitcom.settings.types import is_optional
+
 
 def explain(error: ValidationError, cls: type[BaseModel], where: str) -> str:
     """Turn pydantic's account of what is wrong with a tree of `cls` into lines for its user."""
@@ -21,7 +23,22 @@ def _line(cls: type[BaseModel], detail: Any, where: str) -> str:
         hint = f"did you mean '{close[0]}'?" if close else f"known keys: {', '.join(known)}"
         return f"{where}: {key}: unknown key; {hint}"
     message = detail["msg"].removeprefix("Value error, ")
+    if _may_be_none(cls, path):
+        message += "; false stands for none"
     return f"{where}: {key or 'run'} = {detail['input']!r}: {message}" if key else f"{where}: {message}"
+
+
+def _may_be_none(cls: type[BaseModel], path: Iterable[str]) -> bool:
+    for part in path:
+        field = cls.model_fields.get(part)
+        if field is None:
+            return False
+        if is_optional(field):
+            return True
+        if not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+            return False
+        cls = field.annotation
+    return False
 
 
 def _keys(cls: type[BaseModel], path: Iterable[str]) -> list[str]:

@@ -1,7 +1,7 @@
 """Configurations as trees: TOML files that extend one another, presets and dotted changes; knows no other key."""
 
 import tomllib
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from re import fullmatch
 from typing import Any
@@ -25,23 +25,26 @@ def parse_assignment(text: str) -> tuple[str, Any]:
         return key.strip(), value.strip()
 
 
-def read_tree(path: Path, extended_by: tuple[Path, ...] = ()) -> Tree:
-    """Read a file's tree on top of the one it extends."""
+def read_tree(path: Path, settle: Callable[[Tree, Path], Tree], extended_by: tuple[Path, ...] = ()) -> Tree:
+    """Read a file's tree on top of the one it extends; `settle` makes each file's own independent of where it lies."""
+    path = path.expanduser()
     if path.resolve() in extended_by:
         raise ConfigError(f"{path}: extends = ...: the file extends itself; take the key out of one of them")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such file; `splitcom train --help` shows how to start one") from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
-    tree = read_text(text, str(path))
-    base = tree.pop("extends", None)
-    if base is None:
+    tree = settle(read_text(text, str(path)), path)
+    base = tree.pop("extends", False)
+    if base is False:
         return tree
     if not isinstance(base, str):
         raise ConfigError(f"{path}: extends = {base!r}: expected the path of a TOML file")
-    return _layered(read_tree(path.parent / base, (*extended_by, path.resolve())), tree)
+    return _layered(
+        read_tree(path.parent / Path(base).expanduser(), settle, (*extended_by, path.resolve())), tree
+    )
 
 
 def _layered(below: Mapping[str, Any], above: Mapping[str, Any]) -> Tree:

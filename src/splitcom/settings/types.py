@@ -1,12 +1,14 @@
 """What all settings are made of: sections, and numbers and texts that refuse what they cannot be; knows no setting.
 
-Numbers are finite, and neither a bool nor a text is one.
+Numbers are finite, and neither a bool nor a text is one. TOML has no null: `false` stands for None, and so no setting
+may be both a bool and None.
 """
 
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic.fields import FieldInfo
 
 from splitcom.errors import SpecError
 
@@ -22,6 +24,32 @@ class Section(BaseModel):
     """A part of the tree: frozen, without unknown keys, and with finite numbers only."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _false_is_none(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        optional = {name for name, field in cls.model_fields.items() if is_optional(field)}
+        return {key: None if value is False and key in optional else value for key, value in given.items()}
+
+
+def is_optional(field: FieldInfo) -> bool:
+    """Whether a setting may be None."""
+    return type(None) in get_args(field.annotation)
+
+
+def without_none(tree: Any) -> Any:
+    """A copy of a tree that TOML can hold.
+
+    >>> without_none({"a": None, "b": [{"c": None}]})
+    {'a': False, 'b': [{'c': False}]}
+    """
+    if isinstance(tree, dict):
+        return {key: without_none(value) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [without_none(value) for value in tree]
+    return False if tree is None else tree
 
 
 def canonical(read: Callable[[str], object], text: str) -> str:

@@ -13,7 +13,7 @@ _SCALAR, _MOMENTS = "step", ("exp_avg", "exp_avg_sq")
 
 
 def learning_rate(config: TrainingConfig, progress: float) -> float:
-    """The learning rate at `progress` in [0, 1): linear warm-up, then the schedule.
+    """The learning rate at `progress` in (0, 1), above 0 there: linear warm-up, then the schedule.
 
     Progress instead of a count of steps: parties with fewer batches still end at the same rate, and there is no
     state to resume.

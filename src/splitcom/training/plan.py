@@ -45,8 +45,10 @@ def held_out_batches(samples: Sequence[Sample], config: Config) -> list[Batch]:
 
 
 def progress_of(config: Config, place: float, step: int, num_steps: int) -> float:
-    """How much of the run lies behind a step, in [0, 1]; places count in rounds from 1, steps from 0.
+    """How much of the run lies behind the middle of a step, in (0, 1); places count in rounds from 1, steps from 0.
 
-    Only a round that began late in an asynchronous run, which may end without it, gets to 1.
+    The middle stands for the step, so that neither the first nor the last one is taken at a rate of 0. A round that
+    began late in an asynchronous run, which may end without it, goes no further than a run's last step.
     """
-    return min((place - 1 + step / num_steps) / config.training.rounds, 1.0)
+    middle = place - 1 + (step + 0.5) / num_steps
+    return min(middle, config.training.rounds - 0.5 / num_steps) / config.training.rounds

@@ -1,6 +1,7 @@
 """Configuration: round trip, and errors that help."""
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -170,3 +171,76 @@ def test_the_text_of_an_aggregator_is_kept_in_its_canonical_form():
 def test_flows_with_a_codec_have_a_section_each():
     assert list(type(Config().flows).model_fields) == [f.name for f in FLOWS.values() if f.codec is not None]
     assert all(Config().flows[name].codec == FLOWS[name].codec for name in type(Config().flows).model_fields)
+
+
+@pytest.mark.parametrize("written", ["0", "0.0", "false"])
+def test_clipping_is_switched_off_and_stays_off(written):
+    config = Config.from_toml(f"[training]\nclip_norm = {written}")
+    assert config.training.clip_norm is None
+    assert Config.from_toml(config.to_toml()) == config
+
+
+def test_what_a_file_extends_can_be_taken_back(tmp_path):
+    (tmp_path / "base.toml").write_text(
+        "[data]\nsamples = 40\n[flows.activation_up]\ncontroller = 'fixed(0.9)'"
+    )
+    (tmp_path / "run.toml").write_text(
+        "extends = 'base.toml'\n[data]\nsamples = false\n[flows.activation_up]\ncontroller = false"
+    )
+    config = Config.load(tmp_path / "run.toml")
+    assert config.data.samples is None and config.flows.activation_up.controller is None
+
+
+def test_a_setting_that_may_be_none_says_how():
+    with pytest.raises(ConfigError, match=r"federation.deadline_s = 0: .*false stands for none"):
+        Config.from_toml("[federation]\ndeadline_s = 0")
+    with pytest.raises(ConfigError, match=r"lora.targets = \[\]: .*at least 1 item"):
+        Config.from_toml("[lora]\ntargets = []")
+
+
+def test_paths_in_a_file_are_relative_to_it_and_others_to_the_working_directory(tmp_path, monkeypatch):
+    for folder in ("here", "base", "elsewhere"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "rows.csv").touch()
+        (tmp_path / folder / "m").mkdir()
+    (tmp_path / "base/base.toml").write_text(
+        "[model]\nsource = 'm'\n[data]\nheld_out = '../base/rows.csv'\n[control]\nstart_from = './gone'"
+    )
+    (tmp_path / "here/run.toml").write_text(
+        "extends = '../base/base.toml'\n[data]\nsource = 'rows.csv'\n"
+        "[[comparison.variants]]\nname = 'one'\nset = { 'model.source' = 'm', data = { source = 'generated' } }"
+    )
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    config = Config.load("../here/run.toml")
+    assert config.model.source == str(tmp_path / "elsewhere/../here/../base/m")
+    assert config.data.source == str(tmp_path / "elsewhere/../here/rows.csv")
+    assert config.data.held_out is not None and config.data.held_out.endswith("base/../base/rows.csv")
+    assert config.control.start_from is not None and config.control.start_from.endswith("base/gone")
+    assert config.comparison.variants[0].set["model.source"].endswith("here/m")
+    assert config.comparison.variants[0].set["data"] == {"source": "generated"}
+    assert Config.load("../here/run.toml", {"model.source": "m"}).model.source == str(
+        tmp_path / "elsewhere/m"
+    )
+    monkeypatch.chdir(tmp_path)
+    assert Config.from_toml(config.to_toml()) == config
+
+
+def test_words_and_names_on_a_hub_are_no_paths(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bundled").mkdir()
+    text = "[model]\nsource = '{}'\n[data]\nsource = 'team/rows:small[train]'"
+    for name in ("bundled", "team/model-1.5"):
+        (tmp_path / "run.toml").write_text(text.format(name))
+        config = Config.load("run.toml")
+        assert (config.model.source, config.data.source) == (name, "team/rows:small[train]")
+    (tmp_path / "run.toml").write_text(text.format("~/m"))
+    assert Config.load("run.toml").model.source == str(Path.home() / "m")
+
+
+def test_a_path_that_is_only_in_the_working_directory_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf/run.toml").write_text("[data]\nsource = 'rows.csv'")
+    (tmp_path / "rows.csv").touch()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"not beside this file, .* but in the working directory; write '/"):
+        Config.load("conf/run.toml")

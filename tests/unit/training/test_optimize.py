@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from splitcom.config import TrainingConfig
+from splitcom.config import Config, TrainingConfig
 from splitcom.training.optimize import Optimizer, learning_rate
+from splitcom.training.plan import progress_of
 
 
 @pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
@@ -38,3 +39,14 @@ def test_the_optimizer_clips_and_resumes_to_the_same_bits():
     run(range(3, 6), second, resumed)
     assert torch.equal(straight, resumed)
     assert float(optimizer.state()["0.exp_avg"].norm()) <= 1.0
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
+@pytest.mark.parametrize(("rounds", "steps"), [(1, 1), (1, 4), (30, 2)])
+def test_no_step_of_a_run_is_taken_at_no_rate(schedule, rounds, steps):
+    config = Config().override({"training.rounds": rounds, "training.schedule": schedule})
+    places = [(place, step) for place in range(1, rounds + 1) for step in range(steps)]
+    rates = [learning_rate(config.training, progress_of(config, *at, steps)) for at in places]
+    assert all(0 < rate <= config.training.lr for rate in rates)
+    late = progress_of(config, rounds + 0.9, steps - 1, steps)  # of an asynchronous round
+    assert learning_rate(config.training, late) == rates[-1]
