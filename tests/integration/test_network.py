@@ -91,7 +91,7 @@ def test_a_method_that_is_not_split_runs_too_and_a_run_that_has_ended_is_not_ser
 
 
 def test_classes_over_a_network_give_the_bits_of_one_process(forks, authority, tiny_config, tmp_path):
-    lines = [f"{'it was' * (index % 3)} {'?!'[index % 2]}\t{index % 2}" for index in range(20)]
+    lines = [f"{'it was' * (index % 3)} {index} {'?!'[index % 2]}\t{index % 2}" for index in range(20)]
     (tmp_path / "texts.tsv").write_text("\n".join(["sentence\tlabel", *lines]))
     config = tiny_config.override(
         {
@@ -107,7 +107,7 @@ def test_classes_over_a_network_give_the_bits_of_one_process(forks, authority, t
     foreign = tmp_path / "foreign.jsonl"
     foreign.write_text('{"sentence": "it", "label": "2"}')
     stranger = network.client(0, "--dry-run", "--data", foreign).start()
-    stranger.wait_for("error: row 0: unknown class '2' .*the run's classes are '0', '1'")
+    stranger.wait_for("error: .*foreign.jsonl:1: unknown class '2' .*the run's classes are '0', '1'")
     parties = [client.start() for client in network.clients()]
     for party in (*parties, network.server):
         party.end()
