@@ -17,6 +17,7 @@ from splitcom.config_tree import PRESETS
 from splitcom.codecs import Context, MemoryReferences, Ragged, parse, uncompressed_size
 from splitcom.parties.parts import load_parts
 from splitcom.parties.texts import load_texts
+from splitcom.settings.presets import PRESETS
 from splitcom.training.loss import learnt_tokens, losses_through
 from splitcom.training.plan import round_batches
 

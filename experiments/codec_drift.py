@@ -24,6 +24,7 @@ from splitcom.codecs.lattice.predict import spent
 from splitcom.config import Config
 from splitcom.parties.parts import load_parts
 from splitcom.parties.texts import load_texts
+from splitcom.settings.tree import parse_assignment
 from splitcom.training.loss import learnt_tokens
 from splitcom.training.plan import progress_of, round_batches
 

@@ -23,6 +23,7 @@ from splitcom.codecs import Codec, Context, MemoryReferences, Ragged, parse, unc
 from splitcom.codecs.lattice.basis import spread_of, weights_of
 from splitcom.parties.parts import load_parts
 from splitcom.parties.texts import load_texts
+from splitcom.settings.presets import PRESETS
 from splitcom.training.loss import learnt_tokens, losses_through
 from splitcom.training.plan import progress_of, round_batches
 

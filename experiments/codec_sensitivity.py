@@ -20,6 +20,7 @@ from torch import Tensor
 from splitcom.codecs import Context, MemoryReferences, Ragged, parse
 from splitcom.parties.parts import load_parts
 from splitcom.parties.texts import load_texts
+from splitcom.settings.tree import parse_assignment
 from splitcom.training.loss import learnt_tokens
 from splitcom.training.plan import progress_of, round_batches
 
