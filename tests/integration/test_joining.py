@@ -2,7 +2,10 @@
 
 import json
 import os
+import pty
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +132,84 @@ def test_a_killed_client_goes_on_and_what_it_has_left_is_gone_in_the_end(
     again = joining(network, forks, shared, 1, "--patience", 0.5, log="-again").start()
     again.end()
     assert "nothing is left to do" in again.log
+
+
+def test_a_client_sees_what_leaves_it_and_refuses_a_server_that_asks_for_more(
+    forks: Any, authority: Path, tiny_config: Config, tmp_path: Path
+) -> None:
+    network = Deployment(forks, authority, tiny_config, tmp_path, port=free_port()).start_server()
+    shared = tmp_path / "shared"
+    tried = {
+        "dry": ("--dry-run",),
+        "columns": ("--columns", "mr,domain"),
+        "expect": ("--expect", "data.prompt={question} =>"),
+        "small": ("--max-download-mb", 0.001),
+    }
+    parties = {
+        log: joining(network, forks, shared, 0, *options, log=f"-{log}").start()
+        for log, options in tried.items()
+    }
+    for party in parties.values():
+        party.process.join(60)
+    row = json.loads((tmp_path / "client-0-train.jsonl").read_text().splitlines()[0])
+    for line in (
+        "columns    mr, text; domain are not read",
+        f"a row      {row['mr'] + ' =>'!r} | {row['text']!r}",
+        "activations of every token after block 2 (temporal",
+        "labels (the token ids of 'text')",
+        "all is well; leave out --dry-run to take part",
+    ):
+        assert line in parties["dry"].log
+    assert "asks for the column 'text', and --columns allows domain, mr alone" in parties["columns"].log
+    assert "data.prompt = '{mr} =>', and --expect says '{question} =>'" in parties["expect"].log
+    assert "at most 0.0 MB are taken; if that is right, raise --max-download-mb" in parties["small"].log
+    assert not list(shared.rglob("round-*")) and "is connected from" not in network.server.log
+
+    allowed = ("--columns", "text,mr", "--expect", "data.prompt={mr} =>", "--expect", "model.tail_blocks=0")
+    clients = [joining(network, forks, shared, index, *allowed).start() for index in range(3)]
+    network.server.wait_for("round 0 of 2 is done")
+    for party in (*clients, network.server):
+        party.kill()
+    for path in (tmp_path / "config.toml", network.out / "config.toml"):  # under the same identifier
+        path.write_text(path.read_text().replace('response = "text"', 'response = "mr"'))
+    network.server.start()
+    again = joining(network, forks, shared, 0, log="-again").start()
+    again.process.join(60)
+    assert again.process.exitcode == 1
+    assert (
+        "than when this client joined the run: data.response was 'text', is 'mr'; nothing has been sent"
+        in again.log
+    )
+    network.server.kill()
+
+
+def test_on_a_terminal_whoever_sits_there_is_asked(
+    forks: Any, authority: Path, tiny_config: Config, tmp_path: Path
+) -> None:
+    network = Deployment(forks, authority, tiny_config, tmp_path).start_server()
+    ours, theirs = pty.openpty()
+    os.write(ours, b"n\n")
+    said = subprocess.run(
+        [
+            *(
+                sys.executable,
+                "-c",
+                "from splitcom.cli import main; main()",
+                "join",
+                f"localhost:{network.port}",
+            ),
+            *("--data", network.folder / "client-0-train.jsonl", "--state", tmp_path / "state"),
+            *("--identity", authority / "clients" / "client-0.pem"),
+        ],
+        stdin=theirs,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert said.returncode == 1
+    assert "take part? [y/N]" in said.stdout and "labels (the token ids of 'text')" in said.stdout
+    assert "not joined: nothing has been sent" in said.stderr
+    network.server.kill()
 
 
 def test_two_runs_do_not_share_a_folder(

@@ -1,9 +1,14 @@
 """`splitcom join`: one client of a run over a network."""
 
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from splitcom.methods.join import Check
+    from splitcom.report.terminal import Terminal
 
 
 def join(
@@ -35,15 +40,35 @@ def join(
         bool,
         typer.Option("--keep-state", help="Leave states and references on the disk when the run is over."),
     ] = False,
+    columns: Annotated[
+        str | None,
+        typer.Option(metavar="A,B", help="Columns that may be read; refuse a server that asks for others."),
+    ] = None,
+    expect: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE",
+            help="Refuse a server with another setting, such as data.prompt='{question} =>'. Repeatable.",
+        ),
+    ] = None,
+    max_download_mb: Annotated[
+        float, typer.Option(help="How much the server may send of the front's weights.")
+    ] = 20_000.0,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask whether to join.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything and measure the link, but do not train.")
     ] = False,
 ) -> None:
-    """Take part in a run with this machine's rows; no text leaves it. Give the same command again to go on."""
+    """Take part in a run with this machine's rows; no text leaves it. Give the same command again to go on.
+
+    On a terminal, says what leaves this machine and asks, when a run is joined for the first time.
+    """
     from splitcom.cli.status import log_to, print_check
+    from splitcom.methods.consent import Pins
     from splitcom.methods.join import JoinOptions, check
     from splitcom.methods.join import join as take_part
     from splitcom.report.terminal import Terminal
+    from splitcom.settings.tree import parse_assignment
 
     terminal = Terminal()
     log_to(terminal)
@@ -58,12 +83,27 @@ def join(
         device,
         give_up_s=patience,
         keeps_state=keep_state,
+        max_download_bytes=int(1e6 * max_download_mb),
+        pins=Pins(
+            None if columns is None else frozenset(name.strip() for name in columns.split(",")),
+            dict(map(parse_assignment, expect or [])),
+        ),
     )
     if dry_run:
         print_check(terminal, check(options))
+        terminal.say("all is well; leave out --dry-run to take part")
         return
     take_part(
         options,
         lambda train, own: terminal.say(f"data: {train.report}\nheld out: {own.report}"),
+        lambda found: yes or not sys.stdin.isatty() or _asks(terminal, found),
     )
     terminal.say("the run is over; the adapter is at the server")
+
+
+def _asks(terminal: "Terminal", found: "Check") -> bool:
+    """Whether whoever sits there lets this leave the machine."""
+    from splitcom.cli.status import print_check
+
+    print_check(terminal, found)
+    return typer.confirm("take part?")

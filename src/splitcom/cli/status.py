@@ -100,16 +100,15 @@ class StatusPage(Monitor):
 
 
 def print_check(terminal: Terminal, check: Check) -> None:
-    """Print what a dry run has found."""
+    """Print what a client that would join has found, and what would leave it."""
     link = check.link
     for key, value in (
         ("client", check.client),
         ("server", f"splitcom {check.package_version}, method {check.config.method}"),
         ("weights", check.weights),
-        ("rows", f"{check.num_rows} to train on, {check.num_held_out} held out"),
+        *check.disclosure,
         ("round trip", f"{link.round_trip_s * 1e3:.1f} ms"),
         ("up", f"{link.up_bps / 1e6:.1f} Mbit/s"),
         ("down", f"{link.down_bps / 1e6:.1f} Mbit/s"),
     ):
         terminal.say(f"{key:11}{value}")
-    terminal.say("all is well; leave out --dry-run to take part")

@@ -12,7 +12,7 @@ from splitcom.data.encode import (
     unknown_marks,
 )
 from splitcom.data.generate import HELD_OUT_DOMAIN, domains, generate
-from splitcom.data.load import DEFAULT_TEMPLATE, GENERATED, Row, load_rows
+from splitcom.data.load import DEFAULT_TEMPLATE, GENERATED, Row, columns_of, load_rows
 from splitcom.data.partition import ClientSummary, Partition, partition
 from splitcom.data.sources import Source, find_source
 
@@ -31,6 +31,7 @@ __all__ = [
     "batches",
     "class_indices",
     "classes_in",
+    "columns_of",
     "domains",
     "encode",
     "encode_classes",

@@ -120,6 +120,15 @@ def load_rows(
     return rows
 
 
+def columns_of(template: str) -> list[str]:
+    """The columns that a prompt's template names, in its order; raises DataError as `load_rows` does.
+
+    >>> columns_of("{question} in {place} =>")
+    ['question', 'place']
+    """
+    return [column for _, column in _parse_template(template) if column is not None]
+
+
 def column_value(row: Row, column: str) -> str:
     """Return the value of a column, or raise the DataError that lists the columns there are."""
     return _as_text(_value(row.columns, column, row.place, "partition.column"))

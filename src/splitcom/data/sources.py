@@ -140,7 +140,7 @@ def _read_hub(source: Source) -> Iterator[Record]:
     name, split = source.name, source.split or TRAIN
     datasets = _datasets(f"{name!r} is no file or folder here; to look for it on the hub")
     try:
-        found = datasets.load_dataset(name, source.config, split=split)
+        found = datasets.load_dataset(name, source.config, split=split, trust_remote_code=False)
     except (
         Exception
     ) as error:  # datasets, huggingface_hub, the network: dozens of types, all the same to the user

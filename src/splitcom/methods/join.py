@@ -2,17 +2,19 @@
 
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from splitcom.client.client import Client
 from splitcom.config import Config
 from splitcom.data import Encoded, find_source
 from splitcom.errors import ModelError, RefusedError, RemoteProtocolError, TransportError
+from splitcom.methods.consent import Pins, asked, check_unchanged, disclosure
 from splitcom.methods.membership import Membership, Note, last_membership
 from splitcom.models import fingerprint
+from splitcom.models.front import plausible_bytes
 from splitcom.parties.build import build_client
 from splitcom.parties.known_rows import check_rows
 from splitcom.parties.parts import load_client_parts
@@ -43,6 +45,8 @@ class JoinOptions:
     device: str = "auto"
     give_up_s: float = Timeouts().give_up_s
     keeps_state: bool = False  # also when the run is over
+    max_download_bytes: int = 20_000_000_000
+    pins: Pins = field(default_factory=Pins)
 
 
 @dataclass(frozen=True)
@@ -53,8 +57,7 @@ class Check:
     config: Config
     package_version: str
     weights: str
-    num_rows: int
-    num_held_out: int
+    disclosure: Sequence[tuple[str, str]]
     link: LinkMeasurement
 
 
@@ -73,29 +76,33 @@ class _Welcome:
 def check(options: JoinOptions) -> Check:
     """All that `join` does before it loads a model: certificate, versions, model, columns, and the link."""
     with _calls(options) as calls:
-        welcome = _inquire(options, calls)
-    rows = welcome.rows
+        return _checked(_inquire(options, calls, thorough=True))
+
+
+def _checked(welcome: _Welcome) -> Check:
+    rows, config = welcome.rows, welcome.config
     return Check(
         welcome.identity.name,
-        welcome.config,
+        config,
         welcome.description.package_version,
         welcome.weights or "the server sends the front's",
-        len(rows.train),
-        len(rows.held_out),
+        disclosure(config, rows.train, rows.held_out),
         welcome.link,
     )
 
 
 def join(
-    options: JoinOptions, on_data: Callable[[Encoded, Encoded], None] = lambda train, held_out: None
+    options: JoinOptions,
+    on_data: Callable[[Encoded, Encoded], None] = lambda train, held_out: None,
+    agrees: Callable[[Check], bool] = lambda check: True,
 ) -> None:
-    """Take part in a run until it has ended.
+    """Take part in a run until it has ended; when it is joined for the first time, only if the client `agrees`.
 
     Where the server is not there any more and this client's part is done, that is all there is to do. Raises
     IdentityError, RefusedError, TransportError, and what wrong data or models raise.
     """
     try:
-        _join(options, on_data)
+        _join(options, on_data, agrees)
     except RefusedError:
         raise
     except TransportError:
@@ -108,16 +115,18 @@ def join(
         )
 
 
-def _join(options: JoinOptions, on_data: Callable[[Encoded, Encoded], None]) -> None:
+def _join(
+    options: JoinOptions, on_data: Callable[[Encoded, Encoded], None], agrees: Callable[[Check], bool]
+) -> None:
     with ExitStack() as stack:
         calls = stack.enter_context(_calls(options))
         welcome = _inquire(options, calls)
         membership = Membership(options.state, welcome.identity.name, welcome.description.run)
         stack.enter_context(membership.held())
+        note = _agreed(options, welcome, membership, agrees)
         source = welcome.weights or str(_fetch(options, welcome, calls))
         calls.close()
         config = welcome.config.override({"model.source": source})
-        note = Note(options.address, config.training.rounds)
         train, held_out = encode_rows(welcome.rows, config)
         on_data(train, held_out)
         check_rows(
@@ -129,6 +138,19 @@ def _join(options: JoinOptions, on_data: Callable[[Encoded, Encoded], None]) -> 
         membership.write(note)
         _take_part(options, welcome, config, membership.folder, (train, held_out))
         membership.end(note, keeps_state=options.keeps_state)
+
+
+def _agreed(
+    options: JoinOptions, welcome: _Welcome, membership: Membership, agrees: Callable[[Check], bool]
+) -> Note:
+    """What the client has agreed to, now or when it joined this run; raises RefusedError if it has not."""
+    now = asked(welcome.config, welcome.description.model_fingerprint)
+    before = membership.note
+    if before is not None:
+        check_unchanged(before.agreed, now)
+    elif not agrees(_checked(welcome)):
+        raise RefusedError("not joined: nothing has been sent")
+    return Note(options.address, welcome.config.training.rounds, now)
 
 
 def _take_part(
@@ -167,7 +189,7 @@ def _calls(options: JoinOptions) -> ServerCalls:
     )
 
 
-def _inquire(options: JoinOptions, calls: ServerCalls) -> _Welcome:
+def _inquire(options: JoinOptions, calls: ServerCalls, *, thorough: bool = False) -> _Welcome:
     for source in (options.data, options.held_out):
         if source is not None:
             find_source(source)  # what is not there need not wait for the server
@@ -182,16 +204,20 @@ def _inquire(options: JoinOptions, calls: ServerCalls) -> _Welcome:
         "model.device": options.device,
     }
     config = Config.from_toml(description.config_toml, where="the server's configuration").override(changes)
+    options.pins.check(config)
     weights = _own_weights(options, config, description)
     if weights is not None:
-        calls.describe(fingerprint(weights))
+        digest = fingerprint(weights)
+        calls.describe(digest)  # so that the server says it too
+        if digest != description.model_fingerprint:
+            raise RefusedError(f"{weights} is another base model than the server's; leave --model out")
     return _Welcome(
         load_identity(options.identity),
         description,
         config,
         load_client_rows(config),
         weights,
-        calls.measure(),
+        calls.measure(thorough=thorough),
     )
 
 
@@ -209,10 +235,14 @@ def _own_weights(options: JoinOptions, config: Config, description: Description)
 
 
 def _fetch(options: JoinOptions, welcome: _Welcome, calls: ServerCalls) -> Path:
-    model, digest = welcome.config.model, welcome.description.model_fingerprint
-    if not re.fullmatch("[0-9a-f]{64}", digest):
-        raise RemoteProtocolError(f"the server's model fingerprint {digest[:80]!r} is none")
-    tail = f"-tail{model.tail_blocks}" if model.tail_blocks else ""
-    folder = options.cache / f"front-{digest[:32]}-cut{model.cut}{tail}-{model.dtype}"
-    _LOG.info("the front's weights: %s", folder if folder.exists() else "to be fetched from the server")
-    return calls.fetch_front(folder)
+    model = welcome.config.model
+
+    def check(folder: Path, num_bytes: int) -> None:
+        plausible = plausible_bytes(folder, model.cut, model.tail_blocks, welcome.config.data.classes)
+        if num_bytes > plausible:
+            raise RemoteProtocolError(
+                f"the server would send {num_bytes / 1e6:.1f} MB of weights, and by its configuration the front has "
+                f"at most {plausible / 1e6:.1f} MB"
+            )
+
+    return calls.fetch_front(options.cache, options.max_download_bytes, check)

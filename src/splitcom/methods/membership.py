@@ -15,7 +15,7 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +81,7 @@ class Membership:
 
     def end(self, note: Note, *, keeps_state: bool) -> None:
         """The run is over: only the note is left, unless the state is to be kept."""
-        self.write(Note(note.address, note.rounds, is_over=True))
+        self.write(replace(note, is_over=True))
         if not keeps_state:
             self._clear()
 

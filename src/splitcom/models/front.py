@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from splitcom.errors import ModelError
 from splitcom.models.anatomy import survey
 from splitcom.models.load import (
     Labels,
@@ -16,9 +17,11 @@ from splitcom.models.load import (
     quiet,
     skeleton,
 )
-from splitcom.models.split import PARTS, PartT, spans, strip
+from splitcom.models.split import PARTS, Front, Part, PartT, Tail, spans, strip
 
 _NARROW = (torch.bfloat16, torch.float16)
+_MAX_BLOCKS = 1_000
+_HEADER_BYTES = 1 << 24
 
 
 def outline(
@@ -67,6 +70,20 @@ def write_front(
     with quiet():
         front.model.save_pretrained(folder, state_dict=state)
         load_tokenizer(source).save_pretrained(folder)
+
+
+def plausible_bytes(source: str | Path, cut: int, tail_blocks: int = 0, labels: Labels = None) -> int:
+    """How large the weights that `write_front` writes can be, by the model's configuration alone.
+
+    Raises ModelError where that is none, or of more blocks than any model has.
+    """
+    num_blocks = getattr(load_config(source, labels).get_text_config(), "num_hidden_layers", None) or 0
+    if num_blocks > _MAX_BLOCKS:
+        raise ModelError(f"{source}: {num_blocks} blocks, where at most {_MAX_BLOCKS} are expected")
+    kinds: list[type[Part]] = [Front, Tail] if tail_blocks else [Front]
+    outlines = [outline(source, kind, cut, tail_blocks, labels) for kind in kinds]
+    num_values: int = sum(tensor.numel() for part in outlines for tensor in part.model.state_dict().values())
+    return _HEADER_BYTES + 4 * num_values
 
 
 def _narrowed(tensor: Tensor) -> Tensor:

@@ -1,5 +1,7 @@
 """Finding a model and loading the part of it that a party holds; knows nothing of training.
 
+No code comes with a model: only what transformers itself has is run.
+
 A part is loaded by transformers' own `from_pretrained` into a class that drops what the part does not hold
 right after its construction on the meta device. Renamed or fused checkpoint tensors, tied weights and
 non-persistent buffers are therefore transformers' business, and no tensor of another part is ever read.
@@ -45,7 +47,12 @@ def resolve(source: str | Path) -> str:
 def load_config(source: str | Path, labels: Labels = None) -> PreTrainedConfig:
     """Load a model's configuration, with `labels` that of a classifier; ModelError where there is none."""
     with failing_as_model_error(source, "configuration"):
-        config = AutoConfig.from_pretrained(resolve(source))
+        config = AutoConfig.from_pretrained(resolve(source), trust_remote_code=False)
+        if "/" in (attention := str(config._attn_implementation)):
+            raise ModelError(
+                f"{source}: its configuration names {attention[:80]!r} as attention, which would be code from the hub; "
+                "take that out of config.json"
+            )
     if labels is not None:
         config.id2label = dict(enumerate(labels))
         config.label2id = {label: index for index, label in enumerate(labels)}
@@ -60,7 +67,7 @@ def load_config(source: str | Path, labels: Labels = None) -> PreTrainedConfig:
 def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
     """Load a model's tokenizer; ModelError where there is none."""
     with failing_as_model_error(source, "tokenizer"):
-        return AutoTokenizer.from_pretrained(resolve(source))
+        return AutoTokenizer.from_pretrained(resolve(source), trust_remote_code=False)
 
 
 def load_model(
@@ -218,7 +225,9 @@ def _from_pretrained(
     if attn_implementation:
         options["attn_implementation"] = attn_implementation
     with failing_as_model_error(name, "weights"), quiet():
-        model, info = model_class.from_pretrained(source, output_loading_info=True, **options)
+        model, info = model_class.from_pretrained(
+            source, output_loading_info=True, trust_remote_code=False, **options
+        )
     if missing := sorted(key for key in info["missing_keys"] if not belongs(key, head)):
         raise ModelError(
             f"{name}: the checkpoint lacks {len(missing)} tensors that the model needs, such as "

@@ -1,9 +1,7 @@
 """A client's calls beside its conversation: what the run is, how fast the link is, the front's weights."""
 
-import re
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -13,10 +11,20 @@ from typing import Self, TypeVar
 
 import grpc
 
-from splitcom.durable import make_folder, make_private, put_in_place
-from splitcom.errors import RefusedError, RemoteProtocolError, TransportError
+from splitcom.durable import make_folder, new_folder
+from splitcom.errors import RefusedError, TransportError
+from splitcom.lock import locked
 from splitcom.transports.dialler import Dialler
-from splitcom.transports.frames_pb2 import Description, FilePiece, FrontRequest, Inquiry, Probe
+from splitcom.transports.frames_pb2 import (
+    Description,
+    FilePiece,
+    FrontInquiry,
+    FrontListing,
+    FrontRequest,
+    Inquiry,
+    Probe,
+)
+from splitcom.transports.front_files import CONFIG, WEIGHTS, Download, FrontFiles
 from splitcom.transports.grpc import (
     PROBE_BYTES,
     SERVICE,
@@ -26,8 +34,8 @@ from splitcom.transports.grpc import (
 from splitcom.transports.tls import Identity
 
 _ResultT = TypeVar("_ResultT")
-_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}\.(json|safetensors|txt|model|jinja)")
-_MAX_FILES = 100
+_LOG = logging.getLogger(__name__)
+_SMALL_PROBE_BYTES = 1 << 13  # at 1 Mbit/s 66 ms: a link on which this takes no time is not slow
 _PROBE_S = 0.3  # a probe that takes that long measures a rate well enough
 
 
@@ -68,10 +76,11 @@ class ServerCalls:
             )
         return description
 
-    def measure(self) -> LinkMeasurement:
-        """Round trip with hardly any data, and the rate each way with as much as takes a moment.
+    def measure(self, *, thorough: bool = False) -> LinkMeasurement:
+        """Round trip with hardly any data, and the rate each way with a few kilobytes: enough to know a slow link.
 
-        Where the connection breaks under the larger probes, the last one that has passed tells.
+        Thoroughly, with as much as takes a moment, which may be a megabyte. Where the connection breaks under the
+        larger probes, the last one that has passed tells.
         """
         call = self._channel.unary_unary(f"/{SERVICE}/Probe", Probe.SerializeToString, Probe.FromString)
 
@@ -82,10 +91,10 @@ class ServerCalls:
             return perf_counter() - started
 
         def rate(up: bool) -> float:
-            size = 1 << 14
+            size = _SMALL_PROBE_BYTES
             took = self._patiently(lambda: seconds(size * up, size * (not up)))
             with suppress(grpc.RpcError):
-                while took < _PROBE_S and size < PROBE_BYTES:
+                while thorough and took < _PROBE_S and size < PROBE_BYTES:
                     took = seconds(2 * size * up, 2 * size * (not up))
                     size *= 2
             return 8 * size / max(took - round_trip_s, 1e-6)
@@ -93,34 +102,46 @@ class ServerCalls:
         round_trip_s = min(self._patiently(lambda: seconds(0, 0)) for _ in range(4))
         return LinkMeasurement(round_trip_s, rate(up=True), rate(up=False))
 
-    def fetch_front(self, folder: Path) -> Path:
-        """Have the server send the front's files into `folder`, which is there whole or not at all.
+    def fetch_front(self, cache: Path, limit_bytes: int, check: Callable[[Path, int], None]) -> Path:
+        """The folder below `cache` that holds the front's files as the server lists them now; fetched if need be.
 
-        Raises RemoteProtocolError where the server sends what is no such folder.
+        `check` is given the folder as soon as it has the model's configuration, and how large the weights are said to
+        be; it may raise. Raises RemoteProtocolError where the server sends what is no front, or not what it has
+        listed, or would send more than `limit_bytes`.
         """
+        listing = self._channel.unary_unary(
+            f"/{SERVICE}/FrontFiles", FrontInquiry.SerializeToString, FrontListing.FromString
+        )
+        files = FrontFiles.of(self._patiently(lambda: listing(FrontInquiry())), limit_bytes)
+        folder = cache / f"front-{files.digest[:32]}"
+        try:
+            make_folder(cache.parent)
+            make_folder(cache, private=True)
+            with locked(cache / f".{folder.name}.lock", "wait for it", waits=True):
+                if not files.are_in(folder):
+                    self._fetch(files, folder, check)
+        except OSError as error:
+            raise TransportError(
+                f"{folder}: cannot be written: {error.strerror or error}; choose another folder with --cache"
+            ) from error
+        return folder
+
+    def _fetch(self, files: FrontFiles, folder: Path, check: Callable[[Path, int], None]) -> None:
         if folder.exists():
-            return folder
-        make_folder(folder.parent, private=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+            _LOG.warning("%s: not what the server lists under this name; fetched anew", folder)
+        else:
+            _LOG.info("the front's weights, %.1f MB, are fetched from the server", files.num_bytes / 1e6)
         stream = self._channel.unary_stream(
             f"/{SERVICE}/Front", FrontRequest.SerializeToString, FilePiece.FromString
         )
-        files = _Files(partial, self._dialler.note_success)
-        try:
-            self._patiently(lambda: files.take(stream(files.missing())))
-            make_private(partial)
-            try:
-                put_in_place(partial, folder)
-            except OSError:
-                if not folder.exists():  # else another process of this machine was faster
-                    raise
-        except OSError as error:
-            raise TransportError(
-                f"{folder}: cannot be written: {error.strerror or error}; choose another --cache"
-            ) from error
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-        return folder
+
+        def on_file(path: Path) -> None:
+            if path.name == CONFIG:
+                check(path.parent, files.sizes[WEIGHTS])
+
+        with new_folder(folder, private=True) as partial:
+            download = Download(files, partial, on_file)
+            self._patiently(lambda: download.take(stream(download.missing()), self._dialler.note_success))
 
     def close(self) -> None:
         """Close the connection."""
@@ -141,41 +162,3 @@ class ServerCalls:
             else:
                 self._dialler.note_success()
                 return result
-
-
-class _Files:
-    """The files of a model folder, as they come over connections that may break: each goes on where the last was."""
-
-    def __init__(self, folder: Path, on_piece: Callable[[], None]) -> None:
-        self._folder = folder
-        self._on_piece = on_piece
-        self._written: dict[str, int] = {}
-        self._sizes: dict[str, int] = {}
-
-    def missing(self) -> FrontRequest:
-        """What is to come."""
-        name = max(self._written, default="")
-        return FrontRequest(name=name, offset=self._written.get(name, 0))
-
-    def take(self, pieces: Iterator[FilePiece]) -> None:
-        """Write to the end; nothing but plain files of known kinds, and each without gaps."""
-        for piece in pieces:
-            self._write(piece)
-            self._on_piece()
-        if not {"config.json", "model.safetensors"} <= self._written.keys() or self._written != self._sizes:
-            raise RemoteProtocolError("the server has sent an incomplete model")
-
-    def _write(self, piece: FilePiece) -> None:
-        name, offset = piece.name, self._written.setdefault(piece.name, 0)
-        if not _FILE_NAME.fullmatch(name) or len(self._written) > _MAX_FILES:
-            raise RemoteProtocolError(f"the server sends a file {name!r}, which is no part of a model")
-        end = offset + len(piece.data)
-        if (
-            piece.offset != offset
-            or end > piece.size
-            or self._sizes.setdefault(name, piece.size) != piece.size
-        ):
-            raise RemoteProtocolError(f"the server sends {len(piece.data)} bytes at {piece.offset} of {name}")
-        with (self._folder / name).open("ab") as file:
-            file.write(piece.data)
-        self._written[name] = end

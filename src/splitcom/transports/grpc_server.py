@@ -27,6 +27,8 @@ from splitcom.transports.frames_pb2 import (
     Description,
     FilePiece,
     Frame,
+    FrontInquiry,
+    FrontListing,
     FrontRequest,
     Inquiry,
     Opened,
@@ -35,8 +37,8 @@ from splitcom.transports.frames_pb2 import (
     Reset,
 )
 from splitcom.transports.framing import Parcel, pack, unpack
+from splitcom.transports.front_files import list_files, pieces
 from splitcom.transports.grpc import (
-    PIECE_BYTES,
     PROBE_BYTES,
     SERVER_TIMEOUTS,
     SERVICE,
@@ -93,7 +95,7 @@ class GrpcServer:
         self._description = description
         self._max_clients = max_clients
         self._front = front
-        self._front_folder: Path | None = None
+        self._front_files: tuple[Path, FrontListing] | None = None
         self._front_lock = Lock()
         self._limits = limits or Limits()
         self._timeouts = timeouts or SERVER_TIMEOUTS
@@ -351,21 +353,29 @@ class GrpcServer:
         self._admission.identify_or_abort(context)
         return Probe(data=bytes(min(probe.answer_bytes, PROBE_BYTES)))
 
+    def _list_front(self, inquiry: FrontInquiry, context: grpc.ServicerContext) -> FrontListing:
+        self._admission.identify_or_abort(context)
+        return self._front_of(context)[1]
+
     def _send_front(self, request: FrontRequest, context: grpc.ServicerContext) -> Iterator[FilePiece]:
         name = self._admission.identify_or_abort(context)
+        folder, _ = self._front_of(context)
+        _LOG.info("%s is sent the front's weights", name)
+        yield from pieces(folder, request)
+
+    def _front_of(self, context: grpc.ServicerContext) -> tuple[Path, FrontListing]:
+        """The front's folder and what is in it, made when the first client asks; ends the call where there is none."""
         with self._front_lock:
-            if self._front_folder is None and self._front is not None:
+            if self._front_files is None and self._front is not None:
                 try:
-                    self._front_folder = self._front()
+                    folder = self._front()
                 except SplitComError as error:
                     abort(context, Refused(code=Refused.FAILED, reason=str(error)))
-        if self._front_folder is None:
+                self._front_files = folder, list_files(folder)
+        if self._front_files is None:
             reason = "the server gives no weights away: give the model's folder or name to the client"
             abort(context, Refused(code=Refused.REJECTED, reason=reason))
-        _LOG.info("%s is sent the front's weights", name)
-        for path in sorted(self._front_folder.iterdir()):
-            if path.name >= request.name:
-                yield from _pieces(path, request.offset if path.name == request.name else 0)
+        return self._front_files
 
     def _handlers(self) -> grpc.GenericRpcHandler:
         def send(message: _Message) -> bytes:
@@ -377,6 +387,9 @@ class GrpcServer:
                 "Converse": grpc.stream_stream_rpc_method_handler(self._converse),
                 "Describe": grpc.unary_unary_rpc_method_handler(self._describe, Inquiry.FromString, send),
                 "Probe": grpc.unary_unary_rpc_method_handler(self._probe, Probe.FromString, send),
+                "FrontFiles": grpc.unary_unary_rpc_method_handler(
+                    self._list_front, FrontInquiry.FromString, send
+                ),
                 "Front": grpc.unary_stream_rpc_method_handler(
                     self._send_front, FrontRequest.FromString, send
                 ),
@@ -395,15 +408,3 @@ class GrpcServer:
             ) from error
         self._server.start()
         return port
-
-
-def _pieces(path: Path, offset: int) -> Iterator[FilePiece]:
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        file.seek(min(offset, size))
-        while True:
-            offset = file.tell()
-            data = file.read(PIECE_BYTES)
-            yield FilePiece(name=path.name, offset=offset, size=size, data=data)
-            if offset + len(data) >= size:
-                return

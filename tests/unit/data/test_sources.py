@@ -105,7 +105,7 @@ def test_the_hub_extra_is_named_when_it_is_not_installed(monkeypatch):
 
 
 def test_a_hub_data_set_is_read_by_configuration_and_split(monkeypatch):
-    def load_dataset(name, config, split):
+    def load_dataset(name, config, split, trust_remote_code):
         return [{"name": name, "config": config, "split": split}]
 
     monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
@@ -114,7 +114,7 @@ def test_a_hub_data_set_is_read_by_configuration_and_split(monkeypatch):
 
 
 def test_an_unreachable_hub_is_reported(monkeypatch):
-    def load_dataset(name, config, split):
+    def load_dataset(name, config, split, trust_remote_code):
         raise ConnectionError("no route\nand more")
 
     monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))

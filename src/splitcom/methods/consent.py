@@ -1,0 +1,112 @@
+"""What a server asks of a client that joins, what the client lets it ask, and what it has agreed to; no I/O.
+
+The server's configuration says which columns are read, how a row becomes text and what leaves the machine. A client
+that trusts its server only so far pins what it has agreed to beforehand; and within a run nothing of it may change.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from splitcom.config import Config
+from splitcom.data import Row, columns_of
+from splitcom.errors import RefusedError
+
+_SHOWN = 200  # characters of the example
+
+
+@dataclass(frozen=True)
+class Pins:
+    """What a client allows: columns that may be read (None: any), and settings that must be as it expects them."""
+
+    columns: frozenset[str] | None = None
+    expected: Mapping[str, Any] = field(default_factory=dict)
+
+    def check(self, config: Config) -> None:
+        """Raise RefusedError where the server asks for something else, ConfigError for settings that there are not."""
+        asked = columns_read(config)
+        if self.columns is not None and (others := [name for name in asked if name not in self.columns]):
+            raise RefusedError(
+                f"the server asks for the column {', '.join(map(repr, others))}, and --columns allows "
+                f"{', '.join(sorted(self.columns))} alone; nothing has been sent"
+            )
+        for key, value in self.expected.items():
+            if config.override({key: value}) != config:
+                theirs = _at(config.model_dump(), key)
+                raise RefusedError(
+                    f"the server has {key} = {theirs!r}, and --expect says {value!r}; nothing has been sent"
+                )
+
+
+def columns_read(config: Config) -> list[str]:
+    """The columns of a client's rows that are read at all, in the order of the text."""
+    return list(dict.fromkeys([*columns_of(config.data.prompt), config.data.response]))
+
+
+def asked(config: Config, model_fingerprint: str) -> dict[str, Any]:
+    """What a server asks of its clients, by setting: all that decides what leaves them."""
+    tree = config.model_dump(mode="json")
+    keys = (
+        "method",
+        *(f"data.{name}" for name in ("task", "prompt", "response", "labels", "max_tokens")),
+        *(f"model.{name}" for name in ("cut", "tail_blocks", "dtype")),
+        "training.split",
+        *(f"flows.{flow}.codec" for flow in config.cut_flows),
+        "evaluation.codec",
+    )
+    return {"model": model_fingerprint, **{key: _at(tree, key) for key in keys}}
+
+
+def check_unchanged(agreed: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise RefusedError where a server asks in the middle of a run for something else than at its beginning."""
+    changed = [
+        f"{key} was {agreed[key]!r}, is {now.get(key)!r}" for key in agreed if agreed[key] != now.get(key)
+    ]
+    if changed:
+        raise RefusedError(
+            f"the server asks for something else than when this client joined the run: {'; '.join(changed)}; nothing "
+            "has been sent; if that is right, begin anew with another folder for --state"
+        )
+
+
+def disclosure(config: Config, train: Sequence[Row], held_out: Sequence[Row]) -> list[tuple[str, str]]:
+    """What is read and what leaves, in words: pairs of a heading and a line."""
+    columns = columns_read(config)
+    row, most = train[0], config.data.max_tokens
+    unread = [name for name in row.columns if name not in columns]
+    seen = f"; {', '.join(unread)} are not read" if unread else ""
+    return [
+        ("columns", f"{', '.join(columns)}{seen}"),
+        ("a row", f"{_short(row.prompt)} | {_short(row.response)}"),
+        ("samples", f"{len(train)} to train on, {len(held_out)} held out, {most} tokens of each at most"),
+        ("leaves", "; ".join(_leaving(config))),
+        ("stays", "the rows as text" if config.training.split else "the rows, activations and labels"),
+    ]  # fmt: skip
+
+
+def _leaving(config: Config) -> list[str]:
+    if not config.training.split:
+        return ["the adapter of the whole model", "numbers of rows and tokens", "losses"]
+    model, flows = config.model, config.cut_flows
+    leaving = [
+        f"activations of every token after block {model.cut} ({flows['activation_up'].codec}), from which text can be "
+        "recovered"
+    ]
+    if model.tail_blocks:
+        leaving.append(f"gradients of the last {model.tail_blocks} blocks ({flows['gradient_up'].codec})")
+        leaving.append("no labels")
+    else:
+        what = "the class" if config.data.classes is not None else "the token ids"
+        leaving.append(f"labels ({what} of {config.data.response!r})")
+    return [*leaving, "the front's adapter", "numbers of rows and tokens"]
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…")
+
+
+def _at(tree: Mapping[str, Any], key: str) -> Any:
+    value: Any = tree
+    for part in key.split("."):
+        value = value[part]
+    return value
