@@ -1,6 +1,7 @@
 """One tree of settings, each section beside its owner or here; TOML in, TOML out; knows not how anything is done."""
 
 from splitcom.codecs.config import ReferencesConfig
+from splitcom.config.client import ClientConfig
 from splitcom.config.comparison import ComparisonConfig, VariantConfig
 from splitcom.config.config import SHARED, Config
 from splitcom.config.evaluation import EvaluationConfig
@@ -15,6 +16,7 @@ from splitcom.models.config import LoraConfig, ModelConfig
 __all__ = [
     "SHARED",
     "AsynchronousConfig",
+    "ClientConfig",
     "ComparisonConfig",
     "Config",
     "ControlConfig",

@@ -13,6 +13,7 @@ from pydantic import ValidationError, model_validator
 
 from splitcom.codecs import parse
 from splitcom.codecs.config import ReferencesConfig
+from splitcom.config.client import ClientConfig
 from splitcom.config.comparison import ComparisonConfig
 from splitcom.config.evaluation import EvaluationConfig
 from splitcom.config.federation import FederationConfig
@@ -50,6 +51,7 @@ class Config(Section):
     partition: PartitionConfig = PartitionConfig()
     training: TrainingConfig = TrainingConfig()
     federation: FederationConfig = FederationConfig()
+    client: ClientConfig = ClientConfig()
     flows: FlowsConfig = FlowsConfig()
     control: ControlConfig = ControlConfig()
     references: ReferencesConfig = ReferencesConfig()

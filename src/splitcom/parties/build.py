@@ -7,6 +7,7 @@ from splitcom.client.client import Client, Trainer
 from splitcom.client.ends import EndsTrainer
 from splitcom.client.front import FrontTrainer
 from splitcom.client.whole import WholeTrainer
+from splitcom.client.wrapper import wrapped
 from splitcom.codecs import FileReferences, MemoryReferences, ReferenceStore, parse
 from splitcom.config import Config, FlowConfig
 from splitcom.data import Sample
@@ -75,6 +76,7 @@ def build_client(
         trainer = FrontTrainer(name, front, samples, held_out, channels, config)
     else:
         trainer = EndsTrainer(name, front, replicate(parts.tail), samples, held_out, channels, config)
+    trainer = wrapped(trainer, config)
     return Client(name, trainer, channels, config, model_fingerprint, PartyStore(folder))
 
 
