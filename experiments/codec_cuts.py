@@ -12,7 +12,6 @@ import argparse
 
 import torch
 from codec_theory import CLIENT, relative, setting
-from splitcom.config_tree import PRESETS
 
 from splitcom.codecs import Context, MemoryReferences, Ragged, parse, uncompressed_size
 from splitcom.parties.parts import load_parts

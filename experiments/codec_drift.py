@@ -16,7 +16,6 @@ from dataclasses import dataclass
 
 import torch
 from codec_theory import CLIENT, Loop, setting
-from splitcom.config_tree import parse_assignment
 from torch import Tensor
 
 from splitcom.codecs import Context, MemoryReferences, Ragged, parse

@@ -16,7 +16,6 @@ from collections import defaultdict
 import torch
 from codec_drift import ridge
 from codec_theory import CLIENT, Loop, relative, setting
-from splitcom.config_tree import PRESETS
 from torch import Tensor
 
 from splitcom.codecs import Codec, Context, MemoryReferences, Ragged, parse, uncompressed_size

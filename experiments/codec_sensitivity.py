@@ -14,7 +14,6 @@ from collections.abc import Iterator
 
 import torch
 from codec_theory import CLIENT, Loop, order_0_bits, relative, setting
-from splitcom.config_tree import parse_assignment
 from torch import Tensor
 
 from splitcom.codecs import Context, MemoryReferences, Ragged, parse

@@ -113,10 +113,14 @@ def read_prefix(
         raise PacketError(
             f"packet of width {header.hidden}, but the store holds references of {store.hidden}"
         )
-    limit = limit_bytes // (4 * header.hidden)
+    _check_lengths(lengths, header.hidden, limit_bytes)
+    return ids, lengths, known
+
+
+def _check_lengths(lengths: Ints, hidden: int, limit_bytes: int) -> None:
+    limit = limit_bytes // (4 * hidden)
     if lengths.min() < 1 or lengths.max() > limit or lengths.sum() > limit:
         raise PacketError(
             f"packet claims samples of {lengths.min()} to {lengths.max()} tokens; at least 1 and together "
-            f"at most {limit} of width {header.hidden} ({limit_bytes} bytes) are believed"
+            f"at most {limit} of width {hidden} ({limit_bytes} bytes) are believed"
         )
-    return ids, lengths, known

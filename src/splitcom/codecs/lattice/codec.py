@@ -35,7 +35,7 @@ from splitcom.codecs.lattice.tokens import Tokens, code_factors
 from splitcom.codecs.packet import read_prefix, write_prefix
 from splitcom.codecs.ragged import Ragged
 from splitcom.codecs.references import Reference, ReferenceStore
-from splitcom.codecs.wire import Bools, Buffer, Ints
+from splitcom.codecs.wire import Buffer, Ints
 from splitcom.codecs.wire import Reader as ByteReader
 from splitcom.errors import CodecError, PacketError
 
@@ -88,7 +88,7 @@ class LatticeCodec(Codec):
             flow.code_units(writer, units)
         learnt = torch.ones(len(values), dtype=torch.bool) if batch.learnt is None else batch.learnt
         factors = code_factors(writer, flow.prompts, self.uniform.prompt, learnt, lengths)
-        tokens = self._tokens(store, ids, lengths, known, factors, dims, fresh)
+        tokens = Tokens.of(store, ids, lengths, known, factors, dims, self._window(fresh))
         # gradients are as long as they count
         weights = weights_of(values) if self.klt.centre == "mean" else np.ones(len(values))
         heads, bodies = self._heads(fresh), self._bodies
@@ -126,7 +126,7 @@ class LatticeCodec(Codec):
         if header.changes_step:
             flow.code_units(bits, None)
         factors = code_factors(bits, flow.prompts, self.uniform.prompt, None, lengths)
-        tokens = self._tokens(store, ids, lengths, known, factors, dims, fresh)
+        tokens = Tokens.of(store, ids, lengths, known, factors, dims, self._window(fresh))
         self._heads(fresh).code(bits, flow, None, int(lengths.sum()))
         body, coordinates = self._bodies.code(bits, flow, None, tokens)
         values = self._code_end(bits, flow, coordinates, device)
@@ -157,18 +157,8 @@ class LatticeCodec(Codec):
     def _bodies(self) -> BodyCoding:
         return BodyCoding(self.predict, self.uniform.dead_zone)
 
-    def _tokens(
-        self,
-        store: ReferenceStore,
-        ids: list[int],
-        lengths: Ints,
-        known: Bools,
-        factors: Ints,
-        dims: int,
-        fresh: bool,
-    ) -> Tokens:
-        window = 0 if fresh or self.predict is None else self.predict.window
-        return Tokens.of(store, ids, lengths, known, factors, dims, window)
+    def _window(self, fresh: bool) -> int:
+        return 0 if fresh or self.predict is None else self.predict.window
 
     def _learnt(self, tokens: Tokens) -> Tensor | None:
         return None if self.uniform.prompt == 1 else tokens.learnt
