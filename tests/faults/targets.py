@@ -206,7 +206,7 @@ def _messages(packets: Sequence[bytes], labels: Sequence[bytes], adapters: Seque
     messages = [
         Message(hello={"protocol_version": 1, "client": "clinic-a", "model_fingerprint": "f" * 16}),
         Message(welcome={"config_toml": "seed = 1"}),
-        Message(round_start={"round": 1, "adapter": adapters[0]}),
+        Message(round_start={"round": 1, "adapter": adapters[0], "steps": {"activation_up": 0.5}}),
         *(Message(activation={"step": 3, "activation": p, "labels": labels[0]}) for p in packets),
         Message(gradient={"step": 3, "gradient": packets[0]}),
         Message(activation_up={"step": 3, "activation": packets[0]}),
