@@ -1,5 +1,7 @@
 """What holds of wrappers around a client's trainer: none changes a bit but those it is for."""
 
+from functools import partial
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -46,14 +48,14 @@ def test_a_wrapper_hands_on_whatever_a_trainer_does():
 
 
 @every_way
-@pytest.mark.parametrize("wrapper", [Wrapper, lambda trainer: ClipUpdate(trainer, FARTHEST)])
+@pytest.mark.parametrize("wrapper", [Wrapper, partial(ClipUpdate, bound=FARTHEST)])
 def test_what_changes_nothing_changes_no_bit(tiny_config, tmp_path, monkeypatch, way, wrapper):
     config = tiny_config.override(WAYS[way])
     plain = train(config, tmp_path / "plain")
     made = []
 
-    def twice(trainer, config):
-        made.append(wrapper(wrapper(trainer)))
+    def twice(trainer, name, config):
+        made.append(wrapper(wrapper(trainer, name), name))
         return made[-1]
 
     monkeypatch.setattr(build, "wrapped", twice)

@@ -21,9 +21,10 @@ _LOG = logging.getLogger(__name__)
 
 
 class Wrapper:
-    """Hands everything on and changes nothing."""
+    """Hands everything on and changes nothing; `name` is the client's."""
 
-    def __init__(self, inner: Trainer) -> None:
+    def __init__(self, inner: Trainer, name: str) -> None:
+        self.name = name
         self.num_samples = inner.num_samples
         self.num_held_out = inner.num_held_out
         self._inner = inner
@@ -66,8 +67,8 @@ class ClipUpdate(Wrapper):
     2018, arXiv 1710.06963). `num_clipped` counts the rounds of this process that were.
     """
 
-    def __init__(self, inner: Trainer, bound: float) -> None:
-        super().__init__(inner)
+    def __init__(self, inner: Trainer, name: str, bound: float) -> None:
+        super().__init__(inner, name)
         self.num_clipped = 0
         self._bound = bound
         self._began: dict[str, Tensor] = {}  # the round that is under way or paused
@@ -100,7 +101,9 @@ class ClipUpdate(Wrapper):
         if not norm > self._bound:  # also if it is NaN, which is for others to find
             return
         self.num_clipped += 1
-        _LOG.info("round %d: the update's norm of %.4g is clipped to %g", round_index, norm, self._bound)
+        _LOG.info(
+            "%s, round %d: an update of norm %.4g is clipped to %g", self.name, round_index, norm, self._bound
+        )
         scale = self._bound / norm
         self.load_adapter(
             {
@@ -113,8 +116,8 @@ class ClipUpdate(Wrapper):
 _BEGAN = "clip_update."
 
 
-def wrapped(trainer: Trainer, config: Config) -> Trainer:
-    """The trainer with all that the configuration asks for around it."""
+def wrapped(trainer: Trainer, name: str, config: Config) -> Trainer:
+    """A client's trainer with all that the configuration asks for around it."""
     if config.client.clip_update is not None:
-        trainer = ClipUpdate(trainer, config.client.clip_update)
+        trainer = ClipUpdate(trainer, name, config.client.clip_update)
     return trainer

@@ -76,7 +76,7 @@ def build_client(
         trainer = FrontTrainer(name, front, samples, held_out, channels, config)
     else:
         trainer = EndsTrainer(name, front, replicate(parts.tail), samples, held_out, channels, config)
-    trainer = wrapped(trainer, config)
+    trainer = wrapped(trainer, name, config)
     return Client(name, trainer, channels, config, model_fingerprint, PartyStore(folder))
 
 
