@@ -9,6 +9,7 @@ SplitComError
 ├── DataError              a data file, column or row
 ├── CodecError             a codec used wrongly
 │   ├── NonFiniteError     a NaN or an infinity is about to be sent
+│   ├── OutOfRangeError    a number is beyond what the codec's number format holds
 │   ├── PacketError        received bytes are no packet of this codec
 │   └── UnknownReference   a packet builds on a reference that is not held
 ├── ProtocolError
@@ -63,6 +64,10 @@ class CodecError(SplitComError):
 
 class NonFiniteError(CodecError):
     """A tensor about to be sent holds a NaN or an infinity."""
+
+
+class OutOfRangeError(CodecError):
+    """A tensor about to be sent holds a number beyond what the codec's number format holds."""
 
 
 class PacketError(CodecError):

@@ -183,6 +183,14 @@ def still_fit(found: Sequence[Reference | None], lengths: Ints) -> Bools:
     return np.array([old is not None and old.length == n for old, n in zip(found, lengths, strict=True)])
 
 
+def within(values: Tensor, lengths: Ints, limit: float) -> Bools:
+    """Which samples `[batch]` have no value of a larger magnitude, of fp32 `[tokens, hidden]`."""
+    beyond = (values.abs().amax(1) > limit).cpu().numpy()
+    counts: Ints = np.add.reduceat(beyond, np.cumsum(lengths) - lengths, dtype=np.int64)
+    fits: Bools = counts == 0
+    return fits
+
+
 def check_batch(batch: Ragged, ids: list[int], held_width: int | None, width: int) -> None:
     """Raise CodecError or NonFiniteError for what cannot be coded, or needs other references than are held."""
     if len(ids) != len(batch.lengths):

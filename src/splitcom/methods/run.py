@@ -20,7 +20,7 @@ from splitcom.methods.text import Writer, generate_pairs, score_text
 from splitcom.metrics.record import RunFolder
 from splitcom.models import Part, adapter_state, export_adapter
 from splitcom.parties.known_rows import check_rows
-from splitcom.parties.parts import Parts, load_parts
+from splitcom.parties.parts import Parts, check_parts, load_parts
 from splitcom.parties.texts import Texts, load_texts, with_classes
 from splitcom.server.observe import Observer, Observers
 from splitcom.server.rounds import Federation
@@ -79,6 +79,7 @@ def _train_into(
             return Run(folder.path, result)
     else:
         folder.refuse_if_used()
+    check_parts(config)
     texts = load_texts(config)
     observer.on_data(texts.report, str(texts.partition))
     parts = load_parts(config)

@@ -27,7 +27,7 @@ from splitcom.metrics.record import RunFolder
 from splitcom.models import fingerprint
 from splitcom.models.front import write_front
 from splitcom.parties.build import build_server
-from splitcom.parties.parts import load_server_parts
+from splitcom.parties.parts import check_parts, load_server_parts
 from splitcom.parties.texts import check_max_tokens
 from splitcom.server.observe import Observer, Observers
 from splitcom.transports.frames_pb2 import Description
@@ -84,6 +84,7 @@ def _serve_into(
     identity = load_server_identity(options.authority)
     check_max_tokens(config)
     digest = fingerprint(config.model.source)
+    check_parts(config)
     parts = load_server_parts(config)
     if not options.resume:
         folder.create(config.to_toml())

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from splitcom.models.adapters import (
         adapter_state,
         add_lora,
+        check_targets,
         export_adapter,
         joined_state,
         load_adapted,
@@ -34,6 +35,7 @@ __all__ = [
     "Tail",
     "adapter_state",
     "add_lora",
+    "check_targets",
     "cut",
     "describe",
     "export_adapter",
@@ -66,6 +68,7 @@ _HOME = {
     "Tail": "splitcom.models.split",
     "adapter_state": "splitcom.models.adapters",
     "add_lora": "splitcom.models.adapters",
+    "check_targets": "splitcom.models.adapters",
     "cut": "splitcom.models.split",
     "describe": "splitcom.models.description",
     "export_adapter": "splitcom.models.adapters",

@@ -79,6 +79,17 @@ def add_lora(
             _initialise(module, zlib.crc32(f"{seed}:{name}".encode()))
 
 
+def check_targets(model: PreTrainedModel, targets: Sequence[str]) -> None:
+    """Raise AdapterError, naming them, if some names of `targets` are those of no module of a whole model."""
+    names = [f".{name}" for name, _ in model.named_modules()]
+    if unknown := [one for one in targets if not any(name.endswith(f".{one}") for name in names)]:
+        linear = _linear_modules(model, survey(model))
+        raise AdapterError(
+            f"lora.targets: {', '.join(map(repr, unknown))}: {model.config.model_type} has no module of that name; "
+            f"name some of {sorted({_leaf(name) for name in linear})}"
+        )
+
+
 def renew_head(part: Part, seed: int = 0) -> None:
     """Draw the classification head that the part holds, if it holds one, and train it whole.
 

@@ -15,7 +15,7 @@ class ModelConfig(Section):
     tail_blocks: NonNegativeInt = 0  # blocks that the client has behind the body; 0: no U-shape
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     device: str = "auto"  # "auto" takes cuda where there is one
-    attention: Literal["eager", "sdpa"] = "sdpa"
+    attention: Literal["auto", "eager", "sdpa"] = "auto"  # "auto" takes sdpa if the family has it
 
 
 class LoraConfig(Section):

@@ -1,5 +1,6 @@
 """From a configuration to the parts of a model with their adapters, of one party or of all."""
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,15 +13,21 @@ from splitcom.models import (
     Front,
     Part,
     Tail,
+    adapter_state,
     add_lora,
+    check_targets,
     load_body,
+    load_config,
     load_front,
     load_tail,
     renew_head,
     share_embeddings,
 )
 from splitcom.models.front import outline
+from splitcom.models.load import skeleton
 from splitcom.seeds import derive_seed
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -36,6 +43,34 @@ def load_parts(config: Config) -> Parts:
     """All parts with their adapters, on the configured device."""
     front = front_of(config)
     return Parts(front, body_of(config), tail_of(config, front))
+
+
+def check_parts(config: Config) -> None:
+    """Raise what cutting the model and adding LoRA would, and warn of ranks that are of no use; reads no weights.
+
+    For before texts are encoded: the model's own configuration tells how many blocks there are, what they are called
+    and which attention its family has.
+    """
+    model, classes, rank = config.model, config.data.classes, config.lora.rank
+    whole = skeleton(load_config(model.source, classes), labels=classes)
+    if model.attention == "sdpa" and not whole._supports_sdpa:
+        raise ConfigError(
+            f"model.attention = 'sdpa': models of type {whole.config.model_type!r} have none in transformers; set "
+            "model.attention = 'auto' or 'eager'"
+        )
+    check_targets(whole, config.lora.targets or ())
+    kinds = (Front, Body, Tail) if model.tail_blocks else (Front, Body)
+    widths = []
+    for part in (outline(model.source, kind, model.cut, model.tail_blocks, classes) for kind in kinds):
+        adapt(part, config, trains=config.lora.train_front or not isinstance(part, Front))
+        lora = {name: tensor for name, tensor in adapter_state(part).items() if ".lora_" in name}
+        widths += [tensor.shape[".lora_A." in name] for name, tensor in lora.items()]
+    if widths and rank > min(widths):
+        _LOG.warning(
+            "lora.rank = %d is more than the width of some modules, which is %d: ranks above it add nothing but size",
+            rank,
+            min(widths),
+        )
 
 
 def front_of(config: Config) -> Front:
@@ -67,7 +102,7 @@ def _place(config: Config) -> dict[str, Any]:
     return {
         "dtype": getattr(torch, config.model.dtype),
         "device": device_of(config),
-        "attn_implementation": config.model.attention,
+        "attn_implementation": None if config.model.attention == "auto" else config.model.attention,
         "labels": config.data.classes,
     }
 

@@ -20,7 +20,7 @@ import torch
 
 from splitcom.codecs import Codec, Context, Decoded, Ragged, ReferenceStore, uncompressed_size
 from splitcom.control import Decision
-from splitcom.errors import NonFiniteError, PacketError
+from splitcom.errors import NonFiniteError, OutOfRangeError, PacketError
 from splitcom.seeds import derive_seed
 from splitcom.training.optimize import DIVERGED
 
@@ -63,7 +63,10 @@ class Channel:
     def encode(
         self, batch: Ragged, ids: Sequence[int], position: tuple[int, int], *, self_contained: bool = False
     ) -> bytes:
-        """Turn a batch into a packet; `position` is round and step. Raises NonFiniteError, naming both."""
+        """Turn a batch into a packet; `position` is round and step.
+
+        Raises NonFiniteError and OutOfRangeError, naming both.
+        """
         started = perf_counter()
         base = self._held(ids, batch)
         coded = batch if base is None else replace(batch, values=batch.values.float() - base)
@@ -72,6 +75,10 @@ class Channel:
         except NonFiniteError as error:
             raise NonFiniteError(
                 f"{self.client}, round {position[0]}, step {position[1]}, flow {self.flow}: {error}; {DIVERGED}"
+            ) from error
+        except OutOfRangeError as error:
+            raise OutOfRangeError(
+                f"{self.client}, round {position[0]}, step {position[1]}, flow {self.flow}: {error}"
             ) from error
         self._keep(ids, encoded.reconstruction)
         self.traffic.seconds += perf_counter() - started

@@ -25,8 +25,9 @@ from splitcom.codecs.chain.projection import Projection
 from splitcom.codecs.chain.rows import Rows
 from splitcom.codecs.chain.stage import Entropy, Number, Prediction, Stage, Transform
 from splitcom.codecs.chain.temporal import Temporal
-from splitcom.codecs.codec import Codec, Context, Decoded, Encoded, Knob, check_batch, still_fit
+from splitcom.codecs.codec import Codec, Context, Decoded, Encoded, Knob, check_batch, still_fit, within
 from splitcom.codecs.packet import read_prefix, write_prefix
+from splitcom.codecs.precision import MAX_MAGNITUDE
 from splitcom.codecs.ragged import Ragged
 from splitcom.codecs.references import ReferenceStore
 from splitcom.codecs.wire import (
@@ -83,6 +84,8 @@ class ChainCodec(Codec):
         values, lengths = batch.values.detach().float(), batch.lengths.numpy()
         found = store.peek(ids) if store is not None and not context.self_contained else [None] * len(ids)
         known = still_fit(found, lengths)
+        if store is not None and store.largest < MAX_MAGNITUDE:
+            known &= within(values, lengths, store.largest)  # what no reference holds builds on none
         reference = _read(store, ids, lengths, known, batch.hidden, values.device, self._projection)
 
         project = self._projector(values, store, context.flow_seed)

@@ -11,6 +11,7 @@ from splitcom.codecs.chain.stage import Number
 from splitcom.codecs.element import register
 from splitcom.codecs.precision import to_dtype
 from splitcom.codecs.wire import Buffer, Reader, tensor_bytes
+from splitcom.errors import OutOfRangeError
 
 
 @dataclass(frozen=True)
@@ -19,8 +20,12 @@ class _Float(Number):
 
     @override
     def encode(self, matrix: Tensor, generator: Generator | None) -> tuple[list[Buffer], Tensor]:
+        self._check(matrix)
         stored = to_dtype(matrix, self.dtype)
         return [tensor_bytes(stored)], stored.float()
+
+    def _check(self, matrix: Tensor) -> None:
+        """Raise OutOfRangeError if the format cannot hold a value that a codec takes."""
 
     @override
     def decode(self, reader: Reader, rows: int, width: int) -> Tensor:
@@ -49,14 +54,26 @@ class Float32(_Float):
 class Float16(_Float):
     """IEEE half precision, 2 bytes per element.
 
-    Error at most `2**-11 |x| + 2**-25`; what is beyond ±65504 becomes ±65504.
+    Error at most `2**-11 |x| + 2**-25`. What is beyond ±65504 is refused: it would arrive as another number.
 
-    >>> Float16().encode(torch.tensor([[0.1, 1e6]]), None)[1].tolist()
-    [[0.0999755859375, 65504.0]]
+    >>> Float16().encode(torch.tensor([[0.1, 1e3]]), None)[1].tolist()
+    [[0.0999755859375, 1000.0]]
     """
 
     name = "fp16"
     dtype = torch.float16
+
+    @override
+    def _check(self, matrix: Tensor) -> None:
+        if not matrix.numel():
+            return
+        low, high = torch.aminmax(matrix)
+        largest, limit = float(torch.maximum(-low, high)), torch.finfo(self.dtype).max
+        if largest > limit:
+            raise OutOfRangeError(
+                f"a value of magnitude {largest:.3g} is beyond the range of fp16, which ends at {limit:,.0f}; end this "
+                "codec in bf16 or none in place of fp16"
+            )
 
 
 @register

@@ -127,6 +127,11 @@ class ReferenceStore(ABC):
                 used[sample_id] = self._index[sample_id]
         self._replace(used, data, values.shape[1], kept is not None)
 
+    @property
+    def largest(self) -> float:
+        """The largest magnitude that a reference holds; what is beyond it is kept as that."""
+        return torch.finfo(DTYPES[self.precision]).max
+
     def clear(self) -> None:
         """Forget everything."""
         self._write({}, list(self._index))
