@@ -24,8 +24,8 @@ def adapter(seed, names=tuple(SHAPES), around=0.0, spread=0.1):
     return {name: around + spread * torch.randn(SHAPES[name], generator=generator) for name in names}
 
 
-def update(seed, num_tokens=10, **kwargs):
-    return Update(adapter(seed, **kwargs), num_tokens, version=1, client=f"client-{seed}")
+def update(seed, num_labels=10, **kwargs):
+    return Update(adapter(seed, **kwargs), num_labels, version=1, client=f"client-{seed}")
 
 
 def same(one, other):
@@ -70,7 +70,7 @@ def test_updates_that_agree_are_followed(name, num_equal):
 @every
 def test_the_order_in_which_updates_come_changes_no_bit(name):
     shared = adapter(0)
-    updates = [update(seed, num_tokens=7 * seed) for seed in range(1, 6)]
+    updates = [update(seed, num_labels=7 * seed) for seed in range(1, 6)]
     merged = parse(TEXTS[name]).merge(shared, updates)
     for order in itertools.islice(itertools.permutations(updates), 1, None, 17):
         assert same(parse(TEXTS[name]).merge(shared, order), merged)

@@ -13,7 +13,7 @@ from transformers import AutoModelForSequenceClassification, BertConfig, BertMod
 from splitcom.codecs import Decoded, Ragged
 from splitcom.config import Config
 from splitcom.data import HELD_OUT_DOMAIN, generate
-from splitcom.engines.local import BodyTrainer
+from splitcom.engines.local import LocalEngine
 from splitcom.errors import ConfigError, CutError, DataError, RemoteProtocolError
 from splitcom.methods import METHODS
 from splitcom.methods.evaluate import evaluate_run, writer_of
@@ -25,6 +25,7 @@ from splitcom.parties.parts import body_of, load_server_parts
 from splitcom.parties.texts import load_client_rows, load_texts, with_classes
 from splitcom.protocol.labels import pack_labels, unpack_labels
 from splitcom.seeds import derive_seed
+from splitcom.server.admission import Admission
 from splitcom.server.observe import Observer
 from splitcom.training.optimize import Optimizer
 from splitcom.training.plan import progress_of, round_batches
@@ -228,14 +229,14 @@ def decoded(lengths, width=32):
     ],
 )
 def test_classes_that_a_hostile_client_makes_up_are_refused(config, labels, message):
-    body = BodyTrainer(
-        body_of(config.override({"data.labels": LABELS})), config.override({"data.labels": LABELS})
-    )
+    config = config.override({"data.labels": LABELS})
+    engine = LocalEngine(body_of(config), config)
+    admission = Admission(config, engine.hidden_size, engine.num_labels)
     sent = {index: np.atleast_1d(np.array(label)) for index, label in enumerate(labels)}
     held = unpack_labels(pack_labels(sent), config.data.max_tokens)
     with pytest.raises(RemoteProtocolError, match=message):
-        body.admit(decoded([3, 1]), held)
-    assert len(body.admit(decoded([3, 1]), {0: np.array([1]), 1: np.array([0])}).labels) == 2
+        admission.admit(decoded([3, 1]), held)
+    assert len(admission.admit(decoded([3, 1]), {0: np.array([1]), 1: np.array([0])}).labels) == 2
 
 
 def test_a_client_over_a_network_brings_known_classes_only(config, texts, tmp_path):

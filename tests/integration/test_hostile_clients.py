@@ -322,8 +322,8 @@ class Outcome:
             self.lines = [line for lines in simulation.federation.run() for line in lines]
         self.refusals = refusals
         self.losses = simulation.federation.eval_losses
-        body = simulation.federation.body
-        self.adapter = simulation.federation.adapter | ({} if body is None else body.adapter())
+        engine = simulation.federation.engine
+        self.adapter = simulation.federation.adapter | ({} if engine is None else engine.adapter())
 
 
 def leave(message: Message) -> None:

@@ -212,7 +212,7 @@ def test_a_lost_reference_is_sent_again_on_every_flow(
     for lines in simulation.federation.run():
         if lines[0]["round"] == 1:
             if side == "server":
-                stores = {flow: simulation.federation.peers["client-1"].channels[flow].references}
+                stores = {flow: simulation.federation.states["client-1"].channels[flow].references}
             else:
                 stores = dict(simulation._clients["client-1"]._trainer.references())
             stores[flow].clear()

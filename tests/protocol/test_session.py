@@ -153,3 +153,11 @@ def test_random_bytes_are_a_message_or_a_remote_error(data, form, state, role):
         assert session.state is state
     else:
         assert (state, role.peer, received.WhichOneof("kind")) in TRANSITIONS[form]
+
+
+@pytest.mark.parametrize("form", Form)
+def test_exactly_one_side_owes_the_next_message(form):
+    for state in State:
+        senders = {role for at, role, kind in TRANSITIONS[form] if at is state and kind != "failure"}
+        assert len(senders) <= 1
+        assert {Session(role, state, form).turn for role in Role} == {next(iter(senders), None)}

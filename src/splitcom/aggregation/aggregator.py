@@ -29,7 +29,7 @@ class Aggregator(Call, ABC):
     """
 
     weighs: ClassVar[bool] = True
-    """Whether an update of more tokens counts more."""
+    """Whether an update of more labels counts more."""
 
     @property
     def min_updates(self) -> int:
@@ -50,7 +50,7 @@ class Aggregator(Call, ABC):
             merged[name] = old
             if holders:
                 theirs = [update.adapter[name].to(old.device, torch.float64) for update in holders]
-                weights = [update.num_tokens if self.weighs else 1 for update in holders]
+                weights = [update.num_labels if self.weighs else 1 for update in holders]
                 merged[name] = self.combine(name, old.double(), theirs, weights).to(old.dtype)
         return merged
 

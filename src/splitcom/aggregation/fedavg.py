@@ -1,4 +1,4 @@
-"""FedAvg: the mean, weighted by tokens."""
+"""FedAvg: the mean, weighted by the labels they were trained on."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -8,13 +8,13 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Update:
-    """What a client has made of a version of the shared adapter in a round, from so many tokens.
+    """What a client has made of a version of the shared adapter in a round, from so many labels, by which it weighs.
 
     `adapter` may lack tensors of the shared one: those of layers that this client does not hold.
     """
 
     adapter: Mapping[str, Tensor]
-    num_tokens: int
+    num_labels: int
     version: int  # of the adapter it began from
     is_new: bool = True  # false: it has left the adapter as it was
     client: str = ""

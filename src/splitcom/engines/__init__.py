@@ -1,1 +1,1 @@
-"""Where the body runs; knows no client's conversation."""
+"""Where the body runs: an `Engine` owns its devices and precision; knows no messages, and not what clients claim."""

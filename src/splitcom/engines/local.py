@@ -1,20 +1,22 @@
-"""What the server does with the batches of one step: body forward, loss, body backward, gradients back to the cut.
+"""The body in this process: forward, loss, backward and step, in passes of bounded size.
 
-In the U-shape the loss is the clients' business: the body's two passes are apart, and what is between is a `Passage`.
+A step whose samples fit one pass runs as one. Else gradients add up over its passes, and what is between the passes
+forward and backward in the U-shape is computed again, so that no more than one graph is in memory.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 import torch
 
-from splitcom.codecs import Decoded, Ragged
+from splitcom.codecs import Ragged
 from splitcom.config import Config
-from splitcom.errors import NonFiniteError, RemoteProtocolError
+from splitcom.engines.engine import Arrival, Gradient, Passage, Position, StepResult
+from splitcom.engines.passes import Pass, Rows, plan_passes, samples_of
+from splitcom.errors import NonFiniteError
 from splitcom.models import Body, adapter_state, load_adapter_state
-from splitcom.protocol.labels import IGNORED, Labels
 from splitcom.seeds import derive_seed
-from splitcom.training.loss import learnt_at, losses_of, losses_through
+from splitcom.training.loss import losses_through
 from splitcom.training.optimize import DIVERGED, Optimizer
 from splitcom.training.store import sections_of
 
@@ -22,259 +24,163 @@ _LARGEST = 1e30  # codecs take up to 1e34, and gradients are weighed before
 
 
 @dataclass(frozen=True)
-class Arrival:
-    """One client's batch as the server has decoded it; in the U-shape without labels."""
+class LocalPassage:
+    """What the forward pass of a step has given, and its graph if there was one pass and it has not been used."""
 
-    decoded: Decoded
-    labels: list[Labels]
-    trains_front: bool = True  # false: the client needs no gradient
-
-    @property
-    def num_samples(self) -> int:
-        """How many samples it holds."""
-        return len(self.decoded.ids)
-
-
-@dataclass(frozen=True)
-class StepResult:
-    """For one client: the gradient of its own mean loss at the cut, and its loss in nats over `num_labels`.
-
-    `num_correct` of them were the likeliest class, where there are classes.
-
-    The gradient is None where the front is frozen and needs none; the loss is 0 in the U-shape, where the client
-    keeps it.
-    """
-
-    gradient: Ragged | None
-    loss_sum: float
-    num_labels: int
-    num_correct: int = 0
-
-
-@dataclass(frozen=True)
-class Passage:
-    """The body between its forward and its backward pass, with the rows of each client; the graph is kept."""
-
-    hidden: torch.Tensor  # [batch, tokens, hidden], what has come in
-    out: torch.Tensor  # the same shape in the U-shape, else logits where there are labels
-    mask: torch.Tensor  # int64 [batch, tokens]
-    rows: Mapping[str, slice]
-
-    def check(self) -> None:
-        """Raise NonFiniteError where what the body gave cannot be sent."""
-        if not _is_finite(self.out[self.mask.bool()]):
-            raise NonFiniteError(f"what comes out of the body is not finite; {DIVERGED}")
+    rows: Rows
+    position: Position
+    trains: bool
+    out: dict[int, torch.Tensor]  # of each row, [tokens, hidden]
+    graphs: list[tuple[Pass, torch.Tensor]] = field(default_factory=list)
 
     def out_of(self, client: str) -> Ragged:
         """What the body gave for a client's batch."""
-        rows = self.rows[client]
-        return Ragged.from_padded(self.out.detach()[rows], self.mask[rows])
+        return self.rows.ragged(self.rows.spans[client], self.out)
 
 
-def _is_finite(values: torch.Tensor | None) -> bool:
-    return values is None or bool(values.detach().abs().amax() < _LARGEST)  # not so where there is a NaN
+class LocalEngine:
+    """See `Engine`; at most `max_tokens_per_pass` tokens with their padding go through the body at once."""
 
-
-class BodyTrainer:
-    """The body, its adapter and its optimizer."""
-
-    def __init__(self, body: Body, config: Config) -> None:
+    def __init__(self, body: Body, config: Config, max_tokens_per_pass: int | None = None) -> None:
         self._body = body
-        self._config = config
+        self._seed = config.seed
+        self._max_tokens = max_tokens_per_pass
         self._device = next(body.parameters()).device
         self._dtype = next(body.parameters()).dtype
         self._optimizer = Optimizer((p for p in body.parameters() if p.requires_grad), config.training)
-        shape = body.model.config.get_text_config()
-        classes = config.data.classes
-        self._classifies = classes is not None
-        self._hidden_size = shape.hidden_size
-        self._num_classes = shape.vocab_size if classes is None else len(classes)
-        batch_size = max(config.training.batch_size, config.evaluation.batch_size)
-        self.max_batch_bytes = batch_size * config.data.max_tokens * self._hidden_size * 4
-
-    def admit(
-        self, decoded: Decoded, labels: Mapping[int, Labels] | None, trains_front: bool = True
-    ) -> Arrival:
-        """Join a client's batch with its labels, None in the U-shape.
-
-        Raises RemoteProtocolError where they do not fit this model.
-        """
-        batch = decoded.batch
-        if batch.hidden != self._hidden_size:
-            raise RemoteProtocolError(
-                f"an activation of width {batch.hidden}; the model's is {self._hidden_size}"
-            )
-        lengths = batch.lengths.tolist()
-        shortest, longest = 1 if self._classifies else 2, self._config.data.max_tokens
-        if bad := [length for length in lengths if not shortest <= length <= longest]:
-            raise RemoteProtocolError(f"an activation of {bad[0]} tokens; expected {shortest} to {longest}")
-        if labels is None:
-            return Arrival(decoded, [], trains_front)
-        if missing := [sample for sample in decoded.ids if sample not in labels]:
-            raise RemoteProtocolError(f"no labels for sample ids {missing}")
-        rows = [labels[sample] for sample in decoded.ids]
-        for length, row in zip(lengths, rows, strict=True):
-            if len(row) != (1 if self._classifies else length):
-                raise RemoteProtocolError(f"{len(row)} labels for an activation of {length} tokens")
-            if int(row.max()) >= self._num_classes:
-                kind = "number of classes" if self._classifies else "vocabulary's size"
-                raise RemoteProtocolError(f"a label of {int(row.max())}; the {kind} is {self._num_classes}")
-        return Arrival(decoded, rows, trains_front)
+        shape, classes = body.model.config.get_text_config(), config.data.classes
+        self.hidden_size: int = shape.hidden_size
+        self.num_labels: int = shape.vocab_size if classes is None else len(classes)
 
     def step(
-        self, arrivals: Mapping[str, Arrival], position: tuple[int, int], progress: float
+        self, arrivals: Mapping[str, Arrival], position: Position, progress: float
     ) -> dict[str, StepResult]:
-        """One optimisation step on the batches of all clients together.
-
-            client a ─┐                                    ┌─► gradient a
-            client b ─┼─► hidden [B, T, D] ─► body ─► loss ┼─► gradient b
-            client c ─┘                          └─ AdamW  └─► gradient c
-
-        The body learns from the mean over all labelled tokens; each client gets the gradient of the mean over its
-        own, as if it were alone, so that its step does not shrink with the number of clients.
-
-        Raises NonFiniteError, and changes nothing, where loss or gradients are not finite.
-        """
-        labels = self._join_labels(list(arrivals.values()))
-        passage = self.forward(arrivals, position, labels)
-        losses, rows, correct = losses_of(passage.out, labels)
-        torch.autograd.backward(losses.mean())
-        self._check("the loss", losses)
-        self._check("the gradient at the cut", passage.hidden.grad)
+        """One optimisation step on the batches of all clients together."""
+        rows = Rows(arrivals)
+        num_labels = rows.num_labels
+        gradients: dict[int, torch.Tensor] = {}
+        losses, corrects, owners = [], [], []
+        self._body.train()
+        for one in self._passes(rows, position):
+            one.hidden.requires_grad_(rows.trains_fronts)
+            assert one.labels is not None
+            found = losses_through(self._body, one.hidden, one.mask, one.labels)
+            torch.autograd.backward(found.losses.sum() / num_labels)
+            self._check("the loss", found.losses)
+            self._check("the gradient at the cut", one.hidden.grad)
+            gradients |= one.real_tokens(one.hidden.grad)
+            losses.append(found.losses.detach())
+            corrects.append(found.correct)
+            owners.append(torch.tensor(one.rows, device=self._device)[found.rows])
         self._optimizer.step(progress)
 
-        losses = losses.detach()
+        loss, correct, owner = torch.cat(losses), torch.cat(corrects), torch.cat(owners)
         results = {}
-        for client, span in passage.rows.items():
-            mine = (span.start <= rows) & (rows < span.stop)
-            own = losses[mine]
-            gradient = self._gradient(passage, client, len(losses) / max(len(own), 1))
+        for client, span in rows.spans.items():
+            mine = (span.start <= owner) & (owner < span.stop)
+            own = loss[mine]
+            gradient = _scaled(rows, client, gradients, num_labels / max(len(own), 1))
             results[client] = StepResult(gradient, float(own.sum()), len(own), int(correct[mine].sum()))
         return results
 
     def forward(
-        self,
-        arrivals: Mapping[str, Arrival],
-        position: tuple[int, int],
-        labels: torch.Tensor | None = None,
-        trains: bool = True,
-    ) -> Passage:
-        """Run the batches of all clients together; `labels` where there is no tail.
-
-        Where the body does not train it has no dropout: what it gives of a frozen front's activations never changes.
-        """
-        hidden, mask = self._join(list(arrivals.values()))
-        hidden.requires_grad_(any(arrival.trains_front for arrival in arrivals.values()))
-        torch.manual_seed(derive_seed(self._config.seed, "server", *position))  # dropout
+        self, arrivals: Mapping[str, Arrival], position: Position, *, trains: bool = True
+    ) -> LocalPassage:
+        """The first half of a step in the U-shape."""
+        rows = Rows(arrivals)
+        passage = LocalPassage(rows, position, trains, {})
+        keeps = trains and len(self._plan(rows)) == 1
         self._body.train(trains)
-        rows, first = {}, 0
-        for client, arrival in arrivals.items():
-            rows[client] = slice(first, first + arrival.num_samples)
-            first += arrival.num_samples
-        with torch.set_grad_enabled(trains):
-            out = self._body(hidden, mask, at=None if labels is None else learnt_at(labels))
-        return Passage(hidden, out, mask, rows)
+        for one in self._passes(rows, position):
+            with torch.set_grad_enabled(keeps):
+                out = self._body(one.hidden.requires_grad_(keeps and rows.trains_fronts), one.mask)
+            self._check("what comes out of the body", out[one.mask.bool()])
+            passage.out.update(one.real_tokens(out.detach()))
+            if keeps:
+                passage.graphs.append((one, out))
+        return passage
 
     def backward(
-        self, passage: Passage, gradients: Mapping[str, tuple[Ragged | None, int]], progress: float
+        self, passage: Passage, gradients: Mapping[str, Gradient], progress: float
     ) -> dict[str, StepResult]:
-        """The second half of a step in the U-shape, from each client's gradient and its number of labelled tokens.
-
-            gradient a ─┐                                              ┌─► gradient a
-            gradient b ─┼─► weighed ─► [B, T, D] ─► body ─► weighed back ┼─► gradient b
-            (c is gone) ┘   by number                └─ AdamW
-
-        What comes in is the gradient, at the tail's input, of the mean over the client's own labelled tokens; so body
-        and fronts learn from the same means as in `step`. Raises NonFiniteError like it. Where the body is frozen there
-        is nothing to do.
-        """
-        if not passage.out.requires_grad:
-            return {
-                client: StepResult(None, 0.0, num_labels) for client, (_, num_labels) in gradients.items()
-            }
-        total = sum(num_labels for _, num_labels in gradients.values())
-        out_gradient = torch.zeros_like(passage.out)
-        for client, (gradient, num_labels) in gradients.items():
+        """The second half of a step in the U-shape."""
+        assert isinstance(passage, LocalPassage)
+        numbers = {client: num_labels for client, (_, num_labels) in gradients.items()}
+        if not passage.trains:
+            return {client: StepResult(None, 0.0, number) for client, number in numbers.items()}
+        total, rows = sum(numbers.values()), passage.rows
+        arrived: dict[int, tuple[torch.Tensor, float]] = {}  # gradient and weight, by row
+        for client, (gradient, number) in gradients.items():
             assert gradient is not None
-            rows = passage.rows[client]
-            padded = gradient.to_padded(passage.mask[rows].cpu()).to(out_gradient)
-            out_gradient[rows] = padded * (num_labels / total)
-        torch.autograd.backward(passage.out, out_gradient)
-        self._check("the gradient at the cut", passage.hidden.grad)
+            parts = samples_of(gradient)
+            arrived |= {
+                row: (part, number / total) for row, part in zip(rows.spans[client], parts, strict=True)
+            }
+        at_cut: dict[int, torch.Tensor] = {}
+        for one, out in self._graphs(passage):
+            torch.autograd.backward(out, _weighed(arrived, one, out))
+            self._check("the gradient at the cut", one.hidden.grad)
+            at_cut |= one.real_tokens(one.hidden.grad)
         self._optimizer.step(progress)
         return {
-            client: StepResult(self._gradient(passage, client, total / num_labels), 0.0, num_labels)
-            for client, (_, num_labels) in gradients.items()
+            client: StepResult(_scaled(rows, client, at_cut, total / number), 0.0, number)
+            for client, number in numbers.items()
         }
 
-    def is_sound(self, arrival: Arrival, gradient: tuple[Ragged | None, int] | None = None) -> bool:
-        """Whether a client's batch, in the U-shape with its gradient, passes the body as it was before training.
+    def is_sound(self, arrival: Arrival, gradient: Gradient | None = None) -> bool:
+        """Whether a client's batch passes the body as it was before training.
 
-        Where it does, and yet cannot be trained on, it is the training that has diverged.
+        If it does, and yet cannot be trained on, it is the training that has diverged.
         """
         trained = self.adapter()
         load_adapter_state(self._body, {name: torch.zeros_like(tensor) for name, tensor in trained.items()})
+        self._body.eval()
+        at_tail = None if gradient is None else gradient[0]
         try:
-            hidden, mask = self._join([arrival])
-            self._body.eval()
-            hidden.requires_grad_()
-            if arrival.labels:
-                losses, _, _ = losses_through(self._body, hidden, mask, self._join_labels([arrival]))
-                torch.autograd.backward(losses.mean())
-                return _is_finite(losses) and _is_finite(hidden.grad)
-            out = self._body(hidden, mask)
-            at_tail = None if gradient is None else gradient[0]
-            if at_tail is not None:  # else there is no more to look at than what comes out
-                torch.autograd.backward(out, at_tail.to_padded(mask.cpu()).to(out))
-            return _is_finite(out[mask.bool()]) and _is_finite(hidden.grad)
+            rows = Rows({"": arrival})
+            arrived = {} if at_tail is None else dict(enumerate(samples_of(at_tail)))
+            return all(self._is_sound(one, arrived) for one in self._passes(rows))
         finally:
             load_adapter_state(self._body, trained)
             self._optimizer.forget()
 
-    def _check(self, what: str, values: torch.Tensor | None) -> None:
-        if not _is_finite(values):
-            self._optimizer.forget()
-            raise NonFiniteError(f"{what} of a step of the body is not finite; {DIVERGED}")
-
-    def _gradient(self, passage: Passage, client: str, scale: float) -> Ragged | None:
-        """A client's rows of the gradient at the cut, times `scale`: from the step's mean to that over its own."""
-        if passage.hidden.grad is None:
-            return None
-        rows = passage.rows[client]
-        gradient = Ragged.from_padded(passage.hidden.grad[rows], passage.mask[rows])
-        return gradient if scale == 1 else Ragged(gradient.values * scale, gradient.lengths)
+    def _is_sound(self, one: Pass, arrived: Mapping[int, torch.Tensor]) -> bool:
+        one.hidden.requires_grad_()
+        if one.labels is not None:
+            losses = losses_through(self._body, one.hidden, one.mask, one.labels).losses
+            torch.autograd.backward(losses.mean())
+            return _is_finite(losses) and _is_finite(one.hidden.grad)
+        out = self._body(one.hidden, one.mask)
+        if arrived:  # else there is no more to look at than what comes out
+            torch.autograd.backward(
+                out, _weighed({row: (part, 1.0) for row, part in arrived.items()}, one, out)
+            )
+        return _is_finite(out[one.mask.bool()]) and _is_finite(one.hidden.grad)
 
     @torch.no_grad()
     def evaluate(self, arrival: Arrival) -> StepResult:
         """Loss in nats summed over the labels of a held-out batch, their number, and how many were right."""
-        hidden, mask = self._join([arrival])
         self._body.eval()
-        losses, _, correct = losses_through(self._body, hidden, mask, self._join_labels([arrival]))
-        return StepResult(None, float(losses.double().sum()), len(losses), int(correct.sum()))
+        loss_sum, num_labels, num_correct = 0.0, 0, 0
+        for one in self._passes(Rows({"": arrival})):
+            assert one.labels is not None
+            found = losses_through(self._body, one.hidden, one.mask, one.labels)
+            loss_sum += float(found.losses.double().sum())
+            num_labels += len(found.losses)
+            num_correct += int(found.correct.sum())
+        return StepResult(None, loss_sum, num_labels, num_correct)
 
     @torch.no_grad()
     def pass_held_out(self, arrival: Arrival) -> Ragged:
-        """What a client's tail gets of a held-out batch, in the U-shape; NonFiniteError where it cannot be sent."""
-        hidden, mask = self._join([arrival])
+        """What a client's tail gets of a held-out batch, in the U-shape."""
         self._body.eval()
-        out = Ragged.from_padded(self._body(hidden, mask), mask)
-        self._check("what comes out", out.values)
-        return out
-
-    def _join(self, arrivals: list[Arrival]) -> tuple[torch.Tensor, torch.Tensor]:
-        lengths = torch.cat([arrival.decoded.batch.lengths for arrival in arrivals])
-        values = torch.cat([arrival.decoded.batch.values for arrival in arrivals])
-        num_tokens = int(lengths.max())
-        mask = (torch.arange(num_tokens) < lengths[:, None]).to(torch.int64)
-        hidden = Ragged(values, lengths).to_padded(mask).to(self._device, self._dtype)
-        return hidden, mask.to(self._device)
-
-    def _join_labels(self, arrivals: list[Arrival]) -> torch.Tensor:
-        rows = [row for arrival in arrivals for row in arrival.labels]
-        labels = torch.full((len(rows), max(map(len, rows))), IGNORED)
-        for index, row in enumerate(rows):
-            labels[index, : len(row)] = torch.from_numpy(row)
-        return labels.to(self._device)
+        rows = Rows({"": arrival})
+        out: dict[int, torch.Tensor] = {}
+        for one in self._passes(rows):
+            out |= one.real_tokens(self._body(one.hidden, one.mask))
+        found = rows.ragged(range(len(rows.values)), out)
+        self._check("what comes out of the body", found.values)
+        return found
 
     def adapter(self) -> dict[str, torch.Tensor]:
         """The body's adapter."""
@@ -290,3 +196,51 @@ class BodyTrainer:
         sections = sections_of(state)
         load_adapter_state(self._body, sections["adapter"])
         self._optimizer.load_state(sections["optimizer"])
+
+    def _plan(self, rows: Rows) -> list[list[int]]:
+        return plan_passes(rows.lengths, self._max_tokens)
+
+    def _passes(self, rows: Rows, position: Position | None = None) -> Iterator[Pass]:
+        """One pass after the other, each with the draws that are its own at this position."""
+        for index, part in enumerate(self._plan(rows)):
+            if position is not None:  # dropout
+                draw = (*position, index) if index else position
+                torch.manual_seed(derive_seed(self._seed, "server", *draw))
+            yield rows.take(part, self._device, self._dtype)
+
+    def _graphs(self, passage: LocalPassage) -> Iterator[tuple[Pass, torch.Tensor]]:
+        """The forward pass of a step, as it was kept or once more, to the same bits."""
+        if passage.graphs:
+            yield passage.graphs.pop()
+            return
+        self._body.train()
+        for one in self._passes(passage.rows, passage.position):
+            one.hidden.requires_grad_(passage.rows.trains_fronts)
+            yield one, self._body(one.hidden, one.mask)
+
+    def _check(self, what: str, values: torch.Tensor | None) -> None:
+        if not _is_finite(values):
+            self._optimizer.forget()
+            raise NonFiniteError(f"{what} of a step of the body is not finite; {DIVERGED}")
+
+
+def _is_finite(values: torch.Tensor | None) -> bool:
+    return values is None or bool(values.detach().abs().amax() < _LARGEST)  # not so if there is a NaN
+
+
+def _scaled(rows: Rows, client: str, parts: Mapping[int, torch.Tensor], scale: float) -> Ragged | None:
+    """A client's part of the gradient at the cut, times `scale`: from the step's mean to that over its own labels."""
+    if not parts:
+        return None
+    gradient = rows.ragged(rows.spans[client], parts)
+    return gradient if scale == 1 else Ragged(gradient.values * scale, gradient.lengths)
+
+
+def _weighed(arrived: Mapping[int, tuple[torch.Tensor, float]], one: Pass, out: torch.Tensor) -> torch.Tensor:
+    """Gradients at the tail's input, each times its weight, laid out as `out`; zeros for clients that are gone."""
+    gradient = torch.zeros_like(out)
+    for place, row in enumerate(one.rows):
+        if row in arrived:
+            values, weight = arrived[row]
+            gradient[place, : len(values)] = values.to(gradient) * weight
+    return gradient

@@ -147,8 +147,8 @@ def export(federation: Federation, parts: Parts, folder: RunFolder, config: Conf
     """Write the adapter of all parts, and what controllers have learned."""
     folder.guard(lambda: federation.controllers.export(folder.controllers))
     adapter = federation.adapter
-    if federation.body is not None:
-        adapter = adapter | federation.body.adapter()
+    if federation.engine is not None:
+        adapter = adapter | federation.engine.adapter()
 
     def of(part: Part | None) -> dict[str, torch.Tensor]:
         return {} if part is None else {name: adapter[name] for name in adapter_state(part)}

@@ -11,14 +11,13 @@ from splitcom.client.wrapper import wrapped
 from splitcom.codecs import FileReferences, MemoryReferences, ReferenceStore, parse
 from splitcom.config import Config, FlowConfig
 from splitcom.data import Sample
-from splitcom.engines.local import BodyTrainer
+from splitcom.engines.local import LocalEngine
 from splitcom.flows import FLOWS
 from splitcom.models import joined_state, replicate
 from splitcom.parties.parts import Parts
 from splitcom.scheduling import scheduling_of
-from splitcom.server.controllers import Controllers
 from splitcom.server.observe import Observer
-from splitcom.server.rounds import Federation
+from splitcom.server.rounds import Federation, Served
 from splitcom.training.channel import Channel, Channels
 from splitcom.training.store import PartyStore
 from splitcom.transports.events import Transport
@@ -39,15 +38,13 @@ def build_server(
     split = config.training.split
     theirs = (parts.front, parts.tail if split else parts.body)
     adapter = joined_state([part for part in theirs if part is not None])
+    engine = LocalEngine(parts.body, config) if split and parts.body is not None else None
     return Federation(
         config,
         transport,
-        BodyTrainer(parts.body, config) if split and parts.body is not None else None,
-        adapter,
+        Served(engine, adapter, model_fingerprint),
         lambda name: open_channels(config, name, folder / "references") if split else {},
-        model_fingerprint,
         PartyStore(folder),
-        Controllers(config),
         scheduling_of(config),
         observer,
     )

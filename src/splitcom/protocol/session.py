@@ -160,6 +160,14 @@ class Session:
         self.state = following
         return message
 
+    @property
+    def turn(self) -> Role | None:
+        """Who owes the next message; None when the session is closed. A `failure` is nobody's turn."""
+        senders = {
+            role for state, role, kind in self._transitions if state is self.state and kind != "failure"
+        }
+        return senders.pop() if senders else None
+
     def _describe(self, sender: Role, message: Message) -> str:
         allowed = [kind for state, role, kind in self._transitions if state is self.state and role is sender]
         return (

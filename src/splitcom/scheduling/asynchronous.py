@@ -14,8 +14,9 @@ from splitcom.aggregation import Discount, Update
 from splitcom.config import Config
 from splitcom.scheduling.deadline import ArrivalDriven
 from splitcom.seeds import derive_seed
-from splitcom.server.conversations import Conversations, Rejoined, Task
+from splitcom.server.conversations import Conversations, Rejoined
 from splitcom.server.shared import SharedAdapter
+from splitcom.server.state import ClientStates, Task
 from splitcom.server.steps import Steps
 from splitcom.state import State
 
@@ -23,8 +24,15 @@ from splitcom.state import State
 class Asynchronous(ArrivalDriven):
     """FedAsync, and with a buffer FedBuff's way of collecting updates; stale ones count less, see `staleness`."""
 
-    def __init__(self, config: Config, clients: Conversations, adapter: SharedAdapter, steps: Steps) -> None:
-        super().__init__(config, clients, adapter, steps)
+    def __init__(
+        self,
+        config: Config,
+        clients: Conversations,
+        states: ClientStates,
+        adapter: SharedAdapter,
+        steps: Steps,
+    ) -> None:
+        super().__init__(config, clients, states, adapter, steps)
         self._num_updates = 0  # of the run
         self._buffer: list[Update] = []
         settings = config.federation.asynchronous
@@ -36,7 +44,7 @@ class Asynchronous(ArrivalDriven):
         self._num_steps = 0
         settings = self._config.federation
         while self._num_updates < round_index * settings.num_sampled:
-            left = sum(peer.is_idle or peer.is_training for peer in self._clients.peers.values())
+            left = len({*self._clients.ready, *self._training()})
             if left < settings.min_clients:
                 raise Rejoined(f"{left} clients are left in round {round_index}")
             self._occupy(round_index)
@@ -55,12 +63,12 @@ class Asynchronous(ArrivalDriven):
 
     def _occupy(self, round_index: int) -> None:
         """Have paused clients go on, and idle ones begin, until as many train as are sampled."""
-        settings, peers = self._config.federation, self._clients.peers
-        idle = [name for name in self._clients.present if peers[name].is_idle]
+        settings = self._config.federation
+        idle = self._clients.ready
         for name in idle:
-            if (task := peers[name].task) is not None:
+            if (task := self._states[name].task) is not None:
                 self._steps.begin(name, task)
-        free = [name for name in idle if peers[name].task is None]
+        free = [name for name in idle if self._states[name].task is None]
         count = min(max(settings.num_sampled - len(self._training()), 0), len(free))
         draw = random.Random(
             derive_seed(self._config.seed, "clients", round_index, self._num_updates, len(free))
@@ -73,7 +81,7 @@ class Asynchronous(ArrivalDriven):
 
     def _receive(self, updates: Mapping[str, Update]) -> None:
         for name, update in updates.items():
-            self._clients.peers[name].staleness += self._adapter.version - update.version
+            self._states[name].counts.staleness += self._adapter.version - update.version
             self._num_updates += 1
             if update.is_new:
                 self._buffer.append(update)
@@ -93,9 +101,7 @@ class Asynchronous(ArrivalDriven):
 
     def state(self) -> State:
         """How far the run is, and which rounds are paused."""
-        tasks = {
-            name: asdict(peer.task) for name, peer in self._clients.peers.items() if peer.task is not None
-        }
+        tasks = {name: asdict(state.task) for name, state in self._states.items() if state.task is not None}
         return State(scalars={"updates": self._num_updates, "begun": dict(self._begun), "tasks": tasks})
 
     def load_state(self, state: State) -> None:
@@ -103,5 +109,6 @@ class Asynchronous(ArrivalDriven):
         kept = state.scalars
         self._num_updates, self._begun = kept["updates"], Counter(kept["begun"])
         self._buffer.clear()
-        for name, peer in self._clients.peers.items():
-            peer.task = Task(**kept["tasks"][name]) if name in kept["tasks"] else None
+        self._states.forget_tasks()
+        for name, task in kept["tasks"].items():
+            self._states[name].task = Task(**task)

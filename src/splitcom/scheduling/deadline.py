@@ -14,11 +14,11 @@ from collections.abc import Mapping
 
 from splitcom.aggregation import Update
 from splitcom.config import Config
-from splitcom.engines.local import Arrival
-from splitcom.protocol.messages_pb2 import Message
+from splitcom.engines.engine import Arrival
 from splitcom.scheduling.sampling import sample_clients
-from splitcom.server.conversations import Conversations, Ended, Rejoined, Task
+from splitcom.server.conversations import Conversations, Rejoined
 from splitcom.server.shared import SharedAdapter
+from splitcom.server.state import ClientStates, Task
 from splitcom.server.steps import Steps
 from splitcom.state import State
 from splitcom.training.plan import num_round_batches, progress_of
@@ -27,9 +27,17 @@ from splitcom.training.plan import num_round_batches, progress_of
 class ArrivalDriven(ABC):
     """What deadlines and asynchronous scheduling have in common."""
 
-    def __init__(self, config: Config, clients: Conversations, adapter: SharedAdapter, steps: Steps) -> None:
+    def __init__(
+        self,
+        config: Config,
+        clients: Conversations,
+        states: ClientStates,
+        adapter: SharedAdapter,
+        steps: Steps,
+    ) -> None:
         self._config = config
         self._clients = clients
+        self._states = states
         self._adapter = adapter
         self._steps = steps
         self._num_steps = 0  # of the body, in this round
@@ -39,7 +47,13 @@ class ArrivalDriven(ABC):
         """That of the run, at a step on batches of these clients."""
 
     def _training(self) -> list[str]:
-        return [name for name, peer in self._clients.peers.items() if peer.is_training]
+        """The clients that are at work on their tasks, or wait for an answer."""
+        peers = self._clients.peers
+        return [
+            name
+            for name in self._clients.present
+            if self._states[name].task is not None and not peers[name].is_idle
+        ]
 
     def _num_batches(self, name: str) -> int:
         return num_round_batches(self._clients.peers[name].num_samples, self._config)
@@ -51,53 +65,22 @@ class ArrivalDriven(ABC):
 
         Waits until something arrives, or until `until_s` of the transport's clock.
         """
-        arrivals: dict[str, Arrival] = {}
-        updates: dict[str, Update] = {}
-        messages = self._clients.collect_arrived(self._training(), until_s)
-        for name, message in messages.items():
-            try:
-                if (taken := self._take(name, message)) is None:
-                    continue
-                if isinstance(taken, Update):
-                    updates[name] = taken
-                else:
-                    arrivals[name] = taken
-            except Ended:
-                continue
-        # Here, too, one may have left meanwhile.
-        arrivals = {name: arrival for name, arrival in arrivals.items() if self._clients.is_busy(name)}
-        if arrivals:
-            self._step(arrivals, round_index, pause=pause)
-        return updates
-
-    def _take(self, name: str, message: Message) -> Arrival | Update | None:
-        task = self._clients.peers[name].task
-        if task is None:
-            return None  # it has left while another one's lost reference was waited for
-        if task.is_abandoned:
-            self._steps.abandon(name, message)
-            return None
-        message = self._steps.caught_up(name, message)
-        kind = message.WhichOneof("kind")
-        if kind == "round_end":
-            return self._steps.end(name, message.round_end)
-        if kind != "round_paused":
-            return self._steps.decode(name, message)
-        if not task.is_pausing:
-            self._clients.refuse(name, "it has paused without being told to")
-        return None
+        brought = self._steps.receive(self._clients.collect_arrived(self._training(), until_s))
+        if brought.arrivals:
+            self._step(brought.arrivals, round_index, pause=pause)
+        return brought.updates
 
     def _step(self, arrivals: Mapping[str, Arrival], round_index: int, *, pause: bool) -> None:
         position = (round_index, self._num_steps)
         self._num_steps += 1
         foreseen = max(self._num_batches(name) for name in self._clients.present)
         progress = self._progress(list(arrivals))
-        self._steps.take(arrivals, position, max(foreseen, self._num_steps), progress, pause=pause)
+        self._steps.step(arrivals, position, max(foreseen, self._num_steps), progress, pause=pause)
 
     def _abandon_all(self) -> None:
         """Whatever is under way is too late."""
         for name in self._training():
-            task = self._clients.peers[name].task
+            task = self._states[name].task
             assert task is not None
             task.is_abandoned = True
 
@@ -145,7 +128,7 @@ class Deadline(ArrivalDriven):
         return max(
             progress_of(self._config, task.round, task.next_step, self._num_batches(name))
             for name in names
-            if (task := self._clients.peers[name].task) is not None
+            if (task := self._states[name].task) is not None
         )
 
     def settle(self, round_index: int, *, is_last: bool) -> None:
@@ -159,5 +142,4 @@ class Deadline(ArrivalDriven):
 
     def load_state(self, state: State) -> None:
         """Begin the next round with clients that have none."""
-        for peer in self._clients.peers.values():
-            peer.task = None
+        self._states.forget_tasks()

@@ -2,10 +2,10 @@
 
 from splitcom.aggregation import Update
 from splitcom.config import Config
-from splitcom.engines.local import Arrival
 from splitcom.scheduling.sampling import sample_clients
-from splitcom.server.conversations import Conversations, Ended, Rejoined, Task
+from splitcom.server.conversations import Conversations, Rejoined
 from splitcom.server.shared import SharedAdapter
+from splitcom.server.state import ClientStates, Task
 from splitcom.server.steps import Steps
 from splitcom.state import State
 from splitcom.training.plan import num_round_batches, progress_of
@@ -14,9 +14,17 @@ from splitcom.training.plan import num_round_batches, progress_of
 class Lockstep:
     """Every step waits for one batch of each client, and a round for every client's last one."""
 
-    def __init__(self, config: Config, clients: Conversations, adapter: SharedAdapter, steps: Steps) -> None:
+    def __init__(
+        self,
+        config: Config,
+        clients: Conversations,
+        states: ClientStates,
+        adapter: SharedAdapter,
+        steps: Steps,
+    ) -> None:
         self._config = config
         self._clients = clients
+        self._states = states
         self._adapter = adapter
         self._steps = steps
 
@@ -41,23 +49,12 @@ class Lockstep:
         updates: dict[str, Update] = {}
         step = 0
         while training:
-            arrivals: dict[str, Arrival] = {}
-            messages = self._clients.collect(training)
-            training = [name for name in training if name in messages]
-            for name, message in messages.items():
-                try:
-                    message = self._steps.caught_up(name, message)
-                    if message.WhichOneof("kind") == "round_end":
-                        training.remove(name)
-                        updates[name] = self._steps.end(name, message.round_end)
-                    else:
-                        arrivals[name] = self._steps.decode(name, message)
-                except Ended:
-                    training = [other for other in training if other != name]
-            arrivals = {name: arrival for name, arrival in arrivals.items() if self._clients.is_busy(name)}
-            if arrivals:
+            brought = self._steps.receive(self._clients.collect(training))
+            updates |= brought.updates
+            training = list(brought.arrivals)
+            if training:
                 progress = progress_of(self._config, round_index, min(step, num_steps - 1), num_steps)
-                self._steps.take(arrivals, (round_index, step), num_steps, progress)
+                self._steps.step(brought.arrivals, (round_index, step), num_steps, progress)
                 step += 1
         return updates
 
@@ -70,5 +67,4 @@ class Lockstep:
 
     def load_state(self, state: State) -> None:
         """Begin the next round with clients that have none."""
-        for peer in self._clients.peers.values():
-            peer.task = None
+        self._states.forget_tasks()

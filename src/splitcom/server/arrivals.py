@@ -1,75 +1,111 @@
-"""From a client's message to the batch that the body runs: decoded, fitting the model, joined with its labels."""
+"""From a client's message to the batch that the body runs: decoded, fitting the model, joined with its labels.
+
+What cannot be raises RemoteProtocolError or PacketError; a packet that builds on references which this side lacks is
+`Lost`.
+"""
 
 from collections.abc import Mapping
-from contextlib import suppress
-from functools import partial
+from dataclasses import dataclass
 
 from splitcom.codecs import Decoded
 from splitcom.config import Config
-from splitcom.engines.local import Arrival, BodyTrainer
-from splitcom.errors import UnknownReference
+from splitcom.engines.engine import Arrival, Gradient
+from splitcom.errors import RemoteProtocolError, UnknownReference
 from splitcom.protocol.labels import Labels, unpack_labels
-from splitcom.protocol.messages_pb2 import Message
+from splitcom.protocol.messages_pb2 import GradientUp, Message, ReferenceLost
+from splitcom.server.admission import Admission
 from splitcom.server.claims import check_step
 from splitcom.server.conversations import Conversations
+from splitcom.server.state import ClientStates
+
+
+@dataclass(frozen=True)
+class Lost:
+    """This side lacks what a packet of `step` builds on; it is to be sent again."""
+
+    step: int
+    sample_ids: list[int]
+
+    @property
+    def answer(self) -> Message:
+        """What to tell the client."""
+        return Message(reference_lost=ReferenceLost(step=self.step, sample_ids=self.sample_ids))
 
 
 class Arrivals:
-    """Reads what clients send; whoever sends what does not fit is refused, which raises Ended."""
+    """Reads what clients send; answers nothing."""
 
-    def __init__(self, config: Config, body: BodyTrainer, clients: Conversations) -> None:
+    def __init__(
+        self, config: Config, admission: Admission, clients: Conversations, states: ClientStates
+    ) -> None:
         self._config = config
-        self._body = body
+        self._admission = admission
         self._clients = clients
+        self._states = states
+        self._is_u_shape = bool(config.model.tail_blocks)
 
-    def activation(self, name: str, message: Message) -> Arrival:
-        """A batch to train on; where this side has lost a reference, of the packet sent again. Raises Rejoined."""
-        return self._clients.settle(name, message, partial(self._activation, name))
-
-    def late(self, name: str, message: Message) -> None:
-        """Decode a batch that nothing will be made of, so that both sides go on with the same references."""
-        with suppress(UnknownReference):  # it will be noticed again when it matters
-            self._labelled(name, message)
+    def to_train(self, name: str, message: Message) -> Arrival | Lost:
+        """A batch to train on, which is the next one of the client's round."""
+        due = "activation_up" if self._is_u_shape else "activation"
+        if (kind := message.WhichOneof("kind")) != due:
+            raise RemoteProtocolError(f"'{kind}' where '{due}' is due")
+        content = getattr(message, due)
+        state, num_samples = self._states[name], self._clients.peers[name].num_samples
+        check_step(content.step, state.task, num_samples, self._config)
+        labels: Mapping[int, Labels] | None = None
+        if not self._is_u_shape:
+            labels = state.labels
+            state.labels |= unpack_labels(content.labels, self._config.data.max_tokens)
+            if len(state.labels) > num_samples:
+                raise RemoteProtocolError(f"labels of more samples than the {num_samples} it has")
+        decoded = self._decode(name, "activation_up", content.activation, content.step)
+        if isinstance(decoded, Lost):
+            return decoded
+        if labels is not None and (missing := [sample for sample in decoded.ids if sample not in labels]):
+            return Lost(content.step, missing)
+        trains_front = self._config.lora.train_front and not (state.task is not None and state.task.is_frozen)
+        return self._admission.admit(decoded, labels, trains_front)
 
     def held_out(self, name: str, message: Message) -> Arrival:
         """A batch to evaluate."""
-        if self._config.model.tail_blocks:
-            decoded = self._decode(name, "evaluation", message.evaluation_up.activation)
-            return self._admit(name, decoded, None)
-        batch = message.evaluation_batch
-        decoded = self._decode(name, "evaluation", batch.activation)
-        return self._admit(name, decoded, self._labels(name, batch.labels))
+        labels: Mapping[int, Labels] | None = None
+        if self._is_u_shape:
+            packet = message.evaluation_up.activation
+        else:
+            packet = message.evaluation_batch.activation
+            labels = unpack_labels(message.evaluation_batch.labels, self._config.data.max_tokens)
+        decoded = self._decode(name, "evaluation", packet, 0)
+        if isinstance(decoded, Lost):
+            raise RemoteProtocolError("a held-out batch that builds on another")
+        return self._admission.admit(decoded, labels)
 
-    def _activation(self, name: str, message: Message) -> Arrival:
-        u_shape = bool(self._config.model.tail_blocks)
-        due = "activation_up" if u_shape else "activation"
-        if (kind := message.WhichOneof("kind")) != due:
-            self._clients.refuse(name, f"'{kind}' where '{due}' is due")
-        step = getattr(message, due).step
-        self._clients.parse(name, check_step, step, self._clients.peers[name], self._config)
-        return self._unlabelled(name, message) if u_shape else self._labelled(name, message)
+    def from_tail(self, name: str, content: GradientUp, sent: Arrival) -> Gradient | Lost:
+        """What a client's tail answers to what the body made of `sent`, in the U-shape."""
+        batch, num_tokens = sent.decoded.batch, len(sent.decoded.batch.values)
+        task = self._states[name].task
+        if not 0 < content.num_labels <= num_tokens:
+            raise RemoteProtocolError(f"a gradient for {content.num_labels} of {num_tokens} tokens")
+        if task is not None and task.is_frozen:
+            if content.gradient:
+                raise RemoteProtocolError(
+                    f"{len(content.gradient)} bytes of gradient for {content.num_labels} of {num_tokens} tokens, where "
+                    "the body is frozen"
+                )
+            return None, content.num_labels
+        decoded = self._decode(name, "gradient_up", content.gradient, content.step)
+        if isinstance(decoded, Lost):
+            return decoded
+        if (decoded.ids, decoded.batch.lengths.tolist()) != (sent.decoded.ids, batch.lengths.tolist()):
+            raise RemoteProtocolError("a gradient of other samples or tokens than the activation's")
+        if decoded.batch.hidden != batch.hidden:
+            raise RemoteProtocolError(
+                f"a gradient of width {decoded.batch.hidden}; the model's is {batch.hidden}"
+            )
+        return decoded.batch, content.num_labels
 
-    def _labelled(self, name: str, message: Message) -> Arrival:
-        peer, activation = self._clients.peers[name], message.activation
-        peer.labels |= self._labels(name, activation.labels)
-        if len(peer.labels) > peer.num_samples:
-            self._clients.refuse(name, f"labels of more samples than the {peer.num_samples} it has")
-        decoded = self._decode(name, "activation_up", activation.activation)
-        if missing := [sample for sample in decoded.ids if sample not in peer.labels]:
-            raise UnknownReference(missing)
-        return self._admit(name, decoded, peer.labels)
-
-    def _unlabelled(self, name: str, message: Message) -> Arrival:
-        return self._admit(name, self._decode(name, "activation_up", message.activation_up.activation), None)
-
-    def _decode(self, name: str, flow: str, packet: bytes) -> Decoded:
-        channel = self._clients.peers[name].channels[flow]
-        return self._clients.parse(name, channel.decode, packet, self._body.max_batch_bytes)
-
-    def _labels(self, name: str, data: bytes) -> dict[int, Labels]:
-        return self._clients.parse(name, unpack_labels, data, self._config.data.max_tokens)
-
-    def _admit(self, name: str, decoded: Decoded, labels: Mapping[int, Labels] | None) -> Arrival:
-        task = self._clients.peers[name].task
-        trains_front = self._config.lora.train_front and not (task is not None and task.is_frozen)
-        return self._clients.parse(name, self._body.admit, decoded, labels, trains_front)
+    def _decode(self, name: str, flow: str, packet: bytes, step: int) -> Decoded | Lost:
+        channel = self._states[name].channels[flow]
+        try:
+            return channel.decode(packet, self._admission.max_batch_bytes)
+        except UnknownReference as lost:
+            return Lost(step, lost.sample_ids)

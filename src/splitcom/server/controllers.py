@@ -68,12 +68,12 @@ class Controllers:
         self, round_index: int, flows: Iterable[str], lines: Sequence[Mapping[str, Any]]
     ) -> Feedback:
         skips = [
-            (line["skip_ratio"][flow], line["tokens"])
+            (line["skip_ratio"][flow], line["labels"])
             for line in lines
             for flow in flows
             if flow in line["skip_ratio"]
         ]
-        losses = [(line["loss"], line["tokens"]) for line in lines if line["loss"] is not None]
+        losses = [(line["loss"], line["labels"]) for line in lines if line["loss"] is not None]
         return Feedback(
             round=round_index,
             progress=round_index / self._rounds,

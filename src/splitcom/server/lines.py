@@ -4,14 +4,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from splitcom.flows import AT_CUT, FLOWS, SUMS
-from splitcom.server.conversations import Peer
+from splitcom.server.state import ClientState
 
 
 def line_of(
     name: str,
     round_index: int,
     eval_loss: float | None,
-    peer: Peer,
+    state: ClientState,
     counted: Mapping[str, int],
     adapters: Mapping[str, int],
     seconds: Mapping[str, float],
@@ -20,7 +20,8 @@ def line_of(
 
     `adapters` is what those that were sent take uncompressed, by flow.
     """
-    traffic = {flow: channel.take_traffic() for flow, channel in peer.channels.items()}
+    done = state.counts
+    traffic = {flow: channel.take_traffic() for flow, channel in state.channels.items()}
     sent = {key: counted.get(key, 0) for key in (*FLOWS, *SUMS)}
     uncompressed = dict(sent)
     whole = {flow: size for flow, size in adapters.items() if sent[flow]}  # a party alone sends nothing
@@ -34,14 +35,15 @@ def line_of(
     return {
         "round": round_index,
         "client": name,
-        "steps": peer.steps,
-        "tokens": peer.tokens,
-        "updates": peer.updates,
-        "staleness": peer.staleness / peer.updates if peer.updates else None,
-        "loss": peer.loss_sum / peer.num_labels if peer.num_labels else None,
+        "steps": done.steps,
+        "tokens": done.tokens,
+        "labels": done.num_labels,
+        "updates": done.updates,
+        "staleness": done.staleness / done.updates if done.updates else None,
+        "loss": done.loss_sum / done.num_labels if done.num_labels else None,
         "eval_loss": eval_loss,
         "threshold": {
-            flow: channel.setting for flow, channel in peer.channels.items() if channel.setting is not None
+            flow: channel.setting for flow, channel in state.channels.items() if channel.setting is not None
         },
         "skip_ratio": {
             flow: passed.skipped / passed.samples

@@ -8,6 +8,7 @@ saved round, so that the run ends with the same bits as an undisturbed one.
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -15,16 +16,18 @@ import torch
 
 from splitcom.codecs import ReferenceStore
 from splitcom.config import Config
-from splitcom.engines.local import BodyTrainer
+from splitcom.engines.engine import Engine
 from splitcom.metrics.ledger import Ledger
 from splitcom.protocol.labels import pack_labels, unpack_labels
-from splitcom.protocol.messages_pb2 import Message, SaveState
+from splitcom.protocol.messages_pb2 import Message, SaveState, Welcome
+from splitcom.server.body import ServerBody
 from splitcom.server.controllers import Controllers
-from splitcom.server.conversations import Conversations, Peer, Rejoined
+from splitcom.server.conversations import Conversations, Rejoined
 from splitcom.server.evaluation import Evaluation
 from splitcom.server.lines import line_of
 from splitcom.server.observe import Observer
 from splitcom.server.shared import SharedAdapter
+from splitcom.server.state import ClientStates
 from splitcom.server.steps import Steps
 from splitcom.state import State
 from splitcom.training.channel import Channels
@@ -49,48 +52,52 @@ class Scheduling(Protocol):
         """Go on from a checkpoint."""
 
 
+@dataclass(frozen=True)
+class Served:
+    """What a run trains, as the server holds it."""
+
+    engine: Engine | None  # None if clients train the whole model
+    adapter: Mapping[str, torch.Tensor]  # that clients share, before training
+    fingerprint: str  # of the model
+
+
 class Federation:
-    """One run as the server sees it; `body` is None where clients train the whole model."""
+    """One run as the server sees it."""
 
     def __init__(
         self,
         config: Config,
         transport: Transport,
-        body: BodyTrainer | None,
-        front_adapter: Mapping[str, torch.Tensor],
+        model: Served,
         open_channels: Callable[[str], Channels],
-        model_fingerprint: str,
         store: PartyStore,
-        controllers: Controllers,
-        scheduling: Callable[[Config, Conversations, SharedAdapter, Steps], Scheduling],
+        scheduling: Callable[[Config, Conversations, ClientStates, SharedAdapter, Steps], Scheduling],
         observer: Observer | None = None,
     ) -> None:
         self.config = config
-        self.body = body
+        self.engine = model.engine
         self.ledger = Ledger()
         self.round = 0
         self.eval_losses: dict[int, float] = {}
         self.eval_accuracies: dict[int, float] = {}  # of classes, else empty
         self.uncompressed: Counter[str] = Counter()
         self.wall_s = 0.0
-        self.controllers = controllers
+        self.controllers = Controllers(config)
+        self.states = ClientStates(open_channels)
         self._store = store
         self._saved_round = 0
         self._saved_clocks: dict[str, Any] = {}
-        self._shared = SharedAdapter(front_adapter, config, self._versions_in_use)
-        self._clients = Conversations(config, transport, self.ledger, open_channels, model_fingerprint)
+        self._shared = SharedAdapter(model.adapter, config, self.states.versions_in_use)
+        self._clients = Conversations(
+            config, transport, self.ledger, model.fingerprint, self.states.begin_anew
+        )
+        body = None if model.engine is None else ServerBody(config, model.engine, self._clients, self.states)
+        self._body = body
         observer = observer or Observer()
-        self._steps = Steps(config, self._clients, self._shared, body, self.ledger, observer)
-        self._evaluation = Evaluation(config, self._clients, self._shared, body, observer)
-        self._scheduling = scheduling(config, self._clients, self._shared, self._steps)
-
-    @property
-    def peers(self) -> dict[str, Peer]:
-        """What is known of each client, by name."""
-        return self._clients.peers
-
-    def _versions_in_use(self) -> set[int]:
-        return {peer.task.version for peer in self.peers.values() if peer.task is not None}
+        parties = (config, self._clients, self.states, self._shared)
+        self._steps = Steps(*parties, body, self.ledger, observer)
+        self._evaluation = Evaluation(*parties, body, observer)
+        self._scheduling = scheduling(*parties, self._steps)
 
     @property
     def adapter(self) -> dict[str, torch.Tensor]:
@@ -132,7 +139,7 @@ class Federation:
 
     def _rounds(self) -> Iterator[list[dict[str, Any]]]:
         self._clients.gather()
-        self._clients.welcome(self._saved_round)
+        self._welcome()
         # Coming together takes no time of the run's, or else one that is resumed would not go on to the same order.
         self._clients.transport.load_state(self._saved_clocks)
         if not self.eval_losses:
@@ -142,22 +149,31 @@ class Federation:
         while not self._is_last:
             if len(self._clients.present) < self.config.federation.min_clients:
                 self._clients.gather()
-            self._clients.welcome(self._saved_round)
+            self._welcome()
             self._round()
             if self._is_due:
                 self._save_clients()
             yield self._close_round()
 
+    def _welcome(self) -> None:
+        """Answer every hello: go on from the last saved round if both sides have it, else begin anew."""
+        for name in self._clients.greeted:
+            state, theirs = self.states[name], self._clients.peers[name].saved_rounds
+            if state.acknowledged_round != self._saved_round or self._saved_round not in theirs:
+                state.begin_anew()
+            welcome = Welcome(config_toml=self.config.to_toml(), round=state.acknowledged_round)
+            self._clients.send(name, Message(welcome=welcome))
+
     def _round(self) -> None:
         self.round += 1
-        for peer in self.peers.values():
-            steer(peer.channels, self.controllers.decisions)
+        for state in self.states.values():
+            steer(state.channels, self.controllers.decisions)
         self._steps.freezes_fronts = self.controllers.freezes_fronts
         self._scheduling.train(self.round)
         evaluates = self._is_last or self.round % self.config.evaluation.every == 0
         if evaluates or self._is_due:
             self._scheduling.settle(self.round, is_last=self._is_last)
-            self._clients.welcome(self._saved_round)  # who had no part in this and has begun anew meanwhile
+            self._welcome()  # who had no part in this and has begun anew meanwhile
         if evaluates:
             self._evaluate()
 
@@ -171,21 +187,22 @@ class Federation:
         """The lines of metrics.jsonl for this round; what was counted for it starts anew."""
         counted = self.ledger.close_round()
         lines = []
-        for name, peer in self.peers.items():
-            sent = counted.get(name, {})
-            if peer.steps or sent:
-                seconds = {"server": self._steps.server_s, **self._clients.transport.take_seconds(name)}
+        server_s = 0.0 if self._body is None else self._body.engine.take_seconds()
+        for name in self._clients.peers:
+            sent, state = counted.get(name, {}), self.states[name]
+            done = state.counts
+            if done.steps or sent:
+                seconds = {"server": server_s, **self._clients.transport.take_seconds(name)}
                 adapters = self._shared.take_uncompressed(name)
                 line = line_of(
-                    name, self.round, self.eval_losses.get(self.round), peer, sent, adapters, seconds
+                    name, self.round, self.eval_losses.get(self.round), state, sent, adapters, seconds
                 )
                 if self.config.data.classes is not None:
-                    line["accuracy"] = peer.num_correct / peer.num_labels if peer.num_labels else None
+                    line["accuracy"] = done.num_correct / done.num_labels if done.num_labels else None
                     line["eval_accuracy"] = self.eval_accuracies.get(self.round)
                 self.uncompressed.update(line["uncompressed_bytes"])
                 lines.append(line)
-            peer.forget_round()
-        self._steps.server_s = 0.0
+            state.forget_counts()
         self.controllers.observe(self.round, lines)
         return lines
 
@@ -195,7 +212,7 @@ class Federation:
         for name in names:
             self._clients.send(name, Message(save_state=SaveState(round=self.round)))
         for name in self._clients.collect(names):
-            self.peers[name].acknowledged_round = self.round
+            self.states[name].acknowledged_round = self.round
 
     def _keep(self) -> None:
         """Keep the server's own state."""
@@ -206,13 +223,12 @@ class Federation:
             "control": self.controllers.state(),
         }
         tensors = {f"{part}.{name}": t for part, state in parts.items() for name, t in state.tensors.items()}
-        if self.body is not None:
-            tensors |= {f"body.{name}": tensor for name, tensor in self.body.state().items()}
-        for name, peer in self.peers.items():
-            if peer.labels:
-                tensors[f"labels.{name}"] = torch.frombuffer(
-                    bytearray(pack_labels(peer.labels)), dtype=torch.uint8
-                )
+        if self.engine is not None:
+            tensors |= {f"body.{name}": tensor for name, tensor in self.engine.state().items()}
+        for name, client in self.states.items():
+            if client.labels:
+                packed = bytearray(pack_labels(client.labels))
+                tensors[f"labels.{name}"] = torch.frombuffer(packed, dtype=torch.uint8)
         scalars = {
             "parts": {part: state.scalars for part, state in parts.items()},
             "wall_s": self.wall_s,
@@ -222,7 +238,8 @@ class Federation:
             "uncompressed": self.uncompressed,
             "transport": self._saved_clocks,
             "clients": {
-                name: [peer.acknowledged_round, peer.adapter_version] for name, peer in self.peers.items()
+                name: [client.acknowledged_round, client.adapter_version]
+                for name, client in self.states.items()
             },
         }
         self._store.save(self.round, tensors, scalars, self._references())
@@ -235,16 +252,16 @@ class Federation:
         sections = sections_of(tensors)
         parts = {part: State(sections[part], kept) for part, kept in scalars["parts"].items()}
         self._shared.load_state(parts["shared"])
-        if self.body is not None:
-            self.body.load_state(sections["body"])
+        if self.engine is not None:
+            self.engine.load_state(sections["body"])
         for name, (acknowledged_round, adapter_version) in scalars["clients"].items():
-            peer = self._clients.peer(name)
-            peer.acknowledged_round, peer.adapter_version = acknowledged_round, adapter_version
+            client = self.states[name]
+            client.acknowledged_round, client.adapter_version = acknowledged_round, adapter_version
             packed = sections["labels"].get(name)
-            peer.labels = (
+            client.labels = (
                 {} if packed is None else unpack_labels(packed.numpy().tobytes(), self.config.data.max_tokens)
             )
-            peer.forget_round()
+            client.forget_counts()
         self._scheduling.load_state(parts["scheduling"])
         self._store.load_references(self.round, self._references())
         self.controllers.load_state(parts["control"])
@@ -255,11 +272,12 @@ class Federation:
         self.ledger.load_state(scalars["ledger"])
         self._saved_clocks = scalars["transport"]
         self._clients.transport.load_state(self._saved_clocks)
-        self._steps.server_s = 0.0
+        if self._body is not None:
+            self._body.engine.take_seconds()
 
     def _references(self) -> Iterator[tuple[str, ReferenceStore]]:
-        for name, peer in self.peers.items():
-            for flow, channel in peer.channels.items():
+        for name, client in self.states.items():
+            for flow, channel in client.channels.items():
                 if channel.references is not None:
                     yield f"{name}-{flow}", channel.references
 

@@ -9,8 +9,8 @@ from splitcom.aggregation import Discount, FedAvg, Update
 from splitcom.aggregation.median import Median
 
 
-def update(value, num_tokens=10, version=5, client=""):
-    return Update({"a": torch.tensor([value])}, num_tokens, version, client=client)
+def update(value, num_labels=10, version=5, client=""):
+    return Update({"a": torch.tensor([value])}, num_labels, version, client=client)
 
 
 def merge(aggregator, value, version, updates, discount):
@@ -22,7 +22,7 @@ def test_one_update_alone_is_fedasync():
     discount = Discount(0.6, 1.0)
     assert merge(FedAvg(), 1.0, 5, [update(2.0)], discount) == pytest.approx(1 + 0.6)
     assert merge(FedAvg(), 1.0, 7, [update(2.0)], discount) == pytest.approx(1 + 0.6 / 3)
-    assert merge(FedAvg(), 1.0, 7, [update(2.0, num_tokens=999)], discount) == pytest.approx(1 + 0.2)
+    assert merge(FedAvg(), 1.0, 7, [update(2.0, num_labels=999)], discount) == pytest.approx(1 + 0.2)
     assert merge(FedAvg(), 1.1, 5, [update(2.7)], Discount(1.0, 0.5)) == torch.tensor(2.7).item()
 
 

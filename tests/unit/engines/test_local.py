@@ -5,8 +5,8 @@ import torch
 
 from splitcom.codecs import Decoded, Ragged
 from splitcom.config import Config
-from splitcom.engines.local import BodyTrainer
-from splitcom.errors import RemoteProtocolError
+from splitcom.engines.engine import Arrival
+from splitcom.engines.local import LocalEngine
 from splitcom.models import add_lora, load_body, load_tail, replicate
 from splitcom.protocol.labels import IGNORED
 from splitcom.training.loss import losses_through
@@ -33,6 +33,10 @@ def batch_of(lengths, seed):
     return Decoded(ragged, ids, torch.zeros(len(ids), dtype=torch.bool)), labels
 
 
+def arrival_of(decoded, labels=None):
+    return Arrival(decoded, list((labels or {}).values()))
+
+
 def with_lora(part):
     add_lora(part, 4, seed=1)
     with torch.no_grad():
@@ -56,15 +60,13 @@ def through(tail, hidden, labels):
 
 def test_bodies_and_fronts_of_both_forms_get_the_same_gradients(tiny_model, config):
     batches = {name: batch_of(lengths, seed) for seed, (name, lengths) in enumerate(CLIENTS.items())}
-    standard = BodyTrainer(with_lora(load_body(tiny_model, 2)), config)
-    arrivals = {name: standard.admit(decoded, labels) for name, (decoded, labels) in batches.items()}
+    standard = LocalEngine(with_lora(load_body(tiny_model, 2)), config)
+    arrivals = {name: arrival_of(decoded, labels) for name, (decoded, labels) in batches.items()}
     expected = standard.step(arrivals, (1, 0), 0.5)
 
-    between = BodyTrainer(with_lora(load_body(tiny_model, 2, 1)), config)
+    between = LocalEngine(with_lora(load_body(tiny_model, 2, 1)), config)
     tail = with_lora(load_tail(tiny_model, 1))
-    passage = between.forward(
-        {name: between.admit(decoded, None) for name, (decoded, _) in batches.items()}, (1, 0)
-    )
+    passage = between.forward({name: arrival_of(decoded) for name, (decoded, _) in batches.items()}, (1, 0))
     tails = {name: replicate(tail) for name in batches}
     gradients = {
         name: through(tails[name], passage.out_of(name), labels) for name, (_, labels) in batches.items()
@@ -87,18 +89,10 @@ def test_a_client_that_is_lost_between_the_passes_leaves_the_step_to_the_others(
     (decoded, labels), (other, _) = batch_of([5, 8], 1), batch_of([11], 2)
     gradients = {}
     for names in (["here"], ["here", "gone"]):
-        body = BodyTrainer(with_lora(load_body(tiny_model, 2, 1)), config)
-        admitted = {"here": body.admit(decoded, None), "gone": body.admit(other, None)}
+        body = LocalEngine(with_lora(load_body(tiny_model, 2, 1)), config)
+        admitted = {"here": arrival_of(decoded), "gone": arrival_of(other)}
         passage = body.forward({name: admitted[name] for name in names}, (1, 0))
         tail = with_lora(load_tail(tiny_model, 1))
         back = {"here": through(tail, passage.out_of("here"), labels)}
         gradients[len(names)] = body.backward(passage, back, 0.5)["here"].gradient.values
     assert torch.allclose(gradients[1], gradients[2], atol=1e-7)
-
-
-@pytest.mark.parametrize("lengths", [[1], [257]])
-def test_an_activation_of_a_length_that_no_sample_can_have_is_refused(tiny_model, config, lengths):
-    decoded, _ = batch_of(lengths, 0)
-    body = BodyTrainer(with_lora(load_body(tiny_model, 2, 1)), config)
-    with pytest.raises(RemoteProtocolError, match=f"an activation of {lengths[0]} tokens; expected 2 to 256"):
-        body.admit(decoded, None)

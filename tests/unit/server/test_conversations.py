@@ -52,10 +52,10 @@ def saved(name):
 def idle_clients(script, names, **federation):
     """Conversations whose clients have been asked to save their state."""
     config = Config(federation={"clients": len(names), **federation})
-    conversations = Conversations(config, script, Ledger(), lambda name: {}, "f")
+    conversations = Conversations(config, script, Ledger(), "f")
     conversations.gather()
-    conversations.welcome(0)
     for name in names:
+        conversations.send(name, Message(welcome={}))
         conversations.send(name, Message(save_state={}))
     return conversations
 

@@ -1,0 +1,34 @@
+"""The body as the server's conversations reach it: what arrives for it, its engine, and in the U-shape its tails."""
+
+from collections.abc import Mapping
+
+from splitcom.config import Config
+from splitcom.engines.engine import Arrival, Engine, Position, StepResult
+from splitcom.server.admission import Admission
+from splitcom.server.arrivals import Arrivals
+from splitcom.server.conversations import Conversations
+from splitcom.server.soundness import SoundEngine
+from splitcom.server.state import ClientStates
+from splitcom.server.tails import Tails
+
+
+class ServerBody:
+    """`tails` is None in the standard form."""
+
+    def __init__(self, config: Config, engine: Engine, clients: Conversations, states: ClientStates) -> None:
+        admission = Admission(config, engine.hidden_size, engine.num_labels)
+        self.arrivals = Arrivals(config, admission, clients, states)
+        self.engine = SoundEngine(engine, clients)
+        self.tails = Tails(self.engine, self.arrivals, clients, states) if config.model.tail_blocks else None
+
+    def step(
+        self,
+        arrivals: Mapping[str, Arrival],
+        position: Position,
+        packet_position: Position,
+        progress: float,
+    ) -> dict[str, StepResult]:
+        """One optimisation step at `position`, whose packets are those of `packet_position`. Raises Rejoined."""
+        if self.tails is None:
+            return self.engine.step(arrivals, position, progress)
+        return self.tails.step(arrivals, position, packet_position, progress)

@@ -1,0 +1,95 @@
+"""What the server knows of each client's training: channels, labels, task, last gradient, counts of the round.
+
+Knows nothing of connections: who is there is told by `conversations`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from splitcom.codecs import Ragged
+from splitcom.protocol.labels import Labels
+from splitcom.training.channel import Channels
+
+
+@dataclass
+class Task:
+    """The round that a client is training or has paused; `round` names its batches and draws."""
+
+    round: int
+    version: int  # of the shared adapter, from which it began
+    place: float | None = None  # where in the run, in rounds from 1; None: at `round`
+    is_frozen: bool = False  # by a controller: the front, and in the U-shape the body
+    next_step: int = 0
+    num_labels: int = 0  # trained on so far
+    is_pausing: bool = False
+    is_abandoned: bool = False
+
+
+@dataclass
+class Counts:
+    """What a client has done in a round of the run."""
+
+    steps: int = 0
+    tokens: int = 0
+    loss_sum: float = 0.0  # nats, over `num_labels`
+    num_labels: int = 0
+    num_correct: int = 0
+    updates: int = 0
+    staleness: int = 0  # versions, summed over these updates
+
+
+@dataclass
+class ClientState:
+    """The server's part of what it shares with one client."""
+
+    channels: Channels
+    acknowledged_round: int | None = None  # after which both sides have kept their state
+    adapter_version: int = 0  # that the client holds; 0: none
+    labels: dict[int, Labels] = field(default_factory=dict)
+    task: Task | None = None
+    gradient: tuple[Ragged, list[int]] | None = None  # of the last step, until the client is known to have it
+    counts: Counts = field(default_factory=Counts)
+
+    def begin_anew(self) -> None:
+        """Forget what the client no longer shares; what it has done in this round stays counted."""
+        self.adapter_version, self.acknowledged_round, self.task, self.gradient = 0, None, None, None
+        self.labels.clear()
+        for channel in self.channels.values():
+            if channel.references is not None:
+                channel.references.clear()
+
+    def forget_counts(self) -> None:
+        """Begin the counts of a round."""
+        self.counts = Counts()
+        for channel in self.channels.values():
+            channel.take_traffic()
+
+
+class ClientStates(dict[str, ClientState]):
+    """By client; that of a new one is made when it is first asked for.
+
+    >>> states = ClientStates(lambda name: {})
+    >>> states["clinic-a"].counts.steps
+    0
+    """
+
+    def __init__(self, open_channels: Callable[[str], Channels]) -> None:
+        super().__init__()
+        self._open_channels = open_channels
+
+    def __missing__(self, name: str) -> ClientState:
+        self[name] = ClientState(self._open_channels(name))
+        return self[name]
+
+    def begin_anew(self, name: str) -> None:
+        """Forget what this client no longer shares."""
+        self[name].begin_anew()
+
+    def versions_in_use(self) -> set[int]:
+        """The versions of the shared adapter from which rounds that are under way began."""
+        return {state.task.version for state in self.values() if state.task is not None}
+
+    def forget_tasks(self) -> None:
+        """Nobody trains."""
+        for state in self.values():
+            state.task = None
