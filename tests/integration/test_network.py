@@ -25,6 +25,8 @@ from splitcom.transports.grpc_client import run_client
 from .parties import Deployment, fork_server, free_port, make_authority
 
 TEMPORAL = {
+    "flows.adapter_up.codec": "delta > topk(0.1) > int8 > zstd",
+    "flows.adapter_down.codec": "delta > topk(0.1) > int8 > zstd",
     "flows.activation_up.codec": "temporal(0.9) > delta > int4 > zstd",
     "flows.gradient_down.codec": "delta > int8(rounding=stochastic)",
     "lora.dropout": 0.1,
