@@ -8,6 +8,7 @@ from splitcom.codecs import parse
 from splitcom.codecs.config import CodecText
 from splitcom.codecs.lattice import LatticeCodec
 from splitcom.control import parse as parse_controller
+from splitcom.control.bangbang import BangBang
 from splitcom.control.config import ControllerText
 from splitcom.flows import FLOWS
 from splitcom.settings import Section
@@ -95,5 +96,11 @@ def fitting_knob(setting: str, controller_text: str, codec: str) -> str:
         raise ValueError(
             f"{setting} raises what it sets to send less, but {codec!r} sends more by a higher {knob.name}; take "
             "another controller, such as bangbang, or a codec with a step"
+        )
+    if isinstance(controller, BangBang) and knob.saves_upwards and controller.saving < controller.careful:
+        raise ValueError(
+            f"{setting} is careful at {controller.careful:g} and saves at {controller.saving:g}, as thresholds do, but "
+            f"it would set the {knob.name} of {codec!r}, which sends less the higher it is; swap the two, or give the "
+            "flow a codec with a temporal stage"
         )
     return knob.name

@@ -58,6 +58,12 @@ def check_parts(config: Config) -> None:
             f"model.attention = 'sdpa': models of type {whole.config.model_type!r} have none in transformers; set "
             "model.attention = 'auto' or 'eager'"
         )
+    if getattr(whole.config.get_text_config(), "output_router_logits", False):
+        _LOG.warning(
+            "%s: output_router_logits is set, but the auxiliary loss of its router is not trained: losses are those of "
+            "the tokens alone",
+            model.source,
+        )
     check_targets(whole, config.lora.targets or ())
     kinds = (Front, Body, Tail) if model.tail_blocks else (Front, Body)
     widths = []

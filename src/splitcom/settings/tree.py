@@ -1,5 +1,6 @@
 """Configurations as trees: TOML files that extend one another, presets and dotted changes; knows no other key."""
 
+import logging
 import tomllib
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import Any
 
 from splitcom.errors import ConfigError
 from splitcom.settings.presets import PRESETS, Tree
+
+_LOG = logging.getLogger(__name__)
 
 
 def parse_assignment(text: str) -> tuple[str, Any]:
@@ -64,7 +67,12 @@ def read_text(text: str, where: str) -> Tree:
         raise ConfigError(f"{where}: not valid TOML: {error}") from error
     if "preset" not in tree:
         return tree
-    preset = _preset(tree.pop("preset"), where, given=_flows_with_codecs(tree.get("flows")))
+    flows, name = tree.get("flows"), tree.pop("preset")
+    codecs = _flows_with("codec", flows)
+    _explain_controllers(
+        name, where, [flow for flow in _flows_with("controller", flows) if flow not in codecs]
+    )
+    preset = _preset(name, where, given=codecs)
     return _layered(preset, tree)
 
 
@@ -73,6 +81,10 @@ def merged(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> Tree:
     copied, changes = _copied(tree), dict(changes)
     if "preset" in changes:
         given = {dotted.split(".")[1] for dotted in changes if fullmatch(r"flows\.\w+\.codec", dotted)}
+        steered = {
+            key.split(".")[1] for key in changes if fullmatch(r"flows\.\w+\.controller", key) and changes[key]
+        }
+        _explain_controllers(changes["preset"], "override", sorted(steered - given))
         copied = _layered(copied, _preset(changes.pop("preset"), "override", given))
     for dotted, value in changes.items():
         *sections, key = dotted.split(".")
@@ -96,6 +108,19 @@ def _preset(name: Any, where: str, given: Collection[str]) -> Tree:
     return {"flows": {flow: dict(tree) for flow, tree in PRESETS[name].items() if flow not in given}}
 
 
-def _flows_with_codecs(flows: Any) -> list[str]:
+def _flows_with(key: str, flows: Any) -> list[str]:
     trees = flows.items() if isinstance(flows, dict) else ()
-    return [flow for flow, tree in trees if isinstance(tree, dict) and "codec" in tree]
+    return [flow for flow, tree in trees if isinstance(tree, dict) and tree.get(key, False) is not False]
+
+
+def _explain_controllers(name: Any, where: str, flows: Collection[str]) -> None:
+    """Say what a controller sets that was written for a codec which is not there."""
+    for flow in flows:
+        _LOG.warning(
+            "%s: flows.%s.controller sets the step of the codec that preset = %r gives this flow, and no threshold; "
+            "set flows.%s.codec as well if another is meant",
+            where,
+            flow,
+            name,
+            flow,
+        )

@@ -244,3 +244,18 @@ def test_a_path_that_is_only_in_the_working_directory_is_refused(tmp_path, monke
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match=r"not beside this file, .* but in the working directory; write '/"):
         Config.load("conf/run.toml")
+
+
+def test_a_controller_for_thresholds_is_not_taken_for_one_of_a_presets_steps(caplog):
+    flow = 'preset = "balanced"\n[flows.activation_up]\ncontroller = "{}"'
+    with pytest.raises(
+        ConfigError, match=r"careful at 0.995 and saves at 0.95, as thresholds do.*; swap the two"
+    ):
+        Config.from_toml(flow.format("bangbang(0.95, 0.995)"))
+    caplog.clear()
+    Config.from_toml(flow.format("bangbang(1.5, 0.75)"))
+    assert "flows.activation_up.controller sets the step of the codec" in caplog.text
+    caplog.clear()
+    Config.from_toml(flow.format("fixed(0.98)") + '\ncodec = "temporal(0.9) > int8"')
+    Config.from_toml('preset = "balanced"\n[flows.activation_up]\ncontroller = false')
+    assert not caplog.text

@@ -3,7 +3,7 @@
 import logging
 
 import pytest
-from transformers import GPTJConfig
+from transformers import GPTJConfig, MixtralConfig
 
 from splitcom.config import Config
 from splitcom.errors import AdapterError, ConfigError, CutError
@@ -41,3 +41,11 @@ def test_a_rank_beyond_the_width_is_warned_of(gptj, caplog):
         assert not caplog.records
         check_parts(gptj.override({"lora.rank": 17}))
     assert "lora.rank = 17 is more than the width of some modules, which is 16" in caplog.text
+
+
+def test_an_auxiliary_loss_that_is_not_trained_is_said(tmp_path, caplog):
+    sizes = {"vocab_size": 32, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 3}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "num_local_experts": 2}
+    MixtralConfig(**sizes, **heads, output_router_logits=True).save_pretrained(tmp_path)
+    check_parts(Config().override({"model.source": str(tmp_path), "model.cut": 1}))
+    assert "auxiliary loss of its router is not trained" in caplog.text
