@@ -18,14 +18,14 @@ from .tiny_models import CASES, OTHER_CASES, tiny_model
 STATEFUL = ("mamba", "jamba", "lfm2", "qwen3_next")  # mixers whose states are no keys and values
 
 
-@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize(("beams", "padding"), [(1, 0), (1, 2), (3, 2)])
 @pytest.mark.parametrize("case", [*CASES, *STATEFUL])
-def test_a_cut_model_writes_the_same_text(case, beams):
+def test_a_cut_model_writes_the_same_text(case, beams, padding):
     model = tiny_model(case, {**CASES, **OTHER_CASES}[case])
     torch.manual_seed(0)
     ids = torch.randint(3, 60, (2, 6))
     mask = torch.ones_like(ids)
-    mask[0, :2] = ids[0, :2] = 0
+    mask[0, :padding] = ids[0, :padding] = 0
     options = {"max_new_tokens": 6, "do_sample": False, "num_beams": beams, "pad_token_id": 0}
     expected = model.generate(input_ids=ids, attention_mask=mask, use_cache=case not in STATEFUL, **options)
     split = cut(model, 1, 1)

@@ -98,9 +98,12 @@ class Unused(nn.Module):
     """Stands where a part needs no weights, because what comes out is thrown away."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Return activations as they are and, for ids or positions, a zero to add."""
+        """Return activations [B, T, D] as they are and, for ids, positions or a mask [B, T], a zero to add.
+
+        A mask may be of floats: models make one where they are given none.
+        """
         given = next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
-        return given if given.is_floating_point() else torch.zeros((), device=given.device)
+        return given if given.is_floating_point() and given.dim() > 2 else torch.zeros((), device=given.device)
 
 
 class Blank(nn.Module):
