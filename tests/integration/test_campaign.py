@@ -98,7 +98,7 @@ def test_an_end_ends_the_workers_and_the_same_command_goes_on(tiny_config, tmp_p
     path.write_text(slow.to_toml())
     command = [Path(sys.executable).parent / "splitcom", "campaign", path, "--out", out, "--jobs", "1"]
     process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL)
-    while not any(out.rglob("metrics.jsonl")):
+    while not any('"round": 1' in path.read_text() for path in out.rglob("metrics.jsonl")):
         assert process.poll() is None
         time.sleep(0.2)
     end(process.pid)

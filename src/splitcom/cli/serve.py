@@ -29,12 +29,12 @@ def serve(
     """
     from contextlib import ExitStack
 
+    from splitcom.cli.ending import show_end
     from splitcom.cli.status import StatusPage, log_to
     from splitcom.config import Config
     from splitcom.methods.monitor import MonitorPage
     from splitcom.methods.serve import ServeOptions
     from splitcom.methods.serve import serve as run
-    from splitcom.report import closing_table, write_report
     from splitcom.report.terminal import Terminal
     from splitcom.settings.tree import parse_assignment
 
@@ -49,5 +49,4 @@ def serve(
         if metrics_port is not None:
             stack.enter_context(MonitorPage(page.snapshot, metrics_port))
         finished = run(settings, ServeOptions(listen, authority, out, resume), [page], page.watch)
-    terminal.print(closing_table([finished.result]))
-    terminal.say(f"adapter  {finished.adapter}\nreport   {write_report(finished.folder)}")
+    show_end(terminal, finished)

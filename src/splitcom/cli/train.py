@@ -30,12 +30,11 @@ def train(
     With --resume and no CONFIG, the configuration is that of the run folder.
     """
 
+    from splitcom.cli.ending import show_end
     from splitcom.cli.progress import ProgressBar
-    from splitcom.cli.samples import print_samples
     from splitcom.config import Config
     from splitcom.methods.run import train as run
     from splitcom.metrics.record import RunFolder
-    from splitcom.report import closing_table, write_report
     from splitcom.report.terminal import Terminal
     from splitcom.settings.tree import parse_assignment
 
@@ -51,7 +50,4 @@ def train(
         settings = Config.from_toml("", "defaults", overrides)
     with ProgressBar(settings.method, settings.training.rounds, terminal) as bar:
         finished = run(settings, out, resume=resume, observers=[bar])
-    page = write_report(finished.folder)
-    terminal.print(closing_table([finished.result]))
-    print_samples(terminal, finished.result.get("samples", []))
-    terminal.say(f"adapter  {finished.adapter}\nreport   {page}")
+    show_end(terminal, finished)

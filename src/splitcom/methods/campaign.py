@@ -17,7 +17,7 @@ import torch
 from splitcom.config import Config
 from splitcom.errors import RunError, SplitComError
 from splitcom.methods.compare import Planned, go_on, plan, write_comparison
-from splitcom.methods.run import check_same_configuration
+from splitcom.methods.run import check_resumable, is_complete
 from splitcom.metrics.record import RunFolder
 
 
@@ -49,7 +49,7 @@ def run_campaign(
     distinct = {run.folder: run for planned in plans.values() for run in planned}
     for folder, run in distinct.items():
         if (folder / "config.toml").exists():
-            check_same_configuration(RunFolder(folder), run.config)
+            check_resumable(RunFolder(folder), run.config)
     failed = _run_all(distinct, jobs, on_progress)
     for name, planned in plans.items():
         results = [RunFolder(run.folder).result() for run in planned]
@@ -64,7 +64,7 @@ def _run_all(
     runs: Mapping[Path, Planned], jobs: int, on_progress: Callable[[Standing], None] | None
 ) -> dict[Path, str]:
     """Run what is missing; returns why some failed."""
-    missing = [run for folder, run in runs.items() if not (folder / "result.json").exists()]
+    missing = [run for folder, run in runs.items() if not is_complete(RunFolder(folder), run.config)]
     failed: dict[Path, str] = {}
     with _pool(jobs) as pool:
         futures: dict[Future[str | None], Planned] = {pool.submit(_run_one, run): run for run in missing}

@@ -10,7 +10,6 @@ import torch
 
 from splitcom.config import Config
 from splitcom.durable import write_atomic
-from splitcom.errors import RunError
 from splitcom.methods.text import Progress, Writer, score_text
 from splitcom.metrics.record import RunFolder
 from splitcom.parties.texts import load_texts
@@ -27,9 +26,7 @@ def writer_of(run: str | Path, changes: Mapping[str, Any] | None = None) -> Writ
     """
     folder = RunFolder(run)
     config = Config.from_toml(folder.config_toml(), str(folder.path / "config.toml"), changes)
-    if folder.result() is None:
-        raise RunError(f"{folder.path}: the run has not ended; continue it with `splitcom train --resume`")
-    return Writer.of_run(config, folder.adapter)
+    return Writer.of_run(config, folder.ended_adapter())
 
 
 @torch.no_grad()

@@ -4,9 +4,10 @@ import shutil
 from pathlib import Path
 
 from splitcom.config import Config
+from splitcom.durable import new_folder
 from splitcom.errors import RunError
 from splitcom.metrics.record import RunFolder
-from splitcom.models import load_adapted, merge_adapter
+from splitcom.models import check_adapter, merge_adapter
 
 
 def export_run(run: str | Path, out: str | Path, *, merge: bool = False) -> None:
@@ -19,19 +20,13 @@ def export_run(run: str | Path, out: str | Path, *, merge: bool = False) -> None
     if out.exists():
         raise RunError(f"{out}: exists already; choose another folder")
     config = Config.from_toml(folder.config_toml(), where=str(folder.path / "config.toml"))
-    if folder.result() is None:
-        raise RunError(f"{folder.path}: the run has not ended; continue it with `splitcom train --resume`")
-    temporary = out.with_name(f".{out.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
+    adapter, source, labels = folder.ended_adapter(), config.model.source, config.data.classes
     try:
-        if merge:
-            merge_adapter(folder.adapter, config.model.source, temporary, config.data.classes)
-        else:
-            # refuses one that does not fit
-            load_adapted(config.model.source, folder.adapter, config.data.classes)
-            shutil.copytree(folder.adapter, temporary)
-        temporary.rename(out)
+        with new_folder(out) as partial:
+            if merge:
+                merge_adapter(adapter, source, partial, labels)
+            else:
+                check_adapter(source, adapter, labels)
+                shutil.copytree(adapter, partial, dirs_exist_ok=True)
     except OSError as error:
         raise RunError(f"{out}: cannot be written: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

@@ -9,16 +9,16 @@ from math import exp
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from splitcom.config import Config
+from splitcom.data import Sample
 from splitcom.errors import ConfigError, RunError
 from splitcom.flows import SUMS
 from splitcom.methods import METHODS
+from splitcom.methods.ending import Ending, Trained, export, texts_of, write_texts
 from splitcom.methods.record import Record
-from splitcom.methods.text import Writer, generate_pairs, score_text
+from splitcom.methods.text import Writer
 from splitcom.metrics.record import RunFolder
-from splitcom.models import Part, adapter_state, export_adapter
+from splitcom.models import load_joined_state
 from splitcom.parties.known_rows import check_rows
 from splitcom.parties.parts import Parts, check_parts, load_parts
 from splitcom.parties.texts import Texts, load_texts, with_classes
@@ -26,6 +26,15 @@ from splitcom.server.observe import Observer, Observers
 from splitcom.server.rounds import Federation
 from splitcom.simulation.simulation import Simulation
 from splitcom.training.store import PartyStore
+
+AFTER_TRAINING = (
+    "evaluation.generate",
+    "evaluation.text_samples",
+    "evaluation.beams",
+    "evaluation.max_new_tokens",
+    "comparison.",
+)
+"""Settings that training does not depend on: they may be changed when a run is resumed."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +83,11 @@ def _train_into(
 ) -> Run:
     observer = Observers([Record(folder), *observers])
     if resume:
-        check_same_configuration(folder, config)
-        if (result := folder.result()) is not None:
+        started = check_resumable(folder, config)
+        result = ended_with(folder, config)
+        if result is not None:
+            if started != config or texts_of(config) - result.keys():
+                result = _write_again(folder, config, result, observer)
             return Run(folder.path, result)
     else:
         folder.refuse_if_used()
@@ -83,23 +95,45 @@ def _train_into(
     texts = load_texts(config)
     observer.on_data(texts.report, str(texts.partition))
     parts = load_parts(config)
+    trained = _train(config, label or config.method, folder, texts, parts, observer)
+    ended = folder.result() if resume else None  # with what was sent when it ended, which no checkpoint has
+    same = ended is not None and ended["rounds"] == config.training.rounds
+    ending = Ending(folder, ended if ended is not None and same else trained.result)
+    ending.keep()
+    ending.attempt("adapter", lambda: export(trained, parts, folder, config))
+
+    def writer() -> Writer:
+        load_joined_state(parts.all, trained.adapter)
+        return Writer(parts, config)
+
+    write_texts(ending, config, writer, lambda: texts.held_out.samples, observer)
+    return Run(folder.path, ending.result)
+
+
+def _train(
+    config: Config, label: str, folder: RunFolder, texts: Texts, parts: Parts, observer: Observer
+) -> Trained:
+    """Run the rounds that are left; all that only training needs is gone when this returns."""
     simulation = Simulation(config, texts, parts, folder.checkpoints, observer)
     with closing(simulation):
-        if not resume:
-            folder.create(config.to_toml())
+        folder.begin(config.to_toml())
         _check_rows(folder, config, texts)
         run_rounds(simulation.federation, observer)
-    export(simulation.federation, parts, folder, config)
-    result = result_of(simulation.federation, config, label or config.method, simulation.clock.server_time_s)
-    settings = config.evaluation
-    if config.data.classes is None and (settings.generate or settings.text_samples):
-        writer = Writer.of_run(config, folder.adapter)
-        if settings.generate:
-            result["samples"] = generate_pairs(writer, texts.held_out.samples)
-        if settings.text_samples:
-            result["text"] = score_text(writer, observer.on_text)
-    folder.write_result(result)
-    return Run(folder.path, result)
+    return trained_of(simulation.federation, config, label, simulation.clock.server_time_s)
+
+
+def _write_again(
+    folder: RunFolder, config: Config, result: Mapping[str, Any], observer: Observer
+) -> dict[str, Any]:
+    """Write the text of a run that has its adapter, and keep the configuration that asks for it."""
+    folder.begin(config.to_toml())
+    ending = Ending(folder, result)
+
+    def held_out() -> list[Sample]:
+        return load_texts(config).held_out.samples
+
+    write_texts(ending, config, lambda: Writer.of_run(config, folder.adapter), held_out, observer)
+    return ending.result
 
 
 def _check_rows(folder: RunFolder, config: Config, texts: Texts) -> None:
@@ -119,21 +153,41 @@ def run_rounds(federation: Federation, observer: Observer) -> None:
         observer.on_round(lines)
 
 
-def check_same_configuration(folder: RunFolder, config: Config) -> None:
-    """Raise RunError, naming what differs, where a run folder was started with another configuration."""
+def ended_with(folder: RunFolder, config: Config) -> dict[str, Any] | None:
+    """The result of a run that has trained as many rounds as it is to, and has its adapter; else None."""
+    result = folder.result()
+    if result is None or result["rounds"] < config.training.rounds or not folder.adapter.exists():
+        return None
+    return result
+
+
+def is_complete(folder: RunFolder, config: Config) -> bool:
+    """Whether a run has ended, and nothing that comes after training has failed or is missing."""
+    result = ended_with(folder, config)
+    return result is not None and texts_of(config) <= result.keys()
+
+
+def check_resumable(folder: RunFolder, config: Config) -> Config:
+    """The configuration a run folder was started with; RunError, naming what differs, if it trained otherwise.
+
+    What comes after training may be another, and rounds may be more. So may links, if nothing depends on time.
+    """
     started = Config.from_toml(folder.config_toml(), where=str(folder.path / "config.toml"))
-    if started == config:
-        return
     was, now = _flat(started.model_dump()), _flat(config.model_dump())
+    waits = started.federation.waits_for_all
+    free = (*AFTER_TRAINING, *(["links."] if waits else []))
     changed = [
         f"{key} was {was.get(key)!r}, is {now.get(key)!r}"
         for key in sorted(was | now)
-        if was.get(key) != now.get(key)
+        if was.get(key) != now.get(key) and not key.startswith(free)
+        if not (key == "training.rounds" and now[key] > was[key])
     ]
-    raise RunError(
-        f"{folder.path}: cannot resume with another configuration: {'; '.join(changed)}; undo the change, or start "
-        "a new run with another --out"
-    )
+    if changed:
+        raise RunError(
+            f"{folder.path}: cannot resume with another configuration: {'; '.join(changed)}; undo the change, or start "
+            "a new run with another --out (training.rounds can be raised, and what comes after training be changed)"
+        )
+    return started
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -143,30 +197,12 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def export(federation: Federation, parts: Parts, folder: RunFolder, config: Config) -> None:
-    """Write the adapter of all parts, and what controllers have learned."""
-    folder.guard(lambda: federation.controllers.export(folder.controllers))
+def trained_of(federation: Federation, config: Config, label: str, virtual_s: float) -> Trained:
+    """What a federation has left that has run its rounds."""
     adapter = federation.adapter
     if federation.engine is not None:
         adapter = adapter | federation.engine.adapter()
-
-    def of(part: Part | None) -> dict[str, torch.Tensor]:
-        return {} if part is None else {name: adapter[name] for name in adapter_state(part)}
-
-    folder.guard(
-        lambda: export_adapter(
-            folder.adapter,
-            config.model.source,
-            of(parts.front),
-            of(parts.body),
-            of(parts.tail),
-            cut=config.model.cut,
-            rank=config.lora.rank,
-            alpha=config.lora.alpha,
-            dropout=config.lora.dropout,
-            labels=config.data.classes,
-        )
-    )
+    return Trained(adapter, federation.controllers, result_of(federation, config, label, virtual_s))
 
 
 def result_of(federation: Federation, config: Config, label: str, virtual_s: float) -> dict[str, Any]:

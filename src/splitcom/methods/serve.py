@@ -14,15 +14,9 @@ import torch
 from splitcom.config import Config
 from splitcom.durable import make_folder, make_private, write_atomic
 from splitcom.errors import RunError
+from splitcom.methods.ending import Ending, export
 from splitcom.methods.record import Record
-from splitcom.methods.run import (
-    Run,
-    check_same_configuration,
-    configured,
-    export,
-    result_of,
-    run_rounds,
-)
+from splitcom.methods.run import Run, check_resumable, configured, ended_with, run_rounds, trained_of
 from splitcom.metrics.record import RunFolder
 from splitcom.models import fingerprint
 from splitcom.models.front import write_front
@@ -75,8 +69,8 @@ def _serve_into(
 ) -> Run:
     observer = Observers([Record(folder), *observers])
     if options.resume:
-        check_same_configuration(folder, config)
-        if (result := folder.result()) is not None:
+        check_resumable(folder, config)
+        if (result := ended_with(folder, config)) is not None:
             _LOG.info("%s: this run has ended already; there is nothing left to serve", folder.path)
             return Run(folder.path, result)
     else:
@@ -86,8 +80,7 @@ def _serve_into(
     digest = fingerprint(config.model.source)
     check_parts(config)
     parts = load_server_parts(config)
-    if not options.resume:
-        folder.create(config.to_toml())
+    folder.begin(config.to_toml())
     description = Description(
         protocol_version=TRANSPORT_VERSION,
         package_version=version("splitcom"),
@@ -119,11 +112,12 @@ def _serve_into(
         )
         with closing(federation):
             run_rounds(federation, observer)
+        trained = trained_of(federation, config, config.method, transport.state()["virtual_s"])
+        ending = Ending(folder, trained.result)
+        ending.keep()
+        ending.attempt("adapter", lambda: export(trained, parts, folder, config))
         transport.close(_FAREWELL_S)
-        export(federation, parts, folder, config)
-        result = result_of(federation, config, config.method, transport.state()["virtual_s"])
-        folder.write_result(result)
-    return Run(folder.path, result)
+    return Run(folder.path, ending.result)
 
 
 @contextmanager

@@ -1,21 +1,30 @@
 """Text from the model of a run, cut as it was trained: what people read, and what is scored."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from transformers import PreTrainedModel
 
 from splitcom.codecs import Context, Ragged, parse
 from splitcom.config import Config
 from splitcom.data import Row, Sample, encode_prompt
 from splitcom.errors import ConfigError
 from splitcom.metrics.quality import text_scores
-from splitcom.models import cut, load_adapted, load_model, load_tokenizer
+from splitcom.models import (
+    SplitModel,
+    limits_of,
+    load_generation_config,
+    load_joined_state,
+    load_tokenizer,
+    read_adapter,
+    without_adapters,
+)
 from splitcom.models.generate import generator
-from splitcom.parties.parts import device_of
+from splitcom.parties.parts import Parts, load_parts
 from splitcom.parties.texts import load_all_rows
 
 Progress = Callable[[int, int], None]
@@ -43,80 +52,129 @@ class Wire:
         return arrived.to_padded(mask).to(hidden.device, hidden.dtype)
 
 
-@dataclass
 class Writer:
-    """Continues prompts with a model that is cut as `config` says, or with the whole one where nothing is split."""
+    """Continues prompts with the parts of a model; where nothing is split, nothing stands between them.
 
-    model: PreTrainedModel
-    config: Config
-    wires: list[Wire] = field(default_factory=list)
+    Raises ConfigError where `evaluation.codec` cannot be used.
+    """
 
-    def __post_init__(self) -> None:
-        model = self.model.to(device_of(self.config)).eval()
-        self._tokenizer = load_tokenizer(self.config.model.source)
-        if self.config.training.split:
-            split = cut(model, self.config.model.cut, self.config.model.tail_blocks)
-            self.wires = [Wire(self.config.evaluation.codec) for _ in split.parts[1:]]
-            model = generator(split, tuple(self.wires))
-        self._generator = model
+    def __init__(self, parts: Parts, config: Config) -> None:
+        assert parts.body is not None
+        self.config = config
+        split = SplitModel(parts.front, parts.body, parts.tail)
+        self._parts = [part.eval() for part in split.parts]
+        self.wires = [Wire(config.evaluation.codec) for _ in split.parts[1:]] if config.training.split else []
+        self._generator = generator(split, tuple(self.wires) or None)
+        self._tokenizer = load_tokenizer(config.model.source)
+        limits = limits_of(config.model.source, config.data.classes)
+        self._positions = (
+            limits.positions if limits.is_table else None
+        )  # else more of them only are read less well
+        if (settings := load_generation_config(config.model.source)) is not None:
+            self._generator.generation_config = settings
 
     @classmethod
     def of_run(cls, config: Config, adapter: Path) -> "Writer":
         """The model as a run has left it."""
-        adapted = load_adapted(config.model.source, adapter, config.data.classes)
-        return cls(adapted.merge_and_unload(), config)
+        state = read_adapter(adapter)
+        parts = load_parts(config)
+        load_joined_state(parts.all, state)
+        return cls(parts, config)
+
+    def untrained(self) -> AbstractContextManager[None]:
+        """Within it, the base model writes."""
+        return without_adapters(self._parts)
 
     def logits(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Logits [B, T, V], of classes [B, C], on the CPU; what the parts send one another goes through the wires."""
-        ids, mask = input_ids.to(self.model.device), attention_mask.to(self.model.device)
+        device = self._generator.device
+        ids, mask = input_ids.to(device), attention_mask.to(device)
         return cast(torch.Tensor, self._generator(input_ids=ids, attention_mask=mask).logits.cpu())
+
+    def room_for(self, prompt: str) -> int:
+        """How many tokens can be written behind a prompt; 0 where it fills the model or there is nothing to read."""
+        return self._room(self._encode(prompt))
 
     @torch.no_grad()
     def write(self, prompts: Sequence[str], on_progress: Progress | None = None) -> list[str]:
         """Continue prompts, a batch at a time, by greedy or, with `evaluation.beams`, by beam search.
 
-        Raises ConfigError where the run has learnt classes.
+        What is written ends where the model's positions do. Raises ConfigError where the run has learnt classes, or a
+        prompt leaves no room.
         """
         if self.config.data.classes is not None:
             raise ConfigError(
                 "data.task = 'classification': the model tells classes and writes no text; `splitcom evaluate` tells "
                 "its accuracy"
             )
-        settings, written = self.config.evaluation, list[str]()
-        for start in range(0, len(prompts), settings.batch_size):
-            batch = [
-                encode_prompt(text, self._tokenizer)[0]
-                for text in prompts[start : start + settings.batch_size]
-            ]
-            longest = max(map(len, batch))
-            ids = torch.zeros(len(batch), longest, dtype=torch.int64)
-            mask = torch.zeros_like(ids)
-            for row, prompt in enumerate(batch):
-                ids[row, longest - len(prompt) :] = prompt
-                mask[row, longest - len(prompt) :] = 1
-            device = self._generator.device
-            out = self._generator.generate(
-                input_ids=ids.to(device),
-                attention_mask=mask.to(device),
-                max_new_tokens=settings.max_new_tokens,
-                num_beams=settings.beams,
-                do_sample=False,
-                pad_token_id=self._tokenizer.eos_token_id,
-            )
-            new = out[:, longest:]
-            written += [text.strip() for text in self._tokenizer.batch_decode(new, skip_special_tokens=True)]
-            if on_progress is not None:
-                on_progress(len(written), len(prompts))
+        encoded = [self._encode(prompt) for prompt in prompts]
+        for prompt, ids in zip(prompts, encoded, strict=True):
+            if self._room(ids) < 1:
+                raise ConfigError(self._no_room(prompt, ids))
+        written = list[str]()
+        # A text must not depend on those beside it: whatever has less room than others is not in one batch with them.
+        for room, group in groupby(encoded, key=self._room):
+            alike = list(group)
+            for start in range(0, len(alike), self.config.evaluation.batch_size):
+                written += self._continue(alike[start : start + self.config.evaluation.batch_size], room)
+                if on_progress is not None:
+                    on_progress(len(written), len(prompts))
         return written
 
+    def _continue(self, batch: Sequence[torch.Tensor], max_new_tokens: int) -> list[str]:
+        longest = max(map(len, batch))
+        ids = torch.zeros(len(batch), longest, dtype=torch.int64)
+        mask = torch.zeros_like(ids)
+        for row, prompt in enumerate(batch):
+            ids[row, longest - len(prompt) :] = prompt
+            mask[row, longest - len(prompt) :] = 1
+        device = self._generator.device
+        out = self._generator.generate(
+            input_ids=ids.to(device),
+            attention_mask=mask.to(device),
+            max_new_tokens=max_new_tokens,
+            num_beams=self.config.evaluation.beams,
+            do_sample=False,
+            pad_token_id=self._tokenizer.eos_token_id,
+        )
+        texts = self._tokenizer.batch_decode(out[:, longest:], skip_special_tokens=True)
+        return [text.strip() for text in texts]
 
-def generate_pairs(tuned: Writer, samples: Sequence[Sample]) -> list[dict[str, str]]:
-    """Continuations of the first held-out prompts, by the base model and by `tuned`."""
-    config = tuned.config
-    chosen = [sample.row for sample in samples[: config.evaluation.generate]]
+    def _encode(self, prompt: str) -> torch.Tensor:
+        """Ids of a prompt; of one without any, the token that opens texts, or else the one between them."""
+        ids = encode_prompt(prompt, self._tokenizer)[0]
+        if len(ids):
+            return ids
+        opening = (self._tokenizer.bos_token_id, self._tokenizer.eos_token_id)
+        return torch.tensor([token for token in opening if token is not None][:1], dtype=torch.int64)
+
+    def _room(self, ids: torch.Tensor) -> int:
+        room = self.config.evaluation.max_new_tokens
+        if self._positions is not None:
+            room = min(room, self._positions - len(ids))
+        return room if len(ids) else 0
+
+    def _no_room(self, prompt: str, ids: torch.Tensor) -> str:
+        source = self.config.model.source
+        if not len(ids):
+            return (
+                f"the prompt {prompt!r} is empty, and the tokenizer of {source} has no token that opens a text; give "
+                "it a word to begin with"
+            )
+        return (
+            f"the prompt that begins {prompt[:40]!r} has {len(ids)} tokens, and {source} takes {self._positions} "
+            "with what it writes; shorten the prompt"
+        )
+
+
+def write_pairs(writer: Writer, samples: Sequence[Sample]) -> list[dict[str, str]]:
+    """Continuations of the first held-out prompts that leave room for any, before and after training."""
+    fitting = (sample.row for sample in samples if writer.room_for(sample.row.prompt) > 0)
+    chosen = list(islice(fitting, writer.config.evaluation.generate))
     prompts = [row.prompt for row in chosen]
-    before = Writer(load_model(config.model.source), config).write(prompts)
-    after = tuned.write(prompts)
+    with writer.untrained():
+        before = writer.write(prompts)
+    after = writer.write(prompts)
     return [
         {"prompt": row.prompt, "reference": row.response, "before": old, "after": new}
         for row, old, new in zip(chosen, before, after, strict=True)
@@ -126,12 +184,12 @@ def generate_pairs(tuned: Writer, samples: Sequence[Sample]) -> list[dict[str, s
 def score_text(writer: Writer, on_progress: Progress | None = None) -> dict[str, Any]:
     """Score continuations of the first distinct held-out prompts, each against all responses its rows have.
 
-    Also says how they were made, and the bytes of a position at each cut. Raises ConfigError where no held-out row
-    has a prompt.
+    Also says how they were made, and the bytes of a position at each cut. Prompts that fill the model are left out.
+    Raises ConfigError where no held-out row has a prompt that can be continued.
     """
     settings = writer.config.evaluation
     references = references_by_prompt(load_all_rows(writer.config).held_out)
-    prompts = list(references)[: settings.text_samples]
+    prompts = [prompt for prompt in references if writer.room_for(prompt) > 0][: settings.text_samples]
     if not prompts:
         raise ConfigError(
             f"evaluation.text_samples = {settings.text_samples}: no held-out row has a prompt to continue; set "

@@ -70,12 +70,16 @@ class RunFolder:
                     f"{self.path}: this run folder exists; continue it with --resume, or choose another with --out"
                 )
 
-    def create(self, config_toml: str) -> None:
-        """Start a new run; raises RunError where the folder is used or cannot be written."""
-        self.refuse_if_used()
+    def begin(self, config_toml: str) -> None:
+        """Start a run with this configuration, or go on with one; raises RunError where it cannot be written."""
         with self._explained():
             make_folder(self.path)
             self._write("config.toml", config_toml)
+
+    def create(self, config_toml: str) -> None:
+        """Start a new run; raises RunError where the folder is used or cannot be written."""
+        self.refuse_if_used()
+        self.begin(config_toml)
 
     def config_toml(self) -> str:
         """The configuration the run was started with."""
@@ -112,6 +116,17 @@ class RunFolder:
         except (OSError, ValueError) as error:
             raise RunError(f"{path}: cannot be read: {error}") from error
         return result
+
+    def ended_adapter(self) -> Path:
+        """The adapter of a finished run; RunError where the run has not ended, or could not write its adapter."""
+        if self.result() is None:
+            raise RunError(f"{self.path}: the run has not ended; continue it with `splitcom train --resume`")
+        if not self.adapter.exists():
+            raise RunError(
+                f"{self.path}: the run has ended, but its adapter could not be written; `splitcom train --resume` "
+                "writes it from the checkpoint"
+            )
+        return self.adapter
 
     def guard(self, write: Callable[[], None]) -> None:
         """Run something that writes into this folder; raises RunError naming the folder where it cannot."""

@@ -7,21 +7,34 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from splitcom.models.adapter_folder import (
+        check_adapter,
+        export_adapter,
+        load_adapted,
+        merge_adapter,
+        read_adapter,
+    )
     from splitcom.models.adapters import (
         adapter_state,
         add_lora,
         check_targets,
-        export_adapter,
         joined_state,
-        load_adapted,
         load_adapter_state,
         load_joined_state,
-        merge_adapter,
         renew_head,
+        without_adapters,
     )
     from splitcom.models.description import Description, PartSize, describe, fingerprint
     from splitcom.models.limits import ModelLimits, limits_of
-    from splitcom.models.load import load_body, load_config, load_front, load_model, load_tail, load_tokenizer
+    from splitcom.models.load import (
+        load_body,
+        load_config,
+        load_front,
+        load_generation_config,
+        load_model,
+        load_tail,
+        load_tokenizer,
+    )
     from splitcom.models.split import Body, Front, Part, SplitModel, Tail, cut, replicate, share_embeddings
 
 __all__ = [
@@ -35,6 +48,7 @@ __all__ = [
     "Tail",
     "adapter_state",
     "add_lora",
+    "check_adapter",
     "check_targets",
     "cut",
     "describe",
@@ -47,14 +61,17 @@ __all__ = [
     "load_body",
     "load_config",
     "load_front",
+    "load_generation_config",
     "load_joined_state",
     "load_model",
     "load_tail",
     "load_tokenizer",
     "merge_adapter",
+    "read_adapter",
     "renew_head",
     "replicate",
     "share_embeddings",
+    "without_adapters",
 ]
 
 _HOME = {
@@ -68,26 +85,30 @@ _HOME = {
     "Tail": "splitcom.models.split",
     "adapter_state": "splitcom.models.adapters",
     "add_lora": "splitcom.models.adapters",
+    "check_adapter": "splitcom.models.adapter_folder",
     "check_targets": "splitcom.models.adapters",
     "cut": "splitcom.models.split",
     "describe": "splitcom.models.description",
-    "export_adapter": "splitcom.models.adapters",
+    "export_adapter": "splitcom.models.adapter_folder",
     "fingerprint": "splitcom.models.description",
     "joined_state": "splitcom.models.adapters",
     "limits_of": "splitcom.models.limits",
-    "load_adapted": "splitcom.models.adapters",
+    "load_adapted": "splitcom.models.adapter_folder",
     "load_adapter_state": "splitcom.models.adapters",
     "load_body": "splitcom.models.load",
     "load_config": "splitcom.models.load",
     "load_front": "splitcom.models.load",
+    "load_generation_config": "splitcom.models.load",
     "load_joined_state": "splitcom.models.adapters",
     "load_model": "splitcom.models.load",
     "load_tail": "splitcom.models.load",
     "load_tokenizer": "splitcom.models.load",
-    "merge_adapter": "splitcom.models.adapters",
+    "merge_adapter": "splitcom.models.adapter_folder",
+    "read_adapter": "splitcom.models.adapter_folder",
     "renew_head": "splitcom.models.adapters",
     "replicate": "splitcom.models.split",
     "share_embeddings": "splitcom.models.split",
+    "without_adapters": "splitcom.models.adapters",
 }
 
 

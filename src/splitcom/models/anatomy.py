@@ -103,7 +103,9 @@ class Unused(nn.Module):
         A mask may be of floats: models make one where they are given none.
         """
         given = next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
-        return given if given.is_floating_point() and given.dim() > 2 else torch.zeros((), device=given.device)
+        return (
+            given if given.is_floating_point() and given.dim() > 2 else torch.zeros((), device=given.device)
+        )
 
 
 class Blank(nn.Module):

@@ -2,23 +2,39 @@
 
 `from_pretrained` fetches every shard of a hub model and keeps each file it opened mapped until the end. A party
 that holds a tenth of a model needs neither: here a shard is fetched when the first of its tensors is read, and
-a file stays mapped no longer than a tensor from it lives.
+a tensor is read from its place in the file into memory of its own. No file is mapped at all: mapped once per tensor,
+those of a model with hundreds would take up a hundred times their size in addresses.
 """
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 
 from splitcom.errors import ModelError
 
 _CHUNK = 2**22  # elements widened at a time: 8 MiB of the file
+_MAX_HEADER_BYTES = 100_000_000  # as the format has it
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
 
 
 @dataclass(frozen=True)
@@ -34,22 +50,48 @@ class StoredTensor:
     name: str
     widen: bool = False
 
-    def __getitem__(self, index: Any) -> Tensor:
-        """Read the tensor or a slice of it, mapped from the file until it is copied."""
-        with self._open() as opened:
-            stored = opened.get_slice(self.name)
-            shape = stored.get_shape()
-            if not (self.widen and index is ... and shape and stored.get_dtype() in ("F16", "BF16")):
-                return cast(Tensor, stored[index])
-        whole = torch.empty(shape, dtype=torch.float32)
-        rows = max(1, _CHUNK * shape[0] // max(1, whole.numel()))
-        for start in range(0, shape[0], rows):
-            with self._open() as opened:  # anew, or every piece read would stay mapped
-                whole[start : start + rows] = opened.get_slice(self.name)[start : start + rows]
-        return whole
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape it is stored in."""
+        return self._entry.shape
 
-    def _open(self) -> Any:
-        return safe_open(self.files.fetch(self.file), framework="pt")
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype it is stored in."""
+        return self._entry.dtype
+
+    def __getitem__(self, index: Any) -> Tensor:
+        """Read the tensor, or a part of it, into memory of its own."""
+        widens = self.widen and self.dtype in (torch.float16, torch.bfloat16)
+        whole = torch.empty(self.shape, dtype=torch.float32 if widens else self.dtype)
+        flat = whole.view(-1)
+        with self._open() as file:
+            file.seek(self._entry.start)
+            if widens:
+                buffer = torch.empty(min(_CHUNK, len(flat)), dtype=self.dtype)
+                for start in range(0, len(flat), _CHUNK):
+                    piece = buffer[: len(flat) - start]
+                    _fill(piece, file)
+                    flat[start : start + len(piece)] = piece
+            else:
+                _fill(flat, file)
+        return whole if index is ... else whole[index]
+
+    def every(self, step: int) -> Tensor:
+        """Read every `step`-th element, from the first on, and nothing else."""
+        picked = torch.empty(-(-math.prod(self.shape) // step), dtype=self.dtype)
+        with self._open() as file:
+            for index in range(len(picked)):
+                file.seek(self._entry.start + index * step * self.dtype.itemsize)
+                _fill(picked[index : index + 1], file)
+        return picked
+
+    @property
+    def _entry(self) -> "_Entry":
+        return self.files.entries(self.file)[self.name]
+
+    def _open(self) -> BinaryIO:
+        return Path(self.files.fetch(self.file)).open("rb")
 
 
 class Files:
@@ -58,6 +100,7 @@ class Files:
     def __init__(self, source: str) -> None:
         self.source = source
         self._paths: dict[str, str] = {}
+        self._entries: dict[str, dict[str, _Entry]] = {}
 
     def find(self, file: str) -> str | None:
         """Return a file's path, None where the checkpoint has no such file."""
@@ -77,6 +120,12 @@ class Files:
             )
         return path
 
+    def entries(self, file: str) -> "dict[str, _Entry]":
+        """Where each tensor of a file is; ValueError where the file is damaged or not whole."""
+        if file not in self._entries:
+            self._entries[file] = _entries_of(Path(self.fetch(file)))
+        return self._entries[file]
+
 
 def stored_tensors(source: str, widen: bool = False) -> dict[str, StoredTensor]:
     """List a checkpoint's tensors by name, unread; `source` is a folder or a hub name.
@@ -92,5 +141,39 @@ def _names(files: Files) -> Iterator[tuple[str, str]]:
     if index is not None:
         yield from json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].items()
         return
-    with safe_open(files.fetch(SAFE_WEIGHTS_NAME), framework="pt") as opened:
-        yield from ((name, SAFE_WEIGHTS_NAME) for name in opened.keys())  # noqa: SIM118 (not a mapping)
+    yield from ((name, SAFE_WEIGHTS_NAME) for name in files.entries(SAFE_WEIGHTS_NAME))
+
+
+@dataclass(frozen=True)
+class _Entry:
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    start: int  # byte of the file
+
+
+def _entries_of(path: Path) -> dict[str, _Entry]:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > min(size, _MAX_HEADER_BYTES):
+            raise ValueError(f"{path}: is no safetensors file")
+        header = json.loads(file.read(length))
+    entries = {}
+    for name, told in header.items():
+        if name == "__metadata__":
+            continue
+        if told["dtype"] not in _DTYPES:
+            raise ValueError(f"{path}: tensor {name} is of dtype {told['dtype']}, which cannot be read")
+        entry = _Entry(_DTYPES[told["dtype"]], tuple(told["shape"]), 8 + length + told["data_offsets"][0])
+        end = entry.start + math.prod(entry.shape) * entry.dtype.itemsize
+        if end != 8 + length + told["data_offsets"][1] or end > size:
+            raise ValueError(f"{path}: tensor {name} is not whole; the file is incomplete, fetch it again")
+        entries[name] = entry
+    return entries
+
+
+def _fill(flat: Tensor, file: BinaryIO) -> None:
+    """Read a tensor's bytes from where the file stands."""
+    view: Any = flat.view(torch.uint8).numpy()
+    if file.readinto(view) != len(view):  # type: ignore[attr-defined]
+        raise OSError(f"{file.name}: ends within a tensor")

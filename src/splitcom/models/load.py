@@ -13,7 +13,14 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
@@ -68,6 +75,24 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
     """Load a model's tokenizer; ModelError where there is none."""
     with failing_as_model_error(source, "tokenizer"):
         return AutoTokenizer.from_pretrained(resolve(source), trust_remote_code=False)
+
+
+def load_generation_config(source: str | Path) -> GenerationConfig | None:
+    """Load what a model's folder says of generation, such as which tokens end a text; None where it says nothing."""
+    try:
+        return GenerationConfig.from_pretrained(resolve(source))
+    except OSError:
+        return None
+
+
+def stored_dtype(source: str | Path) -> torch.dtype:
+    """The dtype of a checkpoint's weights, by its configuration or else by the first of its tensors of floats."""
+    dtype: Any = load_config(source).dtype
+    if dtype is None:
+        with failing_as_model_error(source, "weights"):
+            found = (tensor.dtype for tensor in stored_tensors(resolve(source)).values())
+            dtype = next((one for one in found if one.is_floating_point), torch.float32)
+    return cast(torch.dtype, getattr(torch, dtype) if isinstance(dtype, str) else dtype)
 
 
 def load_model(

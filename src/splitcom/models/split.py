@@ -251,6 +251,9 @@ def strip(model: PreTrainedModel, anatomy: Anatomy, span: Span) -> PreTrainedMod
         model.set_submodule(name, Unused())
     if span.last and anatomy.classifies:
         model.set_submodule(anatomy.embeddings, Blank(anatomy.width, model.dtype))
+    for config in (model.config, model.config.get_text_config()):
+        if getattr(config, "output_router_logits", False):  # a loss that needs the routers of all blocks
+            config.output_router_logits = False
     names = dict(model.named_parameters(remove_duplicate=False))
     model.all_tied_weights_keys = {
         target: source
@@ -273,11 +276,11 @@ def replicate(part: PartT) -> PartT:
     return _share(part, trainable=False)
 
 
-def share_embeddings(front: Front, tail: Tail) -> None:
-    """Have a tail whose head is tied to the embeddings use those of a front at the same party: one copy for both."""
-    if tail.anatomy.tied:
+def share_embeddings(front: Front, last: Part) -> None:
+    """Have the last part, if its head is tied to the embeddings, use those of a front at the same party: one copy."""
+    if last.anatomy.tied:
         weight = front.model.get_input_embeddings().weight
-        for module in (tail.model.get_input_embeddings(), tail.model.get_output_embeddings()):
+        for module in (last.model.get_input_embeddings(), last.model.get_output_embeddings()):
             cast(nn.Module, module).weight = cast(nn.Parameter, weight)
 
 

@@ -38,11 +38,18 @@ class Parts:
     body: Body | None = None
     tail: Tail | None = None
 
+    @property
+    def all(self) -> list[Part]:
+        """Those that are there, in the order of the model."""
+        return [part for part in (self.front, self.body, self.tail) if part is not None]
+
 
 def load_parts(config: Config) -> Parts:
     """All parts with their adapters, on the configured device."""
-    front = front_of(config)
-    return Parts(front, body_of(config), tail_of(config, front))
+    front, body = front_of(config), body_of(config)
+    if not config.model.tail_blocks:
+        share_embeddings(front, body)
+    return Parts(front, body, tail_of(config, front))
 
 
 def check_parts(config: Config) -> None:

@@ -1,0 +1,31 @@
+"""What `train` and `serve` show of a run that has ended; none of it can fail the command."""
+
+from splitcom.cli.samples import print_samples
+from splitcom.methods.ending import Ending
+from splitcom.methods.run import Run
+from splitcom.metrics.record import RunFolder
+from splitcom.report import closing_table, write_report
+from splitcom.report.terminal import Terminal
+
+
+def show_end(terminal: Terminal, run: Run) -> None:
+    """Write the report and print the closing table, sample text, warnings, and where everything is."""
+    ending = Ending(RunFolder(run.folder), run.result)
+    places = {"adapter": run.adapter}
+
+    def report() -> dict[str, object]:
+        places["report"] = write_report(run.folder)
+        return {}
+
+    def show() -> dict[str, object]:
+        terminal.print(closing_table([run.result]))
+        print_samples(terminal, run.result.get("samples", []))
+        return {}
+
+    ending.attempt("report", report)
+    ending.attempt("summary", show)
+    for warning in ending.result["warnings"]:
+        terminal.say(f"warning: {warning}", "yellow")
+    for name, place in places.items():
+        if place.exists():
+            terminal.say(f"{name:8s} {place}")

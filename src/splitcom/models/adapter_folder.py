@@ -1,0 +1,165 @@
+"""A run's adapter as a folder that PEFT's tools load: written, checked, read, merged; knows no training.
+
+The head of a classifier is part of it, as peft's `modules_to_save`.
+"""
+
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from splitcom.errors import AdapterError
+from splitcom.models.adapters import State, head_module, leaf, linear_modules
+from splitcom.models.anatomy import survey
+from splitcom.models.load import (
+    Labels,
+    load_config,
+    load_model,
+    load_tokenizer,
+    quiet,
+    resolve,
+    skeleton,
+    stored_dtype,
+)
+
+_WEIGHTS = "adapter_model.safetensors"
+_PREFIX = "base_model.model."
+
+
+def export_adapter(
+    folder: str | Path,
+    base: str | Path,
+    front: State,
+    body: State,
+    tail: State | None = None,
+    *,
+    cut: int,
+    rank: int,
+    alpha: float,
+    dropout: float = 0.0,
+    labels: Labels = None,
+) -> None:
+    """Join the parts' states into one standard PEFT adapter for the whole model, a classifier's with its head.
+
+    Any of them may be empty (a part without LoRA). `PeftModel.from_pretrained(base_model, folder)` then gives
+    the split model's logits. Raises AdapterError where the states are not those of parts of `base` cut so.
+    """
+    model = skeleton(load_config(base, labels), labels=labels)
+    anatomy = survey(model)
+    state = {**front, **body, **(tail or {})}
+    linear = linear_modules(model, anatomy) | head_module(model)
+    head = {f"{name}.{own}" for name in anatomy.head for own in model.get_submodule(name).state_dict()}
+    lora_state = {name: tensor for name, tensor in state.items() if name not in head}
+    if missing := head - state.keys():
+        raise AdapterError(f"there is no classification head in any part: {sorted(missing)} are missing")
+    adapted = sorted({name.rsplit(".lora_", 1)[0] for name in lora_state})
+    _check_fit(lora_state, linear, rank)
+    for name in adapted:
+        if not name.startswith(f"{anatomy.blocks}."):  # the head
+            continue
+        index = int(name.removeprefix(f"{anatomy.blocks}.").split(".")[0])
+        if (index < cut) != any(key.startswith(f"{name}.") for key in front):
+            raise AdapterError(f"{name}: cut = {cut} puts block {index} into the other of front and body")
+    leaves = {leaf(name) for name in adapted}
+    whole = adapted == sorted(name for name in linear if leaf(name) in leaves)
+    lora = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        target_modules=sorted(leaves) if whole else adapted,
+        fan_in_fan_out=any(isinstance(linear[name], Conv1D) for name in adapted),
+        task_type="SEQ_CLS" if anatomy.classifies else "CAUSAL_LM",
+        modules_to_save=list(anatomy.head) or None,
+        base_model_name_or_path=resolve(base),
+        inference_mode=True,
+    )
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    lora.save_pretrained(str(folder))
+    tensors = {f"{_PREFIX}{name}": tensor.contiguous() for name, tensor in sorted(state.items())}
+    save_file(tensors, Path(folder) / _WEIGHTS, metadata={"format": "pt"})
+
+
+def read_adapter(folder: str | Path) -> dict[str, Tensor]:
+    """Read what `export_adapter` has written, by names in the whole model; AdapterError where it cannot be read."""
+    path = Path(folder) / _WEIGHTS
+    try:
+        stored = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise AdapterError(f"{path}: cannot be read: {error}") from error
+    return {name.removeprefix(_PREFIX): tensor for name, tensor in stored.items()}
+
+
+def check_adapter(base: str | Path, folder: str | Path, labels: Labels = None) -> None:
+    """Raise AdapterError where the PEFT adapter in `folder` does not fit the model; loads no weights of the model."""
+    model = skeleton(load_config(base, labels), labels=labels)
+    try:
+        with torch.device("meta"), _peft_is_quiet():
+            adapted = get_peft_model(model, LoraConfig.from_pretrained(str(folder)))
+        own = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+        expected = {name: list(tensor.shape) for name, tensor in own.items()}
+        with safe_open(Path(folder) / _WEIGHTS, framework="pt") as stored:
+            found = {name: stored.get_slice(name).get_shape() for name in stored.keys()}  # noqa: SIM118 (no mapping)
+    except Exception as error:  # peft, safetensors and torch raise many unrelated types
+        raise AdapterError(f"{folder}: no PEFT adapter that fits {base}: {error}") from error
+    names = expected.keys() | found.keys()
+    if strange := sorted(name for name in names if expected.get(name) != found.get(name)):
+        raise AdapterError(
+            f"{folder}: no PEFT adapter that fits {base}: {_WEIGHTS} and the model with the targets of "
+            f"adapter_config.json differ in {len(strange)} tensors, such as {strange[:3]}"
+        )
+
+
+def load_adapted(
+    base: str | Path,
+    folder: str | Path,
+    labels: Labels = None,
+    dtype: torch.dtype = torch.float32,
+) -> PeftModel:
+    """Load the whole base model with a PEFT adapter on it; AdapterError where the adapter does not fit."""
+    check_adapter(base, folder, labels)
+    with _peft_is_quiet():
+        return PeftModel.from_pretrained(load_model(base, dtype, labels=labels), str(folder))
+
+
+def merge_adapter(
+    adapter_folder: str | Path, base: str | Path, out: str | Path, labels: Labels = None
+) -> None:
+    """Write the base model with the adapter's updates added to its weights, and its tokenizer, to `out`.
+
+    The weights keep the dtype that the base model is stored in.
+    """
+    merged = load_adapted(base, adapter_folder, labels, stored_dtype(base)).merge_and_unload()
+    with quiet():
+        merged.save_pretrained(str(out))
+    load_tokenizer(base).save_pretrained(str(out))
+
+
+@contextmanager
+def _peft_is_quiet() -> Iterator[None]:
+    """Leave out what peft warns of that is no fault, or is found otherwise, such as missing tensors."""
+    with warnings.catch_warnings():
+        # peft asks transformers for a property by the name that transformers has since deprecated.
+        warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
+        warnings.filterwarnings("ignore", "Found missing adapter keys", UserWarning)
+        yield
+
+
+def _check_fit(state: State, linear: Mapping[str, nn.Linear | Conv1D], rank: int) -> None:
+    if not state:
+        raise AdapterError("there is no LoRA in any part: nothing to export")
+    for name, tensor in state.items():
+        module, _, factor = name.partition(".lora_")
+        if module not in linear or factor not in ("A.weight", "B.weight"):
+            raise AdapterError(f"{name} does not fit the base model: it has no linear module {module}")
+        weight = linear[module].weight
+        inputs, outputs = weight.shape if isinstance(linear[module], Conv1D) else weight.shape[::-1]
+        expected = (rank, inputs) if factor == "A.weight" else (outputs, rank)
+        if tuple(tensor.shape) != expected:
+            raise AdapterError(f"{name} has shape {list(tensor.shape)}, expected {list(expected)}")
