@@ -4,6 +4,7 @@ In a file they are relative to the file, elsewhere to the working directory. A t
 means the same wherever it is written and read again. What names no file stays as it is: it may be a name on a hub.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +33,8 @@ class Place:
         if text in self.words or not text:
             return text
         path = (folder or Path.cwd()) / Path(text).expanduser()
-        is_path = text.startswith((".", "~", "/")) or path.exists()
+        without_split = Path(re.sub(r"\[[^\[\]]+\]$", "", str(path)))  # the folder of "folder[test]"
+        is_path = text.startswith((".", "~", "/")) or path.exists() or without_split.exists()
         return str(path.absolute()) if is_path else text
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:

@@ -259,3 +259,11 @@ def test_a_controller_for_thresholds_is_not_taken_for_one_of_a_presets_steps(cap
     Config.from_toml(flow.format("fixed(0.98)") + '\ncodec = "temporal(0.9) > int8"')
     Config.from_toml('preset = "balanced"\n[flows.activation_up]\ncontroller = false')
     assert not caplog.text
+
+
+def test_a_split_of_a_folder_is_beside_its_file_too(tmp_path):
+    (tmp_path / "rows").mkdir()
+    (tmp_path / "run.toml").write_text('[data]\nsource = "rows"\nheld_out = "rows[test]"\n')
+    data = Config.load(tmp_path / "run.toml").data
+    assert (data.source, data.held_out) == (f"{tmp_path}/rows", f"{tmp_path}/rows[test]")
+    assert Config().override({"data.source": "team/name:en[test]"}).data.source == "team/name:en[test]"
