@@ -6,6 +6,7 @@ from safetensors.torch import load_file
 
 from splitcom.methods.run import train
 from splitcom.server.observe import Observer
+from splitcom.training.store import PartyStore
 
 TIMES = {"links.step_s": 0.1, "links.server_step_s": 0.02}
 ASYNCHRONOUS = TIMES | {"federation.scheduling": "asynchronous", "federation.asynchronous.mixing": 1.0}
@@ -52,6 +53,27 @@ def test_a_state_of_the_aggregator_outlives_an_interruption(tiny_config, tmp_pat
     assert same(adapter_of(straight), adapter_of(resumed))
     assert straight.result["eval"] == resumed.result["eval"]
     assert straight.result["eval"]["loss"] < straight.result["eval"]["initial_loss"]
+
+
+def test_updates_too_few_for_a_robust_aggregator_wait_for_others_also_in_a_checkpoint(tiny_config, tmp_path):
+    changes = ASYNCHRONOUS | {
+        "federation.asynchronous.buffer": 3,
+        "federation.aggregator": "median",
+        "links.clients": {"client-2": {"step_s": 0.9}},
+        "training.rounds": 4,
+    }
+    config = tiny_config.override(changes)
+    straight = train(config, tmp_path / "straight")
+    with pytest.raises(Stop):
+        train(config, tmp_path / "halted", observers=[StopInRound(3)])
+    store = PartyStore(tmp_path / "halted" / "checkpoint" / "server")
+    tensors, scalars = store.load(max(store.rounds()))
+    waiting = scalars["parts"]["scheduling"]["waiting"]
+    assert 0 < len(waiting) < 3
+    assert any(name.startswith("scheduling.0.") for name in tensors)
+    resumed = train(config, tmp_path / "halted", resume=True)
+    assert same(adapter_of(straight), adapter_of(resumed))
+    assert straight.result["eval"] == resumed.result["eval"]
 
 
 @pytest.mark.parametrize("way", ["lockstep", "asynchronous"])

@@ -19,6 +19,7 @@ from splitcom.server.shared import SharedAdapter
 from splitcom.server.state import ClientStates, Task
 from splitcom.server.steps import Steps
 from splitcom.state import State
+from splitcom.training.store import sections_of
 
 
 class Asynchronous(ArrivalDriven):
@@ -53,13 +54,15 @@ class Asynchronous(ArrivalDriven):
     def settle(self, round_index: int, *, is_last: bool) -> None:
         """Have everybody pause after the step it is at, or where the run is over forget its round.
 
-        A round that is ended at this very step counts, so a round of the run may have some more updates.
+        A round that is ended at this very step counts, so a round of the run may have some more updates. Fewer than
+        the aggregator needs stay where they are: their mean would be merged, and one of them could be anything.
         """
         if is_last:
             self._abandon_all()
         while self._training():
             self._receive(self._advance(round_index, pause=True))
-        self._merge()
+        if len(self._buffer) >= self._adapter.min_updates:
+            self._merge()
 
     def _occupy(self, round_index: int) -> None:
         """Have paused clients go on, and idle ones begin, until as many train as are sampled."""
@@ -100,15 +103,31 @@ class Asynchronous(ArrivalDriven):
         return min(self._num_updates / total, 1.0)
 
     def state(self) -> State:
-        """How far the run is, and which rounds are paused."""
+        """How far the run is, which rounds are paused, and which updates wait for others."""
         tasks = {name: asdict(state.task) for name, state in self._states.items() if state.task is not None}
-        return State(scalars={"updates": self._num_updates, "begun": dict(self._begun), "tasks": tasks})
+        waiting = [(update.num_labels, update.version, update.client) for update in self._buffer]
+        tensors = {
+            f"{index}.{name}": tensor
+            for index, update in enumerate(self._buffer)
+            for name, tensor in update.adapter.items()
+        }
+        scalars = {
+            "updates": self._num_updates,
+            "begun": dict(self._begun),
+            "tasks": tasks,
+            "waiting": waiting,
+        }
+        return State(tensors, scalars)
 
     def load_state(self, state: State) -> None:
         """Go on from a checkpoint."""
         kept = state.scalars
         self._num_updates, self._begun = kept["updates"], Counter(kept["begun"])
-        self._buffer.clear()
+        adapters = sections_of(state.tensors)
+        self._buffer = [
+            Update(adapters[str(index)], num_labels, version, client=client)
+            for index, (num_labels, version, client) in enumerate(kept["waiting"])
+        ]
         self._states.forget_tasks()
         for name, task in kept["tasks"].items():
             self._states[name].task = Task(**task)

@@ -55,6 +55,11 @@ class SharedAdapter:
             self._put(self.tensors)
         self._older: dict[int, dict[str, torch.Tensor]] = {}  # by version
 
+    @property
+    def min_updates(self) -> int:
+        """Of how many updates at least the aggregator makes more than their mean."""
+        return self._aggregator.min_updates
+
     def merge(self, updates: Sequence[Update]) -> None:
         """Make the next version of what clients have made of this one, if any of them has changed it.
 
