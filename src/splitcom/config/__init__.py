@@ -4,6 +4,7 @@ from splitcom.codecs.config import ReferencesConfig
 from splitcom.config.client import ClientConfig
 from splitcom.config.comparison import ComparisonConfig, VariantConfig
 from splitcom.config.config import SHARED, Config
+from splitcom.config.engine import EngineConfig
 from splitcom.config.evaluation import EvaluationConfig
 from splitcom.config.federation import AsynchronousConfig, FederationConfig
 from splitcom.config.flows import FlowConfig, FlowsConfig
@@ -21,6 +22,7 @@ __all__ = [
     "Config",
     "ControlConfig",
     "DataConfig",
+    "EngineConfig",
     "EvaluationConfig",
     "FederationConfig",
     "FlowConfig",

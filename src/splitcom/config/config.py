@@ -15,6 +15,7 @@ from splitcom.codecs import parse
 from splitcom.codecs.config import ReferencesConfig
 from splitcom.config.client import ClientConfig
 from splitcom.config.comparison import ComparisonConfig
+from splitcom.config.engine import EngineConfig
 from splitcom.config.evaluation import EvaluationConfig
 from splitcom.config.federation import FederationConfig
 from splitcom.config.flows import FlowConfig, FlowsConfig, fitting_knob
@@ -52,6 +53,7 @@ class Config(Section):
     training: TrainingConfig = TrainingConfig()
     federation: FederationConfig = FederationConfig()
     client: ClientConfig = ClientConfig()
+    engine: EngineConfig = EngineConfig()
     flows: FlowsConfig = FlowsConfig()
     control: ControlConfig = ControlConfig()
     references: ReferencesConfig = ReferencesConfig()

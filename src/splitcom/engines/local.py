@@ -39,12 +39,12 @@ class LocalPassage:
 
 
 class LocalEngine:
-    """See `Engine`; at most `max_tokens_per_pass` tokens with their padding go through the body at once."""
+    """See `Engine`; at most `engine.max_tokens_per_pass` tokens with their padding go through the body at once."""
 
-    def __init__(self, body: Body, config: Config, max_tokens_per_pass: int | None = None) -> None:
+    def __init__(self, body: Body, config: Config) -> None:
         self._body = body
         self._seed = config.seed
-        self._max_tokens = max_tokens_per_pass
+        self._max_tokens = config.engine.max_tokens_per_pass
         self._device = next(body.parameters()).device
         self._dtype = next(body.parameters()).dtype
         self._optimizer = Optimizer((p for p in body.parameters() if p.requires_grad), config.training)

@@ -11,7 +11,7 @@ from splitcom.client.wrapper import wrapped
 from splitcom.codecs import FileReferences, MemoryReferences, ReferenceStore, parse
 from splitcom.config import Config, FlowConfig
 from splitcom.data import Sample
-from splitcom.engines.local import LocalEngine
+from splitcom.engines import engine_of
 from splitcom.flows import FLOWS
 from splitcom.models import joined_state, replicate
 from splitcom.parties.parts import Parts
@@ -38,7 +38,7 @@ def build_server(
     split = config.training.split
     theirs = (parts.front, parts.tail if split else parts.body)
     adapter = joined_state([part for part in theirs if part is not None])
-    engine = LocalEngine(parts.body, config) if split and parts.body is not None else None
+    engine = engine_of(parts.body, config) if split and parts.body is not None else None
     return Federation(
         config,
         transport,

@@ -1,4 +1,4 @@
-"""The body's step: with a tail at each of several clients, the gradients are those of the standard form."""
+"""The body's step, in one pass or several; with tails at several clients, gradients are those of the standard form."""
 
 import pytest
 import torch
@@ -7,6 +7,7 @@ from splitcom.codecs import Decoded, Ragged
 from splitcom.config import Config
 from splitcom.engines.engine import Arrival
 from splitcom.engines.local import LocalEngine
+from splitcom.errors import NonFiniteError
 from splitcom.models import add_lora, load_body, load_tail, replicate
 from splitcom.protocol.labels import IGNORED
 from splitcom.training.loss import losses_through
@@ -96,3 +97,96 @@ def test_a_client_that_is_lost_between_the_passes_leaves_the_step_to_the_others(
         back = {"here": through(tail, passage.out_of("here"), labels)}
         gradients[len(names)] = body.backward(passage, back, 0.5)["here"].gradient.values
     assert torch.allclose(gradients[1], gradients[2], atol=1e-7)
+
+
+def one_step(tiny_model, config, tail_blocks):
+    """The gradients of all clients and AdamW's moments, after a step of either form."""
+    engine = LocalEngine(with_lora(load_body(tiny_model, 2, tail_blocks)), config)
+    batches = {name: batch_of(lengths, seed) for seed, (name, lengths) in enumerate(CLIENTS.items())}
+    if not tail_blocks:
+        arrivals = {name: arrival_of(*batch) for name, batch in batches.items()}
+        results = engine.step(arrivals, (1, 0), 0.5)
+    else:
+        arrivals = {name: arrival_of(decoded) for name, (decoded, _) in batches.items()}
+        passage = engine.forward(arrivals, (1, 0))
+        tail = with_lora(load_tail(tiny_model, 1))
+        back = {name: through(tail, passage.out_of(name), labels) for name, (_, labels) in batches.items()}
+        results = engine.backward(passage, back, 0.5)
+    found = {name: result.gradient.values for name, result in results.items()}
+    return found | {k: v for k, v in engine.state().items() if k.endswith("exp_avg")}, results
+
+
+@pytest.mark.parametrize("tail_blocks", [0, 1])
+def test_several_passes_give_the_gradients_of_one(tiny_model, config, tail_blocks):
+    whole, results = one_step(tiny_model, config, tail_blocks)
+    for limit in (1, 12, 30):  # each sample alone, those of similar lengths together, two passes
+        split, others = one_step(
+            tiny_model, config.override({"engine.max_tokens_per_pass": limit}), tail_blocks
+        )
+        assert split.keys() == whole.keys()
+        for key, expected in whole.items():
+            assert (split[key] - expected).abs().max() <= 1e-5 * expected.abs().max(), (limit, key)
+        for name, result in results.items():
+            assert others[name].num_labels == result.num_labels
+            assert others[name].loss_sum == pytest.approx(result.loss_sum, rel=1e-5)
+
+
+@pytest.mark.parametrize("tail_blocks", [0, 1])
+def test_a_step_that_fits_one_pass_has_the_bits_of_one(tiny_model, config, tail_blocks):
+    whole, _ = one_step(tiny_model, config, tail_blocks)
+    fits = config.override({"engine.max_tokens_per_pass": 6 * 12})
+    assert all(
+        torch.equal(value, whole[key]) for key, value in one_step(tiny_model, fits, tail_blocks)[0].items()
+    )
+
+
+@pytest.mark.parametrize("limit", [None, 12])
+def test_dropout_is_drawn_anew_to_the_same_bits_when_a_passage_is_run_again(tiny_model, config, limit):
+    config = config.override({"engine.max_tokens_per_pass": limit})
+
+    def gradients(attempts):
+        part = load_body(tiny_model, 2, 1)
+        add_lora(part, 4, dropout=0.5, seed=1)
+        engine = LocalEngine(part, config)
+        batches = {name: batch_of(lengths, seed) for seed, (name, lengths) in enumerate(CLIENTS.items())}
+        passage = engine.forward(
+            {name: arrival_of(decoded) for name, (decoded, _) in batches.items()}, (1, 0)
+        )
+        back = {name: (passage.out_of(name), 3) for name in batches}
+        spoilt = back | {"c": (Ragged(back["c"][0].values * torch.inf, back["c"][0].lengths), 3)}
+        for _ in range(attempts):
+            with pytest.raises(NonFiniteError, match="training has diverged"):
+                engine.backward(passage, spoilt, 0.5)
+        return {n: r.gradient.values for n, r in engine.backward(passage, back, 0.5).items()} | engine.state()
+
+    first, again = gradients(0), gradients(2)
+    assert all(torch.equal(first[key], again[key]) for key in first)
+
+
+def test_a_step_that_is_not_finite_changes_nothing_also_in_its_last_pass(tiny_model, config):
+    engine = LocalEngine(
+        with_lora(load_body(tiny_model, 2)), config.override({"engine.max_tokens_per_pass": 12})
+    )
+    good, (decoded, labels) = arrival_of(*batch_of([5, 8], 1)), batch_of([11], 2)
+    decoded.batch.values[0] = torch.nan
+    bad, before = arrival_of(decoded, labels), {k: v.clone() for k, v in engine.state().items()}
+    with pytest.raises(NonFiniteError, match="training has diverged"):
+        engine.step({"a": good, "b": bad}, (1, 0), 0.5)
+    assert engine.state().keys() == before.keys()
+    assert all(torch.equal(value, before[key]) for key, value in engine.state().items())
+    assert engine.is_sound(good) and not engine.is_sound(bad)
+    alone = LocalEngine(with_lora(load_body(tiny_model, 2)), config)
+    for one in (engine, alone):
+        one.step({"a": good}, (1, 1), 0.5)
+    assert all(torch.allclose(value, alone.state()[key], atol=1e-6) for key, value in engine.state().items())
+
+
+def test_an_evaluation_in_several_passes_is_that_in_one(tiny_model, config):
+    results = []
+    for limit in (None, 12):
+        body = with_lora(load_body(tiny_model, 2))
+        engine = LocalEngine(body, config.override({"engine.max_tokens_per_pass": limit}))
+        results.append(engine.evaluate(arrival_of(*batch_of([9, 4, 12], 1))))
+    one, several = results
+    assert (one.num_labels, one.num_correct) == (several.num_labels, several.num_correct)
+    assert several.loss_sum == pytest.approx(one.loss_sum, rel=1e-6)
