@@ -78,7 +78,8 @@ class Channel:
             ) from error
         except OutOfRangeError as error:
             raise OutOfRangeError(
-                f"{self.client}, round {position[0]}, step {position[1]}, flow {self.flow}: {error}"
+                f"{self.client}, round {position[0]}, step {position[1]}, flow {self.flow}: {error}; if numbers have "
+                f"grown from step to step, {DIVERGED}"
             ) from error
         self._keep(ids, encoded.reconstruction)
         self.traffic.seconds += perf_counter() - started
