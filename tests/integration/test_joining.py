@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
 
 from splitcom.config import Config
 from splitcom.errors import DataError, RunError
@@ -95,6 +96,10 @@ def test_three_clients_in_one_folder_have_the_bits_of_one_process_and_leave_noth
     network.assert_same_run(expected)
     assert {path.name for path in states.rglob("*") if path.is_file()} == {"joined.json"}
     assert not others_can_read(states)
+    assert not others_can_read(network.out / "checkpoint")
+    assert not list(network.out.rglob("references*"))
+    (state,) = network.out.rglob("state.safetensors")
+    assert not [name for name in load_file(state) if name.startswith("labels")]
     cache = shared / "home" / ".cache" / "splitcom"
     assert len(list(cache.iterdir())) == 1 and not others_can_read(cache)
 
@@ -126,7 +131,8 @@ def test_a_killed_client_goes_on_and_what_it_has_left_is_gone_in_the_end(
     parties[1].start()
     for party in (*parties, network.server):
         party.end()
-    network.assert_same_run(train(config, tmp_path / "in-process"))
+    result = network.assert_same_run(train(config, tmp_path / "in-process"))
+    assert result["repeated_bytes"] > 0
     assert {path.name for path in (shared / "runs").rglob("*") if path.is_file()} == {"joined.json"}
     assert not list(network.out.rglob("front"))
     again = joining(network, forks, shared, 1, "--patience", 0.5, log="-again").start()

@@ -18,6 +18,7 @@ class ReferencesConfig(Section):
     precision: Literal["fp32", "fp16", "bf16"] = "fp16"
     # per client, flow and side, of whole references, also where a side keeps projections; "file" needs one
     limit_mb: PositiveFloat | None = None
+    keep: bool = False  # at a server whose run has ended: also labels, for a run that is made longer later
 
     @model_validator(mode="after")
     def _file_is_bounded(self) -> Self:

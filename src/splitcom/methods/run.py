@@ -33,6 +33,7 @@ AFTER_TRAINING = (
     "evaluation.beams",
     "evaluation.max_new_tokens",
     "comparison.",
+    "references.keep",
 )
 """Settings that training does not depend on: they may be changed when a run is resumed."""
 

@@ -24,6 +24,8 @@ from splitcom.parties.build import build_server
 from splitcom.parties.parts import check_parts, load_server_parts
 from splitcom.parties.texts import check_max_tokens
 from splitcom.server.observe import Observer, Observers
+from splitcom.server.rounds import forget_clients
+from splitcom.training.store import PartyStore
 from splitcom.transports.frames_pb2 import Description
 from splitcom.transports.grpc import SERVER_TIMEOUTS, TRANSPORT_VERSION, Timeouts
 from splitcom.transports.grpc_server import GrpcServer
@@ -72,6 +74,7 @@ def _serve_into(
         check_resumable(folder, config)
         if (result := ended_with(folder, config)) is not None:
             _LOG.info("%s: this run has ended already; there is nothing left to serve", folder.path)
+            _retire(folder, config)
             return Run(folder.path, result)
     else:
         folder.refuse_if_used()
@@ -117,7 +120,16 @@ def _serve_into(
         ending.keep()
         ending.attempt("adapter", lambda: export(trained, parts, folder, config))
         transport.close(_FAREWELL_S)
+    _retire(folder, config)
     return Run(folder.path, ending.result)
+
+
+def _retire(folder: RunFolder, config: Config) -> None:
+    """Remove what the run has left of clients' text, if it is not to be kept; there may be nothing left to remove."""
+    references = folder.checkpoints / "server" / "references"
+    if not config.references.keep:
+        shutil.rmtree(references, ignore_errors=True)
+        forget_clients(PartyStore(folder.checkpoints / "server"))
 
 
 @contextmanager

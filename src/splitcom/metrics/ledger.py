@@ -2,13 +2,17 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from splitcom.flows import FLOWS, IN_TOTAL, SUMS
+from splitcom.metrics.tally import Tally
 
 
 class Ledger:
     """Counts bytes; up, down and total are of the flows that the table says are in them.
+
+    What was counted after the last checkpoint is lost with a process that dies. `tally` tells how much that was.
 
     >>> ledger = Ledger()
     >>> ledger.count("clinic", {"activation_up": 100, "control": 7}, upwards=True)
@@ -18,7 +22,8 @@ class Ledger:
     (107, 0, 107, 50)
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tally: Tally | None = None) -> None:
+        self._tally = tally
         self._bytes: dict[str, Counter[str]] = defaultdict(Counter)
         self._round: dict[str, Counter[str]] = defaultdict(Counter)
         self._total: Counter[str] = Counter()  # of both
@@ -33,6 +38,14 @@ class Ledger:
             for key in keys:
                 self._round[client][key] += size
                 self._total[key] += size
+        if self._tally is not None:
+            with suppress(OSError):  # on a full disk it is the checkpoint that says so
+                self._tally.write(self._ever)
+
+    @property
+    def _ever(self) -> int:
+        """All bytes that this run has counted, also those that were sent in vain."""
+        return self._total["total"] + self.repeated_bytes
 
     def close_round(self) -> dict[str, dict[str, int]]:
         """The bytes by client and flow since the last call; they now belong to the totals."""
@@ -54,13 +67,17 @@ class Ledger:
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Go back to a checkpoint; what this object has counted since then becomes `repeated_bytes`."""
-        before = self._total["total"]
+        """Go back to a checkpoint; what has been counted since then, also before a crash, becomes `repeated_bytes`."""
+        before = max(self._ever, 0 if self._tally is None else self._tally.read())
         self._round.clear()
         self._bytes.clear()
         self._total.clear()
         for client, counter in state["bytes"].items():
             self._bytes[client].update(counter)
             self._total.update(counter)
-        repeated = max(before - self._total["total"], 0)
-        self.repeated_bytes = max(self.repeated_bytes, state["repeated_bytes"]) + repeated
+        self.repeated_bytes = max(state["repeated_bytes"], before - self._total["total"])
+
+    def close(self) -> None:
+        """Let go of the tally's file."""
+        if self._tally is not None:
+            self._tally.close()

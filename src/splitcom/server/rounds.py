@@ -18,6 +18,7 @@ from splitcom.codecs import ReferenceStore
 from splitcom.config import Config
 from splitcom.engines.engine import Engine
 from splitcom.metrics.ledger import Ledger
+from splitcom.metrics.tally import Tally
 from splitcom.protocol.labels import pack_labels, unpack_labels
 from splitcom.protocol.messages_pb2 import Message, SaveState, Welcome
 from splitcom.server.body import ServerBody
@@ -76,7 +77,7 @@ class Federation:
     ) -> None:
         self.config = config
         self.engine = model.engine
-        self.ledger = Ledger()
+        self.ledger = Ledger(Tally(store.folder / "sent"))
         self.round = 0
         self.eval_losses: dict[int, float] = {}
         self.eval_accuracies: dict[int, float] = {}  # of classes, else empty
@@ -282,6 +283,21 @@ class Federation:
                     yield f"{name}-{flow}", channel.references
 
     def close(self) -> None:
-        """Let go of references that are kept in files."""
+        """Let go of what is kept in files."""
+        self.ledger.close()
         for _, references in self._references():
             references.close()
+
+
+def forget_clients(store: PartyStore) -> None:
+    """Leave of a server's last state what a longer run could begin from: nothing that is made of clients' text.
+
+    The clients of such a run begin with new references. Raises RunError where the state cannot be read or written.
+    """
+    if (last := store.latest()) is None:
+        return
+    tensors, scalars = store.load(last)
+    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith("labels.")}
+    clients: dict[str, list[int | None]] = {name: [None, 0] for name in scalars["clients"]}
+    store.save(last, kept, {**scalars, "clients": clients})
+    store.keep_last()

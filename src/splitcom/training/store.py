@@ -40,7 +40,7 @@ class PartyStore:
     """The saved states of one party of one run."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
         self._whole: dict[int, bool] = {}  # by round, as far as it has been looked into
 
     def rounds(self) -> list[int]:
@@ -59,7 +59,7 @@ class PartyStore:
             return rounds[-1]
         if self._saved():
             raise RunError(
-                f"{self._folder}: every checkpoint here is damaged; start the run anew in another folder, or put back "
+                f"{self.folder}: every checkpoint here is damaged; start the run anew in another folder, or put back "
                 "a copy of this one"
             )
         return None
@@ -121,7 +121,7 @@ class PartyStore:
             shutil.rmtree(self._path(old), ignore_errors=True)
 
     def _saved(self) -> list[int]:
-        return sorted(int(path.name.removeprefix("round-")) for path in self._folder.glob("round-*"))
+        return sorted(int(path.name.removeprefix("round-")) for path in self.folder.glob("round-*"))
 
     def _is_whole(self, round_index: int) -> bool:
         if round_index not in self._whole:
@@ -133,7 +133,7 @@ class PartyStore:
         return self._whole[round_index]
 
     def _path(self, round_index: int) -> Path:
-        return self._folder / f"round-{round_index:05d}"
+        return self.folder / f"round-{round_index:05d}"
 
 
 def sections_of(tensors: Mapping[str, torch.Tensor]) -> dict[str, dict[str, torch.Tensor]]:

@@ -1,6 +1,7 @@
 """Totals are kept as they grow, and are the sum of what was counted whatever has happened in between."""
 
 from splitcom.metrics.ledger import Ledger
+from splitcom.metrics.tally import Tally
 
 
 def counted(ledger: Ledger, rounds: int) -> None:
@@ -31,3 +32,20 @@ def test_a_round_that_is_not_closed_counts_too() -> None:
     assert ledger.totals()["total"] == 3
     assert ledger.close_round() == {"a": {"adapter_down": 3, "down": 3, "total": 3}}
     assert ledger.totals()["total"] == 3
+
+
+def test_what_a_process_that_died_has_counted_since_the_checkpoint_is_repeated(tmp_path):
+    ledger = Ledger(Tally(tmp_path / "sent"))
+    ledger.count("clinic", {"activation_up": 100, "evaluation": 1000}, upwards=True)
+    ledger.close_round()
+    state = ledger.state()
+    ledger.count("clinic", {"activation_up": 30, "evaluation": 1000}, upwards=True)
+    after = Ledger(Tally(tmp_path / "sent"))
+    after.load_state(state)
+    assert (after.repeated_bytes, after.totals()["total"]) == (30, 100)
+    after.count("clinic", {"gradient_down": 5}, upwards=False)
+    after.load_state(state)
+    assert after.repeated_bytes == 35
+    again = Ledger(Tally(tmp_path / "sent"))
+    again.load_state(after.state())
+    assert again.repeated_bytes == 35
