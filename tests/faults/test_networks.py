@@ -10,6 +10,7 @@ from . import networks
 from .networks import SCENARIOS, Scenario
 from .sniffer import Layers
 
+JOINING_BYTES = 40_000  # of a client beside the front, headers and handshake included
 NOISE_BYTES = 1_000  # of packets that are under way while the counters are read
 
 
@@ -23,7 +24,10 @@ def assert_true_ledger(figures: dict[str, Any]) -> None:
 
 def test_the_ledger_agrees_with_the_counters(tiny_model: Path, tmp_path: Path) -> None:
     quick = Scenario(changes={"data.samples": 24, "training.rounds": 2, "evaluation.every": 2})
-    assert_true_ledger(networks.measure(quick, tiny_model, tmp_path, fork_server()))
+    figures = networks.measure(quick, tiny_model, tmp_path, fork_server())
+    assert_true_ledger(figures)
+    fronts = sum(path.stat().st_size for path in tmp_path.rglob("front-*/*"))
+    assert 0 < figures["before_the_run_bytes"] - 1.1 * fronts < 2 * JOINING_BYTES
 
 
 @pytest.mark.slow
