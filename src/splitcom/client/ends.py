@@ -1,24 +1,24 @@
 """What a client does in the U-shape: it has both ends of the model and the labels, the server has what is between."""
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 
 import torch
 
 from splitcom.client.client import RoundSummary
 from splitcom.client.packets import receive, send
-from splitcom.codecs import Ragged, ReferenceStore
+from splitcom.client.parts import PartsTrainer, Rows
+from splitcom.codecs import Ragged
 from splitcom.config import Config
 from splitcom.data import Batch, Sample
-from splitcom.models import Front, Tail, joined_state, load_joined_state
+from splitcom.models import Front, Tail
 from splitcom.protocol.messages_pb2 import ActivationUp, EvaluationEnd, EvaluationUp, GradientUp, Message
 from splitcom.seeds import derive_seed
 from splitcom.training.channel import Channels
 from splitcom.training.loss import Losses, learnt_tokens, losses_through
-from splitcom.training.optimize import Optimizer
 from splitcom.training.plan import LocalRound, held_out_batches, progress_of, round_batches
 
 
-class EndsTrainer:
+class EndsTrainer(PartsTrainer):
     """Front and tail, the optimizer of both their adapters, one client's data, and this side of four flows.
 
         input_ids ─► front ─► activation_up ─► (server) ─► activation_down ─► tail ─► loss ◄─ labels
@@ -40,18 +40,9 @@ class EndsTrainer:
         channels: Channels,
         config: Config,
     ) -> None:
-        self.num_samples = len(samples)
-        self.num_held_out = len(held_out)
-        self._name = name
+        super().__init__(name, (front, tail), Rows(samples, held_out), channels, config)
         self._front = front
         self._tail = tail
-        self._samples = samples
-        self._held_out = held_out
-        self._channels = channels
-        self._config = config
-        self._device = next(front.parameters()).device
-        parameters = [p for part in (front, tail) for p in part.parameters() if p.requires_grad]
-        self._optimizer = Optimizer(parameters, config.training)
 
     def train(self, local: LocalRound) -> Generator[Message | None, Message, RoundSummary]:
         """Run this client's local epochs of a round."""
@@ -133,25 +124,3 @@ class EndsTrainer:
 
     def _padded(self, ragged: Ragged, batch: Batch) -> torch.Tensor:
         return ragged.to_padded(batch.attention_mask).to(self._device)
-
-    def adapter(self) -> dict[str, torch.Tensor]:
-        """The adapters of both ends; their tensors' names are those in the whole model, so they never clash."""
-        return joined_state((self._front, self._tail))
-
-    def load_adapter(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Put an averaged adapter in place."""
-        load_joined_state((self._front, self._tail), state)
-
-    def references(self) -> Iterator[tuple[str, ReferenceStore]]:
-        """Flow and references of every channel that keeps some at this client."""
-        for flow, channel in self._channels.items():
-            if channel.references is not None:
-                yield flow, channel.references
-
-    def state(self) -> dict[str, torch.Tensor]:
-        """The optimizer's moments."""
-        return self._optimizer.state()
-
-    def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Go on from a checkpoint."""
-        self._optimizer.load_state(state)

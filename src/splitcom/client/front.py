@@ -1,26 +1,26 @@
 """What a client does in split training: front forward, send, receive the gradient, front backward, step."""
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from functools import partial
 
 import torch
 
 from splitcom.client.client import RoundSummary
 from splitcom.client.packets import receive, send
-from splitcom.codecs import Ragged, ReferenceStore
+from splitcom.client.parts import PartsTrainer, Rows
+from splitcom.codecs import Ragged
 from splitcom.config import Config
 from splitcom.data import Batch, Sample
-from splitcom.models import Front, adapter_state, load_adapter_state
+from splitcom.models import Front
 from splitcom.protocol.labels import pack_labels
 from splitcom.protocol.messages_pb2 import Activation, EvaluationBatch, EvaluationEnd, Message
 from splitcom.seeds import derive_seed
 from splitcom.training.channel import Channel, Channels
 from splitcom.training.loss import learnt_tokens
-from splitcom.training.optimize import Optimizer
 from splitcom.training.plan import LocalRound, held_out_batches, progress_of, round_batches
 
 
-class FrontTrainer:
+class FrontTrainer(PartsTrainer):
     """A front, its adapter's optimizer, one client's data, and this side of the flows at the cut.
 
         input_ids ─► front ─► hidden ─► activation_up ─► (server)
@@ -39,18 +39,11 @@ class FrontTrainer:
         channels: Channels,
         config: Config,
     ) -> None:
-        self.num_samples = len(samples)
-        self.num_held_out = len(held_out)
-        self._name = name
+        super().__init__(name, (front,), Rows(samples, held_out), channels, config)
         self._front = front
-        self._samples = samples
-        self._held_out = held_out
         self._up: Channel = channels["activation_up"]
         self._down: Channel = channels["gradient_down"]
         self._evaluation: Channel = channels["evaluation"]
-        self._config = config
-        self._device = next(front.parameters()).device
-        self._optimizer = Optimizer((p for p in front.parameters() if p.requires_grad), config.training)
         self._labels_sent: set[int] = set()
 
     def train(self, local: LocalRound) -> Generator[Message | None, Message, RoundSummary | None]:
@@ -113,28 +106,12 @@ class FrontTrainer:
             yield Message(evaluation_batch=EvaluationBatch(activation=packet, labels=pack_labels(labels)))
         return EvaluationEnd()
 
-    def adapter(self) -> dict[str, torch.Tensor]:
-        """The front's adapter; empty where the front is frozen."""
-        return adapter_state(self._front)
-
-    def load_adapter(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Put an averaged adapter in place."""
-        load_adapter_state(self._front, state)
-
-    def references(self) -> Iterator[tuple[str, ReferenceStore]]:
-        """Flow and references of every channel that keeps some at this client."""
-        for channel in (self._up, self._down):
-            if channel.references is not None:
-                yield channel.flow, channel.references
-
     def state(self) -> dict[str, torch.Tensor]:
         """The optimizer's moments and which labels the server holds."""
-        return self._optimizer.state() | {
-            "labels_sent": torch.tensor(sorted(self._labels_sent), dtype=torch.int64)
-        }
+        return super().state() | {"labels_sent": torch.tensor(sorted(self._labels_sent), dtype=torch.int64)}
 
     def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
         """Go on from a checkpoint."""
         state = dict(state)
         self._labels_sent = set(state.pop("labels_sent").tolist())
-        self._optimizer.load_state(state)
+        super().load_state(state)

@@ -1,22 +1,21 @@
 """What a client does where nothing is split: it trains the whole model, and only its adapter leaves it."""
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 
 import torch
 
 from splitcom.client.client import RoundSummary
-from splitcom.codecs import ReferenceStore
+from splitcom.client.parts import PartsTrainer, Rows
 from splitcom.config import Config
 from splitcom.data import Batch, Sample
-from splitcom.models import Body, Front, joined_state, load_joined_state
+from splitcom.models import Body, Front
 from splitcom.protocol.messages_pb2 import EvaluationEnd, Message
 from splitcom.seeds import derive_seed
 from splitcom.training.loss import Losses, losses_through
-from splitcom.training.optimize import Optimizer
 from splitcom.training.plan import LocalRound, held_out_batches, progress_of, round_batches
 
 
-class WholeTrainer:
+class WholeTrainer(PartsTrainer):
     """Front and body at one party, which is the uncut model bit for bit."""
 
     def __init__(
@@ -28,17 +27,9 @@ class WholeTrainer:
         held_out: Sequence[Sample],
         config: Config,
     ) -> None:
-        self.num_samples = len(samples)
-        self.num_held_out = len(held_out)
-        self._name = name
+        super().__init__(name, (front, body), Rows(samples, held_out), {}, config)
         self._front = front
         self._body = body
-        self._samples = samples
-        self._held_out = held_out
-        self._config = config
-        self._device = next(front.parameters()).device
-        parameters = [p for part in (front, body) for p in part.parameters() if p.requires_grad]
-        self._optimizer = Optimizer(parameters, config.training)
 
     def train(self, local: LocalRound) -> Generator[Message | None, Message, RoundSummary]:
         """Run this client's local epochs of a round; says nothing on the way."""
@@ -76,23 +67,3 @@ class WholeTrainer:
         mask = batch.attention_mask.to(self._device)
         hidden = self._front(batch.input_ids.to(self._device), mask)
         return losses_through(self._body, hidden, mask, batch.labels.to(self._device))
-
-    def adapter(self) -> dict[str, torch.Tensor]:
-        """The adapters of both parts; their tensors' names are those in the whole model, so they never clash."""
-        return joined_state((self._front, self._body))
-
-    def load_adapter(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Put an averaged adapter in place."""
-        load_joined_state((self._front, self._body), state)
-
-    def references(self) -> Iterator[tuple[str, ReferenceStore]]:
-        """None: nothing crosses a cut."""
-        return iter(())
-
-    def state(self) -> dict[str, torch.Tensor]:
-        """The optimizer's moments."""
-        return self._optimizer.state()
-
-    def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Go on from a checkpoint."""
-        self._optimizer.load_state(state)

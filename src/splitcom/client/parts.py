@@ -1,0 +1,63 @@
+"""What every trainer of a client has: parts of the model under one optimizer, rows, and ends of flows."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from splitcom.codecs import ReferenceStore
+from splitcom.config import Config
+from splitcom.data import Sample
+from splitcom.models import Part, joined_state, load_joined_state
+from splitcom.training.channel import Channels
+from splitcom.training.optimize import Optimizer
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A client's own data."""
+
+    samples: Sequence[Sample]
+    held_out: Sequence[Sample]
+
+
+class PartsTrainer:
+    """The half of `Trainer` that does not depend on what is trained how."""
+
+    def __init__(
+        self, name: str, parts: Sequence[Part], rows: Rows, channels: Channels, config: Config
+    ) -> None:
+        self.num_samples = len(rows.samples)
+        self.num_held_out = len(rows.held_out)
+        self._name = name
+        self._parts = parts
+        self._samples = rows.samples
+        self._held_out = rows.held_out
+        self._channels = channels
+        self._config = config
+        self._device = next(parts[0].parameters()).device
+        self._optimizer = Optimizer(
+            (p for part in parts for p in part.parameters() if p.requires_grad), config.training
+        )
+
+    def adapter(self) -> dict[str, torch.Tensor]:
+        """The adapters of all parts; their tensors' names are those in the whole model, so they never clash."""
+        return joined_state(self._parts)
+
+    def load_adapter(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Put an averaged adapter in place."""
+        load_joined_state(self._parts, state)
+
+    def references(self) -> Iterator[tuple[str, ReferenceStore]]:
+        """Flow and references of every channel that keeps some at this client."""
+        for flow, channel in self._channels.items():
+            if channel.references is not None:
+                yield flow, channel.references
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """The optimizer's moments."""
+        return self._optimizer.state()
+
+    def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Go on from a checkpoint."""
+        self._optimizer.load_state(state)
