@@ -198,3 +198,17 @@ def test_merging_keeps_the_dtype_that_the_base_is_stored_in(tiny_config, tiny_mo
     assert {tensor.dtype for tensor in load_file(tmp_path / "out" / "model.safetensors").values()} == {
         torch.bfloat16
     }
+
+
+@pytest.mark.parametrize("method", ["splitcom", "fedlora"])
+def test_a_run_whose_adapters_have_not_moved_says_so(tiny_config, tmp_path, method, caplog):
+    moved = train(tiny_config.override({"method": method, "training.rounds": 1}), tmp_path / "moved")
+    evaluation = moved.result["eval"]
+    assert evaluation["fell_by"] == evaluation["initial_loss"] - evaluation["loss"] > 0
+    assert moved.result["warnings"] == []
+    idle = tiny_config.override({"method": method, "training.lr": 1e-44, "training.rounds": 1})
+    run = train(idle, tmp_path / "idle")
+    [warning] = run.result["warnings"]
+    assert "the adapters have not moved" in warning and warning in caplog.text
+    assert run.result["eval"]["fell_by"] == 0
+    assert RunFolder(run.folder).result()["warnings"] == [warning]

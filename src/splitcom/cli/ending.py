@@ -19,6 +19,8 @@ def show_end(terminal: Terminal, run: Run) -> None:
 
     def show() -> dict[str, object]:
         terminal.print(closing_table([run.result]))
+        loss, initial = (run.result["eval"][key] for key in ("loss", "initial_loss"))
+        terminal.say(f"held-out loss {initial:.4f} → {loss:.4f} nats ({loss - initial:+.4f})")
         print_samples(terminal, run.result.get("samples", []))
         return {}
 

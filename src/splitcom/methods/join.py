@@ -17,7 +17,7 @@ from splitcom.models import fingerprint
 from splitcom.models.front import plausible_bytes
 from splitcom.parties.build import build_client
 from splitcom.parties.known_rows import check_rows
-from splitcom.parties.parts import load_client_parts
+from splitcom.parties.parts import check_parts, load_client_parts
 from splitcom.parties.texts import Rows, encode_rows, load_client_rows
 from splitcom.training.store import PartyStore
 from splitcom.transports.endpoint import Limits
@@ -127,6 +127,7 @@ def _join(
         source = welcome.weights or str(_fetch(options, welcome, calls))
         calls.close()
         config = welcome.config.override({"model.source": source})
+        check_parts(config)
         train, held_out = encode_rows(welcome.rows, config)
         on_data(train, held_out)
         check_rows(

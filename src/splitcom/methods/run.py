@@ -15,6 +15,7 @@ from splitcom.errors import ConfigError, RunError
 from splitcom.flows import SUMS
 from splitcom.methods import METHODS
 from splitcom.methods.ending import Ending, Trained, export, texts_of, write_texts
+from splitcom.methods.findings import adapter_of, effective, findings
 from splitcom.methods.record import Record
 from splitcom.methods.text import Writer
 from splitcom.metrics.record import RunFolder
@@ -92,11 +93,12 @@ def _train_into(
             return Run(folder.path, result)
     else:
         folder.refuse_if_used()
-    check_parts(config)
+    warnings = check_parts(config)
     texts = load_texts(config)
     observer.on_data(texts.report, str(texts.partition))
     parts = load_parts(config)
     trained = _train(config, label or config.method, folder, texts, parts, observer)
+    trained.result["warnings"][:0] = [*warnings, *texts.train.report.warnings]
     ended = folder.result() if resume else None  # with what was sent when it ended, which no checkpoint has
     same = ended is not None and ended["rounds"] == config.training.rounds
     ending = Ending(folder, ended if ended is not None and same else trained.result)
@@ -119,8 +121,8 @@ def _train(
     with closing(simulation):
         folder.begin(config.to_toml())
         _check_rows(folder, config, texts)
-        run_rounds(simulation.federation, observer)
-    return trained_of(simulation.federation, config, label, simulation.clock.server_time_s)
+        found = run_rounds(simulation.federation, observer)
+    return trained_of(simulation.federation, config, label, simulation.clock.server_time_s, found)
 
 
 def _write_again(
@@ -148,10 +150,12 @@ def _check_rows(folder: RunFolder, config: Config, texts: Texts) -> None:
     )
 
 
-def run_rounds(federation: Federation, observer: Observer) -> None:
-    """Run what is left of a run, and tell of each round as it ends."""
+def run_rounds(federation: Federation, observer: Observer) -> list[str]:
+    """Run what is left of a run, and tell of each round as it ends; returns what there is to be warned of."""
+    before = effective(adapter_of(federation))
     for lines in federation.run():
         observer.on_round(lines)
+    return findings(before, effective(adapter_of(federation)), federation.eval_losses, federation.config)
 
 
 def ended_with(folder: RunFolder, config: Config) -> dict[str, Any] | None:
@@ -198,12 +202,12 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def trained_of(federation: Federation, config: Config, label: str, virtual_s: float) -> Trained:
+def trained_of(
+    federation: Federation, config: Config, label: str, virtual_s: float, warnings: Sequence[str]
+) -> Trained:
     """What a federation has left that has run its rounds."""
-    adapter = federation.adapter
-    if federation.engine is not None:
-        adapter = adapter | federation.engine.adapter()
-    return Trained(adapter, federation.controllers, result_of(federation, config, label, virtual_s))
+    result = {**result_of(federation, config, label, virtual_s), "warnings": [*warnings]}
+    return Trained(adapter_of(federation), federation.controllers, result)
 
 
 def result_of(federation: Federation, config: Config, label: str, virtual_s: float) -> dict[str, Any]:
@@ -226,6 +230,7 @@ def result_of(federation: Federation, config: Config, label: str, virtual_s: flo
             "perplexity": exp(min(last, 700.0)),
             "best_loss": min(losses.values()),
             "initial_loss": losses[0],
+            "fell_by": losses[0] - last,
             **accuracy,
         },
         "bytes": sent,

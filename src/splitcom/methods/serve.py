@@ -81,7 +81,7 @@ def _serve_into(
     identity = load_server_identity(options.authority)
     check_max_tokens(config)
     digest = fingerprint(config.model.source)
-    check_parts(config)
+    warnings = check_parts(config)
     parts = load_server_parts(config)
     folder.begin(config.to_toml())
     description = Description(
@@ -114,8 +114,8 @@ def _serve_into(
             observer,
         )
         with closing(federation):
-            run_rounds(federation, observer)
-        trained = trained_of(federation, config, config.method, transport.state()["virtual_s"])
+            warnings += run_rounds(federation, observer)
+        trained = trained_of(federation, config, config.method, transport.state()["virtual_s"], warnings)
         ending = Ending(folder, trained.result)
         ending.keep()
         ending.attempt("adapter", lambda: export(trained, parts, folder, config))

@@ -52,8 +52,10 @@ def load_parts(config: Config) -> Parts:
     return Parts(front, body, tail_of(config, front))
 
 
-def check_parts(config: Config) -> None:
-    """Raise what cutting the model and adding LoRA would, and warn of ranks that are of no use; reads no weights.
+def check_parts(config: Config) -> list[str]:
+    """Raise what cutting the model and adding LoRA would; reads no weights.
+
+    Returns what there is to be warned of, which is logged, too: ranks that are of no use, a loss that is not trained.
 
     For before texts are encoded: the model's own configuration tells how many blocks there are, what they are called
     and which attention its family has.
@@ -65,11 +67,11 @@ def check_parts(config: Config) -> None:
             f"model.attention = 'sdpa': models of type {whole.config.model_type!r} have none in transformers; set "
             "model.attention = 'auto' or 'eager'"
         )
+    warnings = []
     if getattr(whole.config.get_text_config(), "output_router_logits", False):
-        _LOG.warning(
-            "%s: output_router_logits is set, but the auxiliary loss of its router is not trained: losses are those of "
-            "the tokens alone",
-            model.source,
+        warnings.append(
+            f"{model.source}: output_router_logits is set, but the auxiliary loss of its router is not trained: losses "
+            "are those of the tokens alone"
         )
     check_targets(whole, config.lora.targets or ())
     kinds = (Front, Body, Tail) if model.tail_blocks else (Front, Body)
@@ -79,11 +81,13 @@ def check_parts(config: Config) -> None:
         lora = {name: tensor for name, tensor in adapter_state(part).items() if ".lora_" in name}
         widths += [tensor.shape[".lora_A." in name] for name, tensor in lora.items()]
     if widths and rank > min(widths):
-        _LOG.warning(
-            "lora.rank = %d is more than the width of some modules, which is %d: ranks above it add nothing but size",
-            rank,
-            min(widths),
+        warnings.append(
+            f"lora.rank = {rank} is more than the width of some modules, which is {min(widths)}: ranks above it add "
+            "nothing but size"
         )
+    for warning in warnings:
+        _LOG.warning("%s", warning)
+    return warnings
 
 
 def front_of(config: Config) -> Front:

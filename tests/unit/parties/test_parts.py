@@ -47,5 +47,6 @@ def test_an_auxiliary_loss_that_is_not_trained_is_said(tmp_path, caplog):
     sizes = {"vocab_size": 32, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 3}
     heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "num_local_experts": 2}
     MixtralConfig(**sizes, **heads, output_router_logits=True).save_pretrained(tmp_path)
-    check_parts(Config().override({"model.source": str(tmp_path), "model.cut": 1}))
+    [warning] = check_parts(Config().override({"model.source": str(tmp_path), "model.cut": 1}))
+    assert warning in caplog.text
     assert "auxiliary loss of its router is not trained" in caplog.text

@@ -1,0 +1,59 @@
+"""What the end of training tells of it: adapters that have not moved, a loss that has not fallen. Knows no party."""
+
+import logging
+from collections.abc import Iterator, Mapping
+
+from torch import Tensor
+
+from splitcom.config import Config
+from splitcom.server.rounds import Federation
+
+Tensors = Mapping[str, Tensor]
+_LOG = logging.getLogger(__name__)
+
+
+def adapter_of(federation: Federation) -> dict[str, Tensor]:
+    """The adapter of all parts, as the server has it."""
+    body = {} if federation.engine is None else federation.engine.adapter()
+    return federation.adapter | body
+
+
+def effective(adapter: Tensors) -> dict[str, Tensor]:
+    """A copy of what changes the model by itself: not LoRA's A, of which nothing comes as long as B is 0."""
+    return {name: tensor.detach().cpu().clone() for name, tensor in adapter.items() if ".lora_A." not in name}
+
+
+def findings(before: Tensors, after: Tensors, losses: Mapping[int, float], config: Config) -> list[str]:
+    """Warnings of a run that has trained; they are logged, too.
+
+    Args:
+        before: what was `effective` before training.
+        after: the same, now.
+        losses: held-out, in nats, by round; round 0 is before training.
+        config: of the run.
+    """
+    found = [*_findings(before, after, losses, config)]
+    for warning in found:
+        _LOG.warning("%s", warning)
+    return found
+
+
+def _findings(before: Tensors, after: Tensors, losses: Mapping[int, float], config: Config) -> Iterator[str]:
+    training, initial, last = config.training, losses[0], losses[max(losses)]
+    if before and all(tensor.equal(after[name]) for name, tensor in before.items()):
+        yield (
+            "training: the adapters have not moved, and the model is what it was; "
+            f"training.lr = {training.lr:g} may be too low, so that nothing of a step is left after "
+            f"flows.adapter_up.codec = {config.flows.codec('adapter_up')!r}, or training.clip_norm = "
+            f"{training.clip_norm}, or gradients are too small for model.dtype = {config.model.dtype!r}"
+        )
+    elif last > initial:
+        yield (
+            f"training: the held-out loss has risen by {last - initial:.3g} nats, to {last:.4g} (lowest: "
+            f"{min(losses.values()):.4g}); lower training.lr, set training.clip_norm, or train fewer rounds"
+        )
+    elif last == initial:
+        yield (
+            f"training: the held-out loss is exactly what it was before, {last:.4g}; raise training.lr, which is "
+            f"{training.lr:g}"
+        )
