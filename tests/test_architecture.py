@@ -5,6 +5,7 @@ The direction of imports is import-linter's business (`make check`).
 
 import ast
 import importlib
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -26,6 +27,12 @@ PACKAGES = {name: TREES[name] for name, path in MODULES.items() if path.name == 
 ONE_WAY = {
     flow.name for flow in FLOWS.values() if flow.direction != "both"
 }  # the others are words of their own
+MOST_LINES, MOST_LINES_OF_A_FUNCTION, MOST_ARGUMENTS = 400, 50, 7
+LARGER = {
+    "splitcom.cli.join.join": "its options are declared in its signature; the body is short",
+    "splitcom.transports.grpc_server": "being parted",
+    "splitcom.transports.grpc_server.GrpcServer.__init__": "being parted",
+}
 EXPORTING = [name for name, tree in PACKAGES.items() if "__all__" in ast.dump(tree)]
 
 
@@ -131,3 +138,45 @@ def test_no_class_lists_flows_as_its_fields():
                     if isinstance(part, ast.AnnAssign) and isinstance(part.target, ast.Name)
                 }
                 assert len(fields & ONE_WAY) < 2, f"{name}.{node.name}: take them from flows.py"
+
+
+def sizes() -> Iterator[tuple[str, int, int]]:
+    """Modules and functions with their lines, constructors with their arguments; each with what is allowed."""
+    for name, tree in TREES.items():
+        yield name, len(MODULES[name].read_text(encoding="utf-8").splitlines()), MOST_LINES
+        yield from sizes_in(tree, name)
+
+
+def sizes_in(tree: ast.AST, name: str) -> Iterator[tuple[str, int, int]]:
+    for node in ast.iter_child_nodes(tree):
+        inner = f"{name}.{node.name}" if isinstance(node, ast.ClassDef | ast.FunctionDef) else name
+        if isinstance(node, ast.FunctionDef):
+            assert node.end_lineno is not None
+            yield inner, node.end_lineno - node.lineno + 1, MOST_LINES_OF_A_FUNCTION
+            if node.name == "__init__":
+                given = node.args.posonlyargs + node.args.args + node.args.kwonlyargs
+                yield inner, len(given) - 1, MOST_ARGUMENTS
+        yield from sizes_in(node, inner)
+
+
+def test_what_is_large_has_a_reason():
+    assert {name for name, size, most in sizes() if size > most} == LARGER.keys()
+
+
+def test_files_that_documents_name_exist():
+    """A name in code font may leave out the folders above it, but not be that of nothing."""
+    project = ROOT.parents[1]
+    own = {
+        path.relative_to(folder)
+        for folder in (ROOT, project / "tests", project / "benchmarks", project / "experiments")
+        for path in folder.rglob("*.py")
+    }
+    ends = {Path(*path.parts[first:]) for path in own for first in range(len(path.parts))}
+    for document in (*project.glob("*.md"), *project.glob("docs/**/*.md")):
+        named = re.findall(r"`([\w./-]+\.py)`", document.read_text(encoding="utf-8"))
+        strange = {
+            name
+            for name in named
+            if Path(name) not in ends and not (project / name).exists() and document.name != "CHANGELOG.md"
+        }
+        assert not strange, f"{document.name} names {sorted(strange)}"

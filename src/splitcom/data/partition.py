@@ -94,17 +94,7 @@ def partition(
     Raises:
         DataError: too few samples or values for the clients, no such column, or every draw too uneven.
     """
-    if clients < 1 or min_per_client < 1 or alpha <= 0:
-        raise DataError(
-            f"clients={clients}, min_per_client={min_per_client}, alpha={alpha}: all must be positive"
-        )
-    if len(samples) < clients * min_per_client:
-        raise DataError(
-            f"{len(samples)} samples cannot give {clients} clients at least {min_per_client} each; "
-            "lower federation.clients or bring more data"
-        )
-    if column is None and kind in ("dirichlet_label", "column"):
-        raise DataError(f"partition {kind!r} needs a column to go by; set partition.column")
+    _check_possible(len(samples), clients, kind, alpha, column, min_per_client)
     groups = (
         _length_ranges(samples) if column is None or kind == "dirichlet_length" else _values(samples, column)
     )
@@ -125,6 +115,22 @@ def partition(
             f"a client would have {smallest} samples, not {min_per_client}; lower federation.clients"
         )
     return _collect(samples, groups, owners, clients)
+
+
+def _check_possible(
+    num_samples: int, clients: int, kind: Kind, alpha: float, column: str | None, min_per_client: int
+) -> None:
+    if clients < 1 or min_per_client < 1 or alpha <= 0:
+        raise DataError(
+            f"clients={clients}, min_per_client={min_per_client}, alpha={alpha}: all must be positive"
+        )
+    if num_samples < clients * min_per_client:
+        raise DataError(
+            f"{num_samples} samples cannot give {clients} clients at least {min_per_client} each; "
+            "lower federation.clients or bring more data"
+        )
+    if column is None and kind in ("dirichlet_label", "column"):
+        raise DataError(f"partition {kind!r} needs a column to go by; set partition.column")
 
 
 def _collect(samples: Sequence[Sample], groups: Sequence[str], owners: np.ndarray, clients: int) -> Partition:

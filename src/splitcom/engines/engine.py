@@ -1,6 +1,6 @@
 """What the server asks of whatever runs the body: steps on the batches of clients, evaluation, state.
 
-A new engine is one file beside this one, and one entry in `engine_of`.
+A new engine is one file beside this one, and its entry in `ENGINES`.
 """
 
 from collections.abc import Mapping

@@ -11,6 +11,7 @@ from typing import Any
 
 from splitcom.config import Config
 from splitcom.data import Sample
+from splitcom.engines import check_engine
 from splitcom.errors import ConfigError, RunError
 from splitcom.flows import SUMS
 from splitcom.methods import METHODS
@@ -53,7 +54,8 @@ class Run:
 
 
 def configured(config: Config) -> Config:
-    """The configuration with what its method prescribes; raises ConfigError for an unknown method."""
+    """The configuration with what its method prescribes; raises ConfigError for an unknown method or engine."""
+    check_engine(config)
     if config.method not in METHODS:
         raise ConfigError(f"method = {config.method!r}: no such method; there are {', '.join(METHODS)}")
     return METHODS[config.method].configure(config)

@@ -8,6 +8,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -70,14 +71,8 @@ def _serve_into(
     on_listening: Callable[[GrpcServer], None],
 ) -> Run:
     observer = Observers([Record(folder), *observers])
-    if options.resume:
-        check_resumable(folder, config)
-        if (result := ended_with(folder, config)) is not None:
-            _LOG.info("%s: this run has ended already; there is nothing left to serve", folder.path)
-            _retire(folder, config)
-            return Run(folder.path, result)
-    else:
-        folder.refuse_if_used()
+    if (result := _ended(folder, config, resume=options.resume)) is not None:
+        return Run(folder.path, result)
     identity = load_server_identity(options.authority)
     check_max_tokens(config)
     digest = fingerprint(config.model.source)
@@ -105,14 +100,7 @@ def _serve_into(
     ):
         _LOG.info("listening on port %d for %d clients", transport.port, config.federation.clients)
         on_listening(transport)
-        federation = build_server(
-            config,
-            transport,
-            parts,
-            digest,
-            folder.checkpoints / "server",
-            observer,
-        )
+        federation = build_server(config, transport, parts, digest, folder.checkpoints / "server", observer)
         with closing(federation):
             warnings += run_rounds(federation, observer)
         trained = trained_of(federation, config, config.method, transport.state()["virtual_s"], warnings)
@@ -122,6 +110,18 @@ def _serve_into(
         transport.close(_FAREWELL_S)
     _retire(folder, config)
     return Run(folder.path, ending.result)
+
+
+def _ended(folder: RunFolder, config: Config, *, resume: bool) -> dict[str, Any] | None:
+    """The result of a run that is resumed though it has ended; refuses a folder in which this run cannot be."""
+    if not resume:
+        folder.refuse_if_used()
+        return None
+    check_resumable(folder, config)
+    if (result := ended_with(folder, config)) is not None:
+        _LOG.info("%s: this run has ended already; there is nothing left to serve", folder.path)
+        _retire(folder, config)
+    return result
 
 
 def _retire(folder: RunFolder, config: Config) -> None:

@@ -4,7 +4,7 @@ The head of a classifier is part of it, as peft's `modules_to_save`.
 """
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -61,14 +61,9 @@ def export_adapter(
         raise AdapterError(f"there is no classification head in any part: {sorted(missing)} are missing")
     adapted = sorted({name.rsplit(".lora_", 1)[0] for name in lora_state})
     _check_fit(lora_state, linear, rank)
-    for name in adapted:
-        if not name.startswith(f"{anatomy.blocks}."):  # the head
-            continue
-        index = int(name.removeprefix(f"{anatomy.blocks}.").split(".")[0])
-        if (index < cut) != any(key.startswith(f"{name}.") for key in front):
-            raise AdapterError(f"{name}: cut = {cut} puts block {index} into the other of front and body")
+    _check_sides(adapted, front, anatomy.blocks, cut)
     leaves = {leaf(name) for name in adapted}
-    whole = adapted == sorted(name for name in linear if leaf(name) in leaves)
+    whole = adapted == sorted(name for name, _ in model.named_modules() if leaf(name) in leaves)
     lora = LoraConfig(
         r=rank,
         lora_alpha=alpha,
@@ -163,3 +158,13 @@ def _check_fit(state: State, linear: Mapping[str, nn.Linear | Conv1D], rank: int
         expected = (rank, inputs) if factor == "A.weight" else (outputs, rank)
         if tuple(tensor.shape) != expected:
             raise AdapterError(f"{name} has shape {list(tensor.shape)}, expected {list(expected)}")
+
+
+def _check_sides(adapted: Iterable[str], front: State, blocks: str, cut: int) -> None:
+    """Raise AdapterError unless the front has the adapters of all blocks before the cut, and of no others."""
+    for name in adapted:
+        if not name.startswith(f"{blocks}."):  # the head
+            continue
+        index = int(name.removeprefix(f"{blocks}.").split(".")[0])
+        if (index < cut) != any(key.startswith(f"{name}.") for key in front):
+            raise AdapterError(f"{name}: cut = {cut} puts block {index} into the other of front and body")

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import AutoModelForCausalLM, CTRLConfig
 
 from splitcom.errors import AdapterError
 from splitcom.models import (
@@ -193,3 +194,15 @@ def test_an_adapter_that_does_not_fit_is_not_loaded(tiny_model: Path, tmp_path: 
     save_file({name: tensor[..., :-1].contiguous() for name, tensor in whole.items()}, file)
     with pytest.raises(AdapterError, match=r"no PEFT adapter that fits"):
         load_adapted(tiny_model, tmp_path)
+
+
+def test_modules_whose_names_are_numbers_are_not_taken_for_blocks(tmp_path: Path) -> None:
+    """CTRL's feed-forward layers are called "0" and "2", as its blocks are."""
+    config = CTRLConfig(vocab_size=64, n_embd=16, dff=24, n_layer=4, n_head=2, n_positions=32)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "base")
+    split = lora_split(tmp_path / "base", 2)
+    assert any(".ffn.0." in name for name in joined(split))
+    export_adapter(
+        tmp_path / "out", tmp_path / "base", *map(adapter_state, split.parts), cut=2, rank=RANK, alpha=ALPHA
+    )
+    assert load_adapted(tmp_path / "base", tmp_path / "out").peft_config["default"].r == RANK
