@@ -42,21 +42,21 @@ class BodyCoding:
         if self.predict is None:
             codes = quantized(coordinates, self.dead_zone, units)
             return Body(None, Modes.all_usual(len(codes)), codes)
-        own = tokens.reference[:, :dims]
+        own = tokens.reference
         update = None
         if tokens.known.any():
             rows = tokens.of_known
             drift, rank = flow.drift_of(dims), self.predict.rank
             update = fit(coordinates[rows], own[rows], drift, rank, units[rows], weights[rows])
             own, _ = _moved(own, rows, drift, update)
-        window = tokens.window(dims, bool(self.predict.window))
+        window = tokens.window(bool(self.predict.window))
         modes, codes = plan(coordinates, own, tokens.known, tokens.lengths, window, self.dead_zone, units)
         return Body(update, modes, codes)
 
     def code(self, coder: Coder, flow: Flow, body: Body | None, tokens: Tokens) -> tuple[Body, Ints]:
         """Code a body; gives it, and the coordinates `[tokens, directions]`."""
         dims, num_tokens = len(flow.basis.rows), len(tokens.reference)
-        own, update, modes = tokens.reference[:, :dims], None, Modes.all_usual(num_tokens)
+        own, update, modes = tokens.reference, None, Modes.all_usual(num_tokens)
         if self.predict is not None:
             if tokens.known.any():
                 update = code_update(coder, None if body is None else body.update, dims)
@@ -72,7 +72,7 @@ class BodyCoding:
         if self.predict is None:
             coordinates = restore(np.zeros_like(codes), codes, units)
         else:
-            window = tokens.window(dims, bool(self.predict.window))
+            window = tokens.window(bool(self.predict.window))
             coordinates = replay(modes, codes, own, tokens.known, tokens.lengths, window, units)
         return Body(update, modes, codes), coordinates
 

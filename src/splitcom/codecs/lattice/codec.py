@@ -25,7 +25,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from splitcom.codecs.codec import Codec, Context, Decoded, Encoded, Knob, check_batch, still_fit
-from splitcom.codecs.lattice.basis import UNIT, shift_of, weights_of
+from splitcom.codecs.lattice.basis import UNIT, computable, shift_of, weights_of
 from splitcom.codecs.lattice.body import BodyCoding
 from splitcom.codecs.lattice.coder import Coder, Reader, Writer, code_uints
 from splitcom.codecs.lattice.flow import MAX_UNITS, Flow
@@ -73,10 +73,11 @@ class LatticeCodec(Codec):
         store, dims = self.store_of(context.references), min(self.klt.dims, batch.hidden)
         fresh = context.self_contained or store.flow is None
         check_batch(batch, ids, None if fresh else store.hidden, dims)
-        values, lengths = batch.values.detach().float(), batch.lengths.numpy()
+        lengths = batch.lengths.numpy()
         found: list[Reference | None] = [None] * len(ids) if fresh else store.peek(ids)
         known = still_fit(found, lengths)
         flow = Flow.after(None if fresh else store.flow, dims, batch.hidden)
+        values = computable(batch.values.detach(), None if fresh else flow.step)
         chain = None if fresh else flow.state.chain
         changes_step = units != flow.units
         prefix = write_prefix(
@@ -88,16 +89,17 @@ class LatticeCodec(Codec):
             flow.code_units(writer, units)
         learnt = torch.ones(len(values), dtype=torch.bool) if batch.learnt is None else batch.learnt
         factors = code_factors(writer, flow.prompts, self.uniform.prompt, learnt, lengths)
-        tokens = Tokens.of(store, ids, lengths, known, factors, dims, self._window(fresh))
         # gradients are as long as they count
         weights = weights_of(values) if self.klt.centre == "mean" else np.ones(len(values))
         heads, bodies = self._heads(fresh), self._bodies
-        heads.code(writer, flow, heads.plan(values, flow, factors, weights), len(values))
-        body = bodies.plan(flow.basis.forward(values, flow.step), tokens, flow, weights)
+        head, wanted = heads.plan(values, flow, factors, weights)
+        heads.code(writer, flow, head, len(values))
+        tokens = Tokens.of(store, ids, lengths, known, factors, len(flow.basis.rows), self._window(fresh))
+        body = bodies.plan(wanted, tokens, flow, weights)
         body, coordinates = bodies.code(writer, flow, body, tokens)
         restored = self._code_end(writer, flow, coordinates, values.device, values)
         packet = prefix + writer.finish()
-        self._commit(store, flow, packet, ids, tokens, coordinates, fresh)
+        self._commit(store, flow, packet, ids, tokens, coordinates, fresh, dims)
         reconstruction = Ragged(restored, batch.lengths, self._learnt(tokens))
         skipped = body.skipped(tokens)
         return Encoded(packet, reconstruction, torch.from_numpy(skipped), int(lengths[skipped].sum()))
@@ -126,14 +128,14 @@ class LatticeCodec(Codec):
         if header.changes_step:
             flow.code_units(bits, None)
         factors = code_factors(bits, flow.prompts, self.uniform.prompt, None, lengths)
-        tokens = Tokens.of(store, ids, lengths, known, factors, dims, self._window(fresh))
         self._heads(fresh).code(bits, flow, None, int(lengths.sum()))
+        tokens = Tokens.of(store, ids, lengths, known, factors, len(flow.basis.rows), self._window(fresh))
         body, coordinates = self._bodies.code(bits, flow, None, tokens)
         values = self._code_end(bits, flow, coordinates, device)
         bits.finish()
-        if not bool(values.isfinite().all()):
+        if not all(bound.isfinite() for bound in torch.aminmax(values)):
             raise PacketError("the packet holds values that are not finite")
-        self._commit(store, flow, packet, ids, tokens, coordinates, fresh)
+        self._commit(store, flow, packet, ids, tokens, coordinates, fresh, dims)
         batch = Ragged(values, torch.from_numpy(lengths), self._learnt(tokens))
         return Decoded(batch, ids, torch.from_numpy(body.skipped(tokens)))
 
@@ -176,8 +178,9 @@ class LatticeCodec(Codec):
         check = zlib.crc32(coordinates.astype("<i8").tobytes())
         if self.klt.centre == "sum":
             if values is not None:
-                missed = values.double().cpu() - flow.basis.inverse(coordinates, flow.step, "cpu")
-                shift = shift_of(missed.mean(0), flow.step * flow.units / UNIT, len(values))[None]
+                wanted = values.mean(0).double().cpu().numpy()
+                missed = wanted - flow.basis.mean_value(coordinates, flow.step)
+                shift = shift_of(missed, flow.step * flow.units / UNIT, len(values))[None]
             shift = flow.shift.code(coder, shift, 1, len(flow.basis.mean))[0]
             check = zlib.crc32(shift.astype("<i8").tobytes(), check)
         # the two ends must not drift apart unseen, and truncated bits read as others
@@ -195,10 +198,11 @@ class LatticeCodec(Codec):
         tokens: Tokens,
         coordinates: Ints,
         fresh: bool,
+        dims: int,
     ) -> None:
         if fresh:
             store.clear()
         flow.state.chain = zlib.crc32(packet, flow.state.chain)
         store.flow = flow.state
         if self.predict is not None:
-            tokens.keep(store, ids, coordinates)
+            tokens.keep(store, ids, coordinates, dims)

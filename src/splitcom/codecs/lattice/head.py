@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from splitcom.codecs.lattice.basis import Basis, mean_of, spread_of
+from splitcom.codecs.lattice.basis import UNIT, Basis, mean_of, spread_of
 from splitcom.codecs.lattice.coder import Coder, MatrixModel, code_uints
 from splitcom.codecs.lattice.flow import Flow
 from splitcom.codecs.lattice.parameters import DIMENSION_BITS, Klt
@@ -40,8 +40,8 @@ class HeadCoding:
     sets_step: bool
     """Whether the packet has a step of its own, or the flow's first."""
 
-    def plan(self, values: Tensor, flow: Flow, factors: Ints, weights: Floats) -> Head:
-        """What fits `values` `[tokens, hidden]`; only the sender does. Sets the flow's step."""
+    def plan(self, values: Tensor, flow: Flow, factors: Ints, weights: Floats) -> tuple[Head, Floats]:
+        """What fits `values` `[tokens, hidden]`, and their coordinates; only the sender does. Sets the flow's step."""
         if self.sets_step:
             spread = spread_of(values, self.klt.centre == "mean", weights)
             step = max(self.step * spread, _MIN_STEP)
@@ -49,12 +49,14 @@ class HeadCoding:
         basis = flow.basis
         if self._sets_mean:
             basis = Basis(mean_of(values, flow.step, weights), basis.rows)
-        most = self._room(basis, *values.shape)
-        rows = basis.rows[:0]
+        coordinates = basis.forward(values, flow.step)
+        rows, most = basis.rows[:0], self._room(basis, *values.shape)
         if most:
-            units = flow.units * factors
-            rows = basis.missing(values, flow.step, most, self.klt.threshold, units, weights)
-        return Head(flow.step_bits, basis.mean, rows)
+            scales = UNIT / (flow.units * factors[:, 0]) * weights
+            rows = basis.missing(values, coordinates, flow.step, most, self.klt.threshold, scales)
+        if len(rows):
+            coordinates = basis.extended(rows).forward(values, flow.step)
+        return Head(flow.step_bits, basis.mean, rows), coordinates
 
     def code(self, coder: Coder, flow: Flow, head: Head | None, num_tokens: int) -> None:
         """Code a head, and put step and basis into the flow."""

@@ -20,10 +20,10 @@ def pack(rows: Ints) -> bytes:
     Columns at the end that are zero take no bytes.
     """
     used = int(np.flatnonzero(rows.any(0)).max(initial=-1)) + 1
-    zigzag = (rows[:, :used] << 1 ^ rows[:, :used] >> 63).astype("<u4")
+    zigzag = rows[:, :used] << 1 ^ rows[:, :used] >> 63
     size = (int(zigzag.max(initial=0)).bit_length() + 7) // 8
-    planes = zigzag.view(np.uint8).reshape(len(rows), used, 4).transpose(2, 0, 1)[:size]
-    return _HEAD.pack(size, used) + zstandard.ZstdCompressor(level=_LEVEL).compress(planes.tobytes())
+    planes = b"".join((zigzag >> 8 * i).astype(np.uint8).tobytes() for i in range(size))
+    return _HEAD.pack(size, used) + zstandard.ZstdCompressor(level=_LEVEL).compress(planes)
 
 
 def unpack(data: Buffer, num_rows: int, columns: int) -> Ints:
@@ -36,9 +36,9 @@ def unpack(data: Buffer, num_rows: int, columns: int) -> Ints:
     size, used = _HEAD.unpack_from(data)
     plain = zstandard.ZstdDecompressor().decompress(data[_HEAD.size :])
     planes = np.frombuffer(plain, np.uint8).reshape(size, num_rows, used)
-    zigzag = np.zeros((num_rows, used, 4), np.uint8)
-    zigzag[..., :size] = planes.transpose(1, 2, 0)
-    numbers = zigzag.view("<u4")[..., 0].astype(np.int64)
+    zigzag = np.zeros((num_rows, used), np.int32 if size < 4 else np.int64)
+    for i, plane in enumerate(planes):
+        zigzag |= plane.astype(zigzag.dtype) << 8 * i
     rows = np.zeros((num_rows, columns), np.int64)
-    rows[:, :used] = numbers >> 1 ^ -(numbers & 1)
+    rows[:, :used] = zigzag >> 1 ^ -(zigzag & 1)
     return rows

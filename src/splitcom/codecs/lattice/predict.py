@@ -24,6 +24,7 @@ Points = npt.NDArray[np.float32]
 
 _FLAG_BITS = 4  # about what it costs to depart from the usual prediction
 _SEARCHED = 64  # directions; the later ones hold little
+_BLOCK = 128  # tokens that are searched for at once: their distances fit a core's cache
 _RUN = 64  # tokens that are looked at before the next jump is known
 LIMIT = MAX_MAGNITUDE
 """Coordinates are clipped to this magnitude."""
@@ -86,26 +87,36 @@ class Window:
 
     def __init__(self, recent: Points, room: int) -> None:
         self._tokens = np.zeros((len(recent) + room, recent.shape[1]), np.float32)
-        self._tokens[: len(recent)] = recent
-        self._squares = (self._tokens[:, :_SEARCHED] ** 2).sum(1)
+        searched = min(_SEARCHED, recent.shape[1])
+        # half the square, and the first coordinates: what a search multiplies
+        self._searched = np.zeros((len(self._tokens), 1 + searched), np.float32)
+        self._last_start = self.size = 0
+        self._put(recent)
         self._last_start = max(0, len(recent) - 1)
-        self.size = len(recent)
 
     def append(self, sample: Ints) -> None:
         """Add a sample's tokens, where there is room."""
-        if self.size + len(sample) > len(self._tokens):
-            return
-        self._last_start = self.size
-        rows = slice(self.size, self.size + len(sample))
-        self._tokens[rows] = sample
-        self._squares[rows] = (self._tokens[rows, :_SEARCHED] ** 2).sum(1)
-        self.size += len(sample)
+        if self.size + len(sample) <= len(self._tokens):
+            self._put(sample)
+
+    def _put(self, tokens: Points | Ints) -> None:
+        rows = slice(self.size, self.size + len(tokens))
+        self._tokens[rows] = tokens
+        searched = self._searched[rows]
+        searched[:, 1:] = self._tokens[rows, : searched.shape[1] - 1]
+        searched[:, 0] = (searched[:, 1:] ** 2).sum(1) / 2
+        self._last_start, self.size = self.size, rows.stop
 
     def nearest(self, coordinates: Floats) -> Ints:
         """The most similar token to each of some in the first directions; only the sender searches."""
+        wanted = np.ones((len(coordinates), self._searched.shape[1]), np.float32)
+        best = np.zeros(len(coordinates), np.int64)
         with np.errstate(over="ignore", invalid="ignore"):  # far beyond fp32 any token is as good as another
-            products = self._tokens[: self.size, :_SEARCHED] @ coordinates[:, :_SEARCHED].astype(np.float32).T
-            return np.asarray((self._squares[: self.size, None] - 2 * products).argmin(0))
+            wanted[:, 1:] = -coordinates[:, : wanted.shape[1] - 1]
+            for start in range(0, len(wanted), _BLOCK):
+                rows = slice(start, start + _BLOCK)
+                best[rows] = (wanted[rows] @ self._searched[: self.size].T).argmin(1)
+        return best
 
     def at(self, pointers: Ints) -> Ints:
         """The tokens at pointers `[n]`; zeros in an empty window."""

@@ -39,7 +39,10 @@ class Tokens:
         dims: int,
         window: int,
     ) -> "Tokens":
-        """What the store holds of these samples, and of as many recent ones as have `window` tokens together."""
+        """What the store holds of these samples, and of as many recent ones as have `window` tokens together.
+
+        No reference has more than `dims` directions: those of the basis.
+        """
         reference = np.zeros((int(lengths.sum()), dims), np.int64)
         if known.any():
             held = [sample_id for sample_id, is_known in zip(ids, known, strict=True) if is_known]
@@ -62,20 +65,21 @@ class Tokens:
         """Which tokens are no prompt's, as far as the packet says."""
         return torch.from_numpy(self.factors[:, 0] == 1)
 
-    def window(self, dims: int, holds_batch: bool) -> Window:
+    def window(self, holds_batch: bool) -> Window:
         """What pointers can name."""
-        return Window(self.recent[:, :dims], len(self.reference) if holds_batch else 0)
+        return Window(self.recent, len(self.reference) if holds_batch else 0)
 
     def any_of(self, flags: Bools) -> Bools:
         """Which samples `[batch]` have a token that is set in `flags` `[tokens]`."""
         return np.logical_or.reduceat(flags, _starts(self.lengths))
 
-    def keep(self, store: ReferenceStore, ids: list[int], coordinates: Ints) -> None:
-        """Put integer `coordinates` `[tokens, at most dims]` into the store in place of the references."""
-        padded = np.zeros_like(self.reference)
-        padded[:, : coordinates.shape[1]] = coordinates
-        changed = ~self.known | self.any_of((padded != self.reference).any(1))
-        rows = padded[np.repeat(changed, self.lengths)]
+    def keep(self, store: ReferenceStore, ids: list[int], coordinates: Ints, width: int) -> None:
+        """Put integer `coordinates` `[tokens, dims]` into the store in place of the references.
+
+        To the store they are of `width` columns, of which those that no direction has yet are zero.
+        """
+        changed = ~self.known | self.any_of((coordinates != self.reference).any(1))
+        rows = coordinates[np.repeat(changed, self.lengths)]
         store.update(
             ids,
             self.lengths,
@@ -83,6 +87,7 @@ class Tokens:
             changed=changed,
             known=self.known,
             kept=[pack(sample) for sample in np.split(rows, np.cumsum(self.lengths[changed])[:-1])],
+            width=width,
         )
 
 
@@ -103,8 +108,8 @@ def _read(store: ReferenceStore, ids: list[int], dims: int) -> Ints:
     """The references of samples, `[tokens, dims]`."""
     if not ids:
         return np.zeros((0, dims), np.int64)
-    if not store.reduced or store.hidden != dims:
-        raise CodecError(f"the store keeps no {dims} packed coordinates of a token: it is of another codec")
+    if not store.reduced:
+        raise CodecError("the store keeps no packed coordinates: it is of another codec")
     lengths = [0 if entry is None else entry.length for entry in store.peek(ids)]
     items = zip(store.read_kept(ids), lengths, strict=True)
     return np.concatenate([unpack(item, length, dims) for item, length in items])

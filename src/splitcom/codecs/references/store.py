@@ -94,6 +94,7 @@ class ReferenceStore(ABC):
         changed: Bools,
         known: Bools,
         kept: Sequence[Buffer] | None = None,
+        width: int | None = None,
     ) -> None:
         """Count every sample of a batch as used, in order, replace the references that `changed`, and evict.
 
@@ -105,12 +106,15 @@ class ReferenceStore(ABC):
             known: which samples were coded with use of their old reference, `[batch]`: their version goes up
                 by one; that of the others starts at 1 again.
             kept: of each changed sample, what to keep in place of its values.
+            width: of the references, if that is more than `values` has: the columns that it lacks are zero.
 
         Raises:
             CodecError: where the store cannot be written; it is then as it was before.
         """
-        whole = tensor_bytes(to_dtype(values, DTYPES[self.precision]))
-        token_bytes = self._whole_bytes(values.shape[1])
+        rounded, hidden = to_dtype(values, DTYPES[self.precision]), width or values.shape[1]
+        missing = hidden - values.shape[1]
+        whole = tensor_bytes(torch.nn.functional.pad(rounded, (0, missing)) if missing else rounded)
+        token_bytes = self._whole_bytes(hidden)
         used: dict[int, Reference] = {}
         data: dict[int, Buffer] = {}
         end = 0
@@ -125,7 +129,7 @@ class ReferenceStore(ABC):
                 data[sample_id] = item if kept is None else kept[len(data)]
             else:
                 used[sample_id] = self._index[sample_id]
-        self._replace(used, data, values.shape[1], kept is not None)
+        self._replace(used, data, hidden, kept is not None)
 
     @property
     def largest(self) -> float:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from splitcom.codecs import Codec, Context, MemoryReferences, Ragged, parse
-from splitcom.codecs.lattice.basis import UNIT, Basis, principal
+from splitcom.codecs.lattice.basis import UNIT, Basis, exact_products
 from splitcom.codecs.lattice.coder import MAX_MAGNITUDE, Coder, MatrixModel, Reader, Writer, code_uints
 from splitcom.codecs.lattice.drift import code_update, fit, moved, predicted, updated
 from splitcom.codecs.lattice.flow import Flow
@@ -59,6 +59,50 @@ def test_values_do_not_depend_on_threads_batch_splits_or_the_order_of_additions(
         1 << 10
     )
     assert torch.equal(torch.from_numpy(exact.astype(np.float64) * (0.037 / (1 << 15))).float(), values)
+
+
+@pytest.mark.parametrize("scale", [3, 1000, LIMIT])
+def test_products_of_integers_are_exact_in_the_precision_that_is_chosen(scale: int) -> None:
+    """Rows of all lengths, among them some that are just as long as fp32 bears, and some far longer."""
+    left = draws(0).integers(-scale, scale + 1, (300, 70))
+    left[::60] *= 50
+    right = draws(1).integers(-4096, 4097, (70, 90))
+    exact = left.astype(object) @ right.astype(object)
+    for order in (np.arange(70), draws(2).permutation(70)):
+        blocks = list(exact_products(left[:, order], right[order]))
+        product = torch.cat([block.double() for _, block in blocks]).numpy()
+        assert (product == exact.astype(np.float64)).all()
+    assert any(block.dtype == torch.float32 for _, block in blocks) == (scale == 3)
+
+
+def test_both_ends_hold_the_same_whatever_the_sender_computes_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Coordinates that another library or device would round otherwise make another packet, no other loop."""
+    codec, exact, forward = (
+        parse("predict > klt(24) > uniform(0.3, dead_zone=0.3) > range"),
+        [],
+        Basis.forward,
+    )
+    plain = MemoryReferences()
+    for visit in range(3):
+        batch = batch_of(low_rank_tokens(0, 80) + 0.1 * low_rank_tokens(visit, 80), [20] * 4)
+        exact.append(codec.encode(batch, [1, 2, 3, 4], Context(plain)).reconstruction.values)
+
+    def perturbed(basis: Basis, values: torch.Tensor, step: float) -> np.ndarray:
+        return forward(basis, values, step) * (1 + 1e-6 * draws(1).normal(size=(80, len(basis.rows))))
+
+    monkeypatch.setattr(Basis, "forward", perturbed)
+    sender, receiver = MemoryReferences(), MemoryReferences()
+    for visit in range(3):
+        batch = batch_of(low_rank_tokens(0, 80) + 0.1 * low_rank_tokens(visit, 80), [20] * 4)
+        encoded = codec.encode(batch, [1, 2, 3, 4], Context(sender))
+        decoded = codec.decode(encoded.packet, receiver)
+        assert torch.equal(decoded.batch.values, encoded.reconstruction.values)
+        assert sender.flow is not None and receiver.flow is not None
+        assert sender.read_kept([1, 2, 3, 4]) == receiver.read_kept([1, 2, 3, 4])
+        assert all(
+            np.array_equal(array, receiver.flow.arrays[name]) for name, array in sender.flow.arrays.items()
+        )
+        assert (decoded.batch.values - exact[visit]).norm() < 0.02 * exact[visit].norm()
 
 
 @few
@@ -431,12 +475,39 @@ def test_a_few_tokens_far_longer_than_the_others_change_nothing_for_these(norm: 
 
 
 def test_directions_of_many_and_wide_tokens_are_about_the_principal_ones() -> None:
+    """Few or many of them are beyond the threshold; of these, and of no others, there are rows."""
     tokens = draws(0).normal(size=(1100, 1030)) * (np.arange(1, 1031) ** -0.7)
-    spread, directions = principal(tokens)
     _, lengths, exact = np.linalg.svd(tokens, full_matrices=False)
-    assert directions.shape == (256, 1030)
-    assert np.allclose(spread[:100], lengths[:100] / 1100**0.5, rtol=0.02)
-    assert (((directions[:100] @ exact[:100].T) ** 2).sum(1) > 0.9).all()
+    basis = Basis(np.zeros(1030, np.int64), np.zeros((0, 1030), np.int64))
+    step = 0.001  # rows are rounded to a part of it
+    for count in (0, 3, 100):
+        threshold = (lengths[count - 1] if count else 1.1 * lengths[0]) / 1100**0.5 / step / 1.001
+        rows = basis.missing(
+            torch.from_numpy(tokens).float(), np.zeros((1100, 0)), step, 1030, threshold, np.ones(1100)
+        )
+        assert 0.95 * count <= len(rows) <= count
+        if count:
+            spread = np.sqrt((rows.astype(np.float64) ** 2).sum(1))
+            assert np.allclose(spread / 32 * step, lengths[: len(rows)] / 1100**0.5, rtol=0.02)
+            assert (((rows / spread[:, None] @ exact[: len(rows) + 20].T) ** 2).sum(1) > 0.9).all()
+
+
+def test_what_a_basis_holds_already_is_not_missing() -> None:
+    mixing = draws(3).normal(size=(40, 400))
+    values = torch.from_numpy(
+        draws(4).normal(size=(500, 40)) @ mixing + 5 * draws(5).normal(size=400)
+    ).float()
+    mean = np.rint(values.double().mean(0).numpy() * 32).astype(np.int64)
+    basis = Basis(mean, np.rint(mixing * 1000).astype(np.int64))
+    coordinates = basis.forward(values, 1.0)
+    assert not len(basis.missing(values, coordinates, 1.0, 400, 0.5, np.ones(500)))
+    part = Basis(mean, basis.rows[:38])
+    rows = part.missing(values, part.forward(values, 1.0), 1.0, 400, 0.5, np.ones(500))
+    assert len(rows) == 2
+    error = part.extended(rows).inverse(
+        np.rint(part.extended(rows).forward(values, 1.0)).astype(int), 1.0, "cpu"
+    )
+    assert float((error - values).square().mean().sqrt()) < 0.1
 
 
 def test_tokens_most_of_which_are_zero_have_a_step() -> None:
