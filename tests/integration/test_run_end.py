@@ -212,3 +212,11 @@ def test_a_run_whose_adapters_have_not_moved_says_so(tiny_config, tmp_path, meth
     assert "the adapters have not moved" in warning and warning in caplog.text
     assert run.result["eval"]["fell_by"] == 0
     assert RunFolder(run.folder).result()["warnings"] == [warning]
+
+
+def test_a_result_that_was_removed_is_made_anew_from_the_checkpoint(tiny_config, tmp_path):
+    run = train(tiny_config, tmp_path / "run")
+    (run.folder / "result.json").unlink()
+    again = train(tiny_config, run.folder, resume=True)
+    assert again.result["eval"] == run.result["eval"] and rounds_of(again) == rounds_of(run)
+    assert again.result["bytes"]["activation_up"] == run.result["bytes"]["activation_up"]

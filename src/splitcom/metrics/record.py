@@ -107,14 +107,19 @@ class RunFolder:
         self._write("result.json", json.dumps(result, indent=2, ensure_ascii=False) + "\n")
 
     def result(self) -> dict[str, Any] | None:
-        """The outcome of a finished run; None where it has not ended."""
+        """The outcome of a finished run; None where it has not ended. Raises RunError where it cannot be read."""
         path = self.path / "result.json"
         if not path.exists():
             return None
         try:
             result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise RunError(f"{path}: cannot be read: {error}") from error
+            int(result["rounds"])
+        except OSError as error:
+            raise RunError(f"{path}: cannot be read: {error.strerror or error}") from error
+        except (ValueError, TypeError, KeyError) as error:
+            raise RunError(
+                f"{path}: damaged ({error}); remove it, and `splitcom train --resume` makes it anew from the checkpoint"
+            ) from error
         return result
 
     def ended_adapter(self) -> Path:

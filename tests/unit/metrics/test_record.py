@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from splitcom.errors import RunError
 from splitcom.metrics.record import RunFolder
 
 
@@ -50,3 +51,15 @@ def test_what_is_there_is_not_read_again_for_each_round(
     monkeypatch.setattr(json, "loads", None)
     for index in range(1, 4):
         folder.append_metrics([line(index)])
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"round": 2}', '{"rounds": null}', "\x00"])
+def test_a_damaged_result_is_told_from_none_and_from_one_that_is_whole(
+    folder: RunFolder, content: str
+) -> None:
+    assert folder.result() is None
+    folder.write_result({"rounds": 2})
+    assert folder.result() == {"rounds": 2}
+    (folder.path / "result.json").write_text(content)
+    with pytest.raises(RunError, match=r"result\.json: damaged .*; remove it, and `splitcom train --resume`"):
+        folder.result()
