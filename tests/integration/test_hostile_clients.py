@@ -15,7 +15,9 @@ import torch
 
 from splitcom.codecs import Context, MemoryReferences, Ragged, parse
 from splitcom.config import Config
-from splitcom.methods.run import configured
+from splitcom.errors import NonFiniteError, OutOfRangeError
+from splitcom.methods.run import configured, train
+from splitcom.models import Body
 from splitcom.parties.parts import load_parts
 from splitcom.parties.texts import load_texts
 from splitcom.protocol.labels import pack_labels, unpack_labels
@@ -224,7 +226,7 @@ EVALUATION = [
     for attack in [
         Attack("labels missing", "", fields("evaluation_batch", labels=b""), "no labels for sample ids"),
         Attack("NaN", "", nan_packet, "not finite", settings={"evaluation.codec": CODEC}),
-        Attack("huge values", "", wide(1e5), "a held-out batch whose loss is nan", settings=HALF),
+        Attack("huge values", "", wide(1e5), "loss or gradients are not finite", settings=HALF),
         Attack("more than it has", "", more_samples, "more than the 2 held-out samples"),
     ]
 ]
@@ -359,3 +361,48 @@ def test_a_hostile_client_is_told_why_and_leaves_no_trace(attack: Attack, tiny_c
     assert all(torch.equal(outcome.adapter[name], expected.adapter[name]) for name in expected.adapter)
     last = [line["client"] for line in outcome.lines if line["round"] == 2 and line["steps"]]
     assert last == ["client-0", "client-2"]
+
+
+NARROW = {
+    "model.tail_blocks": 1,
+    "flows.activation_up.codec": WIDE_CODEC,
+    "flows.gradient_up.codec": WIDE_CODEC,
+    "flows.activation_down.codec": "fp16",
+    "flows.gradient_down.codec": "fp16",
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "flow"), [("activation_up", "activation_down"), ("gradient_up", "gradient_down")]
+)
+def test_what_the_codec_of_another_flow_cannot_hold_is_refused_of_one_client(
+    tiny_config, tmp_path, kind, flow
+):
+    config = configured(tiny_config.override(NARROW))
+    attack = Attack("huge", kind, wide(1e10), "")
+    outcome = Outcome(config, tmp_path / "run", attack, attack.change)
+    [(client, reason)] = outcome.refusals
+    assert client == HOSTILE
+    assert re.search(rf"flow {flow}: .* beyond the range of fp16.* end this codec in bf16 or none", reason)
+    assert all(isfinite(loss) for loss in outcome.losses.values()) and outcome.losses.keys() == {0, 1, 2}
+
+
+def test_what_the_codec_cannot_hold_of_any_client_ends_the_run_with_the_remedy(
+    tiny_config, tmp_path, caplog, monkeypatch
+):
+    forward = Body.forward
+    monkeypatch.setattr(Body, "forward", lambda *arguments: forward(*arguments) * 1e8)
+    config = configured(tiny_config.override(NARROW | {"evaluation.codec": WIDE_CODEC}))
+    with pytest.raises(OutOfRangeError, match=r"flow activation_down: .* end this codec in bf16 or none"):
+        train(config, tmp_path / "run")
+    assert "is refused" not in caplog.text
+
+
+@pytest.mark.parametrize("clients", [1, 3])
+@pytest.mark.parametrize("form", [{}, {"model.tail_blocks": 1}, {"method": "fedlora"}], ids=str)
+def test_training_that_diverges_is_nobodys_attack(tiny_config, tmp_path, caplog, form, clients):
+    wild = {"training.lr": 1e6, "training.clip_norm": 1e5, "training.rounds": 4, "lora.dropout": 0.1}
+    config = tiny_config.override({**form, **wild, "federation.clients": clients})
+    with pytest.raises(NonFiniteError, match=r"training has diverged: lower training\.lr"):
+        train(config, tmp_path / "run")
+    assert "is refused" not in caplog.text

@@ -92,6 +92,19 @@ def test_a_method_that_is_not_split_runs_too_and_a_run_that_has_ended_is_not_ser
     assert "the server is gone, and this client has trained and saved its last round" in again.log
 
 
+def test_training_that_diverges_ends_the_run_with_the_remedy_at_all_parties(
+    forks, authority, tiny_config, tmp_path
+):
+    wild = {"training.lr": 1e6, "training.clip_norm": 1e5, "federation.clients": 2}
+    network = Deployment(forks, authority, tiny_config.override(wild), tmp_path).start_server()
+    parties = [network.server, *(client.start() for client in network.clients())]
+    for party in parties:
+        party.process.join(60)
+        assert party.process.exitcode == 1
+        assert "training has diverged: lower training.lr" in " ".join(party.log.split()), party.log
+        assert "refused" not in party.log
+
+
 def test_classes_over_a_network_give_the_bits_of_one_process(forks, authority, tiny_config, tmp_path):
     lines = [f"{'it was' * (index % 3)} {index} {'?!'[index % 2]}\t{index % 2}" for index in range(20)]
     (tmp_path / "texts.tsv").write_text("\n".join(["sentence\tlabel", *lines]))

@@ -7,6 +7,7 @@ client receives. What training means is the trainer's business: `FrontTrainer` (
 
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Any, Protocol
 
 import torch
@@ -14,7 +15,7 @@ import torch
 from splitcom.client.packets import RoundAborted
 from splitcom.codecs import ReferenceStore
 from splitcom.config import Config
-from splitcom.errors import RemoteProtocolError
+from splitcom.errors import NonFiniteError, RemoteProtocolError
 from splitcom.protocol.adapters import unpack_packets
 from splitcom.protocol.messages_pb2 import (
     EvaluationEnd,
@@ -30,6 +31,7 @@ from splitcom.protocol.session import PROTOCOL_VERSION, Form, Role, Session, Sta
 from splitcom.seeds import derive_seed
 from splitcom.training.adapters import AdapterCodec
 from splitcom.training.channel import Channels
+from splitcom.training.optimize import DIVERGED
 from splitcom.training.plan import LocalRound
 from splitcom.training.steering import follow
 from splitcom.training.store import PartyStore, sections_of
@@ -215,6 +217,8 @@ class Client:
         own = self._trainer.adapter() if self._is_paused else None
         self._take_adapter(start.adapter_version, start.adapter)
         end = yield from self._trainer.evaluate()
+        if not isfinite(end.loss_sum):
+            raise NonFiniteError(f"{self.name}: the held-out loss is {end.loss_sum}; {DIVERGED}")
         if own is not None:
             self._trainer.load_adapter(own)
             self._held.is_in_place = False

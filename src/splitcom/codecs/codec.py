@@ -210,6 +210,5 @@ def check_batch(batch: Ragged, ids: list[int], held_width: int | None, width: in
             np.unique(np.repeat(np.arange(len(ids)), batch.lengths.numpy())[wrong.numpy()])
         ]
         raise NonFiniteError(
-            f"NaN, infinity or a magnitude above {MAX_MAGNITUDE:g} in sample ids {samples.tolist()}; "
-            "lower the learning rate or clip gradients"
+            f"NaN, infinity or a magnitude above {MAX_MAGNITUDE:g} in sample ids {samples.tolist()}"
         )

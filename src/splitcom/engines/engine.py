@@ -12,6 +12,8 @@ import torch
 from splitcom.codecs import Decoded, Ragged
 from splitcom.protocol.labels import Labels
 
+LARGEST = 1e30  # of a step: codecs take up to 1e34, and gradients are weighed before
+
 Position = tuple[int, int]
 """Round and step, which no two steps have in common: dropout is drawn from them."""
 Gradient = tuple[Ragged | None, int]
@@ -105,8 +107,11 @@ class Engine(Protocol):
     def pass_held_out(self, arrival: Arrival) -> Ragged:
         """What a client's tail gets of a held-out batch, in the U-shape."""
 
-    def is_sound(self, arrival: Arrival, gradient: Gradient | None = None) -> bool:
-        """Whether a client's batch, in the U-shape with its gradient, passes the body as it was before training."""
+    def is_sound(self, arrival: Arrival, gradient: Gradient | None = None, below: float = LARGEST) -> bool:
+        """Whether a client's batch, in the U-shape with its gradient, passes the body as it was before training.
+
+        That is, if all that comes out of it is of magnitudes `below` this one.
+        """
 
     def adapter(self) -> dict[str, torch.Tensor]:
         """The body's adapter."""

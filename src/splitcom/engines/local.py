@@ -11,16 +11,14 @@ import torch
 
 from splitcom.codecs import Ragged
 from splitcom.config import Config
-from splitcom.engines.engine import Arrival, Gradient, Passage, Position, StepResult
+from splitcom.engines.engine import LARGEST, Arrival, Gradient, Passage, Position, StepResult
 from splitcom.engines.passes import Pass, Rows, plan_passes, samples_of
 from splitcom.errors import NonFiniteError
-from splitcom.models import Body, adapter_state, load_adapter_state
+from splitcom.models import Body, adapter_state, load_adapter_state, without_adapters
 from splitcom.seeds import derive_seed
 from splitcom.training.loss import losses_through
 from splitcom.training.optimize import DIVERGED, Optimizer
 from splitcom.training.store import sections_of
-
-_LARGEST = 1e30  # codecs take up to 1e34, and gradients are weighed before
 
 
 @dataclass(frozen=True)
@@ -127,35 +125,39 @@ class LocalEngine:
             for client, number in numbers.items()
         }
 
-    def is_sound(self, arrival: Arrival, gradient: Gradient | None = None) -> bool:
+    def is_sound(self, arrival: Arrival, gradient: Gradient | None = None, below: float = LARGEST) -> bool:
         """Whether a client's batch passes the body as it was before training.
 
         If it does, and yet cannot be trained on, it is the training that has diverged.
         """
         trained = self.adapter()
-        load_adapter_state(self._body, {name: torch.zeros_like(tensor) for name, tensor in trained.items()})
+        head = {name: torch.zeros_like(tensor) for name, tensor in trained.items() if ".lora_" not in name}
+        if head:  # else nothing is written, as there may be graphs that hold the adapters
+            load_adapter_state(self._body, trained | head)
         self._body.eval()
         at_tail = None if gradient is None else gradient[0]
         try:
             rows = Rows({"": arrival})
             arrived = {} if at_tail is None else dict(enumerate(samples_of(at_tail)))
-            return all(self._is_sound(one, arrived) for one in self._passes(rows))
+            with without_adapters([self._body]):
+                return all(self._is_sound(one, arrived, below) for one in self._passes(rows))
         finally:
-            load_adapter_state(self._body, trained)
+            if head:
+                load_adapter_state(self._body, trained)
             self._optimizer.forget()
 
-    def _is_sound(self, one: Pass, arrived: Mapping[int, torch.Tensor]) -> bool:
+    def _is_sound(self, one: Pass, arrived: Mapping[int, torch.Tensor], below: float) -> bool:
         one.hidden.requires_grad_()
         if one.labels is not None:
             losses = losses_through(self._body, one.hidden, one.mask, one.labels).losses
             torch.autograd.backward(losses.mean())
-            return _is_finite(losses) and _is_finite(one.hidden.grad)
+            return _is_finite(losses) and _is_finite(one.hidden.grad, below)
         out = self._body(one.hidden, one.mask)
         if arrived:  # else there is no more to look at than what comes out
             torch.autograd.backward(
                 out, _weighed({row: (part, 1.0) for row, part in arrived.items()}, one, out)
             )
-        return _is_finite(out[one.mask.bool()]) and _is_finite(one.hidden.grad)
+        return _is_finite(out[one.mask.bool()], below) and _is_finite(one.hidden.grad, below)
 
     @torch.no_grad()
     def evaluate(self, arrival: Arrival) -> StepResult:
@@ -224,8 +226,8 @@ class LocalEngine:
             raise NonFiniteError(f"{what} of a step of the body is not finite; {DIVERGED}")
 
 
-def _is_finite(values: torch.Tensor | None) -> bool:
-    return values is None or bool(values.detach().abs().amax() < _LARGEST)  # not so if there is a NaN
+def _is_finite(values: torch.Tensor | None, below: float = LARGEST) -> bool:
+    return values is None or bool(values.detach().abs().amax() < below)  # not so if there is a NaN
 
 
 def _scaled(rows: Rows, client: str, parts: Mapping[int, torch.Tensor], scale: float) -> Ragged | None:

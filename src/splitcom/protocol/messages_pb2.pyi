@@ -249,7 +249,9 @@ class Finish(_message.Message):
     def __init__(self) -> None: ...
 
 class Failure(_message.Message):
-    __slots__ = ("reason",)
+    __slots__ = ("reason", "diverged")
     REASON_FIELD_NUMBER: _ClassVar[int]
+    DIVERGED_FIELD_NUMBER: _ClassVar[int]
     reason: str
-    def __init__(self, reason: _Optional[str] = ...) -> None: ...
+    diverged: bool
+    def __init__(self, reason: _Optional[str] = ..., diverged: _Optional[bool] = ...) -> None: ...

@@ -1,6 +1,6 @@
 """The body as the server's conversations reach it: what arrives for it, its engine, and in the U-shape its tails."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from splitcom.config import Config
 from splitcom.engines.engine import Arrival, Engine, Position, StepResult
@@ -32,3 +32,8 @@ class ServerBody:
         if self.tails is None:
             return self.engine.step(arrivals, position, progress)
         return self.tails.step(arrivals, position, packet_position, progress)
+
+    def packed_gradient(self, name: str, arrival: Arrival, encode: Callable[[], bytes]) -> bytes | None:
+        """The packet of the gradient of a client's last step; None if its codec cannot hold it and it is refused."""
+        at_tail = None if self.tails is None else self.tails.gradients.get(name)
+        return self.engine.packed(name, "gradient_down", arrival, encode, at_tail)

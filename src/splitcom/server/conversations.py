@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from splitcom.config import Config
-from splitcom.errors import PacketError, RemoteProtocolError
+from splitcom.errors import NonFiniteError, PacketError, RemoteProtocolError
 from splitcom.metrics.ledger import Ledger
 from splitcom.protocol.accounting import flows_of
 from splitcom.protocol.messages_pb2 import Failure, Finish, Hello, Message
@@ -204,6 +204,8 @@ class Conversations:
             case "failure":
                 _LOG.warning("%s has ended its session: %s", name, message.failure.reason)
                 self._leave(name)
+                if message.failure.diverged and not self.present:
+                    raise NonFiniteError(f"{name}, the last client, has ended: {message.failure.reason}")
             case "hello":
                 self._hear(name, message.hello)
             case _:

@@ -81,7 +81,8 @@ class Evaluation:
         if self._body.tails is not None:
             self._body.tails.evaluate(name, arrival)
             return _NOTHING
-        result = self._body.engine.evaluate(arrival)
+        if (result := self._body.engine.evaluate(name, arrival)) is None:
+            return _NOTHING
         self._clients.send(name, Message(evaluation_next=EvaluationNext()))
         return result
 

@@ -3,15 +3,21 @@
 If it is nobody's batch, or everybody's, training has diverged: the engine's NonFiniteError goes on.
 """
 
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from math import isfinite
 from time import perf_counter
 
+import torch
+
 from splitcom.codecs import Ragged
 from splitcom.engines.engine import Arrival, Engine, Gradient, Passage, Position, StepResult
-from splitcom.errors import NonFiniteError, RemoteProtocolError
+from splitcom.errors import NonFiniteError, OutOfRangeError
 from splitcom.server.conversations import Conversations
+from splitcom.training.optimize import DIVERGED
+
+_NARROWEST = torch.finfo(torch.float16).max  # the range that a codec may be limited to
 
 
 class SoundEngine:
@@ -21,6 +27,9 @@ class SoundEngine:
         self._seconds = 0.0
         self._engine = engine
         self._clients = clients
+        self._has_fit: defaultdict[str, set[str]] = defaultdict(
+            set
+        )  # clients whose packets could be made, by flow
 
     def step(
         self, arrivals: Mapping[str, Arrival], position: Position, progress: float
@@ -72,12 +81,38 @@ class SoundEngine:
             self._without_spoilers({name: arrival}, {}, error)
             return None
 
-    def evaluate(self, arrival: Arrival) -> StepResult:
-        """What comes of a held-out batch; raises RemoteProtocolError if its loss is not finite."""
+    def evaluate(self, name: str, arrival: Arrival) -> StepResult | None:
+        """What comes of a held-out batch; None if its loss is not finite and the client is refused."""
         result = self._engine.evaluate(arrival)
-        if not isfinite(result.loss_sum):
-            raise RemoteProtocolError(f"a held-out batch whose loss is {result.loss_sum}")
-        return result
+        if isfinite(result.loss_sum):
+            return result
+        error = NonFiniteError(f"{name}: the loss of a held-out batch is {result.loss_sum}; {DIVERGED}")
+        self._without_spoilers({name: arrival}, {}, error)
+        return None
+
+    def packed(
+        self,
+        name: str,
+        flow: str,
+        arrival: Arrival,
+        encode: Callable[[], bytes],
+        gradient: Gradient | None = None,
+    ) -> bytes | None:
+        """The packet of what comes of a client's batch; None if its codec cannot hold it and the client is refused.
+
+        If nobody else's could be held either, it is the codec that does not fit the model; if the batch is sound, it is
+        the training that has diverged. Then the error of `encode` goes on, NonFiniteError or OutOfRangeError.
+        """
+        try:
+            packet = encode()
+        except (NonFiniteError, OutOfRangeError) as error:
+            others = (self._has_fit[flow] & {*self._clients.present}) - {name}
+            if not others or self._engine.is_sound(arrival, gradient, _NARROWEST):
+                raise
+            self._clients.refuse(name, str(error))
+            return None
+        self._has_fit[flow].add(name)
+        return packet
 
     def _without_spoilers(
         self, arrivals: Mapping[str, Arrival], gradients: Mapping[str, Gradient], error: NonFiniteError

@@ -8,6 +8,7 @@ Which clients step together, and when a round is over, is the business of schedu
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -102,7 +103,7 @@ class Steps:
             if kind == "reference_lost":
                 recovery.of_client()
                 check_lost_gradient(message.reference_lost, state)
-                self._send_gradient(name, self_contained=True)
+                self._send_gradient(name)
             else:
                 state.gradient = None  # the client has it
                 if kind == "round_end":
@@ -150,7 +151,7 @@ class Steps:
             return
         for name, result in results.items():
             self._note(name, arrivals[name], result, pause=pause)
-            self._send_gradient(name)
+            self._send_gradient(name, arrivals[name])
         self._report(arrivals, results, position, num_steps)
 
     def _note(self, name: str, arrival: Arrival, result: StepResult, *, pause: bool) -> None:
@@ -235,13 +236,21 @@ class Steps:
         total = self._ledger.totals()["total"]
         self._observer.on_step(StepReport(task.round, end.num_steps, end.num_steps, mean, 0.0, total))
 
-    def _send_gradient(self, name: str, *, self_contained: bool = False) -> None:
-        state = self._states[name]
-        assert state.task is not None
+    def _send_gradient(self, name: str, arrival: Arrival | None = None) -> None:
+        """Send what has come of this batch; without one, once more what has been sent before."""
+        state, body = self._states[name], self._body
+        assert state.task is not None and body is not None
         step = state.task.next_step - 1
         message = Gradient(step=step, pause=state.task.is_pausing)
         if state.gradient is not None:
-            message.gradient = state.channels["gradient_down"].encode(
-                *state.gradient, (state.task.round, step), self_contained=self_contained
+            encode = partial(
+                state.channels["gradient_down"].encode,
+                *state.gradient,
+                (state.task.round, step),
+                self_contained=arrival is None,
             )
+            packet = encode() if arrival is None else body.packed_gradient(name, arrival, encode)
+            if packet is None:
+                return
+            message.gradient = packet
         self._clients.send(name, Message(gradient=message))

@@ -30,6 +30,7 @@ class Tails:
         self._arrivals = arrivals
         self._clients = clients
         self._states = states
+        self.gradients: dict[str, Gradient] = {}  # what the clients of the last step have answered
 
     def step(
         self,
@@ -57,19 +58,23 @@ class Tails:
         }
         for one in passing.values():
             self._send_hidden(one)
-        gradients: dict[str, Gradient] = {}
+        self.gradients = {}
         for name, message in self._clients.each(self._clients.collect(passing)):
             with self._clients.refusing(name):
                 gradient = self._receive(passing[name], message)
                 if gradient is not None:
-                    gradients[name] = gradient
-        return self._engine.backward(passage, gradients, arrivals, progress)
+                    self.gradients[name] = gradient
+        return self._engine.backward(passage, self.gradients, arrivals, progress)
 
     def evaluate(self, name: str, arrival: Arrival) -> None:
         """Send a client what its tail needs of a held-out batch, or refuse it if that is not finite."""
         if (hidden := self._engine.pass_held_out(name, arrival)) is not None:
-            packet = self._states[name].channels["evaluation"].encode(hidden, arrival.decoded.ids, (0, 0))
-            self._clients.send(name, Message(evaluation_down=EvaluationDown(activation=packet)))
+            channel = self._states[name].channels["evaluation"]
+            packet = self._engine.packed(
+                name, "evaluation", arrival, lambda: channel.encode(hidden, arrival.decoded.ids, (0, 0))
+            )
+            if packet is not None:
+                self._clients.send(name, Message(evaluation_down=EvaluationDown(activation=packet)))
 
     def _receive(self, one: "_Passing", message: Message | None) -> Gradient | None:
         """The gradient that a client sends back, when neither side lacks a reference; None if it has left."""
@@ -89,11 +94,17 @@ class Tails:
 
     def _send_hidden(self, one: "_Passing", *, self_contained: bool = False) -> None:
         channel = self._states[one.name].channels["activation_down"]
-        packet = channel.encode(
-            one.hidden, one.arrival.decoded.ids, one.position, self_contained=self_contained
+        packet = self._engine.packed(
+            one.name,
+            "activation_down",
+            one.arrival,
+            lambda: channel.encode(
+                one.hidden, one.arrival.decoded.ids, one.position, self_contained=self_contained
+            ),
         )
-        message = ActivationDown(step=one.position[1], activation=packet)
-        self._clients.send(one.name, Message(activation_down=message))
+        if packet is not None:
+            message = ActivationDown(step=one.position[1], activation=packet)
+            self._clients.send(one.name, Message(activation_down=message))
 
 
 @dataclass(frozen=True)

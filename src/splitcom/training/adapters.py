@@ -41,10 +41,10 @@ class AdapterCodec:
         if not adapter:
             return b"", {}
         batch = _rows_of(adapter)
-        if not (batch.values.abs() < _LIMIT).all():  # not so if there is a NaN
-            raise NonFiniteError(f"the adapter holds numbers that are not below {_LIMIT:g}; {DIVERGED}")
+        _check(batch)
         ids = range(len(adapter))
         encoded = self._codec.encode(batch, ids, Context(self._references(base), seed=seed))
+        _check(encoded.reconstruction)  # a codec may round up
         return encoded.packet, _adapter_of(encoded.reconstruction, adapter)
 
     def decode(self, packet: bytes, base: Tensors) -> dict[str, Tensor]:
@@ -88,6 +88,11 @@ class AdapterCodec:
             known=np.zeros(count, dtype=bool),
         )
         return store
+
+
+def _check(batch: Ragged) -> None:
+    if not (batch.values.abs() < _LIMIT).all():  # not so if there is a NaN
+        raise NonFiniteError(f"the adapter holds numbers that are not below {_LIMIT:g}; {DIVERGED}")
 
 
 def uncompressed_adapter_size(adapter: Tensors) -> int:

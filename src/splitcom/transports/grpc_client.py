@@ -16,7 +16,7 @@ from typing import Protocol
 
 import grpc
 
-from splitcom.errors import RefusedError, SplitComError, TransportError
+from splitcom.errors import NonFiniteError, OutOfRangeError, RefusedError, SplitComError, TransportError
 from splitcom.protocol.messages_pb2 import Failure, Message
 from splitcom.transports.conversation import Conversation, Superseded
 from splitcom.transports.dialler import Dialler
@@ -66,7 +66,7 @@ def run_client(
         except TransportError:
             raise
         except Exception as error:
-            link.leave(str(error) or type(error).__name__)
+            link.leave(error)
             raise
         finally:
             link.close()
@@ -102,9 +102,11 @@ class _Link:
         self._conversation.close()
         self._thread.join(self._dialler.timeouts.connect_s)
 
-    def leave(self, reason: str) -> None:
+    def leave(self, error: Exception) -> None:
         """Tell the server why this side will not go on, if it can be told."""
-        self.send(Message(failure=Failure(reason=reason[:1000])).SerializeToString())
+        reason = str(error) or type(error).__name__
+        failure = Failure(reason=reason[:1000], diverged=isinstance(error, (NonFiniteError, OutOfRangeError)))
+        self.send(Message(failure=failure).SerializeToString())
         self.finish()
 
     def close(self) -> None:

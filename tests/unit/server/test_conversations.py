@@ -5,6 +5,7 @@ from collections import deque
 import pytest
 
 from splitcom.config import Config
+from splitcom.errors import NonFiniteError
 from splitcom.metrics.ledger import Ledger
 from splitcom.protocol.messages_pb2 import Message
 from splitcom.protocol.session import PROTOCOL_VERSION, State
@@ -91,3 +92,25 @@ def test_what_others_say_while_one_is_waited_for_is_not_lost():
     assert list(clients.collect(["a"])) == ["a"]
     assert list(clients.collect(["b"])) == ["b"] and script.time_s == 2.0
     assert all(peer.session.state is State.IDLE for peer in clients.peers.values())
+
+
+def ended(name, *, diverged):
+    failure = {"reason": "training has diverged", "diverged": diverged}
+    return Received(name, Message(failure=failure).SerializeToString())
+
+
+def test_a_run_of_which_all_clients_have_diverged_ends_with_their_reason():
+    said = [(0.0, Joined("a")), (0.0, Joined("b")), (1.0, hello("a")), (1.0, hello("b"))]
+    ends = [(2.0, ended("a", diverged=True)), (2.0, saved("b"))]
+    conversations = idle_clients(Script(*said, *ends), ["a", "b"])
+    assert list(conversations.collect(["a", "b"])) == ["b"]
+    conversations.send("b", Message(save_state={}))
+    conversations.transport.events.append((3.0, ended("b", diverged=True)))
+    with pytest.raises(NonFiniteError, match="b, the last client, has ended: training has diverged"):
+        conversations.collect(["b"])
+
+
+def test_a_client_that_ends_for_a_reason_of_its_own_may_come_back():
+    said = [(0.0, Joined("a")), (1.0, hello("a")), (2.0, ended("a", diverged=False))]
+    conversations = idle_clients(Script(*said), ["a"])
+    assert conversations.collect(["a"]) == {} and not conversations.present

@@ -3,7 +3,7 @@
 import pytest
 
 from splitcom.engines.engine import StepResult
-from splitcom.errors import NonFiniteError, RemoteProtocolError
+from splitcom.errors import NonFiniteError, OutOfRangeError
 from splitcom.server.soundness import SoundEngine
 
 
@@ -29,7 +29,7 @@ class Engine:
     def backward(self, passage, gradients, progress):
         return self._result(gradients)
 
-    def is_sound(self, arrival, gradient=None):
+    def is_sound(self, arrival, gradient=None, below=1e30):
         return "spoilt" not in (arrival, gradient)
 
     def evaluate(self, arrival):
@@ -71,6 +71,34 @@ def test_a_held_out_batch_is_its_clients_own_affair():
     engine = SoundEngine(Engine(), clients)
     assert engine.pass_held_out("a", "good") == "good"
     assert engine.pass_held_out("a", "spoilt") is None and clients.present == ["b"]
-    assert engine.evaluate("good").loss_sum == 2.0
-    with pytest.raises(RemoteProtocolError, match="a held-out batch whose loss is nan"):
-        engine.evaluate("spoilt")
+    clients = Clients("a", "b")
+    engine = SoundEngine(Engine(), clients)
+    assert engine.evaluate("a", "good").loss_sum == 2.0
+    assert engine.evaluate("b", "spoilt") is None and clients.present == ["a"]
+    with pytest.raises(
+        NonFiniteError, match=r"a: the loss of a held-out batch is nan; training has diverged"
+    ):
+        engine.evaluate("a", "spoilt")  # nobody else is left
+
+
+def overflow():
+    raise OutOfRangeError("flow gradient_down: 1e5 is beyond the range of fp16; end this codec in bf16")
+
+
+def test_what_a_codec_cannot_hold_is_its_clients_affair_if_that_of_others_can_be_held():
+    clients = Clients("a", "b", "c")
+    engine = SoundEngine(Engine(), clients)
+    with pytest.raises(OutOfRangeError, match="end this codec in bf16"):
+        engine.packed("a", "gradient_down", "spoilt", overflow)  # of a model that nobody's codec holds
+    assert engine.packed("a", "gradient_down", "good", lambda: b"packet") == b"packet"
+    with pytest.raises(OutOfRangeError):
+        engine.packed("a", "gradient_down", "spoilt", overflow)
+    with pytest.raises(OutOfRangeError):
+        engine.packed("b", "gradient_down", "good", overflow)  # training has diverged
+    with pytest.raises(OutOfRangeError):
+        engine.packed("b", "evaluation", "spoilt", overflow)  # another flow, of which nobody's has been held
+    assert not clients.refused
+    assert engine.packed("b", "gradient_down", "good", overflow, "spoilt") is None
+    assert engine.packed("c", "gradient_down", "spoilt", overflow) is None
+    assert [name for name, _ in clients.refused] == ["b", "c"]
+    assert all("end this codec in bf16" in reason for _, reason in clients.refused)
