@@ -144,7 +144,7 @@ def test_settings_in_all_texts_are_real():
 
 def test_what_is_invented_is_seen():
     for text in (
-        "set format to csv",
+        "set shape to csv",
         "no column (asked for by response_column)",
         "data.formats = 3",
         "raise tokens",

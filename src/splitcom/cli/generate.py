@@ -9,20 +9,34 @@ import typer
 def generate(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
     prompt: Annotated[
-        list[str], typer.Option(help="Text to continue, in the form of the run's data.prompt. Repeatable.")
+        list[str],
+        typer.Option(
+            help="Text to continue, in the form of the run's data.prompt; after chat, what a user says. Repeatable."
+        ),
     ],
+    system: Annotated[str | None, typer.Option(help="A system prompt, after chat.")] = None,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="After chat: the text as it is, without the template.")
+    ] = False,
     beams: Annotated[int, typer.Option(min=1, help="Beams of the search; 1 is greedy.")] = 1,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to write at most.")] = 64,
 ) -> None:
     """Continue prompts with a finished run's model, cut as it was trained; shows what each token sends."""
 
+    from splitcom.data import asked_by
+    from splitcom.errors import ConfigError
     from splitcom.methods.evaluate import writer_of
     from splitcom.report.terminal import Terminal
 
     terminal = Terminal()
     with terminal.working("loading"):
         writer = writer_of(run, {"evaluation.beams": beams, "evaluation.max_new_tokens": max_new_tokens})
-        texts = writer.write(prompt)
+        is_chat = writer.config.data.format == "chat" and not raw
+        if system is not None and not is_chat:
+            raise ConfigError(
+                "--system is for the chat template: leave it out, with --raw or if the run has learnt from columns"
+            )
+        texts = writer.write([asked_by(text, system) if is_chat else text for text in prompt])
     for given, text in zip(prompt, texts, strict=True):
         terminal.say(given, "dim")
         terminal.say(text or "(nothing)", "bold")

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 IGNORED = -100
 """The label that transformers' loss leaves out."""
 
+_PROBLEMS_SHOWN = 3
 _MARKS = re.compile(r"<\|[^|<>\s]+\|>|</?s>|<(?:bos|eos|start_of_turn|end_of_turn)>")
 
 
@@ -49,7 +50,11 @@ class Sample:
 
 @dataclass(frozen=True)
 class EncodingReport:
-    """What encoding kept, what it had to cut, and what else one should know of these samples."""
+    """What encoding kept, what it had to cut, and what else one should know of these samples.
+
+    `notes` say how they were read. `problems` are those of the dropped rows for which there is more to say than that
+    nothing is left to learn, each with its place.
+    """
 
     num_samples: int
     num_tokens: int
@@ -58,6 +63,8 @@ class EncodingReport:
     num_tokens_cut: int
     dropped_ids: Sequence[int]
     warnings: Sequence[str] = ()
+    notes: Sequence[str] = ()
+    problems: Sequence[str] = ()
 
     def __str__(self) -> str:
         lines = [f"{self.num_samples} samples, {self.num_tokens} tokens"]
@@ -67,7 +74,11 @@ class EncodingReport:
         if self.dropped_ids:
             shown = ", ".join(map(str, self.dropped_ids[:5])) + (" …" if len(self.dropped_ids) > 5 else "")
             lines.append(f"{len(self.dropped_ids)} samples dropped, nothing left to learn: rows {shown}")
-        return "\n".join(["; ".join(lines), *(f"warning: {warning}" for warning in self.warnings)])
+        told = [f"dropped: {problem}" for problem in self.problems[:_PROBLEMS_SHOWN]]
+        if len(self.problems) > len(told):
+            told.append(f"dropped: {len(self.problems) - len(told)} more")
+        warnings = [f"warning: {warning}" for warning in self.warnings]
+        return "\n".join(["; ".join(lines), *self.notes, *told, *warnings])
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ client's mix of labels; here, as became usual, each label's spread over the clie
 sample has a place.
 """
 
+import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from typing import Literal
 import numpy as np
 
 from splitcom.data.encode import Sample
-from splitcom.data.load import column_value
+from splitcom.data.load import Row, column_value
 from splitcom.errors import DataError
 
 Kind = Literal["iid", "dirichlet_label", "dirichlet_length", "column"]
@@ -131,6 +132,38 @@ def _check_possible(
         )
     if column is None and kind in ("dirichlet_label", "column"):
         raise DataError(f"partition {kind!r} needs a column to go by; set partition.column")
+
+
+def set_aside(rows: Sequence[Row], number: int, column: str) -> tuple[list[Row], list[Row]]:
+    """Part rows in two, in their order, of which the second has whole groups: rows with the same value of a column.
+
+    The second has `number` rows at most, or the smallest group if that is larger.
+
+    Raises:
+        DataError: no such column, or just one group.
+    """
+    groups: dict[str, int] = {}
+    values = [column_value(row, column, "data.held_out_by").strip() for row in rows]
+    for value in values:
+        groups[value] = groups.get(value, 0) + 1
+    if len(groups) < 2:
+        raise DataError(
+            f"data.held_out_by = {column!r}: all {len(rows)} rows have the same value, so no group can be held out; "
+            "name another column, or other rows in data.held_out"
+        )
+    order = sorted(groups)
+    random.Random("splitcom/held out groups").shuffle(order)
+    chosen, count = set[str](), 0
+    for group in order:
+        if count + groups[group] <= number and len(chosen) < len(groups) - 1:
+            chosen.add(group)
+            count += groups[group]
+    chosen = chosen or {min(order, key=lambda group: groups[group])}
+    apart = [value in chosen for value in values]
+    return (
+        [row for row, out in zip(rows, apart, strict=True) if not out],
+        [row for row, out in zip(rows, apart, strict=True) if out],
+    )
 
 
 def _collect(samples: Sequence[Sample], groups: Sequence[str], owners: np.ndarray, clients: int) -> Partition:

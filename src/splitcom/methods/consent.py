@@ -9,10 +9,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from splitcom.config import Config
-from splitcom.data import Row, columns_of
+from splitcom.data import BUILT_IN, Row, read_prompt
 from splitcom.errors import RefusedError
 
 _SHOWN = 200  # characters of the example
+_DATA = (
+    "task", "format", "prompt", "response", "chat_template", "learn", "labels", "held_out_by", "max_tokens",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -23,13 +26,7 @@ class Pins:
     expected: Mapping[str, Any] = field(default_factory=dict)
 
     def check(self, config: Config) -> None:
-        """Raise RefusedError where the server asks for something else, ConfigError for settings that there are not."""
-        asked = columns_read(config)
-        if self.columns is not None and (others := [name for name in asked if name not in self.columns]):
-            raise RefusedError(
-                f"the server asks for the column {', '.join(map(repr, others))}, and --columns allows "
-                f"{', '.join(sorted(self.columns))} alone; nothing has been sent"
-            )
+        """Raise RefusedError where a setting is another than expected, ConfigError for settings that there are not."""
         for key, value in self.expected.items():
             if config.override({key: value}) != config:
                 theirs = _at(config.model_dump(), key)
@@ -37,10 +34,30 @@ class Pins:
                     f"the server has {key} = {theirs!r}, and --expect says {value!r}; nothing has been sent"
                 )
 
+    def check_columns(self, asked: Sequence[str]) -> None:
+        """Raise RefusedError if other columns would be read than may be."""
+        if self.columns is not None and (others := [name for name in asked if name not in self.columns]):
+            raise RefusedError(
+                f"the server asks for the column {', '.join(map(repr, others))}, and --columns allows "
+                f"{', '.join(sorted(self.columns))} alone; nothing has been sent"
+            )
 
-def columns_read(config: Config) -> list[str]:
-    """The columns of a client's rows that are read at all, in the order of the text."""
-    return list(dict.fromkeys([*columns_of(config.data.prompt), config.data.response]))
+
+def columns_asked(config: Config) -> list[str]:
+    """The columns that a server's settings name, in the order of the text; of chat, rows tell which they are."""
+    data = config.data
+    text = () if data.format == "chat" else (*read_prompt(data.prompt).columns, data.response)
+    by = () if data.held_out_by is None else (data.held_out_by,)
+    return list(dict.fromkeys([*text, *by]))
+
+
+def columns_read(config: Config, rows: Sequence[Row]) -> list[str]:
+    """The columns of a client's rows that are read at all."""
+    chat = (column for row in rows if row.conversation is not None for column in row.conversation.columns)
+    return list(dict.fromkeys([*chat, *columns_asked(config)]))
+
+
+_LEARNT = {"assistant": "the assistant's turns", "last": "the assistant's last turn", "all": "all tokens"}
 
 
 def asked(config: Config, model_fingerprint: str) -> dict[str, Any]:
@@ -48,7 +65,7 @@ def asked(config: Config, model_fingerprint: str) -> dict[str, Any]:
     tree = config.model_dump(mode="json")
     keys = (
         "method",
-        *(f"data.{name}" for name in ("task", "prompt", "response", "labels", "max_tokens")),
+        *(f"data.{name}" for name in _DATA),
         *(f"model.{name}" for name in ("cut", "tail_blocks", "dtype")),
         "training.split",
         *(f"flows.{flow}.codec" for flow in config.cut_flows),
@@ -71,13 +88,14 @@ def check_unchanged(agreed: Mapping[str, Any], now: Mapping[str, Any]) -> None:
 
 def disclosure(config: Config, train: Sequence[Row], held_out: Sequence[Row]) -> list[tuple[str, str]]:
     """What is read and what leaves, in words: pairs of a heading and a line."""
-    columns = columns_read(config)
+    columns = columns_read(config, [*train, *held_out])
     row, most = train[0], config.data.max_tokens
     unread = [name for name in row.columns if name not in columns]
     seen = f"; {', '.join(unread)} are not read" if unread else ""
     return [
         ("columns", f"{', '.join(columns)}{seen}"),
         ("a row", f"{_short(row.prompt)} | {_short(row.response)}"),
+        *_chat_lines(config),
         ("samples", f"{len(train)} to train on, {len(held_out)} held out, {most} tokens of each at most"),
         ("leaves", "; ".join(_leaving(config))),
         ("stays", "the rows as text" if config.training.split else "the rows, activations and labels"),
@@ -97,8 +115,17 @@ def _leaving(config: Config) -> list[str]:
         leaving.append("no labels")
     else:
         what = "the class" if config.data.classes is not None else "the token ids"
-        leaving.append(f"labels ({what} of {config.data.response!r})")
+        of = _LEARNT[config.data.learn] if config.data.format == "chat" else repr(config.data.response)
+        leaving.append(f"labels ({what} of {of})")
     return [*leaving, "the front's adapter", "numbers of rows and tokens"]
+
+
+def _chat_lines(config: Config) -> list[tuple[str, str]]:
+    if config.data.format != "chat":
+        return []
+    chosen = config.data.chat_template
+    template = "the model's own" if chosen is None else chosen if chosen in BUILT_IN else _short(chosen)
+    return [("template", template), ("learnt", _LEARNT[config.data.learn])]
 
 
 def _short(text: str) -> str:

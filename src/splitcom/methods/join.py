@@ -11,7 +11,7 @@ from splitcom.client.client import Client
 from splitcom.config import Config
 from splitcom.data import Encoded, find_source
 from splitcom.errors import ModelError, RefusedError, RemoteProtocolError, TransportError
-from splitcom.methods.consent import Pins, asked, check_unchanged, disclosure
+from splitcom.methods.consent import Pins, asked, check_unchanged, columns_asked, columns_read, disclosure
 from splitcom.methods.membership import Membership, Note, last_membership
 from splitcom.models import fingerprint
 from splitcom.models.front import plausible_bytes
@@ -206,17 +206,20 @@ def _inquire(options: JoinOptions, calls: ServerCalls, *, thorough: bool = False
     }
     config = Config.from_toml(description.config_toml, where="the server's configuration").override(changes)
     options.pins.check(config)
+    options.pins.check_columns(columns_asked(config))
     weights = _own_weights(options, config, description)
     if weights is not None:
         digest = fingerprint(weights)
         calls.describe(digest)  # so that the server says it too
         if digest != description.model_fingerprint:
             raise RefusedError(f"{weights} is another base model than the server's; leave --model out")
+    rows = load_client_rows(config)
+    options.pins.check_columns(columns_read(config, [*rows.train, *rows.held_out]))
     return _Welcome(
         load_identity(options.identity),
         description,
         config,
-        load_client_rows(config),
+        rows,
         weights,
         calls.measure(thorough=thorough),
     )

@@ -23,7 +23,7 @@ from splitcom.metrics.record import RunFolder
 from splitcom.models import load_joined_state
 from splitcom.parties.known_rows import check_rows
 from splitcom.parties.parts import Parts, check_parts, load_parts
-from splitcom.parties.texts import Texts, load_texts, with_classes
+from splitcom.parties.texts import Texts, load_texts, with_chat, with_classes
 from splitcom.server.observe import Observer, Observers
 from splitcom.server.rounds import Federation
 from splitcom.simulation.simulation import Simulation
@@ -76,7 +76,7 @@ def train(
     folder exists and is not to be resumed, or was started with another configuration;
     and what a wrong configuration, model or data set raises.
     """
-    config = with_classes(configured(config))
+    config = with_chat(with_classes(configured(config)))
     folder = RunFolder(out)
     with folder.locked():
         return _train_into(folder, config, resume, label, observers)

@@ -23,7 +23,7 @@ from splitcom.models import fingerprint
 from splitcom.models.front import write_front
 from splitcom.parties.build import build_server
 from splitcom.parties.parts import check_parts, load_server_parts
-from splitcom.parties.texts import check_max_tokens
+from splitcom.parties.texts import check_max_tokens, check_template, with_chat
 from splitcom.server.observe import Observer, Observers
 from splitcom.server.rounds import forget_clients
 from splitcom.training.store import PartyStore
@@ -57,7 +57,7 @@ def serve(
 
     Raises what `train` does, IdentityError for certificates, and TransportError where it cannot listen.
     """
-    config = configured(config)
+    config = with_chat(configured(config), has_rows=False)
     folder = RunFolder(options.out)
     with folder.locked():
         return _serve_into(folder, config, options, observers, on_listening)
@@ -75,6 +75,7 @@ def _serve_into(
         return Run(folder.path, result)
     identity = load_server_identity(options.authority)
     check_max_tokens(config)
+    check_template(config)
     digest = fingerprint(config.model.source)
     warnings = check_parts(config)
     parts = load_server_parts(config)

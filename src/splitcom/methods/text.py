@@ -11,7 +11,7 @@ import torch
 
 from splitcom.codecs import Context, Ragged, parse
 from splitcom.config import Config
-from splitcom.data import Row, Sample, encode_prompt
+from splitcom.data import Message, Row, Sample, encode_prompt
 from splitcom.errors import ConfigError
 from splitcom.metrics.quality import text_scores
 from splitcom.models import (
@@ -25,7 +25,10 @@ from splitcom.models import (
 )
 from splitcom.models.generate import generator
 from splitcom.parties.parts import Parts, load_parts
-from splitcom.parties.texts import load_all_rows
+from splitcom.parties.texts import chat_template_of, load_all_rows
+
+Asked = str | tuple[Message, ...]
+"""What is to be continued: a text, or messages that the assistant is to answer."""
 
 Progress = Callable[[int, int], None]
 """Is told how many of how many prompts are done."""
@@ -66,6 +69,7 @@ class Writer:
         self.wires = [Wire(config.evaluation.codec) for _ in split.parts[1:]] if config.training.split else []
         self._generator = generator(split, tuple(self.wires) or None)
         self._tokenizer = load_tokenizer(config.model.source)
+        self._template = chat_template_of(config, self._tokenizer)
         limits = limits_of(config.model.source, config.data.classes)
         self._positions = (
             limits.positions if limits.is_table else None
@@ -91,16 +95,16 @@ class Writer:
         ids, mask = input_ids.to(device), attention_mask.to(device)
         return cast(torch.Tensor, self._generator(input_ids=ids, attention_mask=mask).logits.cpu())
 
-    def room_for(self, prompt: str) -> int:
+    def room_for(self, prompt: Asked) -> int:
         """How many tokens can be written behind a prompt; 0 where it fills the model or there is nothing to read."""
         return self._room(self._encode(prompt))
 
     @torch.no_grad()
-    def write(self, prompts: Sequence[str], on_progress: Progress | None = None) -> list[str]:
+    def write(self, prompts: Sequence[Asked], on_progress: Progress | None = None) -> list[str]:
         """Continue prompts, a batch at a time, by greedy or, with `evaluation.beams`, by beam search.
 
-        What is written ends where the model's positions do. Raises ConfigError where the run has learnt classes, or a
-        prompt leaves no room.
+        What is written ends where the model's positions do, and an answer where the chat template ends a turn. Raises
+        ConfigError where the run has learnt classes, or a prompt leaves no room.
         """
         if self.config.data.classes is not None:
             raise ConfigError(
@@ -110,7 +114,7 @@ class Writer:
         encoded = [self._encode(prompt) for prompt in prompts]
         for prompt, ids in zip(prompts, encoded, strict=True):
             if self._room(ids) < 1:
-                raise ConfigError(self._no_room(prompt, ids))
+                raise ConfigError(self._no_room(as_text(prompt), ids))
         written = list[str]()
         # A text must not depend on those beside it: whatever has less room than others is not in one batch with them.
         for room, group in groupby(encoded, key=self._room):
@@ -136,12 +140,38 @@ class Writer:
             num_beams=self.config.evaluation.beams,
             do_sample=False,
             pad_token_id=self._tokenizer.eos_token_id,
+            **self._stops(),
         )
         texts = self._tokenizer.batch_decode(out[:, longest:], skip_special_tokens=True)
-        return [text.strip() for text in texts]
+        return [self._without_mark(text).strip() for text in texts]
 
-    def _encode(self, prompt: str) -> torch.Tensor:
+    def _stops(self) -> dict[str, Any]:
+        """What ends a turn of the chat template, as a token or, where it is ordinary text, as such."""
+        mark = "" if self._template is None else self._template.end_of_turn
+        if not mark:
+            return {}
+        known = self._tokenizer.added_tokens_encoder
+        if (token := next((token for token in known if mark.startswith(token)), None)) is None:
+            return {"stop_strings": [mark], "tokenizer": self._tokenizer}
+        given = self._generator.generation_config.eos_token_id
+        ends = (
+            [self._tokenizer.eos_token_id] if given is None else [given] if isinstance(given, int) else given
+        )
+        return {"eos_token_id": sorted({end for end in (*ends, known[token]) if end is not None})}
+
+    def _without_mark(self, text: str) -> str:
+        mark = "" if self._template is None else self._template.end_of_turn
+        return text.partition(mark)[0] if mark else text
+
+    def _encode(self, prompt: Asked) -> torch.Tensor:
         """Ids of a prompt; of one without any, the token that opens texts, or else the one between them."""
+        if not isinstance(prompt, str):
+            if self._template is None:
+                raise ConfigError(
+                    "this run has learnt from columns (data.format), not from conversations; give text as data.prompt "
+                    "makes it"
+                )
+            return torch.tensor(self._template.prompt_ids(prompt), dtype=torch.int64)
         ids = encode_prompt(prompt, self._tokenizer)[0]
         if len(ids):
             return ids
@@ -169,9 +199,9 @@ class Writer:
 
 def write_pairs(writer: Writer, samples: Sequence[Sample]) -> list[dict[str, str]]:
     """Continuations of the first held-out prompts that leave room for any, before and after training."""
-    fitting = (sample.row for sample in samples if writer.room_for(sample.row.prompt) > 0)
+    fitting = (sample.row for sample in samples if writer.room_for(sample.row.asked) > 0)
     chosen = list(islice(fitting, writer.config.evaluation.generate))
-    prompts = [row.prompt for row in chosen]
+    prompts = [row.asked for row in chosen]
     with writer.untrained():
         before = writer.write(prompts)
     after = writer.write(prompts)
@@ -207,10 +237,15 @@ def score_text(writer: Writer, on_progress: Progress | None = None) -> dict[str,
     }
 
 
-def references_by_prompt(rows: Sequence[Row]) -> dict[str, list[str]]:
+def references_by_prompt(rows: Sequence[Row]) -> dict[Asked, list[str]]:
     """The responses of each distinct prompt, in the order of the rows; rows without a prompt are left out."""
-    references: dict[str, list[str]] = {}
+    references: dict[Asked, list[str]] = {}
     for row in rows:
         if row.prompt:
-            references.setdefault(row.prompt, []).append(row.response)
+            references.setdefault(row.asked, []).append(row.response)
     return references
+
+
+def as_text(prompt: Asked) -> str:
+    """A prompt, or messages as a person reads them."""
+    return prompt if isinstance(prompt, str) else "\n".join(map(str, prompt))

@@ -2,15 +2,17 @@
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from splitcom.config import Config
 from splitcom.data import (
+    BUILT_IN,
     GENERATED,
     HELD_OUT_DOMAIN,
+    ChatTemplate,
     Encoded,
     Partition,
     Row,
@@ -18,10 +20,14 @@ from splitcom.data import (
     class_indices,
     classes_in,
     encode,
+    encode_chats,
     encode_classes,
     find_source,
     load_rows,
     partition,
+    recognised,
+    set_aside,
+    template_text,
     unknown_marks,
 )
 from splitcom.errors import ConfigError, DataError
@@ -65,9 +71,34 @@ def with_classes(config: Config) -> Config:
     data = config.data
     if data.task == "generation" or data.labels is not None:
         return config
-    load = partial(load_rows, template=data.prompt, response_column=data.response)
+    load = _loader(config)
     rows = [row for source in (data.source, data.held_out) if source is not None for row in load(source)]
     return config.override({"data.labels": classes_in(rows)})
+
+
+def with_chat(config: Config, *, has_rows: bool = True) -> Config:
+    """The configuration with data.format = "chat" if its rows are recognised as that, and its chat template's text.
+
+    A party without rows recognises nothing: there, what is not "chat" means columns.
+    """
+    data = config.data
+    changes: dict[str, str] = {}
+    if has_rows and data.format == "auto" and data.task == "generation":
+        found = recognised(data.source, template=data.prompt, response_column=data.response)
+        changes |= {"data.format": "chat"} if found == "chat" else {}
+    if data.chat_template is not None and data.chat_template not in BUILT_IN:
+        changes["data.chat_template"] = template_text(data.chat_template)
+    return config.override(changes)
+
+
+def chat_template_of(config: Config, tokenizer: "PreTrainedTokenizerBase") -> ChatTemplate | None:
+    """The template of a run's conversations, None if it learns from columns; DataError if there is none."""
+    return ChatTemplate(tokenizer, config.data.chat_template) if config.data.format == "chat" else None
+
+
+def check_template(config: Config) -> None:
+    """Raise DataError if a run is to learn from conversations and there is no template for them."""
+    chat_template_of(config, load_tokenizer(config.model.source))
 
 
 def load_texts(config: Config) -> Texts:
@@ -99,9 +130,7 @@ def load_all_rows(config: Config) -> Rows:
     generated = data.source == GENERATED
     num_train = data.samples or (600 if generated else None)
     load = partial(
-        load_rows,
-        template=data.prompt,
-        response_column=data.response,
+        _loader(config),
         domain=data.domain or HELD_OUT_DOMAIN,
         count=(num_train or 0) + data.held_out_samples,
     )
@@ -113,7 +142,26 @@ def load_all_rows(config: Config) -> Rows:
             f"data.held_out_samples = {data.held_out_samples}: {data.source} has {len(rows)} rows in all; "
             "lower it, or name another source in data.held_out"
         )
-    return _apart(rows[data.held_out_samples :][:num_train], rows[: data.held_out_samples], config)
+    train, held_out = _set_aside(rows, data.held_out_samples, config)
+    return _apart(train[:num_train], held_out, config)
+
+
+def _set_aside(rows: list[Row], number: int, config: Config) -> tuple[list[Row], list[Row]]:
+    """The rows to train on, and the first ones held out, or whole groups of them."""
+    if config.data.held_out_by is None:
+        return rows[number:], rows[:number]
+    return set_aside(rows, number, config.data.held_out_by)
+
+
+def _loader(config: Config) -> Callable[..., list[Row]]:
+    """What loads a source's rows as the configuration says."""
+    data = config.data
+    return partial(
+        load_rows,
+        template=data.prompt,
+        response_column=data.response,
+        format="chat" if data.format == "chat" else "columns",
+    )
 
 
 def _apart(train: list[Row], held_out: list[Row], config: Config) -> Rows:
@@ -175,19 +223,29 @@ def encode_rows(rows: Rows, config: Config) -> tuple[Encoded, Encoded]:
     """
     limits = check_max_tokens(config)
     tokenizer = load_tokenizer(config.model.source)
+    template = chat_template_of(config, tokenizer)
     train, held_out = (
-        _encoded(what, part, tokenizer, config)
+        _encoded(what, part, tokenizer, template, config)
         for what, part in (("to train on", rows.train), ("held out", rows.held_out))
     )
     samples = [*train.samples, *held_out.samples]
     _check_tokens(samples, limits, tokenizer)
-    warnings = (*rows.warnings, *_warnings(samples, limits, config.data.prompt, tokenizer))
+    marks = _warnings_of_marks(samples, config.data.prompt, template, tokenizer)
+    warnings = (*rows.warnings, *marks, *_warnings_of_length(samples, limits))
     return replace(train, report=replace(train.report, warnings=warnings)), held_out
 
 
-def _encoded(what: str, rows: list[Row], tokenizer: "PreTrainedTokenizerBase", config: Config) -> Encoded:
+def _encoded(
+    what: str,
+    rows: list[Row],
+    tokenizer: "PreTrainedTokenizerBase",
+    template: ChatTemplate | None,
+    config: Config,
+) -> Encoded:
     classes, max_tokens = config.data.classes, config.data.max_tokens
     try:
+        if template is not None:
+            return encode_chats(rows, template, config.data.learn, max_tokens)
         if classes is None:
             return encode(rows, tokenizer, max_tokens)
         return encode_classes(rows, tokenizer, classes, max_tokens)
@@ -210,24 +268,52 @@ def _check_tokens(
     samples: Sequence[Sample], limits: ModelLimits, tokenizer: "PreTrainedTokenizerBase"
 ) -> None:
     for sample in samples:
+        what = "data.prompt" if sample.row.conversation is None else "data.chat_template"
         token = int(sample.input_ids.max())
         if token >= limits.vocab_size:
             text = tokenizer.convert_ids_to_tokens(token)
             raise DataError(
                 f"{sample.row.place}: the token {text!r} has the number {token}, but the model's embedding has "
-                f"{limits.vocab_size} rows, so that it does not know it; take {text!r} out of data.prompt and the rows"
+                f"{limits.vocab_size} rows, so that it does not know it; take {text!r} out of {what} and the rows"
                 ", or enlarge the model with resize_token_embeddings and save it again"
             )
 
 
-def _warnings(
-    samples: Sequence[Sample], limits: ModelLimits, template: str, tokenizer: "PreTrainedTokenizerBase"
+def _warnings_of_marks(
+    samples: Sequence[Sample],
+    prompt: str,
+    template: ChatTemplate | None,
+    tokenizer: "PreTrainedTokenizerBase",
 ) -> list[str]:
-    warnings = [
-        f"data.prompt holds {mark!r}, which is no token of this model but is read as ordinary text; correct it "
-        "if it is meant as a special token"
-        for mark in unknown_marks(template, tokenizer)
-    ]
+    """What looks like a special token and is none; and in conversations, what is one and should not be."""
+    if template is None:
+        return [
+            f"data.prompt holds {mark!r}, which is no token of this model but is read as ordinary text; correct it "
+            "if it is meant as a special token"
+            for mark in unknown_marks(prompt, tokenizer)
+        ]
+    warnings = []
+    if marks := unknown_marks(template.text, tokenizer):
+        warnings.append(
+            f"the chat template writes {', '.join(map(repr, marks))}, which are no tokens of this model but are read "
+            "as ordinary text; that works, and costs tokens"
+        )
+    special = tokenizer.all_special_tokens
+    holding = sum(
+        any(mark in message.content for message in sample.row.conversation.messages for mark in special)
+        for sample in samples
+        if sample.row.conversation is not None
+    )
+    if holding:
+        warnings.append(
+            f"{holding} conversations hold special tokens of the model, such as {special[0]!r}, in their own text, and "
+            "are read as if the template had written them; take them out if that is not meant"
+        )
+    return warnings
+
+
+def _warnings_of_length(samples: Sequence[Sample], limits: ModelLimits) -> list[str]:
+    warnings = []
     lengths = [sample.num_tokens for sample in samples]
     if limits.positions is not None and (beyond := sum(n > limits.positions for n in lengths)):
         warnings.append(
@@ -256,6 +342,8 @@ def load_client_rows(config: Config) -> Rows:
             f"{data.source}: {len(rows)} rows, of which {share} would be held out for evaluation; bring more, or "
             "evaluate on others with --held-out FILE"
         )
+    if data.held_out_by is not None:
+        return _apart(*_set_aside(rows, share, config), config)
     chosen = set(random.Random("splitcom/held out").sample(range(len(rows)), share))
     return _apart(
         [row for index, row in enumerate(rows) if index not in chosen],
@@ -266,7 +354,7 @@ def load_client_rows(config: Config) -> Rows:
 
 def _known_rows(config: Config, source: str) -> list[Row]:
     """All rows of a source; of classes that the run knows."""
-    rows = load_rows(source, template=config.data.prompt, response_column=config.data.response)
+    rows = _loader(config)(source)
     if config.data.classes is not None:
         class_indices(rows, config.data.classes)
     return rows

@@ -20,9 +20,13 @@ from splitcom.settings.presets import Tree
 
 @dataclass(frozen=True)
 class Place:
-    """Marks a text as the path of a file or folder, unless it is one of these words."""
+    """Marks a text as the path of a file or folder, unless it is one of these words.
+
+    One that `holds_text` may also be what the file would hold, a jinja template.
+    """
 
     words: tuple[str, ...] = ()
+    holds_text: bool = False
 
     def absolute(self, text: str, folder: Path | None = None) -> str:
         """The absolute path that `text` stands for in `folder` (None: the working directory), or `text`.
@@ -30,7 +34,7 @@ class Place:
         >>> Place(("bundled",)).absolute("bundled"), Place().absolute("./m", Path("/runs")), Place().absolute("a/b")
         ('bundled', '/runs/m', 'a/b')
         """
-        if text in self.words or not text:
+        if text in self.words or not text or (self.holds_text and ("{%" in text or "{{" in text)):
             return text
         path = (folder or Path.cwd()) / Path(text).expanduser()
         without_split = Path(re.sub(r"\[[^\[\]]+\]$", "", str(path)))  # the folder of "folder[test]"

@@ -5,8 +5,17 @@ import os
 
 import pytest
 
+from splitcom.config import Config
 from splitcom.errors import ConfigError, DataError
-from splitcom.parties.texts import encode_rows, load_all_rows, load_client_rows, load_texts, with_classes
+from splitcom.parties.texts import (
+    check_template,
+    encode_rows,
+    load_all_rows,
+    load_client_rows,
+    load_texts,
+    with_chat,
+    with_classes,
+)
 
 ROWS = [{"q": f"question {i}", "a": f"answer {i}"} for i in range(24)]
 
@@ -116,3 +125,83 @@ def test_more_tokens_than_a_table_of_positions_are_refused_before_rows_are_encod
         ConfigError, match=r"data\.max_tokens = \d+: .* has 12 positions .*data\.max_tokens = 12"
     ):
         encode_rows(load_all_rows(short), short)
+
+
+def conversation(i):
+    return {
+        "messages": [
+            {"role": "user", "content": f"question {i}"},
+            {"role": "assistant", "content": f"answer {i}"},
+        ]
+    }
+
+
+@pytest.fixture
+def chat(config, tmp_path):
+    path = write(tmp_path / "chat.jsonl", [conversation(i) | {"clinic": f"c{i % 5}"} for i in range(24)])
+    return config.override({"data.source": str(path), "data.chat_template": "chatml"})
+
+
+def test_chat_is_recognised_and_said(chat):
+    decided = with_chat(chat)
+    assert (chat.data.format, decided.data.format) == ("auto", "chat")
+    assert with_chat(chat, has_rows=False).data.format == "auto"
+    report = load_texts(decided).report
+    assert "20 conversations from messages (role, content)" in report
+    assert "warning: the chat template writes '<|im_start|>', '<|im_end|>', which are no tokens" in report
+
+
+def test_chat_without_a_template_is_refused_before_rows_are_encoded(chat):
+    bare = with_chat(chat.override({"data.chat_template": None}))
+    with pytest.raises(DataError, match=r"no chat template: .*data\.chat_template.*model\.source"):
+        load_texts(bare)
+    with pytest.raises(DataError, match="no chat template"):
+        check_template(bare)
+
+
+def test_a_template_in_a_file_is_kept_as_its_text(chat, tmp_path):
+    (tmp_path / "own.jinja").write_text("{% for m in messages %}{{ m.content }}\n{% endfor %}")
+    (tmp_path / "run.toml").write_text('[data]\nchat_template = "own.jinja"\n')
+    config = Config.load(tmp_path / "run.toml", {"data.source": chat.data.source})
+    kept = with_chat(config).data.chat_template
+    assert kept is not None and kept.startswith("{% for")
+    assert Config.from_toml(with_chat(config).to_toml()).data.chat_template == kept
+
+
+def test_a_peers_template_names_no_file(chat):
+    with pytest.raises(DataError, match=r"data\.chat_template = '/etc/hostname': no template of that name"):
+        encode_rows(
+            load_client_rows(chat.override({"data.format": "chat"})),
+            chat.override({"data.format": "chat", "data.chat_template": "/etc/hostname"}),
+        )
+
+
+def test_conversations_with_special_tokens_in_their_text_are_warned_of(chat, tmp_path):
+    rows = [conversation(i) for i in range(23)] + [conversation("</s> x")]
+    decided = with_chat(chat.override({"data.source": str(write(tmp_path / "c.jsonl", rows))}))
+    assert "1 conversations hold special tokens of the model" in load_texts(decided).report
+
+
+def test_groups_are_held_out_whole(chat):
+    grouped = with_chat(chat.override({"data.held_out_by": "clinic", "data.held_out_samples": 9}))
+    for load in (load_all_rows, load_client_rows):
+        rows = load(grouped)
+        train, held_out = ({row.columns["clinic"] for row in part} for part in (rows.train, rows.held_out))
+        assert train and held_out and not train & held_out and len(train | held_out) == 5
+        assert len(rows.train) + len(rows.held_out) == 24 and len(rows.held_out) <= 9
+
+
+def test_a_column_of_one_value_parts_nothing(chat, tmp_path):
+    alike = write(tmp_path / "one.jsonl", [conversation(i) | {"clinic": "a"} for i in range(24)])
+    config = chat.override({"data.source": str(alike), "data.held_out_by": "clinic", "data.format": "chat"})
+    with pytest.raises(DataError, match=r"data\.held_out_by = 'clinic': all 24 rows have the same value"):
+        load_all_rows(config)
+    with pytest.raises(DataError, match=r"no column 'ward' \(asked for by data\.held_out_by\)"):
+        load_all_rows(config.override({"data.held_out_by": "ward"}))
+    with pytest.raises(ConfigError, match=r"leave out data\.held_out, or this"):
+        config.override({"data.held_out": "generated"})
+
+
+def test_classification_reads_columns(config):
+    with pytest.raises(ConfigError, match=r"data\.format = 'columns'"):
+        config.override({"data.format": "chat", "data.task": "classification"})

@@ -1,0 +1,274 @@
+"""Conversations into token ids, by a chat template; knows no file and no model.
+
+    <|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n Hi there<|im_end|> \n     chatml
+    ───────────────────── labels -100: no loss ───────────────┴── learnt ───────┘
+
+A template that marks what the assistant writes (`{% generation %}`) is believed. With any other, the conversation is
+rendered up to and after each of the assistant's turns; each of these texts must be how the whole begins.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from datetime import date
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from splitcom.data.chat import ASSISTANT, USER, ChatError, Conversation, Message
+from splitcom.data.encode import IGNORED, Encoded, EncodingReport, Sample, added_tokens
+from splitcom.data.load import Row
+from splitcom.errors import DataError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Learn = Literal["assistant", "last", "all"]
+Span = tuple[int, int]
+
+_FOLDER = Path(__file__).parent / "templates"
+BUILT_IN = tuple(sorted(path.stem for path in _FOLDER.glob("*.jinja")))
+"""The names of the templates that come with the package."""
+
+_MARKED = re.compile(r"\{%-?\s*generation\s*-?%\}")
+_TODAY = re.compile(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""")
+_SOME_DAY = date(2024, 7, 26)  # that of Llama's own templates: a run must read the same tomorrow
+_PROBE = "splitcom"
+
+
+def is_template(text: str) -> bool:
+    """Whether a setting holds a template itself, not its name or path."""
+    return "{{" in text or "{%" in text
+
+
+def template_text(chosen: str) -> str:
+    """The template that a setting names, by a built-in name or a path, or holds; DataError if there is none."""
+    if is_template(chosen) or chosen in BUILT_IN:
+        return _known(chosen)
+    try:
+        text = Path(chosen).expanduser().read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(
+            f"data.chat_template = {chosen!r}: no template of that name ({', '.join(BUILT_IN)}), nor a file that can "
+            f"be read ({reason}); correct it"
+        ) from error
+    if not is_template(text):
+        raise DataError(f"data.chat_template = {chosen!r}: this file holds no jinja2 template; name another")
+    return text
+
+
+def _known(chosen: str) -> str:
+    """A template by its text or built-in name; reads no other file, since the setting may be a peer's."""
+    if is_template(chosen):
+        return chosen
+    if chosen not in BUILT_IN:
+        raise DataError(
+            f"data.chat_template = {chosen!r}: no template of that name; there are {', '.join(BUILT_IN)}"
+        )
+    return (_FOLDER / f"{chosen}.jinja").read_text(encoding="utf-8")
+
+
+class ChatTemplate:
+    """What a model's conversations look like: `chosen`, a built-in name or a template, or else the tokenizer's own.
+
+    Raises DataError if there is none.
+    """
+
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase", chosen: str | None = None) -> None:
+        self._tokenizer = tokenizer
+        text = _own(tokenizer) if chosen is None else _known(chosen)
+        self._text = _TODAY.sub(lambda call: repr(_SOME_DAY.strftime(call[2])), text)
+        self._opening, _ = added_tokens(tokenizer)
+        self._added = set(tokenizer.added_tokens_encoder.values())
+
+    @property
+    def text(self) -> str:
+        """The template as jinja2."""
+        return self._text
+
+    def encode(self, conversation: Conversation, learn: Learn) -> tuple[list[int], list[int]]:
+        """Return token ids, and as many labels, IGNORED where nothing is learnt.
+
+        The tokenizer's opening tokens are there once. Its closing one is added behind the assistant's last word if
+        the template ends this turn by no token of its own. Raises ChatError if the template does not take the
+        conversation, or what is learnt cannot be told.
+        """
+        messages = conversation.messages
+        whole, spans = self._spans(messages, only_last=learn == "last")
+        last = conversation.last
+        ids, tokens = self._tokenised(whole, [spans[index] for index in sorted(spans)])
+        at = dict(zip(sorted(spans), tokens, strict=True))
+        if last == len(messages) - 1 and self._is_open(ids, at[last][1]):
+            start, end = at[last]
+            ids, at[last] = [*ids[:end], self._tokenizer.eos_token_id], (start, end + 1)
+        if learn == "all":
+            return ids, list(ids)
+        labels = [IGNORED] * len(ids)
+        for index, (start, end) in at.items():
+            if messages[index].learnt:
+                labels[start:end] = ids[start:end]
+        return ids, labels
+
+    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
+        """Token ids of messages that the assistant is to answer; DataError if the template does not take them."""
+        try:
+            return self._opened(self._ids(self._render(messages, asks=True)))
+        except ChatError as error:
+            raise DataError(f"this conversation cannot be continued: {error}") from error
+
+    @cached_property
+    def end_of_turn(self) -> str:
+        """What the template writes behind the assistant's words; empty if nothing."""
+        try:
+            whole, spans = self._spans([Message(USER, _PROBE), Message(ASSISTANT, _PROBE)], only_last=True)
+        except ChatError:
+            return ""
+        return whole[spans[1][0] :].partition(_PROBE)[2].strip()
+
+    def _spans(self, messages: Sequence[Message], *, only_last: bool) -> tuple[str, dict[int, Span]]:
+        """The text of a conversation, and where in it the assistant's turns stand, by the message's index."""
+        turns = [index for index, message in enumerate(messages) if message.role == ASSISTANT]
+        if _MARKED.search(self._text):
+            whole, marked = self._rendered(messages, asks=False, marks=True)
+            if len(marked) != len(turns):
+                raise ChatError(
+                    f"the chat template marks {len(marked)} of the assistant's {len(turns)} turns"
+                )
+            return whole, {turns[-1]: marked[-1]} if only_last else dict(zip(turns, marked, strict=True))
+        whole = self._render(messages)
+        return whole, {
+            index: self._span(messages, index, whole) for index in (turns[-1:] if only_last else turns)
+        }
+
+    def _span(self, messages: Sequence[Message], index: int, whole: str) -> Span:
+        before = self._render(messages[:index], asks=True)
+        after = whole if index == len(messages) - 1 else self._render(messages[: index + 1])
+        end = len(after.rstrip())
+        if not whole.startswith(before) or not whole.startswith(after):
+            raise ChatError(
+                f"the chat template writes what stands before the end of message {index + 1} otherwise when more "
+                "follows, so that what is learnt cannot be told; data.learn = 'last' may do, or a template with "
+                "{% generation %}"
+            )
+        if end <= len(before):
+            raise ChatError(f"the chat template leaves nothing of message {index + 1}")
+        return len(before), end
+
+    def _render(self, messages: Sequence[Message], *, asks: bool = False) -> str:
+        return self._rendered(messages, asks=asks, marks=False)[0]
+
+    def _rendered(self, messages: Sequence[Message], *, asks: bool, marks: bool) -> tuple[str, list[Span]]:
+        from transformers.utils.chat_template_utils import render_jinja_template
+
+        turns = [{"role": message.role, "content": message.content} for message in messages]
+        try:
+            texts, spans = render_jinja_template(
+                conversations=[turns],
+                chat_template=self._text,
+                add_generation_prompt=asks,
+                return_assistant_tokens_mask=marks,
+                **self._tokenizer.special_tokens_map,
+            )
+        except Exception as error:  # what a template's expressions raise, and what it refuses itself
+            raise ChatError(f"the chat template refuses it: {error}") from error
+        return texts[0], [tuple(span) for span in spans[0]] if marks else []
+
+    def _tokenised(self, text: str, spans: Sequence[Span]) -> tuple[list[int], list[Span]]:
+        """Token ids, and the spans in tokens.
+
+        If a token would reach over a span's end, pieces are tokenised alone, as the prompt is in generation.
+        """
+        cuts = sorted({place for span in spans for place in span})
+        ids = self._ids(text)
+        heads = [self._ids(text[:cut]) for cut in cuts]
+        if all(head == ids[: len(head)] for head in heads):
+            places = dict(zip(cuts, map(len, heads), strict=True))
+        else:
+            pieces = [self._ids(text[start:end]) for start, end in pairwise([0, *cuts, len(text)])]
+            joined = [token for piece in pieces for token in piece]
+            if self._tokenizer.decode(joined) != self._tokenizer.decode(ids):
+                raise ChatError("the tokenizer joins what is learnt with what stands beside it")
+            ids, places, count = joined, {}, 0
+            for cut, piece in zip(cuts, pieces, strict=False):
+                places[cut] = count = count + len(piece)
+        opened = self._opened(ids)
+        shift = len(opened) - len(ids)
+        return opened, [(places[start] + shift, places[end] + shift) for start, end in spans]
+
+    def _is_open(self, ids: list[int], end: int) -> bool:
+        """Whether no token of its own ends the last turn, whose words end before token `end`."""
+        return self._tokenizer.eos_token_id is not None and self._added.isdisjoint(ids[end - 1 :])
+
+    def _opened(self, ids: list[int]) -> list[int]:
+        return ids if ids[: len(self._opening)] == self._opening else [*self._opening, *ids]
+
+    def _ids(self, text: str) -> list[int]:
+        ids: list[int] = self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        return ids
+
+
+def _own(tokenizer: "PreTrainedTokenizerBase") -> str:
+    if tokenizer.chat_template is None:
+        raise DataError(
+            "the model has no chat template: name one that the package has in data.chat_template "
+            f"({', '.join(BUILT_IN)}) or the path of a jinja file, or take a model that has one, such as the tuned "
+            "variant of this one (in model.source)"
+        )
+    try:
+        return str(tokenizer.get_chat_template())
+    except ValueError as error:
+        raise DataError(
+            f"the model has several chat templates and none is the default ({error}); give the path of one in "
+            "data.chat_template"
+        ) from error
+
+
+def encode_chats(
+    rows: Sequence[Row], template: ChatTemplate, learn: Learn = "assistant", max_tokens: int = 256
+) -> Encoded:
+    """Tokenise conversations; the loss is on what `learn` names: all of the assistant's turns, the last, or all tokens.
+
+    A sample longer than `max_tokens` loses its end; one that is malformed, or of which nothing is left to learn, is
+    dropped. Both are in the report.
+
+    Raises:
+        DataError: no sample left.
+    """
+    samples, truncated, dropped, problems, num_tokens_cut = [], [], [], [], 0
+    forms: Counter[str] = Counter()
+    for row in rows:
+        try:
+            if row.conversation is None:
+                raise ChatError(row.problem)
+            ids, labels = template.encode(row.conversation, learn)
+            if all(label == IGNORED for label in labels[1:max_tokens]):  # nothing predicts the first token
+                raise ChatError(f"nothing to learn in its first {max_tokens} tokens (data.max_tokens)")
+        except ChatError as problem:
+            dropped.append(row.sample_id)
+            problems.append(f"{row.place}: {problem}")
+            continue
+        forms[row.conversation.form] += 1
+        if len(ids) > max_tokens:
+            truncated.append(row.sample_id)
+            num_tokens_cut += len(ids) - max_tokens
+        kept, targets = torch.tensor(ids[:max_tokens]), torch.tensor(labels[:max_tokens])
+        samples.append(Sample(row.sample_id, kept, targets, row))
+    notes = [f"{number} conversations from {form}" for form, number in forms.items()]
+    num_tokens = sum(sample.num_tokens for sample in samples)
+    report = EncodingReport(
+        len(samples),
+        num_tokens,
+        max_tokens,
+        truncated,
+        num_tokens_cut,
+        dropped,
+        notes=notes,
+        problems=problems,
+    )
+    if not samples:
+        raise DataError(f"no conversation left of {len(rows)} rows: {report}")
+    return Encoded(samples, report)
