@@ -32,6 +32,7 @@ SAMPLED = {
     "federation.sample": 0.67,
     "federation.asynchronous.buffer": 2,
     "training.body_update": "sequential",
+    "evaluation.every": 2,  # a pause that is saved and not evaluated in
 }
 WAYS = {
     "deadline": DEADLINE,

@@ -77,8 +77,7 @@ class PartyStore:
             with new_folder(final, private=True) as folder:
                 for name in ("state.safetensors", "state.json", _CHECKSUMS):
                     (folder / name).touch(0o600)
-                whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
-                save_file(whole, folder / "state.safetensors")
+                save_file(_apart(tensors), folder / "state.safetensors")
                 _write_json(folder / "state.json", {"format": _FORMAT, "scalars": scalars})
                 for name, store in references:
                     store.save(folder / f"references-{name}.safetensors")
@@ -147,6 +146,18 @@ def sections_of(tensors: Mapping[str, torch.Tensor]) -> dict[str, dict[str, torc
         section, _, rest = name.partition(".")
         sections[section][rest] = tensor
     return sections
+
+
+def _apart(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors, none of which shares memory with another, as safetensors wants it."""
+    taken: set[int] = set()
+    apart = {}
+    for name, tensor in tensors.items():
+        whole = tensor.contiguous()
+        memory = whole.untyped_storage().data_ptr()
+        apart[name] = whole.clone() if memory in taken else whole
+        taken.add(memory)
+    return apart
 
 
 def _checksums(folder: Path) -> dict[str, str]:

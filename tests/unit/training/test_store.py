@@ -85,3 +85,13 @@ def test_checkpoints_of_other_versions_are_refused_with_a_word(
         RunError, match=r"of another version .* finish the run with the version that began it"
     ):
         PartyStore(folder).latest()
+
+
+def test_tensors_that_share_memory_are_saved_each_on_its_own(tmp_path):
+    """A client that pauses in the round it was last sent the adapter for holds it twice."""
+    one = torch.arange(6.0).view(2, 3)
+    given = {"held.x": one, "base.x": one, "row": one[1], "turned": one.T}
+    store = PartyStore(tmp_path)
+    store.save(1, given, {})
+    found, _ = store.load(1)
+    assert all(torch.equal(found[name], tensor) for name, tensor in given.items())
