@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from splitcom.cli.train import Assignments
+
 
 def export(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
@@ -12,11 +14,13 @@ def export(
     merge: Annotated[
         bool, typer.Option(help="Write the whole model with the adapter merged into it.")
     ] = False,
+    assignments: Assignments = None,
 ) -> None:
     """Write a run's adapter as a standard PEFT adapter, or the model merged with it."""
 
     from splitcom.methods.export import export_run
     from splitcom.report.terminal import Terminal
+    from splitcom.settings.tree import parse_assignment
 
-    export_run(run, out, merge=merge)
+    export_run(run, out, merge=merge, changes=dict(map(parse_assignment, assignments or [])))
     Terminal().say(f"written to {out}")

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from splitcom.cli.train import Assignments
+
 
 def generate(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
@@ -20,6 +22,7 @@ def generate(
     ] = False,
     beams: Annotated[int, typer.Option(min=1, help="Beams of the search; 1 is greedy.")] = 1,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to write at most.")] = 64,
+    assignments: Assignments = None,
 ) -> None:
     """Continue prompts with a finished run's model, cut as it was trained; shows what each token sends."""
 
@@ -27,10 +30,13 @@ def generate(
     from splitcom.errors import ConfigError
     from splitcom.methods.evaluate import writer_of
     from splitcom.report.terminal import Terminal
+    from splitcom.settings.tree import parse_assignment
 
     terminal = Terminal()
+    changes = {"evaluation.beams": beams, "evaluation.max_new_tokens": max_new_tokens}
+    changes |= dict(map(parse_assignment, assignments or []))
     with terminal.working("loading"):
-        writer = writer_of(run, {"evaluation.beams": beams, "evaluation.max_new_tokens": max_new_tokens})
+        writer = writer_of(run, changes)
         is_chat = writer.config.data.format == "chat" and not raw
         if system is not None and not is_chat:
             raise ConfigError(

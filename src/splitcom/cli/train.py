@@ -34,6 +34,7 @@ def train(
     from splitcom.cli.progress import ProgressBar
     from splitcom.config import Config
     from splitcom.methods.run import train as run
+    from splitcom.methods.settings import settings_of
     from splitcom.metrics.record import RunFolder
     from splitcom.report.terminal import Terminal
     from splitcom.settings.tree import parse_assignment
@@ -45,7 +46,7 @@ def train(
     if config is not None:
         settings = Config.load(config, overrides)
     elif resume:
-        settings = Config.from_toml(RunFolder(out).config_toml(), str(out / "config.toml"), overrides)
+        settings = settings_of(RunFolder(out), overrides)
     else:
         settings = Config.from_toml("", "defaults", overrides)
     with ProgressBar(settings.method, settings.training.rounds, terminal) as bar:

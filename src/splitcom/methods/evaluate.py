@@ -1,15 +1,15 @@
 """What a finished run's model is worth on held-out data, beyond the loss in its result.json."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import exp
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from splitcom.config import Config
 from splitcom.durable import write_atomic
+from splitcom.methods.settings import PLACES, settings_of
 from splitcom.methods.text import Progress, Writer, score_text
 from splitcom.metrics.record import RunFolder
 from splitcom.parties.texts import load_texts
@@ -19,14 +19,17 @@ from splitcom.training.plan import held_out_batches
 EVALUATION = "evaluation.json"
 
 
-def writer_of(run: str | Path, changes: Mapping[str, Any] | None = None) -> Writer:
-    """The model of a finished run; `changes` to its settings, such as {"evaluation.beams": 4}.
+def writer_of(
+    run: str | Path, changes: Mapping[str, Any] | None = None, needs: Sequence[str] = ("model.source",)
+) -> Writer:
+    """The model of a finished run, with `changes` to its settings, such as {"evaluation.beams": 4}.
+
+    `needs` is that of `settings_of`.
 
     Raises RunError where there is no run or it has not ended, ConfigError, ModelError, AdapterError.
     """
     folder = RunFolder(run)
-    config = Config.from_toml(folder.config_toml(), str(folder.path / "config.toml"), changes)
-    return Writer.of_run(config, folder.ended_adapter())
+    return Writer.of_run(settings_of(folder, changes, needs), folder.ended_adapter())
 
 
 @torch.no_grad()
@@ -39,7 +42,7 @@ def evaluate_run(
     for text, with `evaluation.text_samples`, the scores of `splitcom.metrics.quality` for so many distinct held-out
     prompts, and what a generated token costs at the cut.
     """
-    writer = writer_of(run, changes)
+    writer = writer_of(run, changes, PLACES)
     config = writer.config
     batches = [
         losses_of(writer.logits(batch.input_ids, batch.attention_mask), batch.labels)

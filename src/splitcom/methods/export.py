@@ -1,17 +1,22 @@
 """From a finished run to a folder that other tools load."""
 
-import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from splitcom.config import Config
 from splitcom.durable import new_folder
 from splitcom.errors import RunError
+from splitcom.methods.settings import settings_of
 from splitcom.metrics.record import RunFolder
-from splitcom.models import check_adapter, merge_adapter
+from splitcom.models import check_adapter, copy_adapter, merge_adapter
 
 
-def export_run(run: str | Path, out: str | Path, *, merge: bool = False) -> None:
+def export_run(
+    run: str | Path, out: str | Path, *, merge: bool = False, changes: Mapping[str, Any] | None = None
+) -> None:
     """Write the adapter of a finished run to `out`, or the base model merged with it; whole or not at all.
+
+    `changes` to the run's settings say where the model is now, such as {"model.source": "/new/place"}.
 
     Raises RunError where the run has not ended or `out` exists, AdapterError where the adapter does not fit the
     model that the run's configuration names, ModelError where that cannot be loaded.
@@ -19,7 +24,7 @@ def export_run(run: str | Path, out: str | Path, *, merge: bool = False) -> None
     folder, out = RunFolder(run), Path(out)
     if out.exists():
         raise RunError(f"{out}: exists already; choose another folder")
-    config = Config.from_toml(folder.config_toml(), where=str(folder.path / "config.toml"))
+    config = settings_of(folder, changes, needs=("model.source",))
     adapter, source, labels = folder.ended_adapter(), config.model.source, config.data.classes
     try:
         with new_folder(out) as partial:
@@ -27,6 +32,6 @@ def export_run(run: str | Path, out: str | Path, *, merge: bool = False) -> None
                 merge_adapter(adapter, source, partial, labels)
             else:
                 check_adapter(source, adapter, labels)
-                shutil.copytree(adapter, partial, dirs_exist_ok=True)
+                copy_adapter(adapter, source, partial)
     except OSError as error:
         raise RunError(f"{out}: cannot be written: {error.strerror or error}") from error

@@ -18,6 +18,7 @@ from splitcom.methods import METHODS
 from splitcom.methods.ending import Ending, Trained, export, texts_of, write_texts
 from splitcom.methods.findings import adapter_of, effective, findings
 from splitcom.methods.record import Record
+from splitcom.methods.settings import PLACES, check_model
 from splitcom.methods.text import Writer
 from splitcom.metrics.record import RunFolder
 from splitcom.models import load_joined_state
@@ -122,6 +123,7 @@ def _train(
     simulation = Simulation(config, texts, parts, folder.checkpoints, observer)
     with closing(simulation):
         folder.begin(config.to_toml())
+        check_model(folder, config.model.source, simulation.fingerprint)
         _check_rows(folder, config, texts)
         found = run_rounds(simulation.federation, observer)
     return trained_of(simulation.federation, config, label, simulation.clock.server_time_s, found)
@@ -177,12 +179,13 @@ def is_complete(folder: RunFolder, config: Config) -> bool:
 def check_resumable(folder: RunFolder, config: Config) -> Config:
     """The configuration a run folder was started with; RunError, naming what differs, if it trained otherwise.
 
-    What comes after training may be another, and rounds may be more. So may links, if nothing depends on time.
+    What comes after training may be another, and rounds may be more. So may links, if nothing depends on time, and
+    places, as what is there is compared.
     """
     started = Config.from_toml(folder.config_toml(), where=str(folder.path / "config.toml"))
     was, now = _flat(started.model_dump()), _flat(config.model_dump())
     waits = started.federation.waits_for_all
-    free = (*AFTER_TRAINING, *(["links."] if waits else []))
+    free = (*AFTER_TRAINING, *PLACES, *(["links."] if waits else []))
     changed = [
         f"{key} was {was.get(key)!r}, is {now.get(key)!r}"
         for key in sorted(was | now)

@@ -18,6 +18,7 @@ from splitcom.errors import RunError
 from splitcom.methods.ending import Ending, export
 from splitcom.methods.record import Record
 from splitcom.methods.run import Run, check_resumable, configured, ended_with, run_rounds, trained_of
+from splitcom.methods.settings import check_model
 from splitcom.metrics.record import RunFolder
 from splitcom.models import fingerprint
 from splitcom.models.front import write_front
@@ -80,6 +81,7 @@ def _serve_into(
     warnings = check_parts(config)
     parts = load_server_parts(config)
     folder.begin(config.to_toml())
+    check_model(folder, config.model.source, digest)
     description = Description(
         protocol_version=TRANSPORT_VERSION,
         package_version=version("splitcom"),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from splitcom.models.adapter_folder import (
         check_adapter,
+        copy_adapter,
         export_adapter,
         load_adapted,
         merge_adapter,
@@ -50,6 +51,7 @@ __all__ = [
     "add_lora",
     "check_adapter",
     "check_targets",
+    "copy_adapter",
     "cut",
     "describe",
     "export_adapter",
@@ -86,6 +88,7 @@ _HOME = {
     "adapter_state": "splitcom.models.adapters",
     "add_lora": "splitcom.models.adapters",
     "check_adapter": "splitcom.models.adapter_folder",
+    "copy_adapter": "splitcom.models.adapter_folder",
     "check_targets": "splitcom.models.adapters",
     "cut": "splitcom.models.split",
     "describe": "splitcom.models.description",

@@ -3,6 +3,7 @@
 The head of a classifier is part of it, as peft's `modules_to_save`.
 """
 
+import shutil
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -111,6 +112,14 @@ def check_adapter(base: str | Path, folder: str | Path, labels: Labels = None) -
         )
 
 
+def copy_adapter(folder: str | Path, base: str | Path, out: str | Path) -> None:
+    """Copy an adapter's folder to `out`, and have the copy name `base` as its model, which may have been moved."""
+    shutil.copytree(folder, out, dirs_exist_ok=True)
+    lora = LoraConfig.from_pretrained(str(out))
+    lora.base_model_name_or_path = resolve(base)
+    lora.save_pretrained(str(out))
+
+
 def load_adapted(
     base: str | Path,
     folder: str | Path,
@@ -143,6 +152,9 @@ def _peft_is_quiet() -> Iterator[None]:
         # peft asks transformers for a property by the name that transformers has since deprecated.
         warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
         warnings.filterwarnings("ignore", "Found missing adapter keys", UserWarning)
+        warnings.filterwarnings(
+            "ignore", ".*base_model_name_or_path. was renamed", UserWarning
+        )  # it was moved
         yield
 
 

@@ -33,7 +33,7 @@ class Simulation:
         self._config = config
         self._parts = parts
         self._folder = folder
-        self._fingerprint = fingerprint(config.model.source)
+        self.fingerprint = fingerprint(config.model.source)
         names = config.client_names
         self._samples = dict(zip(names, texts.partition.parts, strict=True))
         self._held_out = {
@@ -43,7 +43,7 @@ class Simulation:
         self.clock = VirtualClock(config.links, config.seed)
         transport = InProcess(names, self._make_client, self.clock)
         self.federation = build_server(
-            config, transport, parts, self._fingerprint, folder / "server", observer
+            config, transport, parts, self.fingerprint, folder / "server", observer
         )
 
     def close(self) -> None:
@@ -61,7 +61,7 @@ class Simulation:
             self._parts,
             self._samples[name],
             self._held_out[name],
-            self._fingerprint,
+            self.fingerprint,
             self._folder / name,
         )
         return self._clients[name]
