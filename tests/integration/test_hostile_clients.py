@@ -187,7 +187,8 @@ TRAINING = [
     ),
     Attack(
         "labels of samples it does not have", "activation",
-        labels(lambda rows: rows | {1000 + i: np.array([1, 2]) for i in range(100)}), "more samples than", at=1,
+        labels(lambda rows: rows | {1000 + i: np.array([1, 2]) for i in range(100)}),
+        "labels of 104 samples; a batch has at most 4", at=1,
     ),
     Attack("labels kept back", "activation", fields("activation", labels=b""), "again and again", at=1),
     Attack("step twice", "activation", lambda message: None, "may not send 'activation' while", copies=2),

@@ -22,12 +22,13 @@ from splitcom.methods.settings import check_model
 from splitcom.metrics.record import RunFolder
 from splitcom.models import fingerprint
 from splitcom.models.front import write_front
-from splitcom.parties.build import build_server
+from splitcom.parties.build import build_server, most_message_bytes
 from splitcom.parties.parts import check_parts, load_server_parts
 from splitcom.parties.texts import check_max_tokens, check_template, with_chat
 from splitcom.server.observe import Observer, Observers
 from splitcom.server.rounds import forget_clients
 from splitcom.training.store import PartyStore
+from splitcom.transports.endpoint import Limits
 from splitcom.transports.frames_pb2 import Description
 from splitcom.transports.grpc import SERVER_TIMEOUTS, TRANSPORT_VERSION, Timeouts
 from splitcom.transports.grpc_server import GrpcServer
@@ -98,6 +99,7 @@ def _serve_into(
             description,
             max_clients=config.federation.clients,
             front=write_parts if config.training.split else None,
+            limits=Limits(message_bytes=most_message_bytes(config, parts)),
             timeouts=options.timeouts,
         ) as transport,
     ):

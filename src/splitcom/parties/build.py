@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from torch import Tensor
+
 from splitcom.client.client import Client, Trainer
 from splitcom.client.ends import EndsTrainer
 from splitcom.client.front import FrontTrainer
@@ -16,6 +18,7 @@ from splitcom.flows import FLOWS
 from splitcom.models import joined_state, replicate
 from splitcom.parties.parts import Parts
 from splitcom.scheduling import scheduling_of
+from splitcom.server.limits import largest, limits_of
 from splitcom.server.observe import Observer
 from splitcom.server.rounds import Federation, Served
 from splitcom.training.channel import Channel, Channels
@@ -36,8 +39,7 @@ def build_server(
     It runs the body where the model is split; of the parts that clients train it needs no more than outlines.
     """
     split = config.training.split
-    theirs = (parts.front, parts.tail if split else parts.body)
-    adapter = joined_state([part for part in theirs if part is not None])
+    adapter = _shared_adapter(config, parts)
     engine = engine_of(parts.body, config) if split and parts.body is not None else None
     return Federation(
         config,
@@ -48,6 +50,12 @@ def build_server(
         scheduling_of(config),
         observer,
     )
+
+
+def most_message_bytes(config: Config, parts: Parts) -> int:
+    """The largest message that a client may send in this run."""
+    width = parts.front.model.config.get_text_config().hidden_size if config.training.split else None
+    return largest(limits_of(config, width, _shared_adapter(config, parts)))
 
 
 def build_client(
@@ -75,6 +83,12 @@ def build_client(
         trainer = EndsTrainer(name, front, replicate(parts.tail), samples, held_out, channels, config)
     trainer = wrapped(trainer, name, config)
     return Client(name, trainer, channels, config, model_fingerprint, PartyStore(folder))
+
+
+def _shared_adapter(config: Config, parts: Parts) -> dict[str, Tensor]:
+    """What clients train and share."""
+    theirs = (parts.front, parts.tail if config.training.split else parts.body)
+    return joined_state([part for part in theirs if part is not None])
 
 
 def open_channels(config: Config, client: str, folder: Path) -> Channels:

@@ -33,10 +33,16 @@ def pack_labels(labels: Mapping[int, Labels]) -> bytes:
     return struct.pack("<BI", width, len(labels)) + table.tobytes() + tokens.astype(f"<u{width}").tobytes()
 
 
-def unpack_labels(data: bytes, max_tokens: int) -> dict[int, Labels]:
+def most_label_bytes(num_samples: int, max_tokens: int) -> int:
+    """What the labels of so many samples take at most."""
+    return struct.calcsize("<BI") + num_samples * (12 + 4 * max_tokens)
+
+
+def unpack_labels(data: bytes, max_tokens: int, max_samples: int | None = None) -> dict[int, Labels]:
     """Read what `pack_labels` wrote; raises RemoteProtocolError where the bytes do not add up.
 
-    `max_tokens` bounds the length of one sample, so that a length is checked before memory is taken for it.
+    `max_tokens` bounds the length of one sample, and `max_samples` their number, so that both are checked before memory
+    is taken for them.
     """
     if not data:
         return {}
@@ -49,6 +55,8 @@ def unpack_labels(data: bytes, max_tokens: int) -> dict[int, Labels]:
         raise RemoteProtocolError(
             f"labels of {num_samples} samples with {width}-byte tokens in {len(data)} bytes"
         )
+    if max_samples is not None and num_samples > max_samples:
+        raise RemoteProtocolError(f"labels of {num_samples} samples; a batch has at most {max_samples}")
     table = np.frombuffer(data, "<u4", 3 * num_samples, header).reshape(-1, 3).astype(np.int64)
     sizes = table[:, 2] - table[:, 1]
     if (sizes < 1).any() or (table[:, 2] > max_tokens).any() or body + width * sizes.sum() != len(data):

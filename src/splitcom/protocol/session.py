@@ -31,10 +31,10 @@ from enum import Enum
 from google.protobuf.message import DecodeError
 
 from splitcom.errors import LocalProtocolError, RemoteProtocolError
+from splitcom.protocol.limits import LIMITS, KindLimits, kind_of
 from splitcom.protocol.messages_pb2 import Message
 
 PROTOCOL_VERSION = 2
-MAX_MESSAGE_BYTES = 1 << 30
 
 
 class Role(Enum):
@@ -131,32 +131,43 @@ class Session:
     ('clinic-a', <State.GREETED: 'greeted'>)
     """
 
-    def __init__(self, role: Role, state: State = State.CONNECTING, form: Form = Form.STANDARD) -> None:
+    def __init__(
+        self,
+        role: Role,
+        state: State = State.CONNECTING,
+        form: Form = Form.STANDARD,
+        limits: KindLimits = LIMITS,
+    ) -> None:
         self.role = role
         self.state = state
+        self._limits = limits
         self._transitions = TRANSITIONS[form]
 
     def send(self, message: Message) -> bytes:
         """Serialise a message of ours; raises LocalProtocolError where the table does not allow it now."""
         following = self._transitions.get((self.state, self.role, _kind(message)))
         if following is None:
-            raise LocalProtocolError(f"{self._describe(self.role, message)}")
+            raise LocalProtocolError(self._describe(self.role, _kind(message)))
         self.state = following
         return message.SerializeToString(deterministic=True)
 
     def receive(self, data: bytes) -> Message:
-        """Parse a message of the peer's; raises RemoteProtocolError where it is malformed or out of order."""
-        if len(data) > MAX_MESSAGE_BYTES:
+        """Parse a message of the peer's; raises RemoteProtocolError where it is malformed or out of order.
+
+        One whose kind is not legal now, or that is larger than its kind may be, is not parsed.
+        """
+        kind = kind_of(data)
+        following = self._transitions.get((self.state, self.role.peer, kind))
+        if following is None:
+            raise RemoteProtocolError(self._describe(self.role.peer, kind))
+        if len(data) > (limit := self._limits.get(kind, LIMITS[kind])):
             raise RemoteProtocolError(
-                f"a message of {len(data)} bytes; at most {MAX_MESSAGE_BYTES} are accepted"
+                f"a message '{kind}' of {len(data)} bytes; at most {limit} are accepted"
             )
         try:
             message = Message.FromString(data)
         except DecodeError as error:
             raise RemoteProtocolError(f"{len(data)} bytes that are no message: {error}") from error
-        following = self._transitions.get((self.state, self.role.peer, _kind(message)))
-        if following is None:
-            raise RemoteProtocolError(self._describe(self.role.peer, message))
         self.state = following
         return message
 
@@ -168,10 +179,10 @@ class Session:
         }
         return senders.pop() if senders else None
 
-    def _describe(self, sender: Role, message: Message) -> str:
+    def _describe(self, sender: Role, kind_sent: str) -> str:
         allowed = [kind for state, role, kind in self._transitions if state is self.state and role is sender]
         return (
-            f"the {sender.value} may not send '{_kind(message)}' while the session is {self.state.value}; "
+            f"the {sender.value} may not send '{kind_sent}' while the session is {self.state.value}; "
             f"allowed: {', '.join(sorted(allowed)) or 'nothing'}"
         )
 

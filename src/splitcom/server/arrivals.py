@@ -55,7 +55,9 @@ class Arrivals:
         labels: Mapping[int, Labels] | None = None
         if not self._is_u_shape:
             labels = state.labels
-            state.labels |= unpack_labels(content.labels, self._config.data.max_tokens)
+            state.labels |= unpack_labels(
+                content.labels, self._config.data.max_tokens, self._config.training.batch_size
+            )
             if len(state.labels) > num_samples:
                 raise RemoteProtocolError(f"labels of more samples than the {num_samples} it has")
         decoded = self._decode(name, "activation_up", content.activation, content.step)
@@ -73,7 +75,11 @@ class Arrivals:
             packet = message.evaluation_up.activation
         else:
             packet = message.evaluation_batch.activation
-            labels = unpack_labels(message.evaluation_batch.labels, self._config.data.max_tokens)
+            labels = unpack_labels(
+                message.evaluation_batch.labels,
+                self._config.data.max_tokens,
+                self._config.evaluation.batch_size,
+            )
         decoded = self._decode(name, "evaluation", packet, 0)
         if isinstance(decoded, Lost):
             raise RemoteProtocolError("a held-out batch that builds on another")

@@ -15,6 +15,7 @@ from splitcom.config import Config
 from splitcom.errors import NonFiniteError, PacketError, RemoteProtocolError
 from splitcom.metrics.ledger import Ledger
 from splitcom.protocol.accounting import flows_of
+from splitcom.protocol.limits import LIMITS, KindLimits
 from splitcom.protocol.messages_pb2 import Failure, Finish, Hello, Message
 from splitcom.protocol.session import PROTOCOL_VERSION, Form, Role, Session, State
 from splitcom.server.peers import Peer
@@ -38,6 +39,7 @@ class Conversations:
         ledger: Ledger,
         model_fingerprint: str,
         on_leave: Callable[[str], None] = lambda name: None,
+        limits: KindLimits = LIMITS,
     ) -> None:
         self.peers: dict[str, Peer] = {}
         self.transport = transport
@@ -45,6 +47,7 @@ class Conversations:
         self._ledger = ledger
         self._fingerprint = model_fingerprint
         self._on_leave = on_leave
+        self._limits = limits
         self._form = Form.of(config.model.tail_blocks)
         self._busy: set[str] = set()  # in the conversation in which they were last waited for
         self._inbox: dict[str, Message] = {}  # a client says one thing and waits for the answer
@@ -181,7 +184,7 @@ class Conversations:
                 return False
             case Joined(name):
                 peer = self.peers.setdefault(name, Peer())
-                peer.session, peer.gone_since = Session(Role.SERVER, form=self._form), None
+                peer.session, peer.gone_since = self._session(), None
                 self._inbox.pop(name, None)
                 if name in self._busy:
                     raise Rejoined(name)
@@ -242,6 +245,9 @@ class Conversations:
                 _LOG.warning("%s has been gone for %g s and is dropped", name, patience)
                 self._leave(name)
                 self.transport.reset(name)
+
+    def _session(self) -> Session:
+        return Session(Role.SERVER, form=self._form, limits=self._limits)
 
     def _leave(self, name: str) -> None:
         self._busy.discard(name)

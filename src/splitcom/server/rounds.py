@@ -20,11 +20,13 @@ from splitcom.engines.engine import Engine
 from splitcom.metrics.ledger import Ledger
 from splitcom.metrics.tally import Tally
 from splitcom.protocol.labels import pack_labels, unpack_labels
+from splitcom.protocol.limits import KindLimits
 from splitcom.protocol.messages_pb2 import Message, SaveState, Welcome
 from splitcom.server.body import ServerBody
 from splitcom.server.controllers import Controllers
 from splitcom.server.conversations import Conversations, Rejoined
 from splitcom.server.evaluation import Evaluation
+from splitcom.server.limits import limits_of
 from splitcom.server.lines import line_of
 from splitcom.server.observe import Observer
 from splitcom.server.shared import SharedAdapter
@@ -61,6 +63,10 @@ class Served:
     adapter: Mapping[str, torch.Tensor]  # that clients share, before training
     fingerprint: str  # of the model
 
+    def limits(self, config: Config) -> KindLimits:
+        """How large clients' messages may be."""
+        return limits_of(config, None if self.engine is None else self.engine.hidden_size, self.adapter)
+
 
 class Federation:
     """One run as the server sees it."""
@@ -90,7 +96,7 @@ class Federation:
         self._saved_clocks: dict[str, Any] = {}
         self._shared = SharedAdapter(model.adapter, config, self.states.versions_in_use)
         self._clients = Conversations(
-            config, transport, self.ledger, model.fingerprint, self.states.begin_anew
+            config, transport, self.ledger, model.fingerprint, self.states.begin_anew, model.limits(config)
         )
         body = None if model.engine is None else ServerBody(config, model.engine, self._clients, self.states)
         self._body = body

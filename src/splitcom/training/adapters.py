@@ -103,6 +103,11 @@ def uncompressed_adapter_size(adapter: Tensors) -> int:
     return uncompressed_size(range(len(adapter)), lengths, _WIDTH)
 
 
+def num_rows_of(adapter: Tensors) -> tuple[int, int]:
+    """How many rows an adapter takes in a packet, and how many numbers are in one."""
+    return sum(map(_num_rows, adapter.values())), _WIDTH
+
+
 def _num_rows(tensor: Tensor) -> int:
     return max(-(-tensor.numel() // _WIDTH), 1)
 

@@ -19,7 +19,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from splitcom.errors import LocalProtocolError, RemoteProtocolError
-from splitcom.protocol.session import MAX_MESSAGE_BYTES
+from splitcom.protocol.limits import MAX_MESSAGE_BYTES
 from splitcom.transports.frames_pb2 import Chunk, Credit, Frame, Position
 from splitcom.transports.framing import Parcel
 

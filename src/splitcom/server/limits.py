@@ -1,0 +1,53 @@
+"""How large a client's messages may be in a run, by kind: of what configuration and model leave possible.
+
+A codec may need more bytes than the numbers take: at most twice their fp32, and some for each token and sample. Beside
+that a message has a few fields of its own. The server believes no size beyond these, and parses nothing larger.
+"""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from splitcom.config import Config
+from splitcom.protocol.labels import most_label_bytes
+from splitcom.protocol.limits import LIMITS, SMALL_BYTES, KindLimits
+from splitcom.training.adapters import num_rows_of
+
+_NUMBER_BYTES = 8
+_TOKEN_BYTES = _SAMPLE_BYTES = 64
+_ID_BYTES = 10  # of a sample's number, as a varint of 64 bits
+
+
+def limits_of(config: Config, hidden_size: int | None, adapter: Mapping[str, Tensor]) -> KindLimits:
+    """The limits of a run; `hidden_size` is None if clients train the whole model and no activation travels."""
+    rows, width = num_rows_of(adapter)
+    limits = {**dict.fromkeys(LIMITS, SMALL_BYTES), "round_end": _packet(rows, len(adapter), width)}
+    if hidden_size is None:
+        return limits
+    max_tokens, training, evaluation = (
+        config.data.max_tokens, config.training.batch_size, config.evaluation.batch_size,
+    )  # fmt: skip
+    trained = _packet(training * max_tokens, training, hidden_size)
+    held_out = _packet(evaluation * max_tokens, evaluation, hidden_size)
+    return limits | {
+        "activation": trained + most_label_bytes(training, max_tokens),
+        "activation_up": trained,
+        "gradient_up": trained,
+        "evaluation_batch": held_out + most_label_bytes(evaluation, max_tokens),
+        "evaluation_up": held_out,
+        "reference_lost": SMALL_BYTES + _ID_BYTES * training,
+    }
+
+
+def largest(limits: KindLimits) -> int:
+    """What a connection must carry, in either direction; what the server sends is no larger than what it gets."""
+    return max(LIMITS["welcome"], *limits.values())
+
+
+def _packet(num_tokens: int, num_samples: int, width: int) -> int:
+    return (
+        SMALL_BYTES
+        + _NUMBER_BYTES * (num_tokens + 1) * width
+        + _TOKEN_BYTES * num_tokens
+        + _SAMPLE_BYTES * num_samples
+    )
