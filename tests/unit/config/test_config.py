@@ -271,5 +271,7 @@ def test_a_split_of_a_folder_is_beside_its_file_too(tmp_path):
 
 def test_a_run_folder_of_0_1_is_read_if_its_adapters_travelled_as_they_do_by_default():
     assert Config.from_toml('[federation]\nadapter_dtype = "float16"', "config.toml") == Config()
-    with pytest.raises(ConfigError, match=r"adapter_dtype is no setting any more: set flows\.adapter_up\.codec"):
+    with pytest.raises(
+        ConfigError, match=r"adapter_dtype is no setting any more: set flows\.adapter_up\.codec"
+    ):
         Config.from_toml('[federation]\nadapter_dtype = "float32"', "config.toml")
