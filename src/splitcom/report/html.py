@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
+from markupsafe import Markup
+
 from splitcom.durable import write_atomic
 from splitcom.errors import RunError
 from splitcom.flows import IN_TOTAL
@@ -21,7 +23,6 @@ from splitcom.report.folder import (
     load_run,
 )
 from splitcom.report.format import format_bytes, format_percent, format_seconds
-from splitcom.report.markup import Markup
 from splitcom.report.summary import summarise
 from splitcom.report.tables import NONE, flow_cells, quality_columns, table_cells
 

@@ -1,71 +1,55 @@
-"""Elements of a self-contained HTML page; knows nothing of runs. Every text is escaped here."""
+"""Elements of a self-contained HTML page, from the macros of `templates/`; knows nothing of runs.
+
+Every text is escaped by jinja2; what is HTML already is `Markup`.
+"""
 
 import base64
 import hashlib
-import json
 from collections.abc import Sequence
-from html import escape
 from importlib.resources import files
+from typing import cast
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
-class Markup(str):
-    """Text that is HTML already; any other is escaped where it enters an element."""
-
-
-def html(value: object) -> str:
-    """Give a value's HTML."""
-    return value if isinstance(value, Markup) else escape(str(value))
+_ENVIRONMENT = Environment(
+    loader=PackageLoader("splitcom.report"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    keep_trailing_newline=True,
+)
+_ENVIRONMENT.policies["json.dumps_kwargs"] = {"ensure_ascii": False}
 
 
 def page(title: str, subtitle: str, sections: Sequence[Markup], data: object) -> str:
     """Compose a whole document that fetches nothing; its one script works on `data`, which is JSON."""
-    style, script = (
-        files("splitcom.report").joinpath(name).read_text(encoding="utf-8")
-        for name in ("page.css", "page.js")
-    )
+    folder = files("splitcom.report") / "templates"
+    style, script = ((folder / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
-    embedded = json.dumps(data, ensure_ascii=False).replace("<", "\\u003c")  # nothing in it ends the element
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{policy}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>{html(title)}</title>
-<style>
-{style}</style>
-</head>
-<body>
-<main>
-<header><h1>{html(title)}</h1><p class="quiet">{html(subtitle)}</p></header>
-{"".join(sections)}</main>
-<script type="application/json" id="data">{embedded}</script>
-<script>{script}</script>
-</body>
-</html>
-"""
+    return _ENVIRONMENT.get_template("page.html").render(
+        title=title,
+        subtitle=subtitle,
+        sections=sections,
+        data=data,
+        style=style,
+        script=script,
+        policy=f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'",
+    )
 
 
 def section(title: str, *content: Markup) -> Markup:
     """Put content under a heading."""
-    return Markup(f"<section><h2>{html(title)}</h2>{''.join(content)}</section>\n")
+    return _element("section", title, content)
 
 
 def paragraph(text: object) -> Markup:
     """Make a paragraph of explanation."""
-    return Markup(f'<p class="quiet">{html(text)}</p>')
+    return _element("paragraph", text)
 
 
 def cards(items: Sequence[tuple[str, str, str]]) -> Markup:
     """Show headline figures: (name, value, remark) each."""
-    body = "".join(
-        f'<div class="card"><dt>{html(name)}</dt><dd>{html(value)}</dd>'
-        f'<dd class="quiet">{html(remark)}</dd></div>'
-        for name, value, remark in items
-    )
-    return Markup(f'<dl class="cards">{body}</dl>\n')
+    return _element("cards", items)
 
 
 def table(
@@ -74,54 +58,38 @@ def table(
     footer: Sequence[Sequence[object]] = (),
     texts: int = 1,
 ) -> Markup:
-    """Make a table that scrolls where it is too wide; all but the first `texts` columns are numbers."""
-
-    def line(cells: Sequence[object], tag: str) -> str:
-        first = f'<{tag} class="text">{{}}</{tag}>'
-        other = f"<{tag}>{{}}</{tag}>"
-        filled = [(first if place < texts else other).format(html(cell)) for place, cell in enumerate(cells)]
-        return f"<tr>{''.join(filled)}</tr>"
-
-    head = line(header, "th")
-    body = "".join(line(row, "td") for row in rows)
-    foot = "".join(line(row, "td") for row in footer)
-    return Markup(
-        f'<div class="scroll" tabindex="0"><table><thead>{head}</thead><tbody>{body}</tbody>'
-        f"{f'<tfoot>{foot}</tfoot>' if foot else ''}</table></div>\n"
-    )
+    """Make a table that scrolls if it is too wide; all but the first `texts` columns are numbers."""
+    return _element("table", header, rows, footer, texts)
 
 
 def figures(drawn: Sequence[tuple[str, str]]) -> Markup:
-    """Lay plots out beside one another where there is room: (caption, svg) each."""
-    body = "".join(f"<figure><figcaption>{html(name)}</figcaption>{svg}</figure>" for name, svg in drawn)
-    return Markup(f'<div class="figures">{body}</div>\n')
+    """Lay plots out beside one another if there is room: (caption, svg) each; `svg` is HTML already."""
+    return _element("figures", drawn)
 
 
 def terms(items: Sequence[tuple[str, str]]) -> Markup:
     """List named texts, the last one stressed: (name, text) each."""
-    body = "".join(f"<dt>{html(name)}</dt><dd>{html(text)}</dd>" for name, text in items)
-    return Markup(f'<dl class="terms">{body}</dl>\n')
+    return _element("terms", items)
 
 
 def details(summary: str, content: Markup) -> Markup:
     """Fold content away."""
-    return Markup(f"<details><summary>{html(summary)}</summary>{content}</details>\n")
+    return _element("details", summary, content)
 
 
 def preformatted(text: str) -> Markup:
     """Show text as it is."""
-    return Markup(f'<pre class="scroll" tabindex="0">{html(text)}</pre>')
+    return _element("preformatted", text)
 
 
 def swatch(colour: str, text: str) -> Markup:
     """Mark a name with its colour in the plots."""
-    return Markup(f'<span class="swatch" style="background:{html(colour)}"></span>{html(text)}')
+    return _element("swatch", colour, text)
 
 
 def switch(colour: str, label: str) -> Markup:
-    """Mark a name with its colour and, where the script runs, a box that shows and hides it in the plots."""
-    box = f'<input type="checkbox" checked hidden data-shows="{html(label)}" aria-label="show {html(label)}">'
-    return Markup(f"{box}{swatch(colour, label)}")
+    """Mark a name with its colour and, if the script runs, a box that shows and hides it in the plots."""
+    return _element("switch", colour, label)
 
 
 def link_times(
@@ -131,22 +99,14 @@ def link_times(
 
     `sliders` are (name, text, unit, lowest, highest, first exponent), `rows` are (colour, label).
     """
-    inputs = "".join(
-        f'<label>{html(text)} <input type="range" name="{name}" data-unit="{html(unit)}" min="{low}" max="{high}" '
-        f'step="0.05" value="{first}"><output></output></label>'
-        for name, text, unit, low, high, first in sliders
-    )
-    body = "".join(
-        f'<tr><td class="text">{swatch(colour, label)}</td><td class="time">–</td>'
-        f'<td class="track"><span class="bar" style="background:{html(colour)}"></span></td></tr>'
-        for colour, label in rows
-    )
-    return Markup(
-        f'<div id="link"><div class="sliders">{inputs}</div>'
-        f'<div class="scroll times" tabindex="0"><table><tbody>{body}</tbody></table></div></div>\n'
-    )
+    return _element("link_times", sliders, rows)
 
 
 def link(address: str, text: str) -> Markup:
     """Link to a file beside the page."""
-    return Markup(f'<a href="{html(address)}">{html(text)}</a>')
+    return _element("link", address, text)
+
+
+def _element(name: str, *arguments: object) -> Markup:
+    macros = _ENVIRONMENT.get_template("elements.html").module
+    return cast(Markup, getattr(macros, name)(*arguments))
