@@ -17,7 +17,11 @@ MAX_TOKENS = 64
 @st.composite
 def labels(draw):
     token = st.integers(0, draw(st.sampled_from([10, 70_000, (1 << 32) - 1])))
-    rows = st.tuples(st.integers(0, 20), st.lists(token, min_size=1, max_size=40))
+    gaps = draw(st.booleans())
+    behind = st.one_of(token, st.just(IGNORED)) if gaps else token
+    rows = st.tuples(
+        st.integers(0, 20), st.tuples(token, st.lists(behind, max_size=39)).map(lambda row: [row[0], *row[1]])
+    )
     drawn = draw(st.dictionaries(st.integers(0, (1 << 32) - 1), rows, max_size=5))
     return {
         sample: np.array([IGNORED] * start + tokens, dtype=np.int64)
@@ -45,6 +49,16 @@ def test_mutated_labels_are_read_or_refused(drawn, data):
     except RemoteProtocolError:
         return
     assert all(len(row) <= MAX_TOKENS for row in received.values())
+
+
+def test_what_is_not_learnt_is_not_sent():
+    answer, question = [5, 6], [40_000] * 20
+    turns = np.array([IGNORED] * 3 + answer + [IGNORED] * len(question) + answer + [IGNORED])
+    packed = pack_labels({1: turns})
+    assert len(packed) == 5 + 12 + 4 + 2 * 4  # 25 bits, four tokens
+    assert pack_labels({1: turns[:5]}) == b"\x02\x01" + bytes(3) + b"".join(
+        number.to_bytes(4, "little") for number in (1, 3, 5)
+    ) + bytes([5, 0, 6, 0])
 
 
 def test_a_sample_longer_than_allowed_is_refused():

@@ -8,6 +8,7 @@ import typer
 from splitcom.cli.campaign import campaign
 from splitcom.cli.certs import certs
 from splitcom.cli.compare import compare
+from splitcom.cli.data import data
 from splitcom.cli.demo import demo
 from splitcom.cli.evaluate import evaluate
 from splitcom.cli.export import export
@@ -43,6 +44,7 @@ COMMANDS = (
     evaluate,
     generate,
     inspect,
+    data,
     export,
     report,
     serve,

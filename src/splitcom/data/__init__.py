@@ -3,6 +3,7 @@
 from splitcom.data.chat import Conversation, Message, asked_by
 from splitcom.data.classes import class_indices, classes_in, encode_classes
 from splitcom.data.encode import (
+    IGNORED,
     Batch,
     Encoded,
     EncodingReport,
@@ -24,6 +25,7 @@ __all__ = [
     "DEFAULT_TEMPLATE",
     "GENERATED",
     "HELD_OUT_DOMAIN",
+    "IGNORED",
     "Batch",
     "ChatTemplate",
     "ClientSummary",

@@ -2,7 +2,7 @@
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -221,18 +221,31 @@ def encode_rows(rows: Rows, config: Config) -> tuple[Encoded, Encoded]:
     What the model cannot take is refused here, before any of its weights are loaded: ConfigError for texts beyond its
     positions, DataError for tokens that it does not know.
     """
+    (train, held_out), warnings = _encode_parts(
+        {"to train on": rows.train, "held out": rows.held_out}, config
+    )
+    warnings = (*rows.warnings, *warnings)
+    return replace(train, report=replace(train.report, warnings=warnings)), held_out
+
+
+def encode_source(config: Config) -> Encoded:
+    """All rows of `data.source` as they would be trained on, none held out; raises what `encode_rows` does."""
+    (encoded,), warnings = _encode_parts(
+        {f"of {config.data.source}": _loader(config)(config.data.source)}, config
+    )
+    return replace(encoded, report=replace(encoded.report, warnings=warnings))
+
+
+def _encode_parts(parts: Mapping[str, list[Row]], config: Config) -> tuple[list[Encoded], tuple[str, ...]]:
+    """Each part tokenised, and what one should know of all of them."""
     limits = check_max_tokens(config)
     tokenizer = load_tokenizer(config.model.source)
     template = chat_template_of(config, tokenizer)
-    train, held_out = (
-        _encoded(what, part, tokenizer, template, config)
-        for what, part in (("to train on", rows.train), ("held out", rows.held_out))
-    )
-    samples = [*train.samples, *held_out.samples]
+    encoded = [_encoded(what, part, tokenizer, template, config) for what, part in parts.items()]
+    samples = [sample for one in encoded for sample in one.samples]
     _check_tokens(samples, limits, tokenizer)
     marks = _warnings_of_marks(samples, config.data.prompt, template, tokenizer)
-    warnings = (*rows.warnings, *marks, *_warnings_of_length(samples, limits))
-    return replace(train, report=replace(train.report, warnings=warnings)), held_out
+    return encoded, (*marks, *_warnings_of_length(samples, limits))
 
 
 def _encoded(
