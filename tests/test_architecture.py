@@ -15,6 +15,7 @@ import pytest
 
 import splitcom
 from splitcom.flows import FLOWS
+from splitcom.protocol.messages_pb2 import Message
 
 ROOT = Path(splitcom.__file__).parent
 MODULES = {
@@ -33,6 +34,7 @@ LARGER = {
     "splitcom.transports.grpc_server": "being parted",
     "splitcom.transports.grpc_server.GrpcServer.__init__": "being parted",
 }
+MESSAGES = {field.name for field in Message.DESCRIPTOR.oneofs_by_name["kind"].fields}
 EXPORTING = [name for name, tree in PACKAGES.items() if "__all__" in ast.dump(tree)]
 
 
@@ -115,6 +117,8 @@ def named_flows(node: ast.AST) -> set[str]:
     else:
         return set()
     texts = [one.value for one in elements if isinstance(one, ast.Constant) and isinstance(one.value, str)]
+    if MESSAGES >= {*texts} and not ONE_WAY >= {*texts}:  # of messages, some of which are called as flows are
+        return set()
     return {word for text in texts for word in text.split(".") if word in ONE_WAY}
 
 

@@ -6,6 +6,7 @@ A client that begins anew in the middle of this has lost its part of it: everybo
 saved round, so that the run ends with the same bits as an undisturbed one.
 """
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -37,6 +38,8 @@ from splitcom.training.channel import Channels
 from splitcom.training.steering import steer
 from splitcom.training.store import PartyStore, sections_of
 from splitcom.transports.events import Transport
+
+_LOG = logging.getLogger(__name__)
 
 
 class Scheduling(Protocol):
@@ -167,6 +170,12 @@ class Federation:
         for name in self._clients.greeted:
             state, theirs = self.states[name], self._clients.peers[name].saved_rounds
             if state.acknowledged_round != self._saved_round or self._saved_round not in theirs:
+                if state.acknowledged_round:  # after round 0 there is nothing to lose
+                    _LOG.warning(
+                        "%s has no state of round %d any more: it goes on with a new optimizer and no references",
+                        name,
+                        self._saved_round,
+                    )
                 state.begin_anew()
             welcome = Welcome(config_toml=self.config.to_toml(), round=state.acknowledged_round)
             self._clients.send(name, Message(welcome=welcome))
