@@ -117,7 +117,7 @@ def named_flows(node: ast.AST) -> set[str]:
     else:
         return set()
     texts = [one.value for one in elements if isinstance(one, ast.Constant) and isinstance(one.value, str)]
-    if MESSAGES >= {*texts} and not ONE_WAY >= {*texts}:  # of messages, some of which are called as flows are
+    if {*texts} <= MESSAGES and not {*texts} <= ONE_WAY:  # of messages, some of which are called as flows are
         return set()
     return {word for text in texts for word in text.split(".") if word in ONE_WAY}
 
