@@ -20,7 +20,8 @@ def show_end(terminal: Terminal, run: Run) -> None:
     def show() -> dict[str, object]:
         terminal.print(closing_table([run.result]))
         loss, initial = (run.result["eval"][key] for key in ("loss", "initial_loss"))
-        terminal.say(f"held-out loss {initial:.4f} → {loss:.4f} nats ({loss - initial:+.4f})")
+        change = "over other rows" if run.result["eval"]["fell_by"] is None else f"{loss - initial:+.4f}"
+        terminal.say(f"held-out loss {initial:.4f} → {loss:.4f} nats ({change})")
         print_samples(terminal, run.result.get("samples", []))
         return {}
 

@@ -6,7 +6,7 @@ from pydantic import model_validator
 
 from splitcom.aggregation import parse as parse_aggregator
 from splitcom.aggregation.config import AggregatorText
-from splitcom.settings import NonNegativeFloat, Part, PositiveFloat, PositiveInt, Section
+from splitcom.settings import NonNegativeFloat, NonNegativeInt, Part, PositiveFloat, PositiveInt, Section
 
 _OF_0_1 = "adapter_dtype"  # that precision alone could be set of adapters
 
@@ -29,7 +29,11 @@ class FederationConfig(Section):
     # how adapters become one, beside fedavg: fedavgm(momentum=0.9), fedadam(lr=0.01), trimmed_mean(0.2), median
     aggregator: AggregatorText = "fedavg"
     drop_after_s: PositiveFloat | None = None  # a lost client; None waits for ever
-    min_clients: PositiveInt = 1  # that a round can end with
+    step_timeout_s: PositiveFloat | None = (
+        None  # between two messages of a connected client; None waits for ever
+    )
+    max_restarts: NonNegativeInt | None = 10  # of a client between two saved rounds; None: any number
+    min_clients: PositiveInt = 1  # that must be there, and that a round can end with
     scheduling: Literal["synchronous", "asynchronous"] = "synchronous"
     deadline_s: PositiveFloat | None = None  # of a round; it ends without who is late
     over_select: NonNegativeFloat = 0.0  # sample this part more, and end the round with the first to finish
@@ -65,6 +69,18 @@ class FederationConfig(Section):
             raise ValueError(
                 f"over_select = {self.over_select:g}: all {self.clients} clients are sampled already; "
                 "lower sample, such as sample = 0.5"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _enough_to_begin(self) -> Self:
+        most, what = self.clients, "clients"
+        if self.scheduling == "synchronous" and self.num_sampled < self.clients:
+            most, what = self.num_sampled, "clients sampled in each round"
+        if self.min_clients > most:
+            raise ValueError(
+                f"min_clients = {self.min_clients}: there are {most} {what}, so that no round could end; lower it, or "
+                "raise clients or sample"
             )
         return self
 

@@ -16,7 +16,7 @@ from splitcom.errors import ConfigError, RunError
 from splitcom.flows import SUMS
 from splitcom.methods import METHODS
 from splitcom.methods.ending import Ending, Trained, export, texts_of, write_texts
-from splitcom.methods.findings import adapter_of, effective, findings
+from splitcom.methods.findings import adapter_of, comparable, effective, findings
 from splitcom.methods.record import Record
 from splitcom.methods.settings import PLACES, check_model
 from splitcom.methods.text import Writer
@@ -39,6 +39,14 @@ AFTER_TRAINING = (
     "references.keep",
 )
 """Settings that training does not depend on: they may be changed when a run is resumed."""
+
+LIVENESS = (
+    "federation.drop_after_s",
+    "federation.step_timeout_s",
+    "federation.max_restarts",
+    "federation.min_clients",
+)
+"""Settings of who is waited for: they may be changed too, since clients come and go while a run lasts."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +167,8 @@ def run_rounds(federation: Federation, observer: Observer) -> list[str]:
     before = effective(adapter_of(federation))
     for lines in federation.run():
         observer.on_round(lines)
-    return findings(before, effective(adapter_of(federation)), federation.eval_losses, federation.config)
+    losses, rows = federation.eval_losses, federation.eval_rows
+    return findings(before, effective(adapter_of(federation)), losses, federation.config, rows)
 
 
 def ended_with(folder: RunFolder, config: Config) -> dict[str, Any] | None:
@@ -176,16 +185,16 @@ def is_complete(folder: RunFolder, config: Config) -> bool:
     return result is not None and texts_of(config) <= result.keys()
 
 
-def check_resumable(folder: RunFolder, config: Config) -> Config:
+def check_resumable(folder: RunFolder, config: Config, also: Sequence[str] = ()) -> Config:
     """The configuration a run folder was started with; RunError, naming what differs, if it trained otherwise.
 
-    What comes after training may be another, and rounds may be more. So may links, if nothing depends on time, and
-    places, as what is there is compared.
+    What comes after training may be another, who is waited for, and what begins with `also`; rounds may be more. So may
+    links, if nothing depends on time, and places, as what is there is compared.
     """
     started = Config.from_toml(folder.config_toml(), where=str(folder.path / "config.toml"))
     was, now = _flat(started.model_dump()), _flat(config.model_dump())
     waits = started.federation.waits_for_all
-    free = (*AFTER_TRAINING, *PLACES, *(["links."] if waits else []))
+    free = (*AFTER_TRAINING, *PLACES, *LIVENESS, *also, *(["links."] if waits else []))
     changed = [
         f"{key} was {was.get(key)!r}, is {now.get(key)!r}"
         for key in sorted(was | now)
@@ -195,7 +204,8 @@ def check_resumable(folder: RunFolder, config: Config) -> Config:
     if changed:
         raise RunError(
             f"{folder.path}: cannot resume with another configuration: {'; '.join(changed)}; undo the change, or start "
-            "a new run with another --out (training.rounds can be raised, and what comes after training be changed)"
+            "a new run with another --out (training.rounds can be raised, and what comes after training, or who is "
+            "waited for, be changed)"
         )
     return started
 
@@ -217,8 +227,9 @@ def trained_of(
 
 def result_of(federation: Federation, config: Config, label: str, virtual_s: float) -> dict[str, Any]:
     """The content of result.json."""
-    losses = federation.eval_losses
+    losses, rows = federation.eval_losses, federation.eval_rows
     last = losses[max(losses)]
+    alike = comparable(losses, rows)
     accuracies = federation.eval_accuracies
     accuracy = {"accuracy": accuracies[max(accuracies)]} if accuracies else {}
     sent = federation.ledger.totals()
@@ -229,13 +240,15 @@ def result_of(federation: Federation, config: Config, label: str, virtual_s: flo
         "model": config.model.source,
         "seed": config.seed,
         "rounds": config.training.rounds,
-        "clients": config.federation.clients,
+        "clients": len(federation.members),
+        "participation": dict(sorted(federation.participation.items())),
         "eval": {
             "loss": last,
             "perplexity": exp(min(last, 700.0)),
-            "best_loss": min(losses.values()),
+            "rows": sum(rows[max(losses)].values()),
+            "best_loss": min(alike.values()),
             "initial_loss": losses[0],
-            "fell_by": losses[0] - last,
+            "fell_by": losses[0] - last if 0 in alike else None,
             **accuracy,
         },
         "bytes": sent,

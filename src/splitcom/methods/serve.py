@@ -122,7 +122,7 @@ def _ended(folder: RunFolder, config: Config, *, resume: bool) -> dict[str, Any]
     if not resume:
         folder.refuse_if_used()
         return None
-    check_resumable(folder, config)
+    check_resumable(folder, config, also=["federation.clients"])
     if (result := ended_with(folder, config)) is not None:
         _LOG.info("%s: this run has ended already; there is nothing left to serve", folder.path)
         _retire(folder, config)

@@ -41,7 +41,14 @@ class Evaluation(_Record):
     perplexity: float
     best_loss: float
     initial_loss: float
+    fell_by: float | None = None  # None also if the losses are over different rows
+    rows: int | None = None  # held-out samples that the last loss is over
     accuracy: float | None = None
+
+    @property
+    def has_changed_rows(self) -> bool:
+        """Whether the loss before training is over other rows than the last one: the two cannot be compared."""
+        return self.rows is not None and self.fell_by is None
 
     @property
     def unit(self) -> str:
@@ -85,7 +92,8 @@ class Result(_Record):
     model: str
     seed: int
     rounds: int
-    clients: int
+    clients: int  # that were there at the end
+    participation: dict[str, int] = {}  # rounds that each client has ended
     eval: Evaluation
     bytes: Totals
     uncompressed_bytes: Totals
@@ -109,6 +117,7 @@ class ClientRound(_Record):
     client: int | str
     loss: float | None = None
     eval_loss: float | None = None
+    eval_rows: int | None = None  # held-out samples that eval_loss is over
     threshold: dict[str, float | None] = {}
     skip_ratio: dict[str, float | None] = {}
     steps: int = 0

@@ -67,11 +67,12 @@ def _run_page(run: Run) -> str:
 def _headlines(result: Result) -> list[tuple[str, str, str]]:
     quality, sent, saving = result.eval, result.bytes, result.saving
     beside = f", perplexity {quality.perplexity:.2f}" if quality.accuracy is None else ""
+    others = " over other rows" if quality.has_changed_rows else ""
     items = [
         (
             "Held-out loss",
             f"{quality.loss:.3f}",
-            f"{quality.unit}{beside}; {quality.initial_loss:.3f} before, {quality.best_loss:.3f} at best",
+            f"{quality.unit}{beside}; {quality.initial_loss:.3f} before{others}, {quality.best_loss:.3f} at best",
         )
     ]
     if quality.accuracy is not None:

@@ -117,6 +117,12 @@ def _section(comparison: Comparison) -> str:
         for found in ([result.clients for result in results], [result.rounds for result in results])
     )
     facts = f"Model `{results[0].model_name}`; clients: {clients}; rounds: {rounds_of_groups}."
+    evaluated = sorted({result.eval.rows for result in results if result.eval.rows is not None})
+    if len(evaluated) > 1 or any(result.eval.has_changed_rows for result in results):
+        facts += (
+            f" **Losses are over different held-out rows** ({', '.join(map(str, evaluated))} at the end of the runs), "
+            "so they cannot all be compared."
+        )
     written = {name: [write(row) for row in rows] for name, write in COLUMNS.items()}
     columns = {
         name: cells for name, cells in written.items() if set(cells) != {NONE} or name not in _OPTIONAL

@@ -35,6 +35,9 @@ class Asynchronous(ArrivalDriven):
     ) -> None:
         super().__init__(config, clients, states, adapter, steps)
         self._num_updates = 0  # of the run
+        self._due = (
+            0  # of them, when this round is over; how many a round has may change when a run is resumed
+        )
         self._buffer: list[Update] = []
         settings = config.federation.asynchronous
         self._discount = Discount(settings.mixing, settings.staleness)
@@ -44,7 +47,8 @@ class Asynchronous(ArrivalDriven):
         """Go on until the updates of a round have come; raises Rejoined where too few clients are left."""
         self._num_steps = 0
         settings = self._config.federation
-        while self._num_updates < round_index * settings.num_sampled:
+        self._due += settings.num_sampled
+        while self._num_updates < self._due:
             left = len({*self._clients.ready, *self._training()})
             if left < settings.min_clients:
                 raise Rejoined(f"{left} clients are left in round {round_index}")
@@ -79,7 +83,7 @@ class Asynchronous(ArrivalDriven):
         for index in sorted(draw.sample(range(len(free)), count)):
             name = free[index]
             self._begun[name] += 1
-            place = self._num_updates / settings.num_sampled + 1
+            place = self._num_effective(round_index) / settings.num_sampled + 1
             self._steps.begin(name, Task(self._begun[name], self._adapter.version, place))
 
     def _receive(self, updates: Mapping[str, Update]) -> None:
@@ -97,10 +101,14 @@ class Asynchronous(ArrivalDriven):
             self._adapter.merge([self._discount.apply(update, tensors, version) for update in self._buffer])
             self._buffer.clear()
 
-    def _progress(self, names: list[str]) -> float:
+    def _num_effective(self, round_index: int) -> int:
+        """The updates of the run if each round had had as many as this one is to have."""
+        return self._num_updates - self._due + round_index * self._config.federation.num_sampled
+
+    def _progress(self, round_index: int, names: list[str]) -> float:
         """That of the updates: clients of different speed know no common step."""
         total = self._config.training.rounds * self._config.federation.num_sampled
-        return min(self._num_updates / total, 1.0)
+        return min(self._num_effective(round_index) / total, 1.0)
 
     def state(self) -> State:
         """How far the run is, which rounds are paused, and which updates wait for others."""
@@ -113,6 +121,7 @@ class Asynchronous(ArrivalDriven):
         }
         scalars = {
             "updates": self._num_updates,
+            "due": self._due,
             "begun": dict(self._begun),
             "tasks": tasks,
             "waiting": waiting,
@@ -122,7 +131,8 @@ class Asynchronous(ArrivalDriven):
     def load_state(self, state: State) -> None:
         """Go on from a checkpoint."""
         kept = state.scalars
-        self._num_updates, self._begun = kept["updates"], Counter(kept["begun"])
+        self._num_updates, self._due = kept["updates"], kept["due"]
+        self._begun = Counter(kept["begun"])
         adapters = sections_of(state.tensors)
         self._buffer = [
             Update(adapters[str(index)], num_labels, version, client=client)

@@ -43,7 +43,7 @@ class ArrivalDriven(ABC):
         self._num_steps = 0  # of the body, in this round
 
     @abstractmethod
-    def _progress(self, names: list[str]) -> float:
+    def _progress(self, round_index: int, names: list[str]) -> float:
         """That of the run, at a step on batches of these clients."""
 
     def _training(self) -> list[str]:
@@ -74,7 +74,7 @@ class ArrivalDriven(ABC):
         position = (round_index, self._num_steps)
         self._num_steps += 1
         foreseen = max(self._num_batches(name) for name in self._clients.present)
-        progress = self._progress(list(arrivals))
+        progress = self._progress(round_index, list(arrivals))
         self._steps.step(arrivals, position, max(foreseen, self._num_steps), progress, pause=pause)
 
     def _abandon_all(self) -> None:
@@ -98,9 +98,9 @@ class Deadline(ArrivalDriven):
         self._num_steps = 0
         settings, peers = self._config.federation, self._clients.peers
         sampled = sample_clients(
-            self._clients.present, settings.sample, self._config.seed, round_index, settings.over_select
+            self._clients.present, settings.num_sampled, self._config.seed, round_index, settings.over_select
         )
-        least = min(settings.min_clients, len(sampled))
+        least = settings.min_clients
         if sum(peers[name].is_idle for name in sampled) < least:
             self.settle(round_index, is_last=False)  # late clients are needed
         chosen = [name for name in sampled if peers[name].is_idle]
@@ -123,7 +123,7 @@ class Deadline(ArrivalDriven):
             updates |= self._advance(round_index, None if is_over else deadline)
         return updates
 
-    def _progress(self, names: list[str]) -> float:
+    def _progress(self, round_index: int, names: list[str]) -> float:
         """That of the client which is furthest."""
         return max(
             progress_of(self._config, task.round, task.next_step, self._num_batches(name))

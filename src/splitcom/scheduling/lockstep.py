@@ -31,11 +31,11 @@ class Lockstep:
     def train(self, round_index: int) -> None:
         """Run a round; raises Rejoined where too few clients come to its end."""
         settings = self._config.federation
-        chosen = sample_clients(self._clients.ready, settings.sample, self._config.seed, round_index)
+        chosen = sample_clients(self._clients.ready, settings.num_sampled, self._config.seed, round_index)
         for name in chosen:
             self._steps.begin(name, Task(round_index, self._adapter.version))
         updates = self._collect_updates(chosen, round_index)
-        if len(updates) < min(settings.min_clients, len(chosen)):
+        if len(updates) < settings.min_clients:
             raise Rejoined(f"round {round_index} ended with {len(updates)} clients")
         self._adapter.merge([updates[name] for name in chosen if name in updates])
 

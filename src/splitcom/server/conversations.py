@@ -1,25 +1,30 @@
 """The server's conversations with its clients: who is there, what each has said, and that all of it is counted.
 
-Nothing here knows what training is. A client whose connection is lost is waited for, and dropped after a deadline; one
-that begins a new conversation in the middle of something has lost what it was doing, which `Rejoined` tells. A client
-that says what it must not is refused: whoever reads its message raises RemoteProtocolError or PacketError within
-`refusing`.
+Nothing here knows what training is. A client whose connection is lost is waited for, and dropped after a deadline; so
+is one that says it has failed, since it may be started again, and one that is connected and silent. One that begins a
+new conversation in the middle of something has lost what it was doing, which `Rejoined` tells; one that does so again
+and again is excluded. A client that says what it must not is refused: whoever reads its message raises
+RemoteProtocolError or PacketError within `refusing`.
 """
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from copy import copy
 from typing import TypeVar
 
 from splitcom.config import Config
 from splitcom.errors import NonFiniteError, PacketError, RemoteProtocolError
+from splitcom.foreign import PEER_CHARACTERS, visible
 from splitcom.metrics.ledger import Ledger
 from splitcom.protocol.accounting import flows_of
 from splitcom.protocol.limits import LIMITS, KindLimits
 from splitcom.protocol.messages_pb2 import Failure, Finish, Hello, Message
 from splitcom.protocol.session import PROTOCOL_VERSION, Form, Role, Session, State
-from splitcom.server.peers import Peer
-from splitcom.transports.events import Back, Gone, Joined, Received, Transport
+from splitcom.server.peers import Peer, Standing
+from splitcom.server.phases import Phases
+from splitcom.server.waits import say_who_is_missing, say_who_is_waited_for
+from splitcom.transports.events import Admitted, Back, Excluded, Gone, Joined, Received, Transport
 
 _LOG = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -51,6 +56,8 @@ class Conversations:
         self._form = Form.of(config.model.tail_blocks)
         self._busy: set[str] = set()  # in the conversation in which they were last waited for
         self._inbox: dict[str, Message] = {}  # a client says one thing and waits for the answer
+        self._excluded: dict[str, Excluded] = {}
+        self.phases = Phases()
         # A single party that holds model and data has nobody to send anything to.
         self._counts = config.training.split or config.federation.clients > 1
 
@@ -69,19 +76,39 @@ class Conversations:
         """The clients that wait for something to do; not those that have come back and are not welcomed yet."""
         return [name for name, peer in self.peers.items() if peer.is_idle]
 
+    @property
+    def num_expected(self) -> int:
+        """How many clients a run begins with: all that have a seat, and never fewer than a round needs."""
+        lost = sum(not excluded.replaced for excluded in self._excluded.values())
+        return max(self._config.federation.clients - lost, self._config.federation.min_clients)
+
+    def standings(self) -> dict[str, Standing]:
+        """Where each client stands; may be called from any thread."""
+        now, excluded = self.transport.now(), dict(self._excluded)
+        reasons = {name: order.reason for name, order in excluded.items()}
+        unheard = {name: Peer() for name in excluded}
+        peers = unheard | dict(self.peers)
+        return {name: peer.standing(now, reasons.get(name)) for name, peer in peers.items()}
+
     def gather(self) -> None:
         """Wait until all clients of the run have said hello.
 
         With `federation.drop_after_s`, for no longer than that if `federation.min_clients` are there.
         """
-        settings = self._config.federation
+        settings, notice_s = self._config.federation, self.transport.notice_s
         now = self.transport.now
         deadline = None if settings.drop_after_s is None else now() + settings.drop_after_s
-        while len(self.present) < settings.clients:
+        since = said_at = now()
+        while len(self.present) < self.num_expected:
             enough = len(self.present) >= settings.min_clients
             if deadline is not None and now() >= deadline and enough:
                 break
-            self._next(deadline if enough else None)
+            silent = [name for name, peer in self.peers.items() if not peer.is_present]
+            notice = None if notice_s is None else said_at + notice_s
+            self._wait(silent, *(at for at in (deadline if enough else None, notice) if at is not None))
+            if notice is not None and now() >= notice:
+                said_at = now()
+                say_who_is_missing(self.present, self.num_expected, said_at - since)
         self.peers = dict(sorted(self.peers.items(), key=lambda item: (len(item[0]), item[0])))
 
     def collect(self, names: Iterable[str]) -> dict[str, Message]:
@@ -104,9 +131,10 @@ class Conversations:
             waiting = [name for name in names if self.peers[name].owes]
             if not waiting or (until_s is not None and self.transport.now() >= until_s):
                 break
-            self._wait(waiting, until_s)
+            self._wait(waiting, *([] if until_s is None else [until_s]))
         while self._next(self.transport.now()):
             pass
+        self._look_after(names)  # also if others always have something to say
         return self._take_from_inbox(names)
 
     def next_of(self, name: str) -> Message | None:
@@ -130,6 +158,17 @@ class Conversations:
     def refuse(self, name: str, reason: str) -> None:
         """End a client's conversation for good, telling it why."""
         _LOG.warning("%s is refused: %s", name, reason)
+        self.peers[name].refusals += 1
+        self._dismiss(name, reason)
+
+    def exclude(self, order: Excluded) -> None:
+        """Have a client take no part any more, now and when it comes again."""
+        _LOG.warning("%s is excluded: %s", order.client, order.reason)
+        self._excluded[order.client] = order
+        if order.client in self.peers:
+            self._dismiss(order.client, order.reason)
+
+    def _dismiss(self, name: str, reason: str) -> None:
         session = self.peers[name].session
         if session is not None and session.state is not State.CLOSED:
             self.send(name, Message(failure=Failure(reason=reason)))
@@ -141,12 +180,19 @@ class Conversations:
         peer = self.peers[name]
         assert peer.session is not None
         data = peer.session.send(message)
+        peer.note_turn(self.transport.now())
         self._count(name, message, len(data), upwards=False)
         self.transport.send(name, data)
 
     def idle(self) -> None:
         """Nothing is under way: a client that begins anew now disturbs nobody."""
         self._busy.clear()
+
+    def saved(self) -> None:
+        """All that has been done is saved: nothing is under way, and clients have their restarts again."""
+        self.idle()
+        for peer in self.peers.values():
+            peer.restarts_since_save = 0
 
     def finish(self) -> None:
         """Tell every client that the run is over."""
@@ -170,49 +216,96 @@ class Conversations:
     def _take_from_inbox(self, names: Iterable[str]) -> dict[str, Message]:
         return {name: self._inbox.pop(name) for name in names if name in self._inbox}
 
-    def _wait(self, names: Iterable[str], until_s: float | None = None) -> None:
-        """Wait for the next event, and drop those of `names` that have been gone for too long."""
-        deadlines = [at for at in (self._deadline(names), until_s) if at is not None]
-        if not self._next(min(deadlines, default=None)):
-            self._drop(names)
+    def _wait(self, names: Iterable[str], *until_s: float) -> None:
+        """Wait for the next event, and look after those of `names` that have been waited for too long."""
+        due = [
+            at for name in names for at in (self._overdue_at(name), self._notice_at(name)) if at is not None
+        ]
+        try:
+            if not self._next(min([*due, *until_s], default=None)):
+                self._look_after(names)
+        except LookupError:  # in one process nobody comes back: for ever is over at once
+            if not (lost := [name for name in names if self.peers[name].gone_since is not None]):
+                raise
+            for name in lost:
+                _LOG.warning("%s is gone for good and is dropped", name)
+                self._leave(name)
 
     def _next(self, deadline: float | None) -> bool:
         """Take the next event; False if time is up before there is one. Raises Rejoined."""
         timeout_s = None if deadline is None else max(deadline - self.transport.now(), 0.0)
-        match self.transport.receive(timeout_s):
+        with self.phases("waiting"):
+            event = self.transport.receive(timeout_s)
+        match event:
             case None:
                 return False
             case Joined(name):
-                peer = self.peers.setdefault(name, Peer())
-                peer.session, peer.gone_since = self._session(), None
-                self._inbox.pop(name, None)
-                if name in self._busy:
-                    raise Rejoined(name)
+                self._join(name)
             case Gone(name):
                 self.peers.setdefault(name, Peer()).gone_since = self.transport.now()
             case Back(name):
-                self.peers.setdefault(name, Peer()).gone_since = None
+                peer = self.peers.setdefault(name, Peer())
+                peer.gone_since = None
+                peer.note_turn(self.transport.now())
             case Received(name, data):
                 with self.refusing(name):
                     self._take(name, data)
+            case Excluded() as order:
+                self.exclude(order)
+            case Admitted(name):
+                if self._excluded.pop(name, None) is not None:
+                    _LOG.warning("%s may take part again", name)
         return True
+
+    def _join(self, name: str) -> None:
+        """A client begins a conversation. Raises Rejoined if others depend on what it was at."""
+        if (excluded := self._excluded.get(name)) is not None:
+            self.transport.refuse(name, excluded.reason)
+            return
+        peer = self.peers.setdefault(name, Peer())
+        peer.begins(self._session(), self.transport.now())
+        self._inbox.pop(name, None)
+        if name not in self._busy:
+            return
+        peer.restarts += 1
+        peer.restarts_since_save += 1
+        most = self._config.federation.max_restarts
+        if most is None or peer.restarts_since_save <= most:
+            raise Rejoined(name)
+        reason = (
+            f"it has begun anew {peer.restarts_since_save} times since the last saved round, and "
+            f"federation.max_restarts = {most}"
+        )
+        self.exclude(Excluded(name, reason))
 
     def _take(self, name: str, data: bytes) -> None:
         session = self.peers[name].session
         if session is None:  # of a conversation that has been ended
             return
+        peer, now, before = self.peers[name], self.transport.now(), copy(session)
         message = session.receive(data)
+        peer.note_turn(now)
         self._count(name, message, len(data), upwards=True)
         match message.WhichOneof("kind"):
             case "failure":
-                _LOG.warning("%s has ended its session: %s", name, message.failure.reason)
-                self._leave(name)
-                if message.failure.diverged and not self.present:
-                    raise NonFiniteError(f"{name}, the last client, has ended: {message.failure.reason}")
+                self._fail(name, message.failure, before)
             case "hello":
                 self._hear(name, message.hello)
             case _:
                 self._inbox[name] = message
+
+    def _fail(self, name: str, failure: Failure, before: Session) -> None:
+        """A client says why it has ended, in the middle of the conversation `before`."""
+        peer, reason = self.peers[name], visible(failure.reason, PEER_CHARACTERS)
+        if failure.diverged:  # started again it would do so again
+            _LOG.warning("%s has ended its session: %s", name, reason)
+            self._leave(name)
+            if not self.present:
+                raise NonFiniteError(f"{name}, the last client, has ended: {reason}")
+            return
+        # As if it had crashed: it may be started again, and others depend on what it was at until then.
+        peer.session, peer.gone_since, peer.failure = before, self.transport.now(), reason
+        _LOG.warning("%s has failed, and is waited for as if it were gone: %s", name, reason)
 
     def _hear(self, name: str, hello: Hello) -> None:
         for what, theirs, ours in (
@@ -230,21 +323,42 @@ class Conversations:
         if self._counts:
             self._ledger.count(name, flows_of(message, size), upwards=upwards)
 
-    def _deadline(self, names: Iterable[str]) -> float | None:
-        """When the first of these clients that are gone is to be dropped."""
-        patience = self._config.federation.drop_after_s
-        gone = [since for name in names if (since := self.peers[name].gone_since) is not None]
-        return min(gone) + patience if gone and patience is not None else None
+    def _patience_s(self, peer: Peer) -> float | None:
+        """For how long a client is waited for that is gone, or that is connected and silent."""
+        settings = self._config.federation
+        return settings.step_timeout_s if peer.gone_since is None else settings.drop_after_s
 
-    def _drop(self, names: Iterable[str]) -> None:
-        """Go on without those that have been gone for too long; they may join anew."""
-        patience = self._config.federation.drop_after_s
+    def _overdue_at(self, name: str) -> float | None:
+        """When a client that is waited for is to be dropped."""
+        peer = self.peers[name]
+        since, patience_s = peer.awaited_since, self._patience_s(peer)
+        return None if since is None or patience_s is None else since + patience_s
+
+    def _notice_at(self, name: str) -> float | None:
+        """When it is to be said that a client is waited for."""
+        peer, notice_s = self.peers[name], self.transport.notice_s
+        since = peer.awaited_since
+        return None if since is None or notice_s is None else max(since, peer.noticed_at) + notice_s
+
+    def _look_after(self, names: Iterable[str]) -> None:
+        """Go on without those that have been waited for too long, which may join anew; say who is waited for."""
+        now = self.transport.now()
         for name in names:
-            since = self.peers[name].gone_since
-            if since is not None and patience is not None and since + patience <= self.transport.now():
-                _LOG.warning("%s has been gone for %g s and is dropped", name, patience)
-                self._leave(name)
-                self.transport.reset(name)
+            peer = self.peers[name]
+            if (due := self._overdue_at(name)) is not None and due <= now:
+                self._drop(name)
+            elif (notice := self._notice_at(name)) is not None and notice <= now:
+                peer.noticed_at = now
+                say_who_is_waited_for(name, peer.standing(now, None))
+
+    def _drop(self, name: str) -> None:
+        """Go on without a client, which may join anew."""
+        peer = self.peers[name]
+        what = "silent" if peer.gone_since is None else "gone"
+        waited_s = self.transport.now() - (peer.awaited_since or 0.0)
+        _LOG.warning("%s has been %s for %g s and is dropped", name, what, round(waited_s, 3))
+        self._leave(name)
+        self.transport.reset(name)
 
     def _session(self) -> Session:
         return Session(Role.SERVER, form=self._form, limits=self._limits)
@@ -253,4 +367,5 @@ class Conversations:
         self._busy.discard(name)
         self._inbox.pop(name, None)
         self.peers[name].session = None
+        self.peers[name].asked_at = None
         self._on_leave(name)

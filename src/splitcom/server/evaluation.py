@@ -1,6 +1,7 @@
 """The server's side of an evaluation: the shared adapter's loss over all present clients' held-out samples."""
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from splitcom.config import Config
@@ -20,6 +21,7 @@ class HeldOut(NamedTuple):
 
     loss: float
     accuracy: float
+    rows: Mapping[str, int]  # samples, by client; losses over others cannot be compared
 
 
 class Evaluation:
@@ -61,7 +63,7 @@ class Evaluation:
                     num_labels += part.num_labels
                     num_correct += part.num_correct
                     self._observer.on_evaluation(round_index, done.total(), total)
-        return HeldOut(loss_sum / num_labels, num_correct / num_labels) if num_labels else None
+        return HeldOut(loss_sum / num_labels, num_correct / num_labels, done) if num_labels else None
 
     def _receive(self, name: str, message: Message, done: Counter[str]) -> StepResult:
         """What comes of a message: of a batch, which is answered and counted in `done`, or of what a client sums up."""
@@ -71,6 +73,7 @@ class Evaluation:
             check_evaluation_end(end, num_held_out, self._config)
             if self._body is not None and self._body.tails is None:
                 return _NOTHING  # the server has computed it
+            done[name] = num_held_out
             return StepResult(None, end.loss_sum, end.num_labels, min(end.num_correct, end.num_labels))
         if self._body is None:
             raise RemoteProtocolError("an activation, in a run that is not split")

@@ -11,6 +11,7 @@ def line_of(
     name: str,
     round_index: int,
     eval_loss: float | None,
+    eval_rows: int | None,
     state: ClientState,
     counted: Mapping[str, int],
     adapters: Mapping[str, int],
@@ -42,6 +43,7 @@ def line_of(
         "staleness": done.staleness / done.updates if done.updates else None,
         "loss": done.loss_sum / done.num_labels if done.num_labels else None,
         "eval_loss": eval_loss,
+        "eval_rows": eval_rows,
         "threshold": {
             flow: channel.setting for flow, channel in state.channels.items() if channel.setting is not None
         },

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from splitcom.server.peers import Standing
+
 _LOG = logging.getLogger(__name__)
 
 
@@ -24,6 +26,7 @@ class StepReport:
     thresholds: Mapping[str, float] = field(
         default_factory=dict
     )  # or steps, by flow, of those a controller sets
+    seconds: Mapping[str, float] = field(default_factory=dict)  # of the server since the step before, by phase
 
 
 class Observer:
@@ -31,6 +34,12 @@ class Observer:
 
     is_essential = False
     """Whether the run cannot go on if this one fails; the failure of any other is a warning."""
+
+    def on_begin(self, standings: Callable[[], Mapping[str, Standing]]) -> None:
+        """The server is there; `standings` tells where each client stands, from any thread."""
+
+    def on_saved(self, round_index: int) -> None:
+        """All state after this round is on the disk."""
 
     def on_data(self, encoding: str, partition: str) -> None:
         """The data are loaded; what encoding cut, and which client got what."""
@@ -63,6 +72,14 @@ class Observers(Observer):
     def __init__(self, observers: Iterable[Observer] = ()) -> None:
         self._observers = tuple(observers)
         self._failed: set[int] = set()  # places
+
+    def on_begin(self, standings: Callable[[], Mapping[str, Standing]]) -> None:
+        """Tell all of them."""
+        self._tell(lambda observer: observer.on_begin(standings))
+
+    def on_saved(self, round_index: int) -> None:
+        """Tell all of them."""
+        self._tell(lambda observer: observer.on_saved(round_index))
 
     def on_data(self, encoding: str, partition: str) -> None:
         """Tell all of them."""

@@ -1,4 +1,7 @@
-"""A client's connection, as the server sees it: who is there, and whose turn it is. Knows nothing of training."""
+"""A client's connection, as the server sees it: who is there, and whose turn it is. Knows nothing of training.
+
+Times are of the transport's clock, in seconds.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,12 +9,29 @@ from dataclasses import dataclass
 from splitcom.protocol.session import Role, Session, State
 
 
+@dataclass(frozen=True)
+class Standing:
+    """Where a client stands, for whoever watches."""
+
+    state: str  # of the session, such as "training"; or "gone", "failed", "excluded", "not here"
+    waited_s: float | None = None  # for its next message; None if it owes none
+    restarts: int = 0  # in the middle of something, since the server was started
+    refusals: int = 0
+    reason: str = ""  # why it has failed, or is not to take part
+
+
 @dataclass
 class Peer:
     """One client; `session` is None while there is no conversation."""
 
     session: Session | None = None
-    gone_since: float | None = None  # of the transport's clock; None while it is connected
+    gone_since: float | None = None  # None while it is connected
+    asked_at: float | None = None  # when its next message came to be due; None if it owes none
+    noticed_at: float = 0.0  # when it was last said that it is waited for
+    failure: str = ""  # why it has ended its conversation, as it says itself
+    restarts: int = 0  # in the middle of something
+    restarts_since_save: int = 0
+    refusals: int = 0
     num_samples: int = 0  # that it says it trains on
     num_held_out: int = 0
     saved_rounds: Sequence[int] = ()  # that it says it can go on from
@@ -34,4 +54,37 @@ class Peer:
     @property
     def owes(self) -> bool:
         """Whether it has said hello, and the next message is its own to send."""
-        return self.is_present and self.session is not None and self.session.turn is Role.CLIENT
+        return self.is_present and self._is_to_send
+
+    @property
+    def _is_to_send(self) -> bool:
+        return self.session is not None and self.session.turn is Role.CLIENT
+
+    @property
+    def awaited_since(self) -> float | None:
+        """Since when it is gone, or since when it owes a message, also its hello; None if nobody waits for it."""
+        if self.session is None or not self._is_to_send:
+            return None
+        return self.asked_at if self.gone_since is None else self.gone_since
+
+    def begins(self, session: Session, now: float) -> None:
+        """It begins a conversation, and owes a hello."""
+        self.session, self.gone_since, self.asked_at, self.failure = session, None, now, ""
+
+    def note_turn(self, now: float) -> None:
+        """Something has been said by either side: whether it owes an answer from now on."""
+        self.asked_at = now if self._is_to_send else None
+
+    def standing(self, now: float, excluded: str | None) -> Standing:
+        """Where it stands; `excluded` is why it is not to take part, if it is not."""
+        since = self.awaited_since
+        if excluded is not None:
+            state = "excluded"
+        elif self.session is None:
+            state = "not here"
+        elif self.gone_since is not None:
+            state = "failed" if self.failure else "gone"
+        else:
+            state = self.session.state.value
+        waited_s = None if since is None else max(now - since, 0.0)
+        return Standing(state, waited_s, self.restarts, self.refusals, excluded or self.failure)

@@ -90,6 +90,9 @@ class Federation:
         self.round = 0
         self.eval_losses: dict[int, float] = {}
         self.eval_accuracies: dict[int, float] = {}  # of classes, else empty
+        self.eval_rows: dict[int, dict[str, int]] = {}  # held-out samples of each loss, by client
+        self.participation: Counter[str] = Counter()  # rounds that a client has ended
+        self.members: list[str] = []  # the clients that were there when the last round ended
         self.uncompressed: Counter[str] = Counter()
         self.wall_s = 0.0
         self.controllers = Controllers(config)
@@ -103,7 +106,7 @@ class Federation:
         )
         body = None if model.engine is None else ServerBody(config, model.engine, self._clients, self.states)
         self._body = body
-        observer = observer or Observer()
+        self._observer = observer = observer or Observer()
         parties = (config, self._clients, self.states, self._shared)
         self._steps = Steps(*parties, body, self.ledger, observer)
         self._evaluation = Evaluation(*parties, body, observer)
@@ -120,6 +123,7 @@ class Federation:
         Round 0 is the evaluation before training. A round is saved after its lines have been taken, and one that had
         to be repeated may be yielded twice.
         """
+        self._observer.on_begin(self._clients.standings)
         if self._store.latest() is None:
             self._keep()
         else:
@@ -195,7 +199,7 @@ class Federation:
 
     def _evaluate(self) -> None:
         if (found := self._evaluation.run(self.round)) is not None:
-            self.eval_losses[self.round] = found.loss
+            self.eval_losses[self.round], self.eval_rows[self.round] = found.loss, dict(found.rows)
             if self.config.data.classes is not None:
                 self.eval_accuracies[self.round] = found.accuracy
 
@@ -204,15 +208,17 @@ class Federation:
         counted = self.ledger.close_round()
         lines = []
         server_s = 0.0 if self._body is None else self._body.engine.take_seconds()
+        self.members = self._clients.present
+        self.participation.update(name for name, state in self.states.items() if state.counts.updates)
         for name in self._clients.peers:
             sent, state = counted.get(name, {}), self.states[name]
             done = state.counts
             if done.steps or sent:
                 seconds = {"server": server_s, **self._clients.transport.take_seconds(name)}
                 adapters = self._shared.take_uncompressed(name)
-                line = line_of(
-                    name, self.round, self.eval_losses.get(self.round), state, sent, adapters, seconds
-                )
+                loss, rows = self.eval_losses.get(self.round), self.eval_rows.get(self.round)
+                num_rows = None if rows is None else sum(rows.values())
+                line = line_of(name, self.round, loss, num_rows, state, sent, adapters, seconds)
                 if self.config.data.classes is not None:
                     line["accuracy"] = done.num_correct / done.num_labels if done.num_labels else None
                     line["eval_accuracy"] = self.eval_accuracies.get(self.round)
@@ -250,6 +256,9 @@ class Federation:
             "wall_s": self.wall_s,
             "eval_losses": self.eval_losses,
             "eval_accuracies": self.eval_accuracies,
+            "eval_rows": self.eval_rows,
+            "participation": self.participation,
+            "members": self.members,
             "ledger": self.ledger.state(),
             "uncompressed": self.uncompressed,
             "transport": self._saved_clocks,
@@ -259,7 +268,8 @@ class Federation:
             },
         }
         self._store.save(self.round, tensors, scalars, self._references())
-        self._clients.idle()
+        self._clients.saved()
+        self._observer.on_saved(self.round)
 
     def _restore(self) -> None:
         """Go back to the last saved round."""
@@ -284,6 +294,8 @@ class Federation:
         self.wall_s = max(self.wall_s, scalars["wall_s"])
         self.eval_losses = {int(index): loss for index, loss in scalars["eval_losses"].items()}
         self.eval_accuracies = {int(index): value for index, value in scalars["eval_accuracies"].items()}
+        self.eval_rows = {int(index): rows for index, rows in scalars["eval_rows"].items()}
+        self.participation, self.members = Counter(scalars["participation"]), scalars["members"]
         self.uncompressed = Counter(scalars["uncompressed"])
         self.ledger.load_state(scalars["ledger"])
         self._saved_clocks = scalars["transport"]

@@ -114,7 +114,8 @@ class Steps:
                     return None
                 if self._body is None:
                     raise RemoteProtocolError("an activation, in a run that is not split")
-                arrival = self._body.arrivals.to_train(name, message)
+                with self._clients.phases("decode"):
+                    arrival = self._body.arrivals.to_train(name, message)
                 if not isinstance(arrival, Lost):
                     return arrival
                 recovery.of_server()
@@ -146,7 +147,8 @@ class Steps:
         results: dict[str, StepResult] = {}
         for index, group in enumerate(groups):
             draw = (position[0], position[1] * len(groups) + index)
-            results |= self._body.step(group, draw, position, progress)
+            with self._clients.phases("body"):
+                results |= self._body.step(group, draw, position, progress)
         if not results:  # all clients of the step were lost or refused in the middle of it
             return
         for name, result in results.items():
@@ -188,6 +190,7 @@ class Steps:
                 skip_ratio=float(skipped.float().mean()),
                 total_bytes=self._ledger.totals()["total"],
                 thresholds=settings_of(self._states[next(iter(results))].channels),
+                seconds=self._clients.phases.take(),
             )
         )
 
@@ -249,7 +252,8 @@ class Steps:
                 (state.task.round, step),
                 self_contained=arrival is None,
             )
-            packet = encode() if arrival is None else body.packed_gradient(name, arrival, encode)
+            with self._clients.phases("encode"):
+                packet = encode() if arrival is None else body.packed_gradient(name, arrival, encode)
             if packet is None:
                 return
             message.gradient = packet

@@ -34,11 +34,30 @@ class Back:
     client: str
 
 
-Event = Joined | Received | Gone | Back
+@dataclass(frozen=True)
+class Excluded:
+    """Whoever runs the server has decided that a client is to take no part; `replaced` if its seat is for another."""
+
+    client: str
+    reason: str
+    replaced: bool = False
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """Whoever runs the server has decided that a client which was excluded may take part again."""
+
+    client: str
+
+
+Event = Joined | Received | Gone | Back | Excluded | Admitted
 
 
 class Transport(Protocol):
     """Carries bytes between the server and its clients."""
+
+    notice_s: float | None
+    """For how long a client may be waited for before the log says so; None where waiting takes no time."""
 
     def receive(self, timeout_s: float | None = None) -> Event | None:
         """Wait for the next event; None where there is none within `timeout_s` (None: wait for ever)."""

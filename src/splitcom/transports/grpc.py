@@ -28,13 +28,14 @@ PIECE_BYTES = 1 << 16  # of a file; what a connection that is cut early has carr
 
 @dataclass(frozen=True)
 class Timeouts:
-    """The five times that a connection depends on, in seconds. `for_link` derives a client's from the link."""
+    """The times that a connection depends on, in seconds. `for_link` derives a client's from the link."""
 
     connect_s: float = 10.0  # until a connection stands
     probe_s: float = 10.0  # that a connection may be silent before it is probed
     silence_s: float = 20.0  # without an answer to a probe, or to what was sent: the connection is lost
     pause_s: float = 5.0  # between two attempts to connect, at most; the first pause is a twentieth of it
     give_up_s: float = 600.0  # of attempts in vain
+    notice_s: float = 60.0  # that a server waits for a client before its log says so, and again after as long
 
     def for_link(self, round_trip_s: float, bits_per_s: float, window_bytes: int) -> "Timeouts":
         """These, longer where the link is slow: an answer to a probe waits for what has been sent before.
@@ -52,6 +53,7 @@ class Timeouts:
             silence_s=self.silence_s * scale,
             pause_s=self.pause_s * scale,
             give_up_s=self.give_up_s,
+            notice_s=self.notice_s,
         )
 
 

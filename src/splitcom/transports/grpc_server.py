@@ -6,7 +6,7 @@ federation ◄── receive() ◄── queue of events ◄── a reading thr
 """
 
 import logging
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Container, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from splitcom.errors import RemoteProtocolError, SplitComError, TransportError
 from splitcom.transports.admission import Admission, Refusal, abort, log_refusal, version_reason
 from splitcom.transports.conversation import Conversation, Superseded
 from splitcom.transports.endpoint import Limits
-from splitcom.transports.events import Back, Event, Gone, Joined, Received
+from splitcom.transports.events import Admitted, Back, Event, Excluded, Gone, Joined, Received
 from splitcom.transports.frames_pb2 import (
     Description,
     FilePiece,
@@ -99,6 +99,7 @@ class GrpcServer:
         self._front_lock = Lock()
         self._limits = limits or Limits()
         self._timeouts = timeouts or SERVER_TIMEOUTS
+        self.notice_s: float | None = self._timeouts.notice_s
         self._lock = Lock()
         self._conversations: dict[str, Conversation] = {}  # the newest of each client
         self._refusals: dict[
@@ -106,7 +107,8 @@ class GrpcServer:
         ] = {}  # the last conversation that was refused, by client
         self._addressed: dict[str, Conversation] = {}  # the one whose Joined has been taken
         self._past_bytes: dict[str, tuple[int, int]] = defaultdict(lambda: (0, 0))
-        self._events: SimpleQueue[tuple[Conversation, Event]] = SimpleQueue()
+        self._events: SimpleQueue[tuple[Conversation | None, Event]] = SimpleQueue()
+        self.refusals: Counter[str] = Counter()  # since the server was started, by reason
         self._started = monotonic()
         self._sent_at: dict[str, float] = {}
         self._client_s: dict[str, float] = defaultdict(float)
@@ -132,6 +134,8 @@ class GrpcServer:
                 conversation, event = self._events.get(timeout=left)
             except Empty:
                 return None
+            if conversation is None:
+                return event
             if isinstance(event, Received):
                 conversation.consumed()
             if conversation.ended:
@@ -177,6 +181,10 @@ class GrpcServer:
 
     # -- for whoever runs the server
 
+    def order(self, event: Excluded | Admitted) -> None:
+        """Tell the federation what whoever runs the server has decided; from any thread."""
+        self._events.put((None, event))
+
     def traffic(self) -> dict[str, ClientTraffic]:
         """Every client's traffic since the server was started, by name."""
         with self._lock:
@@ -220,6 +228,7 @@ class GrpcServer:
             conversation, connection, opened = self._open(name, requests, context)
         except Refusal as refusal:
             log_refusal(context, refusal.refused)
+            self.refusals[code_name(refusal.refused.code)] += 1
             yield pack(Parcel(Frame(refused=refusal.refused)))
             return
         except grpc.RpcError:
@@ -330,6 +339,7 @@ class GrpcServer:
 
     def _refuse(self, conversation: Conversation, refused: Refused) -> None:
         _LOG.warning("%s is refused: %s (%s)", conversation.client, refused.reason, code_name(refused.code))
+        self.refusals[code_name(refused.code)] += 1
         with self._lock:
             self._refusals[conversation.client] = (conversation.identifier, refused)
         conversation.end(Frame(refused=refused))

@@ -17,6 +17,8 @@ from splitcom.transports.link import VirtualClock
 class InProcess:
     """Delivers in the order of arrival and never loses anything; `make_peer` begins a client's conversation."""
 
+    notice_s: float | None = None
+
     def __init__(self, clients: Iterable[str], make_peer: Callable[[str], Peer], clock: VirtualClock) -> None:
         self._make_peer = make_peer
         self._clock = clock

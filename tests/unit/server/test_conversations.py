@@ -8,18 +8,21 @@ from splitcom.config import Config
 from splitcom.errors import NonFiniteError
 from splitcom.metrics.ledger import Ledger
 from splitcom.protocol.messages_pb2 import Message
-from splitcom.protocol.session import PROTOCOL_VERSION, State
-from splitcom.server.conversations import Conversations
-from splitcom.transports.events import Back, Gone, Joined, Received
+from splitcom.protocol.session import PROTOCOL_VERSION, Role, Session, State
+from splitcom.server.conversations import Conversations, Rejoined
+from splitcom.transports.events import Admitted, Back, Excluded, Gone, Joined, Received
 
 
 class Script:
     """Tells of events at their times; waiting takes no time."""
 
+    notice_s = 60.0
+
     def __init__(self, *events):
         self.events = deque(sorted(events, key=lambda item: item[0]))
         self.time_s = 0.0
         self.dropped = []
+        self.refused = []
 
     def now(self):
         return self.time_s
@@ -36,6 +39,9 @@ class Script:
 
     def send(self, client, data):
         pass
+
+    def refuse(self, client, reason):
+        self.refused.append((client, self.time_s, reason))
 
     def reset(self, client):
         self.dropped.append((client, self.time_s))
@@ -110,7 +116,127 @@ def test_a_run_of_which_all_clients_have_diverged_ends_with_their_reason():
         conversations.collect(["b"])
 
 
-def test_a_client_that_ends_for_a_reason_of_its_own_may_come_back():
-    said = [(0.0, Joined("a")), (1.0, hello("a")), (2.0, ended("a", diverged=False))]
-    conversations = idle_clients(Script(*said), ["a"])
-    assert conversations.collect(["a"]) == {} and not conversations.present
+def failed(name, reason):
+    return Received(name, Message(failure={"reason": reason}).SerializeToString())
+
+
+def test_a_client_that_fails_is_waited_for_as_one_that_is_gone(caplog):
+    script = Script(*greeting("a"), (1.0, failed("a", "disk\nfull")), (9.0, Joined("a")))
+    clients = idle_clients(script, ["a"])
+    with pytest.raises(Rejoined):
+        clients.collect(["a"])
+    assert script.time_s == 9.0 and not script.dropped and "disk\\nfull" in caplog.text
+    script = Script(*greeting("a"), (1.0, failed("a", "disk full")), (1.5, Gone("a")))
+    clients = idle_clients(script, ["a"], drop_after_s=5.0)
+    assert clients.collect(["a"]) == {} and script.dropped == [("a", 6.5)]
+
+
+def test_a_client_that_fails_while_nobody_waits_for_it_is_asked_all_the_same():
+    script = Script(*greeting("a"), (1.0, saved("a")), (2.0, failed("a", "disk full")), (9.0, Joined("a")))
+    clients = idle_clients(script, ["a"])
+    assert list(clients.collect(["a"])) == ["a"]
+    assert clients.collect_arrived(["a"], until_s=3.0) == {} and clients.ready == ["a"]
+    assert clients.standings()["a"].state == "idle"
+    clients.send("a", Message(save_state={}))
+    with pytest.raises(Rejoined):
+        clients.collect(["a"])
+
+
+@pytest.mark.parametrize("collect", ["collect", "collect_arrived"])
+def test_a_client_that_is_connected_and_silent_is_dropped_after_the_time_of_a_step(collect):
+    script = Script(*greeting("a", "b"), (3.0, saved("b")))
+    clients = idle_clients(script, ["a", "b"], step_timeout_s=8.0)
+    assert list(getattr(clients, collect)(["a", "b"])) == ["b"]
+    if collect == "collect_arrived":
+        assert clients.collect_arrived(["a"]) == {}
+    assert script.dropped == [("a", 8.0)]
+
+
+def test_a_silent_client_is_dropped_though_others_always_have_something_to_say():
+    script = Script(*greeting("a", "b"), *((at, saved("b")) for at in (1.0, 3.0, 5.0, 7.0, 9.0)))
+    clients = idle_clients(script, ["a", "b"], step_timeout_s=5.0)
+    while script.events:
+        assert list(clients.collect_arrived(["a", "b"])) == ["b"]
+        clients.send("b", Message(save_state={}))
+        script.time_s += 2.0  # the server computes, and meanwhile the next message comes
+    assert script.dropped == [("a", 5.0)]
+
+
+def test_the_time_of_a_step_begins_again_when_a_client_is_back():
+    script = Script(*greeting("a"), (3.0, Gone("a")), (7.0, Back("a")), (12.0, saved("a")))
+    clients = idle_clients(script, ["a"], step_timeout_s=6.0)
+    assert list(clients.collect(["a"])) == ["a"] and not script.dropped
+
+
+def test_who_connects_and_never_says_hello_is_dropped_too():
+    script = Script((0.0, Joined("a")), *((9.0, event) for event in (Joined("b"), hello("b"))))
+    clients = Conversations(Config(federation={"clients": 1, "step_timeout_s": 5.0}), script, Ledger(), "f")
+    clients.gather()
+    assert clients.present == ["b"] and script.dropped == [("a", 5.0)]
+
+
+def test_the_log_says_every_minute_who_is_waited_for(caplog):
+    script = Script((0.0, Joined("a")), (70.0, hello("a")), (80.0, Gone("a")), (220.0, saved("a")))
+    clients = Conversations(Config(federation={"clients": 1}), script, Ledger(), "f")
+    clients.gather()
+    clients.send("a", Message(welcome={}))
+    clients.send("a", Message(save_state={}))
+    assert list(clients.collect(["a"])) == ["a"]
+    lines = [record.getMessage() for record in caplog.records]
+    assert [line.split(" since ")[0] for line in lines] == [
+        "waiting for a", "waiting for 1 of 1 clients", "waiting for a", "waiting for a",
+    ]  # fmt: skip
+    assert "(60 s): it is connecting" in lines[0] and "(60 s); here: nobody" in lines[1]
+    assert "(60 s): it is gone" in lines[2] and "(120 s): it is gone" in lines[3]
+
+
+def test_a_client_that_begins_anew_again_and_again_is_excluded():
+    again = ((float(at), Joined("a")) for at in (2, 3, 4))
+    script = Script(*greeting("a", "b"), (1.0, saved("b")), *again, (5.0, Joined("a")), (6.0, hello("a")))
+    clients = idle_clients(script, ["a", "b"], max_restarts=2)
+    for _ in range(2):
+        with pytest.raises(Rejoined):
+            clients.collect(["a", "b"])
+        clients.peers["a"].session = Session(Role.SERVER, State.SAVING)
+    assert list(clients.collect(["a", "b"])) == ["b"]
+    assert [(name, at) for name, at, _ in script.refused] == [("a", 4.0)]
+    assert "federation.max_restarts = 2" in script.refused[0][2]
+    clients.send("b", Message(save_state={}))
+    assert clients.collect_arrived(["b"], until_s=5.5) == {} and script.refused[1][:2] == ("a", 5.0)
+    assert clients.num_expected == 1 and clients.standings()["a"].state == "excluded"
+
+
+def test_a_saved_round_gives_restarts_back():
+    script = Script(*greeting("a"), (1.0, Joined("a")), (2.0, Joined("a")))
+    clients = idle_clients(script, ["a"], max_restarts=1)
+    for _ in range(2):
+        with pytest.raises(Rejoined):
+            clients.collect(["a"])
+        clients.saved()
+        clients.peers["a"].session = Session(Role.SERVER, State.SAVING)
+    assert clients.standings()["a"].restarts == 2 and not script.refused
+
+
+def test_who_runs_the_server_excludes_and_admits():
+    script = Script(
+        *greeting("a", "b"), (1.0, Excluded("a", "its machine is gone")), (2.0, saved("b")), (3.0, Joined("a")),
+        (4.0, Admitted("a")), (5.0, Joined("a")),
+    )  # fmt: skip
+    clients = idle_clients(script, ["a", "b"])
+    assert list(clients.collect(["a", "b"])) == ["b"]
+    assert script.refused == [("a", 1.0, "its machine is gone")] and clients.num_expected == 1
+    clients.send("b", Message(save_state={}))
+    clients.collect_arrived(["b"], until_s=3.5)
+    assert script.refused[1:] == [("a", 3.0, "its machine is gone")]
+    clients.collect_arrived(["b"], until_s=6.0)
+    assert clients.num_expected == 2 and clients.standings()["a"].state == "connecting"
+
+
+def test_a_seat_that_is_for_another_is_waited_for():
+    script = Script(
+        (0.0, Excluded("a", "its machine is gone", replaced=True)), (0.0, Excluded("c", "no rows")),
+        *((at, event) for name, at in (("b", 1.0), ("d", 2.0)) for event in (Joined(name), hello(name))),
+    )  # fmt: skip
+    clients = Conversations(Config(federation={"clients": 3}), script, Ledger(), "f")
+    clients.gather()
+    assert clients.present == ["b", "d"] and clients.num_expected == 2
