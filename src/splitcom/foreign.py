@@ -4,8 +4,10 @@ A column's value, a file's name or a peer's reason may hold anything: escapes th
 second line of a log, characters that turn the reading order around, megabytes. All of it is shown, none of it acts.
 """
 
+import json
 import logging
 import re
+from datetime import UTC, datetime
 from types import TracebackType
 
 PEER_CHARACTERS = 1000  # of a text that the other side has sent
@@ -58,3 +60,19 @@ class LogFormatter(logging.Formatter):
     ) -> str:
         """Write a traceback."""
         return visible(super().formatException(ei), lines=True)
+
+
+class JsonFormatter(LogFormatter):
+    """Writes each record as one JSON object on a line: time, level, logger, message, and what was raised."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Write the record."""
+        content = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": visible(record.getMessage(), _LOG_CHARACTERS),
+        }
+        if record.exc_info:
+            content["exception"] = self.formatException(record.exc_info)
+        return json.dumps(content, ensure_ascii=False)

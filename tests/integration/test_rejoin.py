@@ -99,33 +99,34 @@ def test_a_client_that_begins_anew_in_a_round_of_others_changes_no_bit(tiny_conf
     assert run.result["repeated_bytes"] == 0
 
 
-def test_a_client_that_leaves_while_others_compute_takes_its_batch_with_it(
+def test_losses_without_a_clients_rows_are_not_compared_with_those_that_have_them(
     tiny_config, tmp_path, monkeypatch
 ):
-    def run_in_which_client_1_says(folder, change):
-        class Leaving(InProcess):
-            activations = 0
+    class Leaving(InProcess):
+        activations = 0
 
-            def _answer(self, client, data):
-                message = Message.FromString(data)
-                if client == "client-1" and message.WhichOneof("kind") == "activation":
-                    Leaving.activations += 1
-                    if Leaving.activations == 2:
-                        for said in change(data):
-                            super()._answer(client, said)
-                        return
+        def _answer(self, client, data):
+            if client == "client-1" and Message.FromString(data).WhichOneof("kind") == "activation":
+                Leaving.activations += 1
+            if client != "client-1" or Leaving.activations < 2:
                 super()._answer(client, data)
+            elif Leaving.activations == 2:
+                super()._answer(client, Message(failure={"reason": "disk full"}).SerializeToString())
 
-        monkeypatch.setattr(room, "InProcess", Leaving)
-        times = {"links.step_s": 1.0, "links.server_step_s": 0.1}  # it has left before the last one has come
-        return train(tiny_config.override(times), tmp_path / folder)
-
-    failure = Message(failure={"reason": "disk full"}).SerializeToString()
-    before = run_in_which_client_1_says("before", lambda data: [failure])
-    after = run_in_which_client_1_says("after", lambda data: [data, failure])
-    one, other = adapter_of(before), adapter_of(after)
-    assert all(torch.equal(one[name], other[name]) for name in one)
-    assert after.result["eval"] == before.result["eval"]
+    monkeypatch.setattr(room, "InProcess", Leaving)
+    run = train(tiny_config.override({"training.rounds": 2}), tmp_path / "run")
+    lines, found = lines_of(run), run.result["eval"]
+    rows = {line["round"]: line["eval_rows"] for line in lines}
+    assert rows[0] > rows[1] == rows[2] == found["rows"] > 0
+    losses = {line["round"]: line["eval_loss"] for line in lines}
+    assert found["best_loss"] == min(losses[1], losses[2]) and found["fell_by"] is None
+    assert found["initial_loss"] == losses[0]
+    assert run.result["clients"] == 2 and run.result["participation"] == {"client-0": 2, "client-2": 2}
+    (warning,) = run.result["warnings"]
+    assert (
+        f"rounds 0 are over other rows than the last one, which is over {rows[2]} of client-0, client-2"
+        in warning
+    )
 
 
 def test_gradients_whose_references_are_lost_are_sent_again_also_the_last_of_a_round(

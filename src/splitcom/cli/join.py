@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from splitcom.cli.log import LogFormat
+
 if TYPE_CHECKING:
     from splitcom.methods.join import Check
     from splitcom.report.terminal import Terminal
@@ -55,6 +57,7 @@ def join(
         float, typer.Option(help="How much the server may send of the front's weights.")
     ] = 20_000.0,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask whether to join.")] = False,
+    log_format: LogFormat = "text",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything and measure the link, but do not train.")
     ] = False,
@@ -71,7 +74,7 @@ def join(
     from splitcom.settings.tree import parse_assignment
 
     terminal = Terminal()
-    log_to(terminal)
+    log_to(terminal, log_format)
     options = JoinOptions(
         address,
         data,

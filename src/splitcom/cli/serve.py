@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from splitcom.cli.log import LogFormat, MetricsAddress
 from splitcom.cli.train import Assignments
 
 
@@ -19,9 +20,8 @@ def serve(
     resume: Annotated[
         bool, typer.Option(help="Continue the run in --out, or begin it where there is none.")
     ] = False,
-    metrics_port: Annotated[
-        int | None, typer.Option(help="Serve /metrics and /healthz on this port of this machine.")
-    ] = None,
+    metrics: MetricsAddress = None,
+    log_format: LogFormat = "text",
 ) -> None:
     """Wait for the clients that the configuration asks for, train with them, and write the run folder.
 
@@ -32,21 +32,23 @@ def serve(
     from splitcom.cli.ending import show_end
     from splitcom.cli.status import StatusPage, log_to
     from splitcom.config import Config
-    from splitcom.methods.monitor import MonitorPage
+    from splitcom.methods.monitor import MonitorPage, address_of
     from splitcom.methods.serve import ServeOptions
     from splitcom.methods.serve import serve as run
     from splitcom.report.terminal import Terminal
     from splitcom.settings.tree import parse_assignment
 
     terminal = Terminal()
-    log_to(terminal)
+    log_to(terminal, log_format)
     resume = resume and (out / "config.toml").exists()
     overrides = dict(map(parse_assignment, assignments or []))
     path = config or (out / "config.toml" if resume else None)
     settings = Config.from_toml("", "defaults", overrides) if path is None else Config.load(path, overrides)
     with ExitStack() as stack:
-        page = stack.enter_context(StatusPage(settings.training.rounds, terminal))
-        if metrics_port is not None:
-            stack.enter_context(MonitorPage(page.snapshot, metrics_port))
+        page = stack.enter_context(
+            StatusPage(settings.training.rounds, terminal, is_json=log_format == "json")
+        )
+        if metrics is not None:
+            stack.enter_context(MonitorPage(page.snapshot, *address_of(metrics)))
         finished = run(settings, ServeOptions(listen, authority, out, resume), [page], page.watch)
     show_end(terminal, finished)

@@ -5,10 +5,11 @@ from collections.abc import Mapping, Sequence
 from time import monotonic
 from typing import Any, Self
 
-from splitcom.foreign import LogFormatter
+from splitcom.foreign import JsonFormatter, LogFormatter
 from splitcom.methods.join import Check
-from splitcom.methods.monitor import Monitor
+from splitcom.methods.monitor import Monitor, Snapshot
 from splitcom.report.format import format_bytes, format_thresholds
+from splitcom.report.live import standing_cells
 from splitcom.report.terminal import Group, RenderableType, Table, Terminal, TerminalLog, line, live_page
 from splitcom.server.observe import StepReport
 
@@ -16,10 +17,13 @@ _LOG = logging.getLogger("splitcom")
 _LINE_S = 10.0  # between two lines of progress where there is no terminal
 
 
-def log_to(terminal: Terminal) -> None:
-    """Show the package's log: above a live page in a terminal, else as lines with a time."""
+def log_to(terminal: Terminal, log_format: str = "text") -> None:
+    """Show the package's log: above a live page in a terminal, else as lines with a time; or as JSON, to stderr."""
     handler: logging.Handler
-    if terminal.is_terminal:
+    if log_format == "json":
+        handler = logging.StreamHandler()
+        handler.setFormatter(JsonFormatter())
+    elif terminal.is_terminal:
         handler = TerminalLog(terminal)
     else:
         handler = logging.StreamHandler()
@@ -32,9 +36,9 @@ def log_to(terminal: Terminal) -> None:
 class StatusPage(Monitor):
     """A monitor that shows itself; a context manager."""
 
-    def __init__(self, rounds: int, terminal: Terminal) -> None:
+    def __init__(self, rounds: int, terminal: Terminal, *, is_json: bool = False) -> None:
         super().__init__(rounds)
-        self._terminal = terminal.is_terminal
+        self._terminal = terminal.is_terminal and not is_json
         self._last_line = 0.0
         self._before: tuple[float, Mapping[str, int]] = (monotonic(), {})
         self._rates: Mapping[str, float] = {}
@@ -72,11 +76,18 @@ class StatusPage(Monitor):
         return (
             f"round {snapshot.round}/{snapshot.rounds}  step {snapshot.step}/{snapshot.num_steps}{loss}  "
             f"skipped {snapshot.skip_ratio:.0%}{format_thresholds(snapshot.thresholds)}  "
-            f"{format_bytes(snapshot.total_bytes)}  {connected} clients connected"
+            f"{format_bytes(snapshot.total_bytes)}  {connected} clients connected{self._times(snapshot)}"
         )
 
+    def _times(self, snapshot: Snapshot) -> str:
+        step = "".join(f"  {phase} {seconds:.2f} s" for phase, seconds in snapshot.step_seconds.items())
+        saved = "" if snapshot.save_age_s is None else f"  saved {snapshot.save_age_s:.0f} s ago"
+        refused = sum(snapshot.refusals.values())
+        return step + saved + (f"  {refused} refused" if refused else "")
+
     def _render(self) -> RenderableType:
-        clients = self.snapshot().clients
+        snapshot = self.snapshot()
+        clients = snapshot.clients
         now, totals = monotonic(), {name: c.up_bytes + c.down_bytes for name, c in clients.items()}
         then, before = self._before
         if now - then >= 1.0:
@@ -86,11 +97,13 @@ class StatusPage(Monitor):
             self._before = now, totals
         table = Table()
         table.add_column("client")
-        for column in ("up", "down", "per second", "reconnections"):
+        table.add_column("is")
+        for column in ("waited for", "up", "down", "per second", "reconnections"):
             table.add_column(column, justify="right")
         for name, client in clients.items():
             table.add_row(
                 line(name, "" if client.connected else "red"),
+                *standing_cells(snapshot.standings.get(name)),
                 format_bytes(client.up_bytes),
                 format_bytes(client.down_bytes),
                 format_bytes(int(self._rates.get(name, 0))) if client.connected else "not connected",

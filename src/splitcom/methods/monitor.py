@@ -2,6 +2,7 @@
 
 GET /metrics    counts and gauges in the text format of Prometheus
 GET /healthz    200 while the server runs, with the round it is in
+GET /readyz     200 when clients can take part, with whom the run waits for; 503 before
 """
 
 import threading
@@ -13,8 +14,11 @@ from typing import Any
 
 from splitcom.errors import RunError
 from splitcom.server.observe import Observer, StepReport
+from splitcom.server.peers import Standing
+from splitcom.server.waits import describe
 from splitcom.transports.grpc_server import ClientTraffic, GrpcServer
 
+_Family = tuple[str, str, str, Sequence[tuple[Mapping[str, str], float | None]]]  # name, kind, help, samples
 _CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -33,7 +37,23 @@ class Snapshot:
     thresholds: Mapping[str, float] = field(default_factory=dict)
     total_bytes: int = 0
     uptime_s: float = 0.0
+    save_age_s: float | None = None  # since all state was last on the disk
+    step_seconds: Mapping[str, float] = field(default_factory=dict)  # of the last step, by phase
+    refusals: Mapping[str, int] = field(default_factory=dict)  # of connections, by reason
     clients: Mapping[str, ClientTraffic] = field(default_factory=dict)
+    standings: Mapping[str, Standing] = field(default_factory=dict)
+    is_ready: bool = False  # clients can take part
+
+    def waiting(self) -> str:
+        """Whom the run waits for, longest first; empty if for nobody.
+
+        >>> Snapshot(rounds=1, standings={"a": Standing("training", 75.0), "b": Standing("idle")}).waiting()
+        'waiting for a for 75 s (training)'
+        """
+        owing = {name: s for name, s in self.standings.items() if s.waited_s is not None}
+        longest = sorted(owing.items(), key=lambda item: -(item[1].waited_s or 0.0))
+        said = [f"{name} for {s.waited_s:.0f} s ({describe(s)})" for name, s in longest]
+        return f"waiting for {', '.join(said)}" if said else ""
 
 
 class Monitor(Observer):
@@ -47,6 +67,16 @@ class Monitor(Observer):
         self._round = 0
         self._held_out_loss: float | None = None
         self._held_out_accuracy: float | None = None
+        self._standings: Callable[[], Mapping[str, Standing]] | None = None
+        self._saved_at: float | None = None
+
+    def on_begin(self, standings: Callable[[], Mapping[str, Standing]]) -> None:
+        """Remember whom to ask."""
+        self._standings = standings
+
+    def on_saved(self, round_index: int) -> None:
+        """Remember when."""
+        self._saved_at = monotonic()
 
     def watch(self, server: GrpcServer) -> None:
         """Include what this server knows of its clients."""
@@ -78,6 +108,11 @@ class Monitor(Observer):
             thresholds={} if report is None else report.thresholds,
             total_bytes=0 if report is None else report.total_bytes,
             uptime_s=monotonic() - self._started,
+            save_age_s=None if self._saved_at is None else monotonic() - self._saved_at,
+            step_seconds={} if report is None else report.seconds,
+            refusals={} if self._server is None else dict(self._server.refusals),
+            standings={} if self._standings is None else self._standings(),
+            is_ready=self._server is not None and self._standings is not None,
             clients={} if self._server is None else self._server.traffic(),
         )
 
@@ -92,7 +127,16 @@ def prometheus(snapshot: Snapshot) -> str:
 
 
 def _lines(snapshot: Snapshot) -> Iterator[str]:
-    values: list[tuple[str, str, str, float | None]] = [
+    for name, kind, help_text, samples in _families(snapshot):
+        known = [(labels, value) for labels, value in samples if value is not None]
+        if known:
+            yield from (f"# HELP {name} {help_text}", f"# TYPE {name} {kind}")
+        for labels, value in known:
+            yield f"{name}{_labelled(labels)} {value:.12g}"
+
+
+def _families(snapshot: Snapshot) -> Iterator[_Family]:
+    for name, kind, help_text, value in (
         ("splitcom_round", "gauge", "Round in progress.", snapshot.round),
         ("splitcom_rounds", "gauge", "Rounds of the run.", snapshot.rounds),
         ("splitcom_step", "gauge", "Optimisation steps of this round.", snapshot.step),
@@ -102,55 +146,64 @@ def _lines(snapshot: Snapshot) -> Iterator[str]:
         ("splitcom_skip_ratio", "gauge", "Activations of the last step not sent.", snapshot.skip_ratio),
         ("splitcom_bytes_total", "counter", "Message bytes, evaluation not included.", snapshot.total_bytes),
         ("splitcom_uptime_seconds", "counter", "Seconds since the server was started.", snapshot.uptime_s),
+        ("splitcom_save_age_seconds", "gauge", "Seconds since all was saved.", snapshot.save_age_s),
+    ):
+        yield name, kind, help_text, [({}, value)]
+    for name, kind, help_text, label, values in (
+        ("splitcom_threshold", "gauge", "What a controller has set.", "flow", snapshot.thresholds),
+        ("splitcom_step_seconds", "gauge", "What the last step took.", "phase", snapshot.step_seconds),
+        ("splitcom_refusals_total", "counter", "Connections refused.", "reason", snapshot.refusals),
+    ):
+        yield name, kind, help_text, [({label: key}, value) for key, value in values.items()]
+    clients, standings = snapshot.clients.items(), snapshot.standings.items()
+    counts: list[tuple[str, str, str, Callable[[ClientTraffic], int]]] = [
+        ("connected", "gauge", "Whether the client is connected.", lambda c: c.connected),
+        ("up_bytes_total", "counter", "Message bytes from the client.", lambda c: c.up_bytes),
+        ("down_bytes_total", "counter", "Message bytes to the client.", lambda c: c.down_bytes),
+        ("reconnections_total", "counter", "Connections made again.", lambda c: c.reconnections),
     ]
-    for name, kind, help_text, value in values:
-        if value is not None:
-            yield from (f"# HELP {name} {help_text}", f"# TYPE {name} {kind}", f"{name} {value:.12g}")
-    if snapshot.thresholds:
-        yield from (
-            "# HELP splitcom_threshold What a controller has set.",
-            "# TYPE splitcom_threshold gauge",
-        )
-    for flow, threshold in snapshot.thresholds.items():
-        yield f'splitcom_threshold{{flow="{flow}"}} {threshold:.12g}'
-    per_client: list[tuple[str, str, str, Callable[[ClientTraffic], int]]] = [
-        ("splitcom_client_connected", "gauge", "Whether the client is connected.", lambda c: c.connected),
-        ("splitcom_client_up_bytes_total", "counter", "Message bytes from the client.", lambda c: c.up_bytes),
-        (
-            "splitcom_client_down_bytes_total",
-            "counter",
-            "Message bytes to the client.",
-            lambda c: c.down_bytes,
-        ),
-        (
-            "splitcom_client_reconnections_total",
-            "counter",
-            "Connections made again.",
-            lambda c: c.reconnections,
-        ),
+    for name, kind, help_text, count_of in counts:
+        samples = [({"client": client}, int(count_of(traffic))) for client, traffic in clients]
+        yield f"splitcom_client_{name}", kind, help_text, samples
+    of_standing: list[tuple[str, str, str, Callable[[Standing], float]]] = [
+        ("waited_seconds", "gauge", "For how long its message is due.", lambda s: s.waited_s or 0.0),
+        ("restarts_total", "counter", "Times it began anew in the middle.", lambda s: s.restarts),
+        ("refused_total", "counter", "Times it said what it must not.", lambda s: s.refusals),
     ]
-    for name, kind, help_text, value_of in per_client:
-        yield from (f"# HELP {name} {help_text}", f"# TYPE {name} {kind}")
-        for client, traffic in snapshot.clients.items():
-            label = client.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
-            yield f'{name}{{client="{label}"}} {int(value_of(traffic))}'
+    for name, kind, help_text, value_of in of_standing:
+        values_of = [({"client": client}, value_of(standing)) for client, standing in standings]
+        yield f"splitcom_client_{name}", kind, help_text, values_of
+    states = [({"client": client, "state": standing.state}, 1) for client, standing in standings]
+    yield "splitcom_client_state", "gauge", "What the client is at.", states
+
+
+def _labelled(labels: Mapping[str, str]) -> str:
+    def escaped(text: str) -> str:
+        return text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+
+    inner = ",".join(f'{name}="{escaped(value)}"' for name, value in labels.items())
+    return f"{{{inner}}}" if inner else ""
 
 
 class MonitorPage:
-    """Serves snapshots over HTTP on this machine alone, from a thread of its own; a context manager.
+    """Serves snapshots over HTTP from a thread of its own, for this machine alone by default; a context manager.
 
-    Raises RunError where the port is taken. `port` is the one it got where 0 was asked for.
+    Raises RunError where it cannot listen. `port` is the one it got where 0 was asked for.
     """
 
-    def __init__(self, snapshot: Callable[[], Snapshot], port: int) -> None:
+    def __init__(self, snapshot: Callable[[], Snapshot], port: int, host: str = "127.0.0.1") -> None:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 if self.path == "/metrics":
                     self._answer(200, prometheus(snapshot()))
                 elif self.path == "/healthz":
                     self._answer(200, f"ok round {snapshot().round}\n")
+                elif self.path == "/readyz":
+                    now = snapshot()
+                    said = now.waiting() or f"round {now.round}"
+                    self._answer(*((200, f"ready: {said}\n") if now.is_ready else (503, "not ready yet\n")))
                 else:
-                    self._answer(404, "there is /metrics and /healthz\n")
+                    self._answer(404, "there is /metrics, /healthz and /readyz\n")
 
             def _answer(self, status: int, text: str) -> None:
                 body = text.encode()
@@ -164,9 +217,10 @@ class MonitorPage:
                 """Say nothing: a scrape every few seconds is no news."""
 
         try:
-            self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
-        except OSError as error:
-            raise RunError(f"--metrics-port {port}: {error.strerror or error}; choose another") from error
+            self._server = ThreadingHTTPServer((host, port), Handler)
+        except (OSError, OverflowError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise RunError(f"--metrics {host}:{port}: {reason}; choose another address or port") from error
         self.port = int(self._server.server_address[1])
         self._thread = threading.Thread(target=self._server.serve_forever, name="monitor", daemon=True)
         self._thread.start()
@@ -178,3 +232,15 @@ class MonitorPage:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+
+def address_of(text: str) -> tuple[int, str]:
+    """Port and host of "HOST:PORT", or of a port alone; raises RunError if it is neither.
+
+    >>> address_of("9100"), address_of("0.0.0.0:9100")
+    ((9100, '127.0.0.1'), (9100, '0.0.0.0'))
+    """
+    host, _, port = text.rpartition(":")
+    if not port.isdecimal():
+        raise RunError(f"--metrics {text}: expected HOST:PORT or PORT, such as 0.0.0.0:9100")
+    return int(port), host.strip("[]") or "127.0.0.1"

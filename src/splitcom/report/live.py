@@ -10,6 +10,8 @@ from splitcom.report.folder import METRICS, ClientRound, load_metrics
 from splitcom.report.format import format_bytes, format_percent
 from splitcom.report.tables import NONE
 from splitcom.report.terminal import Table
+from splitcom.server.peers import Standing
+from splitcom.server.waits import describe
 
 
 def progress_table(folder: Path, num_rounds: int, last: int = 20) -> Table:
@@ -40,6 +42,13 @@ def progress_table(folder: Path, num_rounds: int, last: int = 20) -> Table:
         table.add_section()
         table.add_row("all", *[""] * 4, *(format_bytes(_sum(metrics, key)) for key in SUMS))
     return table
+
+
+def standing_cells(standing: Standing | None) -> tuple[str, str]:
+    """What a client is at, and for how long its message is due."""
+    if standing is None:
+        return NONE, NONE
+    return describe(standing), NONE if standing.waited_s is None else f"{standing.waited_s:.0f} s"
 
 
 def _sum(lines: Iterable[ClientRound], key: str) -> int:

@@ -26,7 +26,9 @@ class StepReport:
     thresholds: Mapping[str, float] = field(
         default_factory=dict
     )  # or steps, by flow, of those a controller sets
-    seconds: Mapping[str, float] = field(default_factory=dict)  # of the server since the step before, by phase
+    seconds: Mapping[str, float] = field(
+        default_factory=dict
+    )  # of the server since the step before, by phase
 
 
 class Observer:

@@ -1,6 +1,5 @@
 """What the server's time goes into, by phase; phases may lie within one another, and each second counts once."""
 
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import perf_counter
@@ -22,7 +21,7 @@ class Phases:
 
     def __init__(self, clock: Callable[[], float] = perf_counter) -> None:
         self._clock = clock
-        self._seconds: Counter[str] = Counter()
+        self._seconds = dict.fromkeys(PHASES, 0.0)
         self._stack: list[str] = []
         self._since = 0.0
 
@@ -39,8 +38,7 @@ class Phases:
 
     def take(self) -> dict[str, float]:
         """Seconds of each phase since the last call."""
-        taken = {phase: float(self._seconds[phase]) for phase in PHASES}
-        self._seconds.clear()
+        taken, self._seconds = self._seconds, dict.fromkeys(PHASES, 0.0)
         return taken
 
     def _turn(self) -> None:

@@ -2,12 +2,14 @@
 
 import urllib.error
 import urllib.request
+from types import SimpleNamespace
 
 import pytest
 
 from splitcom.errors import RunError
-from splitcom.methods.monitor import Monitor, MonitorPage, Snapshot, prometheus
+from splitcom.methods.monitor import Monitor, MonitorPage, Snapshot, address_of, prometheus
 from splitcom.server.observe import StepReport
+from splitcom.server.peers import Standing
 from splitcom.transports.grpc_server import ClientTraffic
 
 
@@ -32,8 +34,39 @@ def test_a_running_monitor_can_be_scraped():
             assert line in lines
         with pytest.raises(urllib.error.HTTPError, match="404"):
             read(f"http://127.0.0.1:{page.port}/other")
-        with pytest.raises(RunError, match=f"--metrics-port {page.port}"):
+        with pytest.raises(RunError, match=f"--metrics 127.0.0.1:{page.port}"):
             MonitorPage(monitor.snapshot, page.port)
+
+
+def test_it_is_ready_when_clients_can_take_part_and_says_whom_it_waits_for():
+    monitor = Monitor(rounds=5)
+    with MonitorPage(monitor.snapshot, *address_of("localhost:0")) as page:
+        address = f"http://127.0.0.1:{page.port}"
+        with pytest.raises(urllib.error.HTTPError, match="503"):
+            read(f"{address}/readyz")
+        monitor.watch(SimpleNamespace(traffic=dict, refusals={"CERTIFICATE": 2}))
+        monitor.on_begin(
+            lambda: {"a": Standing("training", 75.0, restarts=1), "b": Standing("idle", refusals=3)}
+        )
+        assert read(f"{address}/readyz") == "ready: waiting for a for 75 s (training)\n"
+        monitor.on_step(StepReport(1, 1, 1, 1.5, 0.25, 1000, seconds={"waiting": 2.0, "body": 0.5}))
+        assert "splitcom_save_age_seconds" not in read(f"{address}/metrics")
+        monitor.on_saved(1)
+        lines = read(f"{address}/metrics").splitlines()
+    for line in (
+        'splitcom_client_state{client="a",state="training"} 1', 'splitcom_client_waited_seconds{client="a"} 75',
+        'splitcom_client_waited_seconds{client="b"} 0', 'splitcom_client_restarts_total{client="a"} 1',
+        'splitcom_client_refused_total{client="b"} 3', 'splitcom_refusals_total{reason="CERTIFICATE"} 2',
+        'splitcom_step_seconds{phase="waiting"} 2', 'splitcom_step_seconds{phase="body"} 0.5',
+    ):  # fmt: skip
+        assert line in lines
+    assert any(line.startswith("splitcom_save_age_seconds 0.") for line in lines)
+
+
+@pytest.mark.parametrize("text", ["", "host", "host:", "host:x", "host:99999", "127.0.0.1:-1"])
+def test_an_address_that_is_none_is_refused_with_what_is_one(text):
+    with pytest.raises(RunError, match="--metrics"):
+        MonitorPage(Monitor(1).snapshot, *address_of(text))
 
 
 def test_clients_are_labelled_and_every_metric_is_typed_once():
