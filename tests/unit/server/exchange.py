@@ -9,10 +9,13 @@ import torch
 from splitcom.codecs import Decoded, Ragged
 from splitcom.engines.engine import Arrival
 from splitcom.errors import PacketError, RemoteProtocolError
+from splitcom.server.phases import Phases
 
 
 class Clients:
     """`says[name]` is what a client says next; None in it is one that has left."""
+
+    phases = Phases()
 
     def __init__(self, *names, num_samples=8):
         self.peers = {
