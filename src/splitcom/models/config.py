@@ -10,7 +10,9 @@ from splitcom.settings import NonNegativeInt, PartBelowOne, Place, PositiveFloat
 class ModelConfig(Section):
     """The base model and where it is cut."""
 
-    source: Annotated[str, Place(("bundled",))] = "bundled"  # "bundled", a local folder, or a name on the hub
+    source: Annotated[str, Field(min_length=1), Place(("bundled",))] = (
+        "bundled"  # "bundled", a local folder, or a name on the hub
+    )
     cut: PositiveInt = 2  # blocks in the front
     tail_blocks: NonNegativeInt = 0  # blocks that the client has behind the body; 0: no U-shape
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"

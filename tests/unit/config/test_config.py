@@ -26,6 +26,7 @@ def test_a_saved_configuration_reads_back_equal(tmp_path):
         ("[flows.activation_up]\ncodek = 'none'", r"flows.activation_up.codek: .* 'codec'\?"),
         ("[training]\nlr = 'fast'", r"training.lr = 'fast': .*number"),
         ("[training]\nrounds = 0", r"training.rounds = 0: .*greater than 0"),
+        ("[model]\nsource = ''", r"model.source = '': .*at least 1 character"),
         ("[flows.activation_up]\ncodec = 'tempral(0.9)'", r"(?s)flows.activation_up.codec.*temporal"),
         (
             "[flows.activation_up]\ncodec = 'int4'\nresidual = true",
