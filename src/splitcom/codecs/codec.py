@@ -9,7 +9,7 @@ not add up from one packet to the next.
 
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -46,17 +46,24 @@ class Context:
     """Of what is random but the same for all batches that share `references`."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Encoded:
     """What the sender gets."""
 
     packet: bytes
-    reconstruction: Ragged
-    """fp32, what the receiver will have; may share memory with the batch. NaN where the sender cannot know it: in
-    skipped samples of which it keeps a projection only."""
+    reconstruct: Callable[[], Ragged]
+    """Computes `reconstruction`: few senders ask for it."""
     skipped: Tensor
     """bool `[batch]`: samples of which nothing was sent."""
     num_skipped_tokens: int
+
+    @cached_property
+    def reconstruction(self) -> Ragged:
+        """fp32, what the receiver will have; may share memory with the batch.
+
+        NaN where the sender cannot know it: in skipped samples of which it keeps a projection only.
+        """
+        return self.reconstruct()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

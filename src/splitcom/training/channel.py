@@ -81,7 +81,8 @@ class Channel:
                 f"{self.client}, round {position[0]}, step {position[1]}, flow {self.flow}: {error}; if numbers have "
                 f"grown from step to step, {DIVERGED}"
             ) from error
-        self._keep(ids, encoded.reconstruction)
+        if self._is_base:
+            self._last = [*ids], encoded.reconstruction
         self.traffic.seconds += perf_counter() - started
         self._count(batch, ids, encoded.skipped)
         return encoded.packet
@@ -93,7 +94,8 @@ class Channel:
         base = self._held(decoded.ids, decoded.batch)
         if base is not None:
             decoded = replace(decoded, batch=replace(decoded.batch, values=decoded.batch.values + base))
-        self._keep(decoded.ids, decoded.batch)
+        if self._is_base:
+            self._last = decoded.ids, decoded.batch
         self.traffic.seconds += perf_counter() - started
         self._count(decoded.batch, decoded.ids, decoded.skipped)
         return decoded
@@ -130,10 +132,6 @@ class Channel:
                 f"flow {self.flow} of other samples or tokens than {self._base.flow} had before"
             )
         return held.values.to(batch.values.device)
-
-    def _keep(self, ids: Sequence[int], batch: Ragged) -> None:
-        if self._is_base:
-            self._last = [*ids], batch
 
     def _count(self, batch: Ragged, ids: Sequence[int], skipped: torch.Tensor) -> None:
         self.traffic.samples += len(skipped)

@@ -104,7 +104,7 @@ class ChainCodec(Codec):
         packet = write_prefix(self.fingerprint, ids, lengths, known, found, batch.hidden, stored) + body
         if store is not None:
             _update(store, ids, reconstruction, sent, known, project)
-        return Encoded(packet, reconstruction, torch.from_numpy(sent.counts == 0), int(skipped.sum()))
+        return Encoded(packet, lambda: reconstruction, torch.from_numpy(sent.counts == 0), int(skipped.sum()))
 
     @override
     def decode(

@@ -15,6 +15,8 @@ from splitcom.codecs.lattice.predict import Floats, Modes, plan, quantized, repl
 from splitcom.codecs.lattice.tokens import Tokens
 from splitcom.codecs.wire import Bools, Ints
 
+_FAR = float(1 << 30)
+
 
 @dataclass(frozen=True)
 class Body:
@@ -39,6 +41,8 @@ class BodyCoding:
     def plan(self, coordinates: Floats, tokens: Tokens, flow: Flow, weights: Floats) -> Body:
         """What is cheapest for `coordinates` `[tokens, directions]`; only the sender does."""
         dims, units = coordinates.shape[1], flow.units * tokens.factors
+        # what is far beyond the limit of what can be coded could be beyond fp32 when squared
+        coordinates = coordinates.clip(-_FAR, _FAR)
         if self.predict is None:
             codes = quantized(coordinates, self.dead_zone, units)
             return Body(None, Modes.all_usual(len(codes)), codes)

@@ -97,12 +97,16 @@ class LatticeCodec(Codec):
         tokens = Tokens.of(store, ids, lengths, known, factors, len(flow.basis.rows), self._window(fresh))
         body = bodies.plan(wanted, tokens, flow, weights)
         body, coordinates = bodies.code(writer, flow, body, tokens)
-        restored = self._code_end(writer, flow, coordinates, values.device, values)
+        shift = self._code_end(writer, flow, coordinates, values)
         packet = prefix + writer.finish()
         self._commit(store, flow, packet, ids, tokens, coordinates, fresh, dims)
-        reconstruction = Ragged(restored, batch.lengths, self._learnt(tokens))
         skipped = body.skipped(tokens)
-        return Encoded(packet, reconstruction, torch.from_numpy(skipped), int(lengths[skipped].sum()))
+
+        def reconstruct() -> Ragged:
+            restored = flow.restored(coordinates, shift, values.device)
+            return Ragged(restored, batch.lengths, self._learnt(tokens))
+
+        return Encoded(packet, reconstruct, torch.from_numpy(skipped), int(lengths[skipped].sum()))
 
     @override
     def decode(
@@ -131,7 +135,8 @@ class LatticeCodec(Codec):
         self._heads(fresh).code(bits, flow, None, int(lengths.sum()))
         tokens = Tokens.of(store, ids, lengths, known, factors, len(flow.basis.rows), self._window(fresh))
         body, coordinates = self._bodies.code(bits, flow, None, tokens)
-        values = self._code_end(bits, flow, coordinates, device)
+        shift = self._code_end(bits, flow, coordinates)
+        values = flow.restored(coordinates, shift, device)
         bits.finish()
         if not all(bound.isfinite() for bound in torch.aminmax(values)):
             raise PacketError("the packet holds values that are not finite")
@@ -166,14 +171,9 @@ class LatticeCodec(Codec):
         return None if self.uniform.prompt == 1 else tokens.learnt
 
     def _code_end(
-        self,
-        coder: Coder,
-        flow: Flow,
-        coordinates: Ints,
-        device: torch.device | str,
-        values: Tensor | None = None,
-    ) -> Tensor:
-        """Code what corrects the tokens' sum, and a checksum; gives the tokens, fp32 `[tokens, hidden]`."""
+        self, coder: Coder, flow: Flow, coordinates: Ints, values: Tensor | None = None
+    ) -> Ints | None:
+        """Code what corrects the tokens' sum, and a checksum; gives the correction, if there is one."""
         shift = None
         check = zlib.crc32(coordinates.astype("<i8").tobytes())
         if self.klt.centre == "sum":
@@ -187,7 +187,7 @@ class LatticeCodec(Codec):
         check &= 0xFFFF
         if code_uints(coder, np.array([check]), 1, 16) != check:
             raise PacketError("the packet is damaged: its checksum does not fit")
-        return flow.basis.inverse(coordinates, flow.step, device, shift, flow.units)
+        return shift
 
     def _commit(
         self,

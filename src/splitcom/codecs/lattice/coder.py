@@ -28,8 +28,6 @@ _BAND = 8  # a band is this part of the columns before it, and one more
 _CLIP = 3  # larger magnitudes count as this one in means
 _MEAN_SHIFT = 3  # a packet moves the means by an eighth
 _NEW_MEAN, _MIN_MEAN = 1 << 12, 1 << 6
-# half octaves, exact on every machine
-_THRESHOLDS = np.array([int(np.sqrt(np.float64(2**k))) for k in range(1, _LEVELS)], np.int64)
 
 MAX_MAGNITUDE = (1 << _MAX_ESCAPE_BITS) - 1
 """Largest magnitude that a matrix of codes may have."""
@@ -107,9 +105,9 @@ class BitModel:
         """Code one bit in each of the contexts, then learn from them."""
         if not len(context):
             return np.zeros(0, np.bool_)
-        zeros, ones = self.counts[context].T
+        zeros, ones = self.counts.T
         # Krichevsky and Trofimov's estimate
-        coded = coder.bits((2 * ones + 1) / (2 * (zeros + ones) + 2), bits)
+        coded = coder.bits(((2 * ones + 1) / (2 * (zeros + ones) + 2))[context], bits)
         self.counts += np.bincount(2 * context + coded, minlength=self.counts.size).reshape(-1, 2)
         self.counts[self.counts[:, 0] + self.counts[:, 1] > _MAX_COUNT] >>= 1
         return coded
@@ -151,8 +149,7 @@ class MatrixModel:
             near[1:] += activity[:-1]
             near[:-1] += activity[1:]
             mean = means[:, band]
-            ratio = (mean * (near + 1)[:, None] << _FIXED) // (4 * expected + (1 << _FIXED))[:, None]
-            level = np.searchsorted(_THRESHOLDS, ratio.reshape(-1))
+            level = levels(mean * ((near + 1) << _FIXED)[:, None], 4 * expected[:, None] + (1 << _FIXED))
             given = None if matrix is None else matrix[:, band].reshape(-1)
             coded[:, band] = self._code_elements(coder, level, given).reshape(rows, -1)
             activity += np.minimum(np.abs(coded[:, band]), _CLIP).sum(1)
@@ -190,6 +187,17 @@ class MatrixModel:
             signs = coder.bits(np.full(len(some), 0.5), negative)
             magnitude[some[signs]] *= -1
         return magnitude
+
+
+def levels(numbers: Ints, divisors: Ints) -> Ints:
+    """How many half octaves there are below each quotient, flat, the first at the root of 2.
+
+    Exact on every machine: below 2^53 IEEE division rounds no quotient of integers up to the next one, and an exponent
+    is no rounded logarithm.
+    """
+    quotients = np.floor(numbers / divisors).clip(1, 1 << _LEVELS // 2)
+    exponents = (quotients * quotients - 1).view(np.int64) >> 52
+    return np.asarray((exponents - 1023).clip(0, _LEVELS - 1).reshape(-1))
 
 
 def _bands(width: int) -> list[slice]:

@@ -1,6 +1,8 @@
 """What a lattice codec knows of a flow: a `FlowState` as the objects that use it."""
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from splitcom.codecs.lattice.basis import UNIT, Basis
 from splitcom.codecs.lattice.coder import BitModel, Coder, MatrixModel, code_uints
@@ -24,6 +26,7 @@ class Flow:
         self.shift = MatrixModel(arrays["shift_counts"], arrays["shift_means"])
         self.modes = ModeModel(BitModel(arrays["modes"]))
         self.prompts = BitModel(arrays["prompts"])
+        self._basis = Basis(arrays["mean"], arrays["rows"].astype(np.int64))
 
     @classmethod
     def after(cls, state: FlowState | None, dims: int, hidden: int) -> "Flow":
@@ -49,12 +52,17 @@ class Flow:
     @property
     def basis(self) -> Basis:
         """Mean and directions."""
-        return Basis(self.state.arrays["mean"], self.state.arrays["rows"].astype(np.int64))
+        return self._basis
 
     @basis.setter
     def basis(self, basis: Basis) -> None:
+        self._basis = basis
         # far below 2^31 each, and most of what is kept of a flow
         self.state.arrays["mean"], self.state.arrays["rows"] = basis.mean, basis.rows.astype(np.int32)
+
+    def restored(self, coordinates: Ints, shift: Ints | None, device: torch.device | str) -> Tensor:
+        """What integer `coordinates`, moved by a `shift`, stand for: fp32 `[tokens, hidden]`."""
+        return self.basis.inverse(coordinates, self.step, device, shift, self.units)
 
     def drift_of(self, dims: int) -> Ints:
         """The drift map of `dims` directions, of which those that have been added since do not move."""

@@ -141,7 +141,8 @@ class Window:
 
 def spent(residual: Floats | Ints, units: int | Ints) -> Floats:
     """About the bits that a residual `[..., directions]` costs, its error included as what it would cost."""
-    return np.asarray(np.log2(1.0 + (residual * (2.0 / units)) ** 2).sum(-1))
+    steps = (residual * (2.0 / units)).astype(np.float32)
+    return np.asarray(np.log2(1.0 + steps * steps).sum(-1), np.float64)
 
 
 def plan(

@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 
 from splitcom.codecs import Codec, Context, MemoryReferences, Ragged, parse
 from splitcom.codecs.lattice.basis import UNIT, Basis, exact_products
-from splitcom.codecs.lattice.coder import MAX_MAGNITUDE, Coder, MatrixModel, Reader, Writer, code_uints
+from splitcom.codecs.lattice.coder import (
+    MAX_MAGNITUDE,
+    Coder,
+    MatrixModel,
+    Reader,
+    Writer,
+    code_uints,
+    levels,
+)
 from splitcom.codecs.lattice.drift import code_update, fit, moved, predicted, updated
 from splitcom.codecs.lattice.flow import Flow
 from splitcom.codecs.lattice.predict import LIMIT, ModeModel, Window, plan, replay, restore
@@ -142,6 +150,19 @@ def test_coding_comes_within_eight_percent_of_the_empirical_entropy() -> None:
         entropy -= len(column) * float((share * np.log2(share)).sum())
     assert sum(sizes) < 1.08 * entropy
     assert np.mean(sizes[4:]) < np.mean(sizes[:1])
+
+
+def test_levels_are_half_octaves_of_the_exact_quotient() -> None:
+    """Beside each power of the root of 2, and just below and above it, for divisors of all sizes."""
+    roots = [int(np.sqrt(np.float64(2**k))) for k in range(1, 48)]
+    divisors = np.rint(2 ** draws(0).uniform(16, 24, (3, 48)).cumsum(1).clip(16, 24)).astype(np.int64)
+    for near in (-1, 0, 1):
+        quotients = np.array([*roots, 1 << 28]) + near
+        for rest in (-1, 0, 1):
+            numbers = quotients * divisors + rest
+            assert np.array_equal(
+                levels(numbers, divisors), np.searchsorted(roots, (numbers // divisors).reshape(-1))
+            )
 
 
 def test_what_is_left_over_or_ends_in_zero_is_refused() -> None:
