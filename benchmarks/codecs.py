@@ -14,6 +14,9 @@ is one step and, right after it, every visit of both packets encoded and decoded
 Packets are synthetic, with what the codec lives by in recorded ones of E2E: directions of falling strength, tokens
 that repeat in runs, a drift of which half is a map of low rank; gradients of very unequal size, like those of the visit
 before.
+
+Last table: tokens per second through the codecs of "balanced" by width (`--widths`), beside a memory copy of the batch
+and one fp32 product of it with a square matrix. CPU time, medians over the pairs; all of a pair is measured in turn.
 """
 
 import argparse
@@ -94,6 +97,7 @@ def exchange(
     decoded = codec.decode(encoded.packet, receiver)
     end = clock()
     assert torch.equal(decoded.batch.values, encoded.reconstruction.values)
+    assert torch.equal(decoded.batch.values, encoded.reconstruction.values)
     error = (decoded.batch.values - batch.values).norm() / batch.values.norm()
     return {
         "encode_s": middle - start,
@@ -140,35 +144,35 @@ def run(texts: list[str], rounds: int) -> dict[str, object]:
     }
 
 
-def activations() -> list[torch.Tensor]:
+def activations(hidden: int = HIDDEN) -> list[torch.Tensor]:
     """Three visits of samples that are runs of 16 tokens out of 200 such phrases, as prompts made by rule are."""
     generator = torch.Generator().manual_seed(0)
 
     def normal(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=generator)
 
-    spread = torch.arange(1, HIDDEN + 1) ** -1.0  # along each direction
-    directions = torch.linalg.qr(normal(HIDDEN, HIDDEN)).Q
-    phrases = normal(200, 16, HIDDEN) * spread
+    spread = torch.arange(1, hidden + 1) ** -1.0  # along each direction
+    directions = torch.linalg.qr(normal(hidden, hidden)).Q
+    phrases = normal(200, 16, hidden) * spread
     chosen = torch.randint(200, (2 * BATCH * TOKENS // 16,), generator=generator)
-    tokens = phrases[chosen].reshape(-1, HIDDEN)
+    tokens = phrases[chosen].reshape(-1, hidden)
     tokens += 0.35 * normal(*tokens.shape) * spread
     visits = [tokens]
     for moved in (0.45, 0.4):  # parts of the norm
-        drift = tokens @ normal(HIDDEN, 4) @ normal(4, HIDDEN) * spread
+        drift = tokens @ normal(hidden, 4) @ normal(4, hidden) * spread
         rest = normal(*tokens.shape) * spread
         mixed = drift / drift.norm() + rest / rest.norm()
         visits.append(visits[-1] + moved * tokens.norm() * mixed / mixed.norm())
     return [visit @ directions for visit in visits]
 
 
-def gradients() -> list[torch.Tensor]:
+def gradients(hidden: int = HIDDEN) -> list[torch.Tensor]:
     """Three visits of tokens of very unequal size, 0.82 and 0.96 correlated with the visit before."""
     generator = torch.Generator().manual_seed(1)
-    shape = (2 * BATCH * TOKENS, HIDDEN)
-    spread = torch.arange(1, HIDDEN + 1) ** -0.6
+    shape = (2 * BATCH * TOKENS, hidden)
+    spread = torch.arange(1, hidden + 1) ** -0.6
     size = torch.exp(torch.randn(shape[0], 1, generator=generator))
-    directions = torch.linalg.qr(torch.randn(HIDDEN, HIDDEN, generator=generator)).Q
+    directions = torch.linalg.qr(torch.randn(hidden, hidden, generator=generator)).Q
     visits = [torch.randn(shape, generator=generator) * spread * size]
     for correlation in (0.82, 0.96):
         new = torch.randn(shape, generator=generator) * spread * size
@@ -253,6 +257,63 @@ def run_beside_steps(pairs: int) -> dict[str, object]:
     return {"step_cpu_s": median_s, "pairs": pairs, "visits": visits, "memory": memory}
 
 
+def run_widths(widths: list[int], pairs: int) -> list[dict[str, object]]:
+    """CPU seconds of each visit, of a copy of the batch, and of one fp32 product with a square matrix."""
+    results: list[dict[str, object]] = []
+    for width in widths:
+        flows = {
+            "activation_up": packets(activations(width)),
+            "gradient_down": packets(gradients(width)),
+        }
+        batch = flows["activation_up"][0][1].values
+        target, square = torch.empty_like(batch), torch.randn(width, width)
+        plain: dict[str, list[float]] = {"copy_s": [], "product_s": []}
+        samples: dict[tuple[str, str], list[dict[str, float]]] = {}
+        for _ in range(pairs):
+            plain["copy_s"].append(cpu_seconds(lambda target=target, batch=batch: target.copy_(batch)))
+            plain["product_s"].append(cpu_seconds(lambda square=square, batch=batch: batch @ square))
+            for flow, visits in flows.items():
+                codec = parse(PRESETS["balanced"][flow]["codec"])
+                sender, receiver = MemoryReferences(), MemoryReferences()
+                for visit, (ids, values) in zip(VISITS, visits, strict=True):
+                    figures = exchange(codec, values, sender, receiver, clock=time.process_time, ids=ids)
+                    samples.setdefault((flow, visit), []).append(figures)
+        rows = [
+            {"flow": FLOWS[flow], "visit": visit}
+            | {key: statistics.median(one[key] for one in figures) for key in figures[0]}
+            for (flow, visit), figures in samples.items()
+        ]
+        medians = {name: statistics.median(seconds) for name, seconds in plain.items()}
+        results.append({"width": width, "pairs": pairs, **medians, "visits": rows})
+    return results
+
+
+def print_widths(results: list[dict]) -> None:
+    num_tokens = BATCH * TOKENS
+    columns = ("encode tok/s", "decode tok/s", "both tok/s", "of product", "bytes", "error")
+    for result in results:
+        print(
+            f"\nwidth {result['width']}, balanced; copy {num_tokens / result['copy_s']:.0f} tokens/s, "
+            f"product {num_tokens / result['product_s']:.0f} tokens/s"
+        )
+        print("flow: visit".ljust(30) + "".join(name.rjust(14) for name in columns))
+        for row in result["visits"]:
+            both = row["encode_s"] + row["decode_s"]
+            print(
+                f"{row['flow']}: {row['visit']}".ljust(30)
+                + f"{num_tokens / row['encode_s']:14.0f}{num_tokens / row['decode_s']:14.0f}"
+                f"{num_tokens / both:14.0f}{both / result['product_s']:14.2f}"
+                f"{row['packet_bytes']:14.0f}{row['relative_error']:14.4f}"
+            )
+        for visit in VISITS:
+            rows = [row for row in result["visits"] if row["visit"] == visit]
+            both = sum(row["encode_s"] + row["decode_s"] for row in rows)
+            print(
+                f"both flows: {visit}".ljust(30)
+                + f"{num_tokens / both:42.0f}{both / result['product_s']:14.2f}"
+            )
+
+
 def memory_of(store: MemoryReferences) -> dict[str, float]:
     """Bytes that one side of a flow keeps, and their part of fp16 references as wide as the batch."""
     assert store.flow is not None
@@ -319,6 +380,14 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=9, help="of the first table")
     parser.add_argument("--pairs", type=int, default=5, help="of the other tables; 0 for none")
+    parser.add_argument(
+        "--widths",
+        type=int,
+        nargs="*",
+        default=[768, 2048, 4096],
+        help="of the last table; none for no such table",
+    )
+    parser.add_argument("--width-pairs", type=int, default=3, help="of the last table")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path, help="write the figures as JSON")
     arguments = parser.parse_args()
@@ -330,6 +399,9 @@ def main() -> None:
     if arguments.pairs:
         result["beside_steps"] = run_beside_steps(arguments.pairs)
         print_beside_steps(result["beside_steps"])
+    if arguments.widths:
+        result["widths"] = run_widths(arguments.widths, arguments.width_pairs)
+        print_widths(result["widths"])
     if arguments.out:
         arguments.out.write_text(json.dumps(result, indent=2) + "\n")
 
