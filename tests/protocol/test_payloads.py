@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from splitcom.errors import RemoteProtocolError
 from splitcom.protocol.accounting import flows_of
 from splitcom.protocol.adapters import pack_packets, unpack_packets
-from splitcom.protocol.labels import IGNORED, pack_labels, unpack_labels
+from splitcom.protocol.labels import IGNORED, most_label_bytes, pack_labels, unpack_labels
 from splitcom.protocol.messages_pb2 import Message
 
 MAX_TOKENS = 64
@@ -59,6 +59,13 @@ def test_what_is_not_learnt_is_not_sent():
     assert pack_labels({1: turns[:5]}) == b"\x02\x01" + bytes(3) + b"".join(
         number.to_bytes(4, "little") for number in (1, 3, 5)
     ) + bytes([5, 0, 6, 0])
+
+
+def test_labels_with_gaps_take_no_more_than_they_may():
+    with_gap = np.full(MAX_TOKENS, 1 << 16)
+    with_gap[-1] = IGNORED
+    for row in (with_gap, np.full(MAX_TOKENS, 1 << 16)):
+        assert len(pack_labels({1: row, 2: row})) <= most_label_bytes(2, MAX_TOKENS)
 
 
 def test_a_sample_longer_than_allowed_is_refused():

@@ -48,7 +48,7 @@ def pack_labels(labels: Mapping[int, Labels]) -> bytes:
 
 def most_label_bytes(num_samples: int, max_tokens: int) -> int:
     """What the labels of so many samples take at most."""
-    return struct.calcsize("<BI") + num_samples * (12 + 4 * max_tokens)
+    return struct.calcsize("<BI") + num_samples * (12 + 4 * max_tokens + max_tokens // 8 + 1)
 
 
 def unpack_labels(data: bytes, max_tokens: int, max_samples: int | None = None) -> dict[int, Labels]:
@@ -75,9 +75,8 @@ def unpack_labels(data: bytes, max_tokens: int, max_samples: int | None = None) 
     sizes = table[:, 2] - table[:, 1]
     num_tokens = int(sizes.sum())
     body = bits + (num_tokens + 7) // 8 * has_gaps
-    least = body + width * (
-        num_samples if has_gaps else num_tokens
-    )  # of its bytes, before memory is taken for them
+    # How many bytes there must be, before memory is taken for them.
+    least = body + width * (num_samples if has_gaps else num_tokens)
     if (sizes < 1).any() or (table[:, 2] > max_tokens).any() or len(data) < least:
         raise RemoteProtocolError("labels whose lengths do not add up to the bytes received")
     learnt = _learnt(data[bits:body], sizes) if has_gaps else np.ones(num_tokens, bool)
