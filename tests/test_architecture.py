@@ -164,7 +164,7 @@ def sizes_in(tree: ast.AST, name: str) -> Iterator[tuple[str, int, int]]:
 
 
 def test_what_is_large_has_a_reason():
-    assert {name for name, size, most in sizes() if size > most} == LARGER.keys()
+    assert {name for name, size, most in sizes() if size > most} <= LARGER.keys()
 
 
 def test_files_that_documents_name_exist():
