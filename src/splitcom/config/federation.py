@@ -34,6 +34,11 @@ class FederationConfig(Section):
     )
     max_restarts: NonNegativeInt | None = 10  # of a client between two saved rounds; None: any number
     min_clients: PositiveInt = 1  # that must be there, and that a round can end with
+    # of an update's norm to the median of its round's, if there are three or more; beyond it is clipped. None: off
+    max_update_ratio: PositiveFloat | None = 5.0
+    # of the labels that a client claims to have trained on unsplit to the median of the others' claims. None: off
+    max_weight_ratio: PositiveFloat | None = 10.0
+    max_samples_per_client: PositiveInt = 1_000_000  # that a client may claim to have; more is refused
     scheduling: Literal["synchronous", "asynchronous"] = "synchronous"
     deadline_s: PositiveFloat | None = None  # of a round; it ends without who is late
     over_select: NonNegativeFloat = 0.0  # sample this part more, and end the round with the first to finish

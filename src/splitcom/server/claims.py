@@ -4,13 +4,39 @@ A claim that cannot be raises RemoteProtocolError with the reason. What can be c
 docs/deploy.md for what clients must be trusted with.
 """
 
+import logging
+from collections.abc import Mapping
 from math import isfinite
+from statistics import median
 
 from splitcom.config import Config
+from splitcom.engines.engine import StepResult
 from splitcom.errors import RemoteProtocolError
-from splitcom.protocol.messages_pb2 import EvaluationEnd, ReferenceLost, RoundEnd
+from splitcom.protocol.messages_pb2 import EvaluationEnd, Hello, ReferenceLost, RoundEnd
 from splitcom.server.state import ClientState, Task
 from splitcom.training.plan import num_round_batches
+
+_LOG = logging.getLogger(__name__)
+_FAR_MORE = 20
+
+
+def check_hello(hello: Hello, config: Config) -> None:
+    """It claims no more samples than a client may have: others wait until it has trained on them."""
+    most = config.federation.max_samples_per_client
+    for what, number in (("samples", hello.num_samples), ("held-out samples", hello.num_held_out)):
+        if number > most:
+            raise RemoteProtocolError(f"{number} {what}; federation.max_samples_per_client = {most}")
+
+
+def warn_of_sizes(num_samples: Mapping[str, int]) -> None:
+    """Say which clients claim far more samples than the others, who will wait for them."""
+    for name, number in num_samples.items():
+        others = [other for peer, other in num_samples.items() if peer != name]
+        if others and number > _FAR_MORE * median(others):
+            _LOG.warning(
+                "%s says it has %d samples, the others %g in the median: rounds may wait for it",
+                name, number, median(others),
+            )  # fmt: skip
 
 
 def check_step(step: int, task: Task | None, num_samples: int, config: Config) -> None:
@@ -48,8 +74,28 @@ def check_round_end(end: RoundEnd, task: Task, num_samples: int, config: Config)
 def check_evaluation_end(end: EvaluationEnd, num_held_out: int, config: Config) -> None:
     """It claims a loss that can be; if the server has the labels, it has computed it itself."""
     if not config.training.split or config.model.tail_blocks:
-        _check_count("labelled tokens", end.num_labels, num_held_out * config.data.max_tokens)
+        most = num_held_out * (1 if config.data.classes is not None else config.data.max_tokens)
+        _check_count("labelled tokens", end.num_labels, most)
         _check_finite(end.loss_sum)
+
+
+def bounded_losses(claimed: Mapping[str, StepResult], max_weight: float | None) -> list[StepResult]:
+    """What clients claim of their held-out samples; none weighs more than `max_weight` times the others' median."""
+    bounded = []
+    for name, own in claimed.items():
+        others = [other.num_labels for peer, other in claimed.items() if peer != name]
+        most = (
+            max(int(max_weight * median(others)), 1) if others and max_weight is not None else own.num_labels
+        )
+        if own.num_labels > most:
+            _LOG.warning(
+                "%s: it claims %d held-out labels, far more than the others; its loss weighs as of %d",
+                name, own.num_labels, most,
+            )  # fmt: skip
+            part = most / own.num_labels
+            own = StepResult(None, own.loss_sum * part, most, int(own.num_correct * part))
+        bounded.append(own)
+    return bounded
 
 
 def _check_finite(loss_sum: float) -> None:

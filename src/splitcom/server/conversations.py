@@ -21,6 +21,7 @@ from splitcom.protocol.accounting import flows_of
 from splitcom.protocol.limits import LIMITS, KindLimits
 from splitcom.protocol.messages_pb2 import Failure, Finish, Hello, Message
 from splitcom.protocol.session import PROTOCOL_VERSION, Form, Role, Session, State
+from splitcom.server.claims import check_hello
 from splitcom.server.peers import Peer, Standing
 from splitcom.server.phases import Phases
 from splitcom.server.waits import say_who_is_missing, say_who_is_waited_for
@@ -315,6 +316,7 @@ class Conversations:
         ):
             if theirs != ours:
                 raise RemoteProtocolError(f"{what} is {theirs}, the server's is {ours}")
+        check_hello(hello, self._config)
         peer = self.peers[name]
         peer.num_samples, peer.num_held_out = hello.num_samples, hello.num_held_out
         peer.saved_rounds = list(hello.saved_rounds)

@@ -9,7 +9,7 @@ from splitcom.engines.engine import StepResult
 from splitcom.errors import RemoteProtocolError
 from splitcom.protocol.messages_pb2 import EvaluationNext, EvaluationStart, Message
 from splitcom.server.body import ServerBody
-from splitcom.server.claims import check_evaluation_end
+from splitcom.server.claims import bounded_losses, check_evaluation_end
 from splitcom.server.conversations import Conversations
 from splitcom.server.observe import Observer
 from splitcom.server.shared import SharedAdapter
@@ -53,16 +53,23 @@ class Evaluation:
             self._clients.send(name, Message(evaluation_start=start))
         loss_sum, num_labels, num_correct = 0.0, 0, 0
         done: Counter[str] = Counter()
+        claimed: dict[str, StepResult] = {}
         while names:
             messages = self._clients.collect(names)
             names = [name for name, said in messages.items() if said.WhichOneof("kind") != "evaluation_end"]
             for name, message in self._clients.each(messages):
                 with self._clients.refusing(name):
                     part = self._receive(name, message, done)
+                    if message.WhichOneof("kind") == "evaluation_end" and part.num_labels:
+                        claimed[name], part = part, _NOTHING
                     loss_sum += part.loss_sum
                     num_labels += part.num_labels
                     num_correct += part.num_correct
                     self._observer.on_evaluation(round_index, done.total(), total)
+        for part in bounded_losses(claimed, self._config.federation.max_weight_ratio):
+            loss_sum += part.loss_sum
+            num_labels += part.num_labels
+            num_correct += part.num_correct
         return HeldOut(loss_sum / num_labels, num_correct / num_labels, done) if num_labels else None
 
     def _receive(self, name: str, message: Message, done: Counter[str]) -> StepResult:
@@ -70,10 +77,11 @@ class Evaluation:
         num_held_out = self._clients.peers[name].num_held_out
         if message.WhichOneof("kind") == "evaluation_end":
             end = message.evaluation_end
-            check_evaluation_end(end, num_held_out, self._config)
+            seen = num_held_out if self._body is None else done[name]
+            check_evaluation_end(end, seen, self._config)
             if self._body is not None and self._body.tails is None:
                 return _NOTHING  # the server has computed it
-            done[name] = num_held_out
+            done[name] = seen
             return StepResult(None, end.loss_sum, end.num_labels, min(end.num_correct, end.num_labels))
         if self._body is None:
             raise RemoteProtocolError("an activation, in a run that is not split")

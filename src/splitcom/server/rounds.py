@@ -24,6 +24,7 @@ from splitcom.protocol.labels import pack_labels, unpack_labels
 from splitcom.protocol.limits import KindLimits
 from splitcom.protocol.messages_pb2 import Message, SaveState, Welcome
 from splitcom.server.body import ServerBody
+from splitcom.server.claims import warn_of_sizes
 from splitcom.server.controllers import Controllers
 from splitcom.server.conversations import Conversations, Rejoined
 from splitcom.server.evaluation import Evaluation
@@ -153,6 +154,7 @@ class Federation:
 
     def _rounds(self) -> Iterator[list[dict[str, Any]]]:
         self._clients.gather()
+        warn_of_sizes({name: self._clients.peers[name].num_samples for name in self._clients.present})
         self._welcome()
         # Coming together takes no time of the run's, or else one that is resumed would not go on to the same order.
         self._clients.transport.load_state(self._saved_clocks)

@@ -14,6 +14,7 @@ import torch
 
 from splitcom.aggregation import Update
 from splitcom.aggregation import parse as parse_aggregator
+from splitcom.aggregation.bounds import clipped, weighed
 from splitcom.config import Config
 from splitcom.errors import RemoteProtocolError
 from splitcom.protocol.adapters import MAX_PACKETS, pack_packets
@@ -45,6 +46,8 @@ class SharedAdapter:
         self._up = AdapterCodec(config.flows.codec("adapter_up"))
         self._down = AdapterCodec(config.flows.codec("adapter_down"))
         self._exact = AdapterCodec("none")
+        self._max_ratio = config.federation.max_update_ratio
+        self._max_weight = None if config.training.split else config.federation.max_weight_ratio
         self._seed = config.seed
         self._in_use = in_use
         self._uncompressed: dict[str, Counter[str]] = defaultdict(Counter)
@@ -69,9 +72,15 @@ class SharedAdapter:
             if self._up.needs_base:
                 self._older[self.version] = self.tensors
             self.version += 1
-            self._put(self._aggregator.merge(self.tensors, new))
+            self._put(self._aggregator.merge(self.tensors, self._bounded(new)))
             used = self._in_use()
             self._older = {version: old for version, old in self._older.items() if version in used}
+
+    def _bounded(self, updates: Sequence[Update]) -> Sequence[Update]:
+        """Updates as far as they are believed; how many labels they weigh by is a claim if nothing is split."""
+        if self._max_weight is not None:
+            updates = weighed(updates, self._max_weight)
+        return updates if self._max_ratio is None else clipped(self.tensors, updates, self._max_ratio)
 
     def offer(self, name: str, client: Holder, message: _Start) -> _Start:
         """Put the adapter into a message, but for a client that holds this version already."""

@@ -5,9 +5,18 @@ import torch
 
 from splitcom.codecs import Ragged
 from splitcom.config import Config
+from splitcom.engines.engine import StepResult
 from splitcom.errors import RemoteProtocolError
-from splitcom.protocol.messages_pb2 import EvaluationEnd, ReferenceLost, RoundEnd
-from splitcom.server.claims import check_evaluation_end, check_lost_gradient, check_round_end, check_step
+from splitcom.protocol.messages_pb2 import EvaluationEnd, Hello, ReferenceLost, RoundEnd
+from splitcom.server.claims import (
+    bounded_losses,
+    check_evaluation_end,
+    check_hello,
+    check_lost_gradient,
+    check_round_end,
+    check_step,
+    warn_of_sizes,
+)
 from splitcom.server.state import ClientState, Task
 
 SPLIT = Config(training={"batch_size": 4})
@@ -68,3 +77,23 @@ def test_an_evaluation_is_claimed_only_if_the_server_has_no_labels():
     check_evaluation_end(EvaluationEnd(), 5, SPLIT)
     with pytest.raises(RemoteProtocolError, match="0 labelled tokens; 1 to 1280 are possible"):
         check_evaluation_end(EvaluationEnd(), 5, WHOLE)
+
+
+@pytest.mark.parametrize("claim", [{"num_samples": 4_000_000_000}, {"num_held_out": 4_000_000_000}])
+def test_more_samples_than_a_client_may_have_are_refused(claim):
+    check_hello(Hello(num_samples=1_000_000, num_held_out=1), SPLIT)
+    with pytest.raises(RemoteProtocolError, match="max_samples_per_client = 1000000"):
+        check_hello(Hello(**claim), SPLIT)
+
+
+def test_far_more_samples_than_the_others_have_are_said(caplog):
+    warn_of_sizes({"a": 100, "b": 900, "mallory": 100_000})
+    assert [record.args[0] for record in caplog.records] == ["mallory"]
+
+
+def test_claimed_held_out_labels_weigh_no_more_than_their_cap():
+    honest = {"a": StepResult(None, 30.0, 10, 1), "b": StepResult(None, 40.0, 10, 2)}
+    assert bounded_losses(honest, 10.0) == list(honest.values())
+    found = bounded_losses(honest | {"mallory": StepResult(None, 0.0, 4_000_000_000, 0)}, 10.0)
+    assert [each.num_labels for each in found] == [10, 10, 100]
+    assert sum(each.loss_sum for each in found) == 70.0
