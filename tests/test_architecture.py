@@ -31,8 +31,7 @@ ONE_WAY = {
 MOST_LINES, MOST_LINES_OF_A_FUNCTION, MOST_ARGUMENTS = 400, 50, 7
 LARGER = {
     "splitcom.cli.join.join": "its options are declared in its signature; the body is short",
-    "splitcom.transports.grpc_server": "being parted",
-    "splitcom.transports.grpc_server.GrpcServer.__init__": "being parted",
+    "splitcom.transports.grpc_server.GrpcServer.__init__": "where it listens, whom it believes, what it offers",
 }
 MESSAGES = {field.name for field in Message.DESCRIPTOR.oneofs_by_name["kind"].fields}
 EXPORTING = [name for name, tree in PACKAGES.items() if "__all__" in ast.dump(tree)]

@@ -310,9 +310,9 @@ class Outcome:
                     super()._answer(client, said)
 
             def send(self, client: str, data: bytes) -> None:
-                if client != HOSTILE or not said:
+                if client != HOSTILE or not said or Message.FromString(data).WhichOneof("kind") == "failure":
                     super().send(client, data)
-                elif Message.FromString(data).WhichOneof("kind") != "failure":
+                else:
                     super()._answer(client, said)
 
             def refuse(self, client: str, reason: str) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from splitcom.cli.log import LogFormat
+from splitcom.errors import ConfigError
 
 if TYPE_CHECKING:
     from splitcom.methods.join import Check
@@ -80,7 +81,7 @@ def join(
         data,
         identity,
         state,
-        cache.expanduser(),
+        _in_home(cache),
         held_out,
         model,
         device,
@@ -110,3 +111,10 @@ def _asks(terminal: "Terminal", found: "Check") -> bool:
 
     print_check(terminal, found)
     return typer.confirm("take part?")
+
+
+def _in_home(folder: Path) -> Path:
+    try:
+        return folder.expanduser()
+    except RuntimeError as error:
+        raise ConfigError(f"{folder}: this user has no home folder; name one with --cache") from error

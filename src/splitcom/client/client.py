@@ -15,7 +15,8 @@ import torch
 from splitcom.client.packets import RoundAborted
 from splitcom.codecs import ReferenceStore
 from splitcom.config import Config
-from splitcom.errors import NonFiniteError, RemoteProtocolError
+from splitcom.errors import NonFiniteError, RefusedError
+from splitcom.foreign import PEER_CHARACTERS, visible
 from splitcom.protocol.adapters import unpack_packets
 from splitcom.protocol.messages_pb2 import (
     EvaluationEnd,
@@ -133,13 +134,12 @@ class Client:
     def receive(self, data: bytes) -> bytes | None:
         """Work on a message and return the answer; None where there is nothing to say.
 
-        Raises RemoteProtocolError where the server refuses this client or breaks the protocol.
+        Raises RefusedError if the server refuses this client, RemoteProtocolError if it breaks the protocol.
         """
         message = self._session.receive(data)
         if message.WhichOneof("kind") == "failure":
-            raise RemoteProtocolError(
-                f"the server has ended the session of {self.name}: {message.failure.reason}"
-            )
+            reason = visible(message.failure.reason, PEER_CHARACTERS)
+            raise RefusedError(f"the server has ended the session of {self.name}: {reason}")
         try:
             answer = self._conversation.send(message)
         except StopIteration:

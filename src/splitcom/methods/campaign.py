@@ -4,7 +4,6 @@ import json
 import multiprocessing
 import multiprocessing.connection
 import os
-import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -19,6 +18,7 @@ from splitcom.errors import RunError, SplitComError
 from splitcom.methods.compare import Planned, go_on, plan, write_comparison
 from splitcom.methods.run import check_resumable, is_complete
 from splitcom.metrics.record import RunFolder
+from splitcom.transports.thread import start
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def _begin() -> None:
         multiprocessing.connection.wait([parent.sentinel])
         os._exit(1)
 
-    threading.Thread(target=end_with_it, daemon=True).start()
+    start("parent", end_with_it, lambda error: os._exit(1))
 
 
 def _run_one(run: Planned) -> str | None:

@@ -5,7 +5,7 @@ GET /healthz    200 while the server runs, with the round it is in
 GET /readyz     200 when clients can take part, with whom the run waits for; 503 before
 """
 
-import threading
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,8 +17,10 @@ from splitcom.server.observe import Observer, StepReport
 from splitcom.server.peers import Standing
 from splitcom.server.waits import describe
 from splitcom.transports.grpc_server import ClientTraffic, GrpcServer
+from splitcom.transports.thread import start
 
 _Family = tuple[str, str, str, Sequence[tuple[Mapping[str, str], float | None]]]  # name, kind, help, samples
+_LOG = logging.getLogger(__name__)
 _CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -222,8 +224,7 @@ class MonitorPage:
             reason = getattr(error, "strerror", None) or error
             raise RunError(f"--metrics {host}:{port}: {reason}; choose another address or port") from error
         self.port = int(self._server.server_address[1])
-        self._thread = threading.Thread(target=self._server.serve_forever, name="monitor", daemon=True)
-        self._thread.start()
+        self._thread = start("monitor", self._server.serve_forever, _log_the_end)
 
     def __enter__(self) -> "MonitorPage":
         return self
@@ -244,3 +245,8 @@ def address_of(text: str) -> tuple[int, str]:
     if not port.isdecimal():
         raise RunError(f"--metrics {text}: expected HOST:PORT or PORT, such as 0.0.0.0:9100")
     return int(port), host.strip("[]") or "127.0.0.1"
+
+
+def _log_the_end(error: BaseException) -> None:
+    """Nobody waits for the page, and a run goes on without it."""
+    _LOG.error("the monitor's page is not served any more", exc_info=error)

@@ -35,6 +35,7 @@ from splitcom.transports.grpc_server import GrpcServer
 from splitcom.transports.tls import Revocations, load_server_identity
 
 _LOG = logging.getLogger(__name__)
+_RUN_ID = "run-id"
 _FAREWELL_S = 30.0  # for clients that are on their way back when the run ends
 
 
@@ -81,8 +82,6 @@ def _serve_into(
     digest = fingerprint(config.model.source)
     warnings = check_parts(config)
     parts = load_server_parts(config)
-    folder.begin(config.to_toml())
-    check_model(folder, config.model.source, digest)
     description = Description(
         protocol_version=TRANSPORT_VERSION,
         package_version=version("splitcom"),
@@ -103,6 +102,7 @@ def _serve_into(
             timeouts=options.timeouts,
         ) as transport,
     ):
+        _begin(folder, config, description)  # not before: a port that is taken leaves nothing behind
         _LOG.info("listening on port %d for %d clients", transport.port, config.federation.clients)
         on_listening(transport)
         federation = build_server(config, transport, parts, digest, folder.checkpoints / "server", observer)
@@ -157,12 +157,16 @@ def _front_folder(config: Config, folder: RunFolder) -> Iterator[Callable[[], Pa
         shutil.rmtree(folder.front, ignore_errors=True)
 
 
+def _begin(folder: RunFolder, config: Config, description: Description) -> None:
+    folder.begin(config.to_toml())
+    check_model(folder, config.model.source, description.model_fingerprint)
+    write_atomic(folder.path / _RUN_ID, description.run.encode())
+
+
 def _run_identifier(folder: RunFolder) -> str:
     """Tells this run from others, also after a restart: clients keep their states below it."""
-    path = folder.path / "run-id"
+    path = folder.path / _RUN_ID
     try:
-        if not path.exists():
-            write_atomic(path, secrets.token_hex(8).encode())
-        return path.read_text(encoding="ascii")
+        return path.read_text(encoding="ascii") if path.exists() else secrets.token_hex(8)
     except (OSError, UnicodeDecodeError) as error:
         raise RunError(f"{path}: cannot be read: {error}") from error

@@ -158,6 +158,7 @@ class Conversations:
 
     def refuse(self, name: str, reason: str) -> None:
         """End a client's conversation for good, telling it why."""
+        reason = visible(reason, PEER_CHARACTERS)  # what the client has sent may be part of it
         _LOG.warning("%s is refused: %s", name, reason)
         self.peers[name].refusals += 1
         self._dismiss(name, reason)

@@ -1,16 +1,16 @@
-"""Who is let in: the name in a certificate that gRPC has verified, unless the certificate has been revoked."""
+"""Who is let in: the name in a certificate that gRPC has verified, unless it is no name or has been revoked."""
 
 import logging
 from collections.abc import Container
-from typing import NoReturn
 
 import grpc
 from cryptography import x509
 
-from splitcom.errors import SplitComError
+from splitcom.errors import IdentityError, SplitComError
+from splitcom.foreign import PEER_CHARACTERS, visible
 from splitcom.transports.frames_pb2 import Refused
 from splitcom.transports.grpc import TRANSPORT_VERSION, code_name
-from splitcom.transports.tls import common_name
+from splitcom.transports.tls import client_name
 
 _LOG = logging.getLogger(__name__)
 
@@ -19,8 +19,8 @@ class Refusal(Exception):  # noqa: N818  (an event, no error)
     """A client is not let in, or not let go on."""
 
     def __init__(self, code: Refused.Code, reason: str) -> None:
-        super().__init__(reason)
-        self.refused = Refused(code=code, reason=reason)
+        self.refused = refused(code, reason)
+        super().__init__(self.refused.reason)
 
 
 class Admission:
@@ -31,10 +31,11 @@ class Admission:
 
     def identify(self, context: grpc.ServicerContext) -> tuple[str, int]:
         """The client's name and its certificate's serial number; gRPC has verified authority and dates."""
-        certificate = x509.load_pem_x509_certificate(_property(context, "x509_pem_cert"))
-        name = common_name(certificate)
-        if not name:
-            raise Refusal(Refused.CERTIFICATE, "the certificate names nobody")
+        try:
+            certificate = x509.load_pem_x509_certificate(_property(context, "x509_pem_cert"))
+            name = client_name(certificate)
+        except (IdentityError, ValueError) as error:  # ValueError: OpenSSL reads what cryptography does not
+            raise Refusal(Refused.CERTIFICATE, str(error)) from error
         self.check(name, certificate.serial_number)
         return name, certificate.serial_number
 
@@ -50,12 +51,10 @@ class Admission:
         if revoked:
             raise Refusal(Refused.CERTIFICATE, f"the certificate of {name} has been revoked")
 
-    def identify_or_abort(self, context: grpc.ServicerContext) -> str:
-        """The client's name; ends the call where there is none to let in."""
-        try:
-            return self.identify(context)[0]
-        except Refusal as refusal:
-            abort(context, refusal.refused)
+
+def refused(code: Refused.Code, reason: str) -> Refused:
+    """What a client is told and the log says; what it has itself sent may be part of the reason."""
+    return Refused(code=code, reason=visible(reason, PEER_CHARACTERS))
 
 
 def version_reason(theirs: int) -> str:
@@ -65,7 +64,7 @@ def version_reason(theirs: int) -> str:
 
 def log_refusal(context: grpc.ServicerContext, refused: Refused) -> None:
     """Tell the operator."""
-    who = _property(context, "x509_common_name").decode(errors="replace")
+    who = visible(_property(context, "x509_common_name").decode(errors="replace"), PEER_CHARACTERS)
     _LOG.warning(
         "%s, from %s, is refused: %s (%s)", who, context.peer(), refused.reason, code_name(refused.code)
     )
@@ -74,10 +73,3 @@ def log_refusal(context: grpc.ServicerContext, refused: Refused) -> None:
 def _property(context: grpc.ServicerContext, name: str) -> bytes:
     values = context.auth_context().get(name)
     return bytes(next(iter(values))) if values else b""
-
-
-def abort(context: grpc.ServicerContext, refused: Refused) -> NoReturn:
-    """End a call that is no conversation."""
-    log_refusal(context, refused)
-    context.abort(grpc.StatusCode.PERMISSION_DENIED, refused.reason)
-    raise AssertionError("abort raises")

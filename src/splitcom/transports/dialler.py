@@ -9,7 +9,9 @@ from time import monotonic, sleep
 import grpc
 
 from splitcom.errors import RefusedError, TransportError
+from splitcom.foreign import PEER_CHARACTERS, visible
 from splitcom.transports.grpc import Timeouts, channel_options
+from splitcom.transports.proxy import proxy_for
 from splitcom.transports.tls import Identity
 
 _LOG = logging.getLogger(__name__)
@@ -23,6 +25,7 @@ class Dialler:
         self.timeouts = timeouts
         self.succeeded = False
         self._address = address
+        self._proxy = proxy_for(address)
         self._lost_since: float | None = None
         self._attempts = 0
 
@@ -31,7 +34,11 @@ class Dialler:
         credentials = grpc.ssl_channel_credentials(
             self.identity.authority, self.identity.key, self.identity.certificate
         )
-        options = (*channel_options(self.timeouts), ("grpc.use_local_subchannel_pool", 1))
+        options = (
+            *channel_options(self.timeouts),
+            ("grpc.use_local_subchannel_pool", 1),
+            ("grpc.enable_http_proxy", int(self._proxy is not None)),
+        )
         return grpc.secure_channel(self._address, credentials, options)
 
     def note_success(self) -> None:
@@ -45,11 +52,16 @@ class Dialler:
         """Pause before the next attempt; raises where it would be of no use, or where patience is at an end."""
         code = error.code() if isinstance(error, grpc.Call) else None
         details = (error.details() if isinstance(error, grpc.Call) else None) or "the connection was closed"
+        details = visible(details, PEER_CHARACTERS)
         if code is grpc.StatusCode.PERMISSION_DENIED:
             raise RefusedError(f"the server has refused {self.identity.name}: {details}") from error
         if code is grpc.StatusCode.UNIMPLEMENTED:
             raise RefusedError(f"{self._address} is no SplitCom server of this release: {details}") from error
-        if not self.succeeded and (reason := diagnose(self._address, self.identity)) is not None:
+        if self._proxy is not None:
+            details = (
+                f"{details}; the way there is through {self._proxy}: unset it, or name the host in no_proxy"
+            )
+        elif not self.succeeded and (reason := diagnose(self._address, self.identity)) is not None:
             raise RefusedError(f"{self._address}: {reason}") from error
         now = monotonic()
         self._lost_since = self._lost_since or now

@@ -89,6 +89,11 @@ class Endpoint:
     def resume(self, peer: Position) -> None:
         """Go on where the peer is; raises RemoteProtocolError where it cannot be there."""
         self._acknowledge(peer.sequence)
+        first = self._outbox[0][0] if self._outbox else self._last_sequence + 1
+        if peer.sequence + 1 < first:
+            raise RemoteProtocolError(
+                f"message {peer.sequence + 1} is wanted; {first - 1} has been acknowledged"
+            )
         size = len(self._outbox[0][1]) if self._outbox else 0
         if peer.offset and peer.offset >= size:
             raise RemoteProtocolError(f"offset {peer.offset} in a message of {size} bytes")

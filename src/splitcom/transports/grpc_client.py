@@ -11,12 +11,13 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from queue import SimpleQueue
-from threading import Event, Thread, Timer
+from threading import Event, Timer
 from typing import Protocol
 
 import grpc
 
-from splitcom.errors import NonFiniteError, OutOfRangeError, RefusedError, SplitComError, TransportError
+from splitcom.errors import NonFiniteError, OutOfRangeError, RefusedError, TransportError
+from splitcom.foreign import PEER_CHARACTERS, visible
 from splitcom.protocol.messages_pb2 import Failure, Message
 from splitcom.transports.conversation import Conversation, Superseded
 from splitcom.transports.dialler import Dialler
@@ -25,6 +26,7 @@ from splitcom.transports.events import Peer
 from splitcom.transports.frames_pb2 import Frame, Open
 from splitcom.transports.framing import Parcel, pack, unpack
 from splitcom.transports.grpc import SERVICE, TRANSPORT_VERSION, Timeouts
+from splitcom.transports.thread import handed_to, start
 from splitcom.transports.tls import Identity
 
 _LOG = logging.getLogger(__name__)
@@ -79,18 +81,21 @@ class _Link:
     def __init__(self, dialler: Dialler, limits: Limits) -> None:
         self._dialler = dialler
         self._conversation = Conversation(dialler.identity.name, os.urandom(16), limits)
-        self._inbox: SimpleQueue[bytes | Exception | None] = SimpleQueue()
+        self._inbox: SimpleQueue[bytes | BaseException | None] = SimpleQueue()
         self._closing = Event()
-        self._thread = Thread(target=self._keep_connected, name="link", daemon=True)
-        self._thread.start()
+        self._thread = start("link", self._keep_connected, self._inbox.put)
 
     def send(self, data: bytes) -> None:
         self._conversation.send(data)
 
     def receive(self) -> bytes | None:
-        """The next message; None where the server has ended this conversation and wants another."""
+        """The next message; None if the server has ended this conversation and wants another.
+
+        Raises whatever has ended one of the threads, as often as it is called.
+        """
         item = self._inbox.get()
-        if isinstance(item, Exception):
+        if isinstance(item, BaseException):
+            self._inbox.put(item)
             raise item
         if item is not None:
             self._conversation.consumed()
@@ -104,8 +109,8 @@ class _Link:
 
     def leave(self, error: Exception) -> None:
         """Tell the server why this side will not go on, if it can be told."""
-        reason = str(error) or type(error).__name__
-        failure = Failure(reason=reason[:1000], diverged=isinstance(error, (NonFiniteError, OutOfRangeError)))
+        reason = visible(str(error) or type(error).__name__, PEER_CHARACTERS)
+        failure = Failure(reason=reason, diverged=isinstance(error, (NonFiniteError, OutOfRangeError)))
         self.send(Message(failure=failure).SerializeToString())
         self.finish()
 
@@ -115,19 +120,16 @@ class _Link:
         self._conversation.abandon()
 
     def _keep_connected(self) -> None:
-        try:
-            while True:
-                try:
-                    with self._dialler.channel() as channel:
-                        over = self._connection(channel)
-                    error: grpc.RpcError | None = None
-                except grpc.RpcError as lost:
-                    over, error = False, lost
-                if over or self._closing.is_set():
-                    return
-                self._dialler.wait_after(error)
-        except SplitComError as error:
-            self._inbox.put(error)
+        while True:
+            try:
+                with self._dialler.channel() as channel:
+                    over = self._connection(channel)
+                error: grpc.RpcError | None = None
+            except grpc.RpcError as lost:
+                over, error = False, lost
+            if over or self._closing.is_set():
+                return
+            self._dialler.wait_after(error)
 
     def _connection(self, channel: grpc.Channel) -> bool:
         """One connection from its beginning to its end; returns whether the conversation is over."""
@@ -141,8 +143,9 @@ class _Link:
         )
 
         def frames() -> Iterator[bytes]:
-            yield pack(Parcel(Frame(open=opening)))
-            yield from conversation.outgoing(connection)
+            with handed_to(self._inbox.put):
+                yield pack(Parcel(Frame(open=opening)))
+                yield from conversation.outgoing(connection)
 
         converse: grpc.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(f"/{SERVICE}/Converse")
         call = converse(frames())
@@ -161,9 +164,8 @@ class _Link:
                         self._inbox.put(None)
                         return True
                     case "refused":
-                        raise RefusedError(
-                            f"the server has refused {conversation.client}: {frame.refused.reason}"
-                        )
+                        reason = visible(frame.refused.reason, PEER_CHARACTERS)
+                        raise RefusedError(f"the server has refused {conversation.client}: {reason}")
                     case _:
                         message = conversation.incoming(connection, parcel)
                         if message is not None:

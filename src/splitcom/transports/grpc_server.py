@@ -10,36 +10,23 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Container, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from threading import Lock, Thread, Timer
+from threading import Lock, Timer
 from time import monotonic
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import grpc
 
-from splitcom.errors import RemoteProtocolError, SplitComError, TransportError
-from splitcom.transports.admission import Admission, Refusal, abort, log_refusal, version_reason
+from splitcom.errors import RemoteProtocolError, TransportError
+from splitcom.transports.admission import Admission, Refusal, log_refusal, refused, version_reason
 from splitcom.transports.conversation import Conversation, Superseded
 from splitcom.transports.endpoint import Limits
 from splitcom.transports.events import Admitted, Back, Event, Excluded, Gone, Joined, Received
-from splitcom.transports.frames_pb2 import (
-    Description,
-    FilePiece,
-    Frame,
-    FrontInquiry,
-    FrontListing,
-    FrontRequest,
-    Inquiry,
-    Opened,
-    Probe,
-    Refused,
-    Reset,
-)
+from splitcom.transports.frames_pb2 import Description, Frame, Opened, Refused, Reset
 from splitcom.transports.framing import Parcel, pack, unpack
-from splitcom.transports.front_files import list_files, pieces
 from splitcom.transports.grpc import (
-    PROBE_BYTES,
     SERVER_TIMEOUTS,
     SERVICE,
     TRANSPORT_VERSION,
@@ -47,6 +34,8 @@ from splitcom.transports.grpc import (
     channel_options,
     code_name,
 )
+from splitcom.transports.grpc_answers import Answers
+from splitcom.transports.thread import handed_to, start
 from splitcom.transports.tls import Identity
 
 _LOG = logging.getLogger(__name__)
@@ -61,10 +50,6 @@ class ClientTraffic:
     up_bytes: int
     down_bytes: int
     reconnections: int
-
-
-class _Message(Protocol):
-    def SerializeToString(self) -> bytes: ...  # noqa: N802
 
 
 class GrpcServer:
@@ -92,22 +77,16 @@ class GrpcServer:
         timeouts: Timeouts | None = None,
     ) -> None:
         self._admission = Admission(revoked)
-        self._description = description
         self._max_clients = max_clients
-        self._front = front
-        self._front_files: tuple[Path, FrontListing] | None = None
-        self._front_lock = Lock()
         self._limits = limits or Limits()
         self._timeouts = timeouts or SERVER_TIMEOUTS
         self.notice_s: float | None = self._timeouts.notice_s
         self._lock = Lock()
         self._conversations: dict[str, Conversation] = {}  # the newest of each client
-        self._refusals: dict[
-            str, tuple[bytes, Refused]
-        ] = {}  # the last conversation that was refused, by client
-        self._addressed: dict[str, Conversation] = {}  # the one whose Joined has been taken
+        self._refusals: dict[str, tuple[bytes, Refused]] = {}  # the last one that was refused, by client
+        self._addressed: dict[str, Conversation] = {}  # whose Joined has been taken, until it is ended
         self._past_bytes: dict[str, tuple[int, int]] = defaultdict(lambda: (0, 0))
-        self._events: SimpleQueue[tuple[Conversation | None, Event]] = SimpleQueue()
+        self._events: SimpleQueue[tuple[Conversation | None, Event] | BaseException] = SimpleQueue()
         self.refusals: Counter[str] = Counter()  # since the server was started, by reason
         self._started = monotonic()
         self._sent_at: dict[str, float] = {}
@@ -120,25 +99,31 @@ class GrpcServer:
                 ("grpc.http2.min_ping_interval_without_data_ms", 1000),
             ),
         )
-        self._server.add_generic_rpc_handlers((self._handlers(),))
+        answers = Answers(self._admission, description, front, self._events.put)
+        handlers = {"Converse": grpc.stream_stream_rpc_method_handler(self._converse), **answers.handlers()}
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
         self.port = self._listen(address, identity)
 
     # -- the transport, as the federation uses it
 
     def receive(self, timeout_s: float | None = None) -> Event | None:
-        """Wait for the next event."""
+        """Wait for the next event; raises whatever has ended one of the threads, as often as it is called."""
         deadline = None if timeout_s is None else monotonic() + timeout_s
         while True:
             left = None if deadline is None else max(deadline - monotonic(), 0.0)
             try:
-                conversation, event = self._events.get(timeout=left)
+                item = self._events.get(timeout=left)
             except Empty:
                 return None
+            if isinstance(item, BaseException):
+                self._events.put(item)
+                raise item
+            conversation, event = item
             if conversation is None:
                 return event
             if isinstance(event, Received):
                 conversation.consumed()
-            if conversation.ended:
+            if conversation.ended and not (isinstance(event, Gone) and self._is_refused_here(conversation)):
                 continue
             if isinstance(event, Joined):
                 self._addressed[event.client] = conversation
@@ -156,8 +141,9 @@ class GrpcServer:
     def send(self, client: str, data: bytes) -> None:
         """Send a message, or keep it until the client is back."""
         # Not to the newest conversation: of that the federation may not have heard yet.
-        self._addressed[client].send(data)
-        self._sent_at[client] = monotonic()
+        if (conversation := self._addressed.get(client)) is not None:
+            conversation.send(data)
+            self._sent_at[client] = monotonic()
 
     def reset(self, client: str) -> None:
         """Drop what is under way; the client will join anew."""
@@ -165,7 +151,7 @@ class GrpcServer:
 
     def refuse(self, client: str, reason: str) -> None:
         """End a client's conversation for good."""
-        self._end(client, Frame(refused=Refused(code=Refused.REJECTED, reason=reason)))
+        self._end(client, Frame(refused=refused(Refused.REJECTED, reason)))
 
     def state(self) -> dict[str, Any]:
         """Seconds since the run's start."""
@@ -223,6 +209,10 @@ class GrpcServer:
     # -- one connection
 
     def _converse(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+        with handed_to(self._events.put):
+            yield from self._connection(requests, context)
+
+    def _connection(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
         try:
             name, serial = self._admission.identify(context)
             conversation, connection, opened = self._open(name, requests, context)
@@ -233,9 +223,10 @@ class GrpcServer:
             return
         except grpc.RpcError:
             return  # lost before it began
-        yield pack(Parcel(Frame(opened=opened)))
-        arguments = (conversation, connection, requests, serial)
-        Thread(target=self._read, args=arguments, name=f"read-{name}", daemon=True).start()
+        if not conversation.ended:  # else all that is left to say is that it is over
+            yield pack(Parcel(Frame(opened=opened)))
+        read = partial(self._read, conversation, connection, requests, serial)
+        start(f"read-{name}", read, self._events.put)
         yield from conversation.outgoing(connection)
         if not (conversation.is_current(connection) or conversation.ended):
             context.cancel()  # lost or superseded: the reading thread must not wait for what is half dead
@@ -273,9 +264,9 @@ class GrpcServer:
 
     def _choose(self, name: str, identifier: bytes, resumes: bool) -> Conversation:
         """The conversation that a connection belongs to; see the table in grpc.py."""
-        refused = self._refusals.get(name)
-        if refused is not None and refused[0] == identifier:
-            raise Refusal(refused[1].code, refused[1].reason)
+        past = self._refusals.get(name)
+        if past is not None and past[0] == identifier:
+            raise Refusal(past[1].code, past[1].reason)
         present = self._conversations.get(name)
         if present is not None and present.identifier == identifier:
             return present  # one that has been reset says so once more
@@ -314,97 +305,40 @@ class GrpcServer:
         except Refusal as refusal:
             self._refuse(conversation, refusal.refused)
         except RemoteProtocolError as error:
-            self._refuse(conversation, Refused(code=Refused.MALFORMED, reason=str(error)))
+            self._refuse(conversation, refused(Refused.MALFORMED, str(error)))
         except grpc.RpcError:
             pass  # the connection is lost
         finally:
             self._disconnect(conversation, connection)
 
     def _disconnect(self, conversation: Conversation, connection: int) -> None:
-        with (
-            self._lock
-        ):  # or else a connection that is made meanwhile could be told of before the loss of this one
+        # Locked, or a connection that is made meanwhile could be told of before the loss of this one.
+        with self._lock:
             if not conversation.disconnect(connection):
                 return
             self._events.put((conversation, Gone(conversation.client)))
         _LOG.info("%s is disconnected", conversation.client)
 
+    def _is_refused_here(self, conversation: Conversation) -> bool:
+        """Whether the federation does not know that it is over, and would wait for the client in vain."""
+        name = conversation.client
+        refused_one, _ = self._refusals.get(name, (b"", None))
+        return self._addressed.get(name) is conversation and refused_one == conversation.identifier
+
     def _end(self, client: str, farewell: Frame) -> None:
-        if (conversation := self._addressed.get(client)) is None:
+        if (conversation := self._addressed.pop(client, None)) is None:
             return
         if farewell.WhichOneof("kind") == "refused":
             self._refuse(conversation, farewell.refused)
         else:
             conversation.end(farewell)
 
-    def _refuse(self, conversation: Conversation, refused: Refused) -> None:
-        _LOG.warning("%s is refused: %s (%s)", conversation.client, refused.reason, code_name(refused.code))
-        self.refusals[code_name(refused.code)] += 1
+    def _refuse(self, conversation: Conversation, why: Refused) -> None:
+        _LOG.warning("%s is refused: %s (%s)", conversation.client, why.reason, code_name(why.code))
+        self.refusals[code_name(why.code)] += 1
         with self._lock:
-            self._refusals[conversation.client] = (conversation.identifier, refused)
-        conversation.end(Frame(refused=refused))
-
-    # -- the other calls
-
-    def _describe(self, inquiry: Inquiry, context: grpc.ServicerContext) -> Description:
-        self._admission.identify_or_abort(context)
-        held, ours = inquiry.model_fingerprint, self._description.model_fingerprint
-        if inquiry.protocol_version != TRANSPORT_VERSION:
-            abort(
-                context,
-                Refused(code=Refused.PROTOCOL_VERSION, reason=version_reason(inquiry.protocol_version)),
-            )
-        if held and held != ours:
-            reason = f"another base model: its fingerprint is {held[:16]}…, the server's is {ours[:16]}…"
-            abort(context, Refused(code=Refused.REJECTED, reason=reason))
-        return self._description
-
-    def _probe(self, probe: Probe, context: grpc.ServicerContext) -> Probe:
-        self._admission.identify_or_abort(context)
-        return Probe(data=bytes(min(probe.answer_bytes, PROBE_BYTES)))
-
-    def _list_front(self, inquiry: FrontInquiry, context: grpc.ServicerContext) -> FrontListing:
-        self._admission.identify_or_abort(context)
-        return self._front_of(context)[1]
-
-    def _send_front(self, request: FrontRequest, context: grpc.ServicerContext) -> Iterator[FilePiece]:
-        name = self._admission.identify_or_abort(context)
-        folder, _ = self._front_of(context)
-        _LOG.info("%s is sent the front's weights", name)
-        yield from pieces(folder, request)
-
-    def _front_of(self, context: grpc.ServicerContext) -> tuple[Path, FrontListing]:
-        """The front's folder and what is in it, made when the first client asks; ends the call where there is none."""
-        with self._front_lock:
-            if self._front_files is None and self._front is not None:
-                try:
-                    folder = self._front()
-                except SplitComError as error:
-                    abort(context, Refused(code=Refused.FAILED, reason=str(error)))
-                self._front_files = folder, list_files(folder)
-        if self._front_files is None:
-            reason = "the server gives no weights away: give the model's folder or name to the client"
-            abort(context, Refused(code=Refused.REJECTED, reason=reason))
-        return self._front_files
-
-    def _handlers(self) -> grpc.GenericRpcHandler:
-        def send(message: _Message) -> bytes:
-            return message.SerializeToString()
-
-        return grpc.method_handlers_generic_handler(
-            SERVICE,
-            {
-                "Converse": grpc.stream_stream_rpc_method_handler(self._converse),
-                "Describe": grpc.unary_unary_rpc_method_handler(self._describe, Inquiry.FromString, send),
-                "Probe": grpc.unary_unary_rpc_method_handler(self._probe, Probe.FromString, send),
-                "FrontFiles": grpc.unary_unary_rpc_method_handler(
-                    self._list_front, FrontInquiry.FromString, send
-                ),
-                "Front": grpc.unary_stream_rpc_method_handler(
-                    self._send_front, FrontRequest.FromString, send
-                ),
-            },
-        )
+            self._refusals[conversation.client] = (conversation.identifier, why)
+        conversation.end(Frame(refused=why))
 
     def _listen(self, address: str, identity: Identity) -> int:
         credentials = grpc.ssl_server_credentials(

@@ -1,6 +1,7 @@
 """All clients in this process: the same bytes as on a network, carried by function calls, on a virtual clock.
 
-A client works as soon as it is sent something, but the server hears of it when the clock says so.
+A client works as soon as it is sent something, but the server hears of it when the clock says so. One that the server
+refuses has no part in the rest of the run, as on a network; what a client fails with is a failure of this process.
 """
 
 from collections import deque
@@ -10,6 +11,7 @@ from itertools import count
 from time import perf_counter
 from typing import Any
 
+from splitcom.errors import RefusedError, TransportError
 from splitcom.transports.events import Event, Joined, Peer, Received
 from splitcom.transports.link import VirtualClock
 
@@ -26,6 +28,7 @@ class InProcess:
         self._reported_s: dict[str, float] = {}
         self._to_join = deque(clients)
         self._unheard = set(self._to_join)
+        self._refused: dict[str, str] = {}  # why, by client
         self._arrived: list[
             tuple[float, int, Event]
         ] = []  # a heap; what arrives together comes in order of sending
@@ -33,7 +36,7 @@ class InProcess:
         self._working_since: float | None = None
 
     def receive(self, timeout_s: float | None = None) -> Event | None:
-        """The next event; raises LookupError where none is under way and it would wait for ever."""
+        """The next event; raises TransportError if none is under way and it would wait for ever."""
         while self._to_join:
             self._join(self._to_join.popleft())
         if timeout_s is not None:
@@ -42,7 +45,10 @@ class InProcess:
                 self._clock.server_received(until_s)
                 return None
         if not self._arrived:
-            raise LookupError("no client has anything to say")
+            raise TransportError(
+                "no client has anything to say, and the run cannot go on; refused: "
+                + ("; ".join(f"{client}, {reason}" for client, reason in self._refused.items()) or "none")
+            )
         arrival_s, _, event = heappop(self._arrived)
         if isinstance(event, Joined):
             self._unheard.discard(event.client)
@@ -58,28 +64,36 @@ class InProcess:
     def send(self, client: str, data: bytes) -> None:
         """Hand a message to a client, which works on it before this returns.
 
-        It is dropped where the client has begun a new conversation of which the server has not heard yet.
+        It is dropped if the client has been refused, or has begun a new conversation of which the server has not heard
+        yet.
         """
-        if client in self._unheard:
+        if client in self._unheard or client in self._refused:
             return
         if self._working_since is not None:
             self._clock.server_computed(perf_counter() - self._working_since)
             self._working_since = None
         self._clock.down(client, len(data))
         started = perf_counter()
-        answer = self._peers[client].receive(data)
+        try:
+            answer = self._peers[client].receive(data)
+        except RefusedError as error:
+            self._refused[client] = str(error)
+            answer = None
         self._clock.client_computed(client, perf_counter() - started)
         if answer is not None:
             self._answer(client, answer)
 
     def reset(self, client: str) -> None:
-        """Drop what the client has said, and let it join anew."""
+        """Drop what the client has said, and let it join anew if it has not been refused."""
         self._drop(client)
+        if client in self._refused:
+            return
         self._to_join.append(client)
         self._unheard.add(client)
 
     def refuse(self, client: str, reason: str) -> None:
         """Drop the client."""
+        self._refused.setdefault(client, reason)
         self._drop(client)
 
     def state(self) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from splitcom.durable import sync, write_atomic
 from splitcom.errors import IdentityError
+from splitcom.foreign import visible
 
 AUTHORITY_DAYS = 3650
 CERTIFICATE_DAYS = 365
@@ -46,8 +47,8 @@ class Identity:
 
     @property
     def name(self) -> str:
-        """The certificate's common name."""
-        return common_name(x509.load_pem_x509_certificate(self.certificate))
+        """The client's name; raises IdentityError if the certificate has none that a client may have."""
+        return client_name(x509.load_pem_x509_certificate(self.certificate))
 
     @property
     def expires(self) -> datetime:
@@ -96,10 +97,7 @@ def issue_server(folder: str | Path, hosts: Sequence[str], days: int = CERTIFICA
 
 def issue_client(folder: str | Path, name: str, days: int = CERTIFICATE_DAYS) -> Path:
     """Issue a client's bundle, one file to hand over; IdentityError where the name has one that is not revoked."""
-    if not _NAME.fullmatch(name):
-        raise IdentityError(
-            f"client name {name!r}: use 1 to 64 letters, digits, '.', '_' and '-', and begin with one of the first two"
-        )
+    check_name(name)
     folder = Path(folder)
     bundle = folder / "clients" / f"{name}.pem"
     if any(issued.name == name and not issued.revoked for issued in _of_kind(folder, "client")):
@@ -179,6 +177,21 @@ def common_name(certificate: x509.Certificate) -> str:
     """The subject's common name; empty where it has none."""
     names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     return str(names[0].value) if names else ""
+
+
+def client_name(certificate: x509.Certificate) -> str:
+    """The name of the client whose certificate it is; raises IdentityError as `check_name` does."""
+    return check_name(common_name(certificate))
+
+
+def check_name(name: str) -> str:
+    """Give a client's name back, which is part of paths too; raises IdentityError if it is no name for a client."""
+    if not _NAME.fullmatch(name):
+        raise IdentityError(
+            f"client name {visible(name, 80)!r}: use 1 to 64 letters, digits, '.', '_' and '-', and begin with one of "
+            "the first two"
+        )
+    return name
 
 
 class Revocations:

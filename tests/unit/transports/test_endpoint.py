@@ -197,6 +197,23 @@ def test_a_peer_cannot_be_where_nothing_was_sent(position):
         end.resume(position)
 
 
+def test_a_peer_cannot_want_what_it_has_acknowledged():
+    end, other = Endpoint(), Endpoint()
+    end.resume(other.position()), other.resume(end.position())
+    for data in (b"1", b"2"):
+        end.send(data)
+    other.receive(end.next_parcel())
+    other.consume()
+    end.receive(other.next_parcel())
+    for again in range(2):
+        with pytest.raises(RemoteProtocolError, match="message 1 is wanted; 1 has been acknowledged"):
+            end.resume(Position(sequence=0, window_bytes=1 << 16))
+        if not again:
+            other.receive(end.next_parcel())
+            other.consume()
+            end.resume(Position(sequence=1, window_bytes=1 << 16))
+
+
 def test_too_much_to_send_is_an_error_of_ours():
     end = Endpoint(SMALL)
     with pytest.raises(LocalProtocolError, match="65 bytes; at most 64"):

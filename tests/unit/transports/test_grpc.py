@@ -1,6 +1,8 @@
 """Server and client in this process: reconnections through a proxy that cuts, resets, refusals, calls."""
 
+import ast
 import logging
+import re
 import socket
 import threading
 from contextlib import ExitStack, closing, suppress
@@ -10,7 +12,8 @@ from pathlib import Path
 import grpc
 import pytest
 
-from splitcom.errors import RefusedError, RemoteProtocolError, TransportError
+import splitcom
+from splitcom.errors import IdentityError, RefusedError, RemoteProtocolError, TransportError
 from splitcom.protocol.messages_pb2 import Message
 from splitcom.transports import tls
 from splitcom.transports.endpoint import Limits
@@ -25,6 +28,7 @@ from splitcom.transports.grpc_server import GrpcServer
 HASTY = Timeouts(connect_s=5.0, pause_s=0.2, give_up_s=5.0)
 LIMITS = Limits(chunk_bytes=1 << 14, window_bytes=1 << 16, message_bytes=1 << 22)
 WAIT_S = 20.0
+ANY_FRONT = (1 << 30, lambda folder, size: None)  # as large as it is, and whatever it is
 
 
 @pytest.fixture(scope="module")
@@ -377,12 +381,12 @@ def test_the_front_is_fetched_once_and_whole(serve, authority, tmp_path):
     server = serve(front=lambda: folder)
     identity = tls.load_identity(authority / "clients" / "a.pem")
     with ServerCalls(f"localhost:{server.port}", identity, HASTY) as calls:
-        cached = calls.fetch_front(tmp_path / "cache" / "it")
+        cached = calls.fetch_front(tmp_path / "cache", *ANY_FRONT)
         assert {path.name: path.read_bytes() for path in cached.iterdir()} == contents
         assert list(cached.parent.iterdir()) == [cached]
-        (folder / "config.json").write_bytes(b"changed")
-        assert calls.fetch_front(cached) == cached
-        assert (cached / "config.json").read_bytes() == b"{}"
+        written = {path: path.stat().st_mtime_ns for path in cached.iterdir()}
+        assert calls.fetch_front(tmp_path / "cache", *ANY_FRONT) == cached
+        assert {path: path.stat().st_mtime_ns for path in cached.iterdir()} == written
 
 
 @pytest.mark.parametrize("name", ["evil.py", ".hidden.json", "config.json.pkl"])
@@ -395,10 +399,10 @@ def test_files_that_are_no_model_are_not_written(serve, authority, tmp_path, nam
     identity = tls.load_identity(authority / "clients" / "a.pem")
     with (
         ServerCalls(f"localhost:{server.port}", identity, HASTY) as calls,
-        pytest.raises(RemoteProtocolError, match="no part of a model"),
+        pytest.raises(RemoteProtocolError, match="no part of a front"),
     ):
-        calls.fetch_front(tmp_path / "cache" / "it")
-    assert list((tmp_path / "cache").iterdir()) == []
+        calls.fetch_front(tmp_path / "cache", *ANY_FRONT)
+    assert not (tmp_path / "cache").exists()
 
 
 def test_a_link_is_measured_and_another_model_refused(serve, authority):
@@ -411,7 +415,7 @@ def test_a_link_is_measured_and_another_model_refused(serve, authority):
         with pytest.raises(RefusedError, match="another base model: its fingerprint is 0000"):
             calls.describe("0" * 64)
         with pytest.raises(RefusedError, match="gives no weights away"):
-            calls.fetch_front(Path("nowhere") / "at" / "all")
+            calls.fetch_front(Path("nowhere") / "at" / "all", *ANY_FRONT)
 
 
 def test_a_connection_that_has_gone_silent_is_given_up_and_taken_over(serve, join, through_proxy):
@@ -426,3 +430,144 @@ def test_a_connection_that_has_gone_silent_is_given_up_and_taken_over(serve, joi
     assert server.traffic()["a"].reconnections == 1
     server.send("a", b"end")
     server.close(WAIT_S)
+
+
+def test_whatever_ends_a_thread_of_the_server_reaches_whoever_waits(serve, join, monkeypatch):
+    server = serve()
+    join(server.port, timeouts=replace(HASTY, give_up_s=0.2))
+    expect(server, Joined("a"), Received("a", b"hello"))
+    monkeypatch.setattr(server._admission, "check", lambda *arguments: 1 / 0)
+    server.send("a", b"x")
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            for _ in range(3):  # that the client is gone may come first
+                server.receive(WAIT_S)
+    server.close()
+
+
+def test_whatever_ends_the_server_s_sending_reaches_whoever_waits(serve, join, monkeypatch):
+    server = serve()
+    monkeypatch.setattr("splitcom.transports.grpc_server.Opened", lambda **fields: 1 / 0)
+    client = join(server.port, timeouts=replace(HASTY, give_up_s=0.2))
+    expect(server, Joined("a"))
+    with pytest.raises(ZeroDivisionError):
+        server.receive(WAIT_S)
+    client.join(WAIT_S)
+    assert isinstance(client.outcome, TransportError)
+
+
+def test_a_front_that_cannot_be_made_is_told_to_both_sides(serve, authority, tmp_path):
+    failures = [OSError(28, "No space left on device"), ZeroDivisionError("a bug")]
+
+    def front():
+        raise failures.pop(0)
+
+    server = serve(front=front)
+    identity = tls.load_identity(authority / "clients" / "a.pem")
+    with ServerCalls(f"localhost:{server.port}", identity, replace(HASTY, give_up_s=0.1)) as calls:
+        with pytest.raises(RefusedError, match="No space left"):
+            calls.fetch_front(tmp_path, *ANY_FRONT)
+        with pytest.raises(TransportError, match="the server has failed"):
+            calls.fetch_front(tmp_path, *ANY_FRONT)
+    with pytest.raises(ZeroDivisionError):
+        server.receive(WAIT_S)
+
+
+@pytest.mark.parametrize("broken", ["pack", "unpack"])
+def test_whatever_ends_a_thread_of_the_client_reaches_its_caller(serve, join, monkeypatch, broken):
+    """Of the two: the one that reads, and gRPC's own, which takes what is to be sent."""
+    server = serve()
+    monkeypatch.setattr(f"splitcom.transports.grpc_client.{broken}", lambda *arguments: 1 / 0)
+    client = join(server.port)
+    client.join(WAIT_S)
+    assert isinstance(client.outcome, ZeroDivisionError)
+
+
+def test_a_client_that_is_refused_in_the_middle_is_gone_for_whoever_waits_for_it(serve, authority):
+    server = serve()
+    identity = tls.load_identity(authority / "clients" / "a.pem")
+    credentials = grpc.ssl_channel_credentials(identity.authority, identity.key, identity.certificate)
+    opening = Open(protocol_version=1, conversation=bytes(16), position=Position(window_bytes=1 << 16))
+    with grpc.secure_channel(f"localhost:{server.port}", credentials) as channel:
+        call = channel.stream_stream(f"/{SERVICE}/Converse")
+
+        def frames():
+            yield pack(Parcel(Frame(open=opening)))
+            expect(server, Joined("a"))
+            yield b"no frame"
+
+        list(call(frames(), timeout=WAIT_S))
+    expect(server, Gone("a"))
+
+
+def test_what_a_peer_says_stays_on_one_line_and_within_bounds(serve, join, caplog):
+    caplog.set_level(logging.INFO)
+    server = serve()
+    client = join(server.port)
+    expect(server, Joined("a"), Received("a", b"hello"))
+    server.refuse("a", "no\n\x1b[2J" + "x" * 1_000_000)
+    client.join(WAIT_S)
+    for text in (str(client.outcome), *(record.getMessage() for record in caplog.records)):
+        assert "\n" not in text and "\x1b" not in text and len(text) < 1500
+    assert "no\\n\\x1b[2Jxx" in str(client.outcome)
+
+
+@pytest.mark.parametrize("name", ["../../../pwn", ".hidden", "", "a\nb", "a" * 64 + "b", "ä"])
+def test_a_certificate_whose_name_could_be_a_path_lets_nobody_in(
+    serve, authority, tmp_path, monkeypatch, name
+):
+    server = serve()
+    with monkeypatch.context() as patch:  # an authority that has been tampered with
+        patch.setattr(tls, "check_name", lambda name: name)
+        patch.setattr(tls, "_NAME", re.compile(".*", re.DOTALL))
+        bundle = (
+            tls._issue(authority, name, "client", tmp_path / "odd.pem", 1, None)
+            if 0 < len(name) <= 64
+            else None
+        )
+    if bundle is None:
+        with pytest.raises(IdentityError, match="client name"):
+            tls.check_name(name)
+        return
+    identity = tls.load_identity(bundle)
+    with pytest.raises(IdentityError, match="client name"):
+        identity.name  # noqa: B018
+    credentials = grpc.ssl_channel_credentials(identity.authority, identity.key, identity.certificate)
+    with grpc.secure_channel(f"localhost:{server.port}", credentials) as channel:
+        call = channel.unary_unary(f"/{SERVICE}/Probe", lambda probe: b"", bytes)
+        with pytest.raises(grpc.RpcError) as refused:
+            call(b"", timeout=WAIT_S)
+    assert (
+        refused.value.code() is grpc.StatusCode.PERMISSION_DENIED and "client name" in refused.value.details()
+    )
+
+
+@pytest.mark.parametrize("variable", ["http_proxy", "https_proxy", "grpc_proxy"])
+def test_a_proxy_is_taken_for_names_alone_and_named_where_it_fails(serve, authority, monkeypatch, variable):
+    port = serve(address="127.0.0.1:0").port
+    identity = tls.load_identity(authority / "clients" / "a.pem")
+    impatient = replace(HASTY, give_up_s=0.1)
+    monkeypatch.setenv(variable, "http://user:secret@127.0.0.1:9")
+    proxied = "localhost" if variable == "grpc_proxy" else "server.test"
+    with (
+        ServerCalls(f"{proxied}:{port}", identity, impatient) as calls,
+        pytest.raises(TransportError, match=rf"the proxy 127\.0\.0\.1:9, .* {variable} names") as error,
+    ):
+        calls.describe()
+    assert "secret" not in str(error.value)
+    if variable == "grpc_proxy":
+        monkeypatch.setenv("no_proxy", "localhost")
+    with ServerCalls(f"localhost:{port}", identity, impatient) as calls:
+        calls.describe()
+
+
+def test_one_function_starts_the_threads_of_the_package():
+    """So that none can end without a word."""
+    root = Path(splitcom.__file__).parent
+    for path in root.rglob("*.py"):
+        if path == root / "transports" / "thread.py":
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            assert not (isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] == "Thread"), (
+                path
+            )
