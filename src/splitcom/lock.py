@@ -51,6 +51,22 @@ def locked(path: Path, refusal: str, *, waits: bool = False) -> Iterator[None]:
         os.close(descriptor)
 
 
+def is_held(path: Path) -> bool:
+    """Whether a process holds a lock file; also if the file system cannot tell. Raises OSError if it cannot be read."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | getattr(os, "O_CLOEXEC", 0))
+    except FileNotFoundError:
+        return False
+    try:
+        _take(descriptor, waits=False)
+    except OSError:
+        return True
+    else:
+        return False
+    finally:
+        os.close(descriptor)
+
+
 def _acquire(path: Path, refusal: str, waits: bool) -> int:
     while True:
         make_folder(path.parent)

@@ -12,9 +12,10 @@ import torch
 from splitcom.codecs import Codec, Context, MemoryReferences, Ragged, parse
 from splitcom.codecs.chain.entropy import Zstd
 from splitcom.codecs.wire import HEADER_BYTES, Header, Reader
+from splitcom.data import IGNORED
 from splitcom.errors import PacketError, RemoteProtocolError, UnknownReference
 from splitcom.protocol.adapters import pack_packets, unpack_packets
-from splitcom.protocol.labels import IGNORED, pack_labels, unpack_labels
+from splitcom.protocol.labels import pack_labels, unpack_labels
 from splitcom.protocol.messages_pb2 import Message
 from splitcom.protocol.session import TRANSITIONS, Form, Role, Session, State
 from splitcom.training.adapters import AdapterCodec

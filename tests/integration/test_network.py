@@ -224,7 +224,7 @@ def test_strangers_are_told_why_and_disturb_nobody(forks, authority, tiny_config
     other_model.wait_for("error: the server has refused client-2: another base model: its fingerprint is")
     server.wait_for("client-2, from .*, is refused: another base model")
     # a second session, and one more client than there is room for
-    second = network.client(0).start()
+    second = network.client(0, "--state", tmp_path / "elsewhere").start()
     second.wait_for("error: the server has refused client-0: client-0 is connected already")
     server.wait_for("client-0, from .*, is refused: client-0 is connected already")
     # under another's name

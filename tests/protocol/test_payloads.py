@@ -5,10 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from splitcom.data import IGNORED
 from splitcom.errors import RemoteProtocolError
 from splitcom.protocol.accounting import flows_of
 from splitcom.protocol.adapters import pack_packets, unpack_packets
-from splitcom.protocol.labels import IGNORED, most_label_bytes, pack_labels, unpack_labels
+from splitcom.protocol.labels import most_label_bytes, pack_labels, unpack_labels
 from splitcom.protocol.messages_pb2 import Message
 
 MAX_TOKENS = 64

@@ -10,10 +10,14 @@ def watch(
     run: Annotated[Path, typer.Argument(help="Run folder, of a run that may still be running.")],
     every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 1.0,
 ) -> None:
-    """Show a run's rounds as they end: losses, thresholds, skipped samples, bytes per flow. Ends with the run."""
+    """Show a run's rounds as they end: losses, thresholds, skipped samples, bytes per flow. Ends with the run.
+
+    Also if the process that trains it has died.
+    """
     from time import sleep
 
     from splitcom.config import Config
+    from splitcom.errors import RunError
     from splitcom.metrics.record import RunFolder
     from splitcom.report.live import progress_table
     from splitcom.report.terminal import Live, Terminal
@@ -23,9 +27,14 @@ def watch(
     terminal = Terminal()
     with Live(console=terminal, auto_refresh=False) as live:
         while True:
+            is_running = (
+                folder.is_locked
+            )  # before the result is looked for, or its last moment could be missed
             finished = folder.result() is not None
             live.update(progress_table(run, rounds), refresh=True)
-            if finished:
+            if finished or not is_running:
                 break
             sleep(every)
     terminal.print()
+    if not finished:
+        raise RunError(f"{run}: this run has not ended, and no process is at it; go on with it by --resume")

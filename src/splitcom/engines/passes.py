@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import torch
 
 from splitcom.codecs import Ragged
+from splitcom.data import IGNORED
 from splitcom.engines.engine import Arrival
-from splitcom.protocol.labels import IGNORED, Labels
+from splitcom.protocol.labels import Labels
 
 
 def plan_passes(lengths: Sequence[int], max_tokens: int | None) -> list[list[int]]:

@@ -12,6 +12,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from time import monotonic
 from typing import Any
 
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.core import Metric
+from prometheus_client.registry import Collector
+
 from splitcom.errors import RunError
 from splitcom.server.observe import Observer, StepReport
 from splitcom.server.peers import Standing
@@ -21,7 +25,6 @@ from splitcom.transports.thread import start
 
 _Family = tuple[str, str, str, Sequence[tuple[Mapping[str, str], float | None]]]  # name, kind, help, samples
 _LOG = logging.getLogger(__name__)
-_CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 @dataclass(frozen=True)
@@ -119,22 +122,32 @@ class Monitor(Observer):
         )
 
 
-def prometheus(snapshot: Snapshot) -> str:
+def prometheus(snapshot: Snapshot) -> bytes:
     """A snapshot in the text format of Prometheus.
 
-    >>> print(prometheus(Snapshot(rounds=5, round=2)).splitlines()[2])
-    splitcom_round 2
+    >>> prometheus(Snapshot(rounds=5, round=2)).decode().splitlines()[2]
+    'splitcom_round 2.0'
     """
-    return "".join(f"{line}\n" for line in _lines(snapshot))
+    registry = CollectorRegistry()
+    registry.register(_Snapshots(snapshot))
+    return generate_latest(registry)
 
 
-def _lines(snapshot: Snapshot) -> Iterator[str]:
-    for name, kind, help_text, samples in _families(snapshot):
-        known = [(labels, value) for labels, value in samples if value is not None]
-        if known:
-            yield from (f"# HELP {name} {help_text}", f"# TYPE {name} {kind}")
-        for labels, value in known:
-            yield f"{name}{_labelled(labels)} {value:.12g}"
+class _Snapshots(Collector):
+    """Hands one snapshot's metrics to Prometheus' client; those without a value are left out."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+
+    def collect(self) -> Iterator[Metric]:
+        """Make the families that have samples."""
+        for name, kind, help_text, samples in _families(self._snapshot):
+            family = Metric(name.removesuffix("_total"), help_text, kind)
+            for labels, value in samples:
+                if value is not None:
+                    family.add_sample(name, dict(labels), value)
+            if family.samples:
+                yield family
 
 
 def _families(snapshot: Snapshot) -> Iterator[_Family]:
@@ -147,7 +160,7 @@ def _families(snapshot: Snapshot) -> Iterator[_Family]:
         ("splitcom_held_out_accuracy", "gauge", "Held-out classes told right.", snapshot.held_out_accuracy),
         ("splitcom_skip_ratio", "gauge", "Activations of the last step not sent.", snapshot.skip_ratio),
         ("splitcom_bytes_total", "counter", "Message bytes, evaluation not included.", snapshot.total_bytes),
-        ("splitcom_uptime_seconds", "counter", "Seconds since the server was started.", snapshot.uptime_s),
+        ("splitcom_uptime_seconds", "gauge", "Seconds since the server was started.", snapshot.uptime_s),
         ("splitcom_save_age_seconds", "gauge", "Seconds since all was saved.", snapshot.save_age_s),
     ):
         yield name, kind, help_text, [({}, value)]
@@ -179,14 +192,6 @@ def _families(snapshot: Snapshot) -> Iterator[_Family]:
     yield "splitcom_client_state", "gauge", "What the client is at.", states
 
 
-def _labelled(labels: Mapping[str, str]) -> str:
-    def escaped(text: str) -> str:
-        return text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
-
-    inner = ",".join(f'{name}="{escaped(value)}"' for name, value in labels.items())
-    return f"{{{inner}}}" if inner else ""
-
-
 class MonitorPage:
     """Serves snapshots over HTTP from a thread of its own, for this machine alone by default; a context manager.
 
@@ -199,18 +204,18 @@ class MonitorPage:
                 if self.path == "/metrics":
                     self._answer(200, prometheus(snapshot()))
                 elif self.path == "/healthz":
-                    self._answer(200, f"ok round {snapshot().round}\n")
+                    self._answer(200, f"ok round {snapshot().round}\n".encode())
                 elif self.path == "/readyz":
                     now = snapshot()
                     said = now.waiting() or f"round {now.round}"
-                    self._answer(*((200, f"ready: {said}\n") if now.is_ready else (503, "not ready yet\n")))
+                    text = f"ready: {said}\n" if now.is_ready else "not ready yet\n"
+                    self._answer(200 if now.is_ready else 503, text.encode())
                 else:
-                    self._answer(404, "there is /metrics, /healthz and /readyz\n")
+                    self._answer(404, b"there is /metrics, /healthz and /readyz\n")
 
-            def _answer(self, status: int, text: str) -> None:
-                body = text.encode()
+            def _answer(self, status: int, body: bytes) -> None:
                 self.send_response(status)
-                self.send_header("Content-Type", _CONTENT_TYPE)
+                self.send_header("Content-Type", CONTENT_TYPE_LATEST)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)

@@ -40,8 +40,8 @@ def check_model(folder: RunFolder, source: str, fingerprint: str) -> None:
     """Raise RunError if a run that goes on would do so with other weights than it began with."""
     path = folder.checkpoints / "model"
     if not path.exists():
-        make_folder(folder.checkpoints)
-        write_atomic(path, fingerprint.encode())
+        make_folder(folder.checkpoints, private=True)
+        write_atomic(path, fingerprint.encode(), private=True)
     elif path.read_text(encoding="ascii", errors="replace") != fingerprint:
         raise RunError(
             f"{folder.path}: the model {source} is another one than this run began with; name that one in "

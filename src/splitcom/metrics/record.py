@@ -60,6 +60,12 @@ class RunFolder:
             with suppress(OSError):
                 self.path.rmdir()  # where nothing has come of the run
 
+    @property
+    def is_locked(self) -> bool:
+        """Whether a process trains into this folder, as far as can be told."""
+        with self._explained():
+            return lock.is_held(self.path / lock.NAME)
+
     def refuse_if_used(self) -> None:
         """Raise RunError where the folder holds anything already."""
         with self._explained():

@@ -16,9 +16,9 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from splitcom.data import IGNORED
 from splitcom.errors import RemoteProtocolError
 
-IGNORED = -100
 _GAPS = 128
 Labels = NDArray[np.int64]
 

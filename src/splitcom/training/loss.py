@@ -5,8 +5,8 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
+from splitcom.data import IGNORED
 from splitcom.models import Body, Tail
-from splitcom.protocol.labels import IGNORED
 
 
 class Losses(NamedTuple):

@@ -5,8 +5,7 @@ from torch import nn
 
 from splitcom.codecs import parse
 from splitcom.config import Config
-from splitcom.data import Sample
-from splitcom.protocol.labels import IGNORED
+from splitcom.data import IGNORED, Sample
 from splitcom.training.channel import Channel
 
 VOCABULARY = 7

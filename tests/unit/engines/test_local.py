@@ -5,11 +5,11 @@ import torch
 
 from splitcom.codecs import Decoded, Ragged
 from splitcom.config import Config
+from splitcom.data import IGNORED
 from splitcom.engines.engine import Arrival
 from splitcom.engines.local import LocalEngine
 from splitcom.errors import NonFiniteError
 from splitcom.models import add_lora, load_body, load_tail, replicate
-from splitcom.protocol.labels import IGNORED
 from splitcom.training.loss import losses_through
 
 CLIENTS = {"a": [9, 4], "b": [7], "c": [3, 12, 5]}  # tokens of each sample

@@ -27,9 +27,9 @@ def test_a_running_monitor_can_be_scraped():
         monitor.on_round([{"round": 2, "eval_loss": 1.25, "eval_accuracy": 0.75}])
         monitor.on_round([{"round": 2, "eval_loss": None, "eval_accuracy": None}])
         lines = read(f"http://127.0.0.1:{page.port}/metrics").splitlines()
-        for line in ("splitcom_round 2", "splitcom_loss_nats 1.5", "splitcom_held_out_loss_nats 1.25",
+        for line in ("splitcom_round 2.0", "splitcom_loss_nats 1.5", "splitcom_held_out_loss_nats 1.25",
                      "splitcom_held_out_accuracy 0.75",
-                     "splitcom_skip_ratio 0.25", "splitcom_bytes_total 1000", "splitcom_rounds 5",
+                     "splitcom_skip_ratio 0.25", "splitcom_bytes_total 1000.0", "splitcom_rounds 5.0",
                      'splitcom_threshold{flow="activation_up"} 0.98'):  # fmt: skip
             assert line in lines
         with pytest.raises(urllib.error.HTTPError, match="404"):
@@ -54,10 +54,10 @@ def test_it_is_ready_when_clients_can_take_part_and_says_whom_it_waits_for():
         monitor.on_saved(1)
         lines = read(f"{address}/metrics").splitlines()
     for line in (
-        'splitcom_client_state{client="a",state="training"} 1', 'splitcom_client_waited_seconds{client="a"} 75',
-        'splitcom_client_waited_seconds{client="b"} 0', 'splitcom_client_restarts_total{client="a"} 1',
-        'splitcom_client_refused_total{client="b"} 3', 'splitcom_refusals_total{reason="CERTIFICATE"} 2',
-        'splitcom_step_seconds{phase="waiting"} 2', 'splitcom_step_seconds{phase="body"} 0.5',
+        'splitcom_client_state{client="a",state="training"} 1.0', 'splitcom_client_waited_seconds{client="a"} 75.0',
+        'splitcom_client_waited_seconds{client="b"} 0.0', 'splitcom_client_restarts_total{client="a"} 1.0',
+        'splitcom_client_refused_total{client="b"} 3.0', 'splitcom_refusals_total{reason="CERTIFICATE"} 2.0',
+        'splitcom_step_seconds{phase="waiting"} 2.0', 'splitcom_step_seconds{phase="body"} 0.5',
     ):  # fmt: skip
         assert line in lines
     assert any(line.startswith("splitcom_save_age_seconds 0.") for line in lines)
@@ -71,9 +71,9 @@ def test_an_address_that_is_none_is_refused_with_what_is_one(text):
 
 def test_clients_are_labelled_and_every_metric_is_typed_once():
     clients = {"clinic-a": ClientTraffic(True, 5, 7, 1), 'odd"\\\n': ClientTraffic(False, 0, 0, 0)}
-    text = prometheus(Snapshot(rounds=1, loss=2.0, clients=clients))
-    assert 'splitcom_client_up_bytes_total{client="clinic-a"} 5' in text
-    assert 'splitcom_client_connected{client="odd\\"\\\\\\n"} 0' in text
+    text = prometheus(Snapshot(rounds=1, loss=2.0, clients=clients)).decode()
+    assert 'splitcom_client_up_bytes_total{client="clinic-a"} 5.0' in text
+    assert 'splitcom_client_connected{client="odd\\"\\\\\\n"} 0.0' in text
     names = {line.split("{")[0].split(" ")[0] for line in text.splitlines() if not line.startswith("#")}
     typed = [line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")]
     assert sorted(typed) == sorted(names)

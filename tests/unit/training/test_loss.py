@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from splitcom.protocol.labels import IGNORED
+from splitcom.data import IGNORED
 from splitcom.training.loss import learnt_at, losses_of
 
 
