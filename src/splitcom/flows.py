@@ -32,7 +32,6 @@ class Flow:
         codec: of `flows.<name>.codec` if nothing is set; None: the flow has no codec of its own there.
         fields: of which messages it is the payload, as "message.field".
         messages: those that belong to it whole.
-        in_total: whether up, down and total count it.
     """
 
     name: str
@@ -44,7 +43,6 @@ class Flow:
     codec: str | None = None
     fields: tuple[str, ...] = ()
     messages: tuple[str, ...] = ()
-    in_total: bool = True
 
 
 _TABLE = (
@@ -123,7 +121,6 @@ _TABLE = (
             "evaluation_down",
             "evaluation_end",
         ),
-        in_total=False,
     ),
 )
 
@@ -131,7 +128,7 @@ FLOWS: Mapping[str, Flow] = MappingProxyType({flow.name: flow for flow in _TABLE
 """By name; those at a cut come first, in the order of a step, so that a base stands before what is built on it."""
 
 SUMS = ("up", "down", "total")
-IN_TOTAL = tuple(flow.name for flow in _TABLE if flow.in_total)
+"""Of all flows: whatever crosses the network is in them."""
 AT_CUT = tuple(flow.name for flow in _TABLE if flow.cut is not None)
 WITH_BASE = tuple(flow.name for flow in _TABLE if flow.base is not None)
 

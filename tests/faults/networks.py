@@ -179,7 +179,7 @@ def _bytes(result: Mapping[str, Any], interface_bytes: int, sniffers: list[Sniff
     before = total(sniffer.connections[0] for sniffer in sniffers)
     run = total(layers for sniffer in sniffers for layers in sniffer.connections[1:])
     others = total(sniffer.others for sniffer in sniffers)
-    ledger_bytes = result["bytes"]["total"] + result["bytes"]["evaluation"] + result["repeated_bytes"]
+    ledger_bytes = result["bytes"]["total"] + result["repeated_bytes"]
     return {
         "ledger_bytes": ledger_bytes,
         "interface_bytes": interface_bytes,

@@ -64,8 +64,7 @@ def test_the_bits_are_those_of_the_run_in_one_process(forks, authority, tiny_con
     result = network.assert_same_run(expected)
     carried = re.findall(r"(client-\d): (\d+) bytes of messages up, (\d+) down", network.server.log)
     assert len(carried) == 3
-    counted = result["bytes"]["total"] + result["bytes"]["evaluation"]
-    assert sum(int(up) + int(down) for _, up, down in carried) == counted
+    assert sum(int(up) + int(down) for _, up, down in carried) == result["bytes"]["total"]
     assert "run is over" in parties[0].log
     cached = list((tmp_path / "client-0-cache").glob("front-*/model.safetensors"))
     assert cached, "the front came from the server"

@@ -186,12 +186,39 @@ def test_the_books_add_up(tiny_config, tmp_path):
                 key,
             )
     sent = result["bytes"]
-    flows = [flow for flow in sent if flow not in ("evaluation", "up", "down", "total")]
+    flows = [flow for flow in sent if flow not in ("up", "down", "total")]
     assert sent["total"] == sent["up"] + sent["down"] == sum(sent[flow] for flow in flows)
     assert [line["round"] for line in lines] == [0] * 3 + [1] * 3 + [2] * 3
     assert all(line["skip_ratio"]["activation_up"] == 0 for line in lines if line["round"] == 1)
     assert any(line["skip_ratio"]["activation_up"] > 0 for line in lines if line["round"] == 2)
     assert 0 < result["saving"]["up"] < 1
+
+
+@pytest.mark.parametrize("codec", ["none", "delta > int8 > zstd", PREDICTED["flows.activation_up.codec"]])
+@pytest.mark.parametrize("tail_blocks", [0, 1])
+def test_held_out_samples_cost_what_has_changed_of_them_and_the_last_loss_is_exact(
+    tiny_config, tmp_path, codec, tail_blocks
+):
+    changes = {"evaluation.codec": codec, "model.tail_blocks": tail_blocks, "training.rounds": 3}
+    run = train(tiny_config.override(changes), tmp_path / "run")
+    plain = train(tiny_config.override(changes | {"evaluation.codec": "none"}), tmp_path / "plain")
+    assert_same_adapter(adapter_of(run), adapter_of(plain))
+    found = run.result["eval"]
+    assert found["exact"] and found["loss"] == plain.result["eval"]["loss"]
+    losses, exact = ([line["eval_loss"] for line in lines_of(of)] for of in (run, plain))
+    assert losses == pytest.approx(exact, rel=0.02)
+    size = dict.fromkeys(range(4), 0)
+    for line in lines_of(run):
+        size[line["round"]] += line["bytes"]["evaluation"]
+        sent, whole = line["bytes"], line["uncompressed_bytes"]
+        assert whole["total"] - whole["evaluation"] >= sent["total"] - sent["evaluation"]
+    if codec != "none":
+        assert size[1] < size[0], "labels are sent once, and of hidden states what has changed"
+        whole = sum(line["uncompressed_bytes"]["evaluation"] for line in lines_of(run) if line["round"] == 1)
+        assert size[1] < whole
+        assert size[3] > size[2], "the exact one"
+    unmarked = train(tiny_config.override(changes | {"evaluation.exact_last": False}), tmp_path / "coded")
+    assert unmarked.result["eval"]["exact"] == (codec == "none")
 
 
 def test_uncompressed_split_training_saves_nothing(tiny_config, tmp_path):

@@ -64,8 +64,8 @@ class Trainer(Protocol):
         Raises RoundAborted where the server ends it.
         """
 
-    def evaluate(self) -> Generator[Message | None, Message, EvaluationEnd]:
-        """Run the held-out samples; yields what the server must see."""
+    def evaluate(self, round_index: int, *, exact: bool) -> Generator[Message | None, Message, EvaluationEnd]:
+        """Run the held-out samples after a round; yields what the server must see, if `exact` without a codec."""
 
     def adapter(self) -> dict[str, torch.Tensor]:
         """The adapter that is averaged with the other clients'."""
@@ -216,7 +216,7 @@ class Client:
     def _evaluate(self, start: EvaluationStart) -> Generator[Message | None, Message, Message]:
         own = self._trainer.adapter() if self._is_paused else None
         self._take_adapter(start.adapter_version, start.adapter)
-        end = yield from self._trainer.evaluate()
+        end = yield from self._trainer.evaluate(start.round, exact=start.exact)
         if not isfinite(end.loss_sum):
             raise NonFiniteError(f"{self.name}: the held-out loss is {end.loss_sum}; {DIVERGED}")
         if own is not None:

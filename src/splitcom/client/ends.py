@@ -1,6 +1,7 @@
 """What a client does in the U-shape: it has both ends of the model and the labels, the server has what is between."""
 
 from collections.abc import Generator, Sequence
+from functools import partial
 
 import torch
 
@@ -13,7 +14,7 @@ from splitcom.data import Batch, Sample
 from splitcom.models import Front, Tail
 from splitcom.protocol.messages_pb2 import ActivationUp, EvaluationEnd, EvaluationUp, GradientUp, Message
 from splitcom.seeds import derive_seed
-from splitcom.training.channel import Channels
+from splitcom.training.channel import Channels, held_out
 from splitcom.training.loss import Losses, learnt_tokens, losses_through
 from splitcom.training.plan import LocalRound, held_out_batches, progress_of, round_batches
 
@@ -103,17 +104,19 @@ class EndsTrainer(PartsTrainer):
         return scored
 
     @torch.no_grad()
-    def evaluate(self) -> Generator[Message | None, Message, EvaluationEnd]:
+    def evaluate(self, round_index: int, *, exact: bool) -> Generator[Message | None, Message, EvaluationEnd]:
         """Sum the loss over this client's held-out samples, one batch at a time; only the sums leave it."""
         self._front.eval()
         self._tail.eval()
-        channel, result = self._channels["evaluation"], EvaluationEnd()
+        down, result = held_out(self._channels, "down", exact=exact), EvaluationEnd()
         for step, batch in enumerate(held_out_batches(self._held_out, self._config)):
             mask = batch.attention_mask.to(self._device)
             hidden = self._front(batch.input_ids.to(self._device), mask)
-            packet = channel.encode(Ragged.from_padded(hidden, mask), batch.sample_ids, (0, step))
-            reply = yield Message(evaluation_up=EvaluationUp(activation=packet))
-            returned = channel.decode(reply.evaluation_down.activation).batch
+            ragged = Ragged.from_padded(hidden, mask, learnt_tokens(batch.labels))
+            reply = yield from send(partial(self._held_out_up, batch, ragged, (round_index, step), exact))
+            returned = yield from receive(
+                down, reply, lambda message: message.evaluation_down.activation, step
+            )
             losses, _, correct = losses_through(
                 self._tail, self._padded(returned, batch), mask, batch.labels.to(self._device)
             )
@@ -121,6 +124,13 @@ class EndsTrainer(PartsTrainer):
             result.num_labels += len(losses)
             result.num_correct += int(correct.sum())
         return result
+
+    def _held_out_up(
+        self, batch: Batch, ragged: Ragged, position: tuple[int, int], exact: bool, lost: Sequence[int]
+    ) -> Message:
+        up = held_out(self._channels, "up", exact=exact)
+        packet = up.encode(ragged, batch.sample_ids, position, self_contained=bool(lost))
+        return Message(evaluation_up=EvaluationUp(activation=packet))
 
     def _padded(self, ragged: Ragged, batch: Batch) -> torch.Tensor:
         return ragged.to_padded(batch.attention_mask).to(self._device)

@@ -15,7 +15,7 @@ from splitcom.models import Front
 from splitcom.protocol.labels import pack_labels
 from splitcom.protocol.messages_pb2 import Activation, EvaluationBatch, EvaluationEnd, Message
 from splitcom.seeds import derive_seed
-from splitcom.training.channel import Channel, Channels
+from splitcom.training.channel import Channel, Channels, held_out
 from splitcom.training.loss import learnt_tokens
 from splitcom.training.plan import LocalRound, held_out_batches, progress_of, round_batches
 
@@ -43,8 +43,8 @@ class FrontTrainer(PartsTrainer):
         self._front = front
         self._up: Channel = channels["activation_up"]
         self._down: Channel = channels["gradient_down"]
-        self._evaluation: Channel = channels["evaluation"]
         self._labels_sent: set[int] = set()
+        self._held_out_labels_sent: set[int] = set()
 
     def train(self, local: LocalRound) -> Generator[Message | None, Message, RoundSummary | None]:
         """Run this client's local epochs of a round."""
@@ -82,36 +82,50 @@ class FrontTrainer(PartsTrainer):
         self, batch: Batch, ragged: Ragged, position: tuple[int, int], lost: Sequence[int]
     ) -> Message:
         packet = self._up.encode(ragged, batch.sample_ids, position, self_contained=bool(lost))
-        self._labels_sent -= set(lost)  # a server that lost references may have lost labels with them
-        fresh = {
-            sample: batch.labels[row, : int(batch.lengths[row])].numpy()
-            for row, sample in enumerate(batch.sample_ids)
-            if sample not in self._labels_sent
-        }
-        self._labels_sent |= set(fresh)
-        return Message(activation=Activation(step=position[1], activation=packet, labels=pack_labels(fresh)))
+        labels = _fresh_labels(batch, self._labels_sent, lost)
+        return Message(activation=Activation(step=position[1], activation=packet, labels=labels))
 
     @torch.no_grad()
-    def evaluate(self) -> Generator[Message | None, Message, EvaluationEnd]:
+    def evaluate(self, round_index: int, *, exact: bool) -> Generator[Message | None, Message, EvaluationEnd]:
         """Send the held-out samples through the front, one batch at a time."""
         self._front.eval()
         for step, batch in enumerate(held_out_batches(self._held_out, self._config)):
             mask = batch.attention_mask.to(self._device)
             hidden = self._front(batch.input_ids.to(self._device), mask)
-            labels = {
-                sample: batch.labels[row, : int(batch.lengths[row])].numpy()
-                for row, sample in enumerate(batch.sample_ids)
-            }
-            packet = self._evaluation.encode(Ragged.from_padded(hidden, mask), batch.sample_ids, (0, step))
-            yield Message(evaluation_batch=EvaluationBatch(activation=packet, labels=pack_labels(labels)))
+            ragged = Ragged.from_padded(hidden, mask, learnt_tokens(batch.labels))
+            yield from send(partial(self._held_out_batch, batch, ragged, (round_index, step), exact))
         return EvaluationEnd()
+
+    def _held_out_batch(
+        self, batch: Batch, ragged: Ragged, position: tuple[int, int], exact: bool, lost: Sequence[int]
+    ) -> Message:
+        up = held_out(self._channels, "up", exact=exact)
+        packet = up.encode(ragged, batch.sample_ids, position, self_contained=bool(lost))
+        labels = _fresh_labels(batch, self._held_out_labels_sent, lost)
+        return Message(evaluation_batch=EvaluationBatch(activation=packet, labels=labels))
 
     def state(self) -> dict[str, torch.Tensor]:
         """The optimizer's moments and which labels the server holds."""
-        return super().state() | {"labels_sent": torch.tensor(sorted(self._labels_sent), dtype=torch.int64)}
+        sent = {"labels_sent": self._labels_sent, "held_out_labels_sent": self._held_out_labels_sent}
+        return super().state() | {
+            name: torch.tensor(sorted(ids), dtype=torch.int64) for name, ids in sent.items()
+        }
 
     def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
         """Go on from a checkpoint."""
         state = dict(state)
         self._labels_sent = set(state.pop("labels_sent").tolist())
+        self._held_out_labels_sent = set(state.pop("held_out_labels_sent").tolist())
         super().load_state(state)
+
+
+def _fresh_labels(batch: Batch, sent: set[int], lost: Sequence[int]) -> bytes:
+    """Labels of those samples of a batch whose labels the server does not have, which are added to `sent`."""
+    sent -= set(lost)  # a server that lost references may have lost labels with them
+    fresh = {
+        sample: batch.labels[row, : int(batch.lengths[row])].numpy()
+        for row, sample in enumerate(batch.sample_ids)
+        if sample not in sent
+    }
+    sent |= set(fresh)
+    return pack_labels(fresh)

@@ -50,7 +50,7 @@ class WholeTrainer(PartsTrainer):
         return RoundSummary(num_tokens, len(plan), loss_sum, num_labels, num_correct)
 
     @torch.no_grad()
-    def evaluate(self) -> Generator[Message | None, Message, EvaluationEnd]:
+    def evaluate(self, round_index: int, *, exact: bool) -> Generator[Message | None, Message, EvaluationEnd]:
         """Sum the loss over this client's held-out samples."""
         self._front.eval()
         self._body.eval()

@@ -151,6 +151,11 @@ class Config(Section):
         return steering
 
     @property
+    def codes_evaluation(self) -> bool:
+        """Whether held-out losses are of what the evaluation's codec makes of hidden states."""
+        return self.training.split and self.evaluation.codec != "none"
+
+    @property
     def client_names(self) -> list[str]:
         """The names clients have in a simulation."""
         return [f"client-{index}" for index in range(self.federation.clients)]

@@ -70,6 +70,7 @@ def asked(config: Config, model_fingerprint: str) -> dict[str, Any]:
         "training.split",
         *(f"flows.{flow}.codec" for flow in config.cut_flows),
         "evaluation.codec",
+        "evaluation.exact_last",
     )
     return {"model": model_fingerprint, **{key: _at(tree, key) for key in keys}}
 

@@ -159,7 +159,7 @@ def _families(snapshot: Snapshot) -> Iterator[_Family]:
         ("splitcom_held_out_loss_nats", "gauge", "Held-out loss, per token.", snapshot.held_out_loss),
         ("splitcom_held_out_accuracy", "gauge", "Held-out classes told right.", snapshot.held_out_accuracy),
         ("splitcom_skip_ratio", "gauge", "Activations of the last step not sent.", snapshot.skip_ratio),
-        ("splitcom_bytes_total", "counter", "Message bytes, evaluation not included.", snapshot.total_bytes),
+        ("splitcom_bytes_total", "counter", "Message bytes of all flows.", snapshot.total_bytes),
         ("splitcom_uptime_seconds", "gauge", "Seconds since the server was started.", snapshot.uptime_s),
         ("splitcom_save_age_seconds", "gauge", "Seconds since all was saved.", snapshot.save_age_s),
     ):

@@ -228,10 +228,12 @@ def trained_of(
 def result_of(federation: Federation, config: Config, label: str, virtual_s: float) -> dict[str, Any]:
     """The content of result.json."""
     losses, rows = federation.eval_losses, federation.eval_rows
-    last = losses[max(losses)]
+    exact = federation.exact
+    last = losses[max(losses)] if exact is None else exact.loss
     alike = comparable(losses, rows)
-    accuracies = federation.eval_accuracies
-    accuracy = {"accuracy": accuracies[max(accuracies)]} if accuracies else {}
+    accuracy = {}
+    if accuracies := federation.eval_accuracies:
+        accuracy = {"accuracy": accuracies[max(accuracies)] if exact is None else exact.accuracy}
     sent = federation.ledger.totals()
     uncompressed = {key: federation.uncompressed[key] for key in sent}
     return {
@@ -246,9 +248,11 @@ def result_of(federation: Federation, config: Config, label: str, virtual_s: flo
             "loss": last,
             "perplexity": exp(min(last, 700.0)),
             "rows": sum(rows[max(losses)].values()),
-            "best_loss": min(alike.values()),
+            # of losses before the last, which went through the evaluation's codec, and the last
+            "best_loss": min(last, *alike.values()),
             "initial_loss": losses[0],
             "fell_by": losses[0] - last if 0 in alike else None,
+            "exact": exact is not None or not config.codes_evaluation,
             **accuracy,
         },
         "bytes": sent,

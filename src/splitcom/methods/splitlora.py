@@ -5,7 +5,8 @@ from splitcom.methods.method import Method, without_controllers
 
 
 def _configure(config: Config) -> Config:
-    return without_controllers(config).override({f"flows.{flow}.codec": "fp16" for flow in config.cut_flows})
+    codecs = [*(f"flows.{flow}.codec" for flow in config.cut_flows), "evaluation.codec"]
+    return without_controllers(config).override(dict.fromkeys(codecs, "fp16"))
 
 
 SPLITLORA = Method("splitlora", "split, uncompressed fp16 flows", _configure)

@@ -36,7 +36,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass
 class Wire:
-    """What stands between two parts: every position goes through the evaluation's codec, and is counted."""
+    """What stands between two parts: every position goes through a codec, and is counted."""
 
     codec_text: str
     bytes: int = 0
@@ -58,7 +58,8 @@ class Wire:
 class Writer:
     """Continues prompts with the parts of a model; where nothing is split, nothing stands between them.
 
-    Raises ConfigError where `evaluation.codec` cannot be used.
+    Positions are sent through `evaluation.codec`, if it needs no references: what is written comes only once, and so
+    has none. Else they are sent as they are.
     """
 
     def __init__(self, parts: Parts, config: Config) -> None:
@@ -66,7 +67,9 @@ class Writer:
         self.config = config
         split = SplitModel(parts.front, parts.body, parts.tail)
         self._parts = [part.eval() for part in split.parts]
-        self.wires = [Wire(config.evaluation.codec) for _ in split.parts[1:]] if config.training.split else []
+        text = config.evaluation.codec
+        text = "none" if parse(text).needs_references else text
+        self.wires = [Wire(text) for _ in split.parts[1:]] if config.training.split else []
         self._generator = generator(split, tuple(self.wires) or None)
         self._tokenizer = load_tokenizer(config.model.source)
         self._template = chat_template_of(config, self._tokenizer)

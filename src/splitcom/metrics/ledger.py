@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from splitcom.flows import FLOWS, IN_TOTAL, SUMS
+from splitcom.flows import FLOWS, SUMS
 from splitcom.metrics.tally import Tally
 
 
 class Ledger:
-    """Counts bytes; up, down and total are of the flows that the table says are in them.
+    """Counts bytes; up, down and total are of all flows, evaluation included.
 
     What was counted after the last checkpoint is lost with a process that dies. `tally` tells how much that was.
 
@@ -19,7 +19,7 @@ class Ledger:
     >>> ledger.count("clinic", {"evaluation": 50}, upwards=True)
     >>> totals = ledger.totals()
     >>> totals["up"], totals["down"], totals["total"], totals["evaluation"]
-    (107, 0, 107, 50)
+    (157, 0, 157, 50)
     """
 
     def __init__(self, tally: Tally | None = None) -> None:
@@ -34,8 +34,7 @@ class Ledger:
         for flow, size in flows.items():
             if flow not in FLOWS:
                 raise ValueError(f"no flow is called '{flow}'; there are {', '.join(FLOWS)}")
-            keys = [flow, "up" if upwards else "down", "total"] if flow in IN_TOTAL else [flow]
-            for key in keys:
+            for key in (flow, "up" if upwards else "down", "total"):
                 self._round[client][key] += size
                 self._total[key] += size
         if self._tally is not None:

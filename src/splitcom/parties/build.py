@@ -11,7 +11,7 @@ from splitcom.client.front import FrontTrainer
 from splitcom.client.whole import WholeTrainer
 from splitcom.client.wrapper import wrapped
 from splitcom.codecs import FileReferences, MemoryReferences, ReferenceStore, parse
-from splitcom.config import Config, FlowConfig
+from splitcom.config import Config
 from splitcom.data import Sample
 from splitcom.engines import engine_of
 from splitcom.flows import FLOWS
@@ -93,15 +93,24 @@ def _shared_adapter(config: Config, parts: Parts) -> dict[str, Tensor]:
 
 def open_channels(config: Config, client: str, folder: Path) -> Channels:
     """One side's ends of the flows of one client."""
-    flows = config.cut_flows | {"evaluation": FlowConfig(codec=config.evaluation.codec)}
     channels: dict[str, Channel] = {}
-    for flow, settings in flows.items():
-        codec = parse(settings.codec)
+
+    def open_channel(flow: str, text: str, base: Channel | None = None) -> None:
+        codec = parse(text)
         references = _references(config, folder / client / flow) if codec.needs_references else None
-        base = (
-            channels.get(FLOWS[flow].base or "") if settings.residual else None
-        )  # none in the standard form
         channels[flow] = Channel(flow, client, codec, references, config.seed, base)
+
+    for flow, settings in config.cut_flows.items():
+        # none in the standard form
+        base = channels.get(FLOWS[flow].base or "") if settings.residual else None
+        open_channel(flow, settings.codec, base)
+    text = config.evaluation.codec
+    codec = parse(text)
+    has_base = codec.needs_references and codec.knows_the_receiver
+    for direction in ("up", "down") if config.model.tail_blocks else ("up",):
+        base = channels["evaluation_up"] if direction == "down" and has_base else None
+        open_channel(f"evaluation_{direction}", text, base)
+        open_channel(f"evaluation_{direction}_exact", "none")
     return channels
 
 

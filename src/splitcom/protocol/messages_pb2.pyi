@@ -193,12 +193,16 @@ class RoundAbort(_message.Message):
     def __init__(self) -> None: ...
 
 class EvaluationStart(_message.Message):
-    __slots__ = ("adapter_version", "adapter")
+    __slots__ = ("adapter_version", "adapter", "round", "exact")
     ADAPTER_VERSION_FIELD_NUMBER: _ClassVar[int]
     ADAPTER_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    EXACT_FIELD_NUMBER: _ClassVar[int]
     adapter_version: int
     adapter: bytes
-    def __init__(self, adapter_version: _Optional[int] = ..., adapter: _Optional[bytes] = ...) -> None: ...
+    round: int
+    exact: bool
+    def __init__(self, adapter_version: _Optional[int] = ..., adapter: _Optional[bytes] = ..., round: _Optional[int] = ..., exact: _Optional[bool] = ...) -> None: ...
 
 class EvaluationBatch(_message.Message):
     __slots__ = ("activation", "labels")

@@ -107,6 +107,7 @@ TRANSITIONS: Mapping[Form, Transitions] = {
         (State.AWAITING_GRADIENT, S, "round_abort"): State.IDLE,
         (State.EVALUATING, C, "evaluation_batch"): State.AWAITING_NEXT,
         (State.AWAITING_NEXT, S, "evaluation_next"): State.EVALUATING,
+        (State.AWAITING_NEXT, S, "reference_lost"): State.EVALUATING,
     },
     Form.U_SHAPE: {
         **_COMMON,
@@ -118,6 +119,8 @@ TRANSITIONS: Mapping[Form, Transitions] = {
         (State.AWAITING_GRADIENT, S, "reference_lost"): State.IN_TAIL,
         (State.EVALUATING, C, "evaluation_up"): State.AWAITING_NEXT,
         (State.AWAITING_NEXT, S, "evaluation_down"): State.EVALUATING,
+        (State.AWAITING_NEXT, S, "reference_lost"): State.EVALUATING,
+        (State.EVALUATING, C, "reference_lost"): State.AWAITING_NEXT,
     },
 }
 

@@ -9,7 +9,7 @@ from typing import Annotated, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from splitcom.errors import RunError
-from splitcom.flows import SUMS
+from splitcom.flows import FLOWS, SUMS
 
 RESULT, METRICS, CONFIG, COMPARISON, REPORT = (
     "result.json",
@@ -27,7 +27,14 @@ def _with_totals(traffic: dict[str, int]) -> dict[str, int]:
     return traffic
 
 
-Totals = Annotated[dict[str, int], AfterValidator(_with_totals)]
+def _of_all_flows(traffic: dict[str, int]) -> dict[str, int]:
+    flows = sum(traffic.get(flow, 0) for flow in FLOWS)
+    if 0 < traffic.get("evaluation", 0) == flows - traffic["total"]:
+        raise ValueError("totals without evaluation, as earlier versions counted")
+    return traffic
+
+
+Totals = Annotated[dict[str, int], AfterValidator(_with_totals), AfterValidator(_of_all_flows)]
 
 
 class _Record(BaseModel):
@@ -35,7 +42,10 @@ class _Record(BaseModel):
 
 
 class Evaluation(_Record):
-    """Held-out quality: losses after the last round, at best and before training; for classes the last accuracy."""
+    """Held-out quality: losses after the last round, at best and before training; for classes the last accuracy.
+
+    If the last loss is `exact`, hidden states were sent without a codec for it. The others may be of coded ones.
+    """
 
     loss: float
     perplexity: float
@@ -43,6 +53,7 @@ class Evaluation(_Record):
     initial_loss: float
     fell_by: float | None = None  # None also if the losses are over different rows
     rows: int | None = None  # held-out samples that the last loss is over
+    exact: bool = False
     accuracy: float | None = None
 
     @property

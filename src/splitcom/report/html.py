@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from splitcom.durable import write_atomic
 from splitcom.errors import RunError
-from splitcom.flows import IN_TOTAL
+from splitcom.flows import FLOWS
 from splitcom.report import markup, traffic
 from splitcom.report.colour import BASELINE_COLOUR, CURVE, flow_colour, label_styles
 from splitcom.report.folder import (
@@ -128,14 +128,11 @@ def _flow_table(result: Result) -> Markup:
             NONE if share is None else format_percent(share),
         ]
 
-    flows = [flow for flow in IN_TOTAL if sent.get(flow, 0) or whole.get(flow, 0)]
-    return Markup(
-        markup.table(
-            ["Flow", "Sent", "Uncompressed (fp16)", "Part"],
-            [line(flow, markup.swatch(flow_colour(flow), flow)) for flow in flows],
-            [line("up", "up"), line("down", "down"), line("total", "total")],
-        )
-        + markup.paragraph(f"Evaluation apart, in no total: {format_bytes(sent.get('evaluation', 0))}.")
+    flows = [flow for flow in FLOWS if sent.get(flow, 0) or whole.get(flow, 0)]
+    return markup.table(
+        ["Flow", "Sent", "Uncompressed (fp16)", "Part"],
+        [line(flow, markup.swatch(flow_colour(flow), flow)) for flow in flows],
+        [line("up", "up"), line("down", "down"), line("total", "total")],
     )
 
 
@@ -236,7 +233,7 @@ def _method_table(results: list[Result]) -> Markup:
 
 
 def _flow_comparison(results: list[Result]) -> Markup:
-    names, rows = flow_cells(results, IN_TOTAL)
+    names, rows = flow_cells(results, list(FLOWS))
     heads = ["Method", *(markup.swatch(flow_colour(flow), flow) for flow in names[1:])]
     return Markup(markup.table(heads, rows) + markup.paragraph("Means over seeds."))
 

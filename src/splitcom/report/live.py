@@ -5,7 +5,7 @@ from itertools import groupby
 from pathlib import Path
 from statistics import fmean
 
-from splitcom.flows import IN_TOTAL, SUMS
+from splitcom.flows import FLOWS, SUMS
 from splitcom.report.folder import METRICS, ClientRound, load_metrics
 from splitcom.report.format import format_bytes, format_percent
 from splitcom.report.tables import NONE
@@ -22,7 +22,7 @@ def progress_table(folder: Path, num_rounds: int, last: int = 20) -> Table:
     """
     metrics = load_metrics(folder) if (folder / METRICS).exists() else []
     rounds = [list(lines) for _, lines in groupby(metrics, key=lambda line: line.round)]
-    flows = {flow: _sum(metrics, flow) for flow in IN_TOTAL}
+    flows = {flow: _sum(metrics, flow) for flow in FLOWS}
     table = Table(
         title=f"{folder.resolve().name}: round {metrics[-1].round if metrics else 0} of {num_rounds}",
         caption=", ".join(f"{flow} {format_bytes(size)}" for flow, size in flows.items() if size),
@@ -66,7 +66,7 @@ def _per_flow(
     form: Callable[[float], str],
 ) -> str:
     means = []
-    for flow in IN_TOTAL:
+    for flow in FLOWS:
         if any(line.threshold.get(flow) is not None for line in lines):
             known = [value for line in lines if (value := values(line).get(flow)) is not None]
             means += [form(fmean(known))] if known else []

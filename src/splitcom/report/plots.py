@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
-from splitcom.flows import IN_TOTAL
+from splitcom.flows import FLOWS
 from splitcom.report.colour import CURVE, INK, LabelStyle, client_colour, flow_colour, label_styles
 from splitcom.report.folder import ClientRound, Comparison, Run
 from splitcom.report.format import format_bytes, format_percent
@@ -106,7 +106,7 @@ def bytes_by_round(run: Run) -> Figure:
     figure, axes = _figure(3.4)
     rounds = _by_round(run.metrics)
     base = [0.0] * len(rounds)
-    for flow in IN_TOTAL:
+    for flow in FLOWS:
         height = [float(sum(line.bytes.get(flow, 0) for line in lines)) for lines in rounds.values()]
         if any(height):
             axes.bar(list(rounds), height, 0.8, bottom=base, color=flow_colour(flow), label=flow)
@@ -125,7 +125,7 @@ def threshold_and_skips(run: Run) -> Figure:
     figure = Figure(figsize=(_WIDTH_IN, 0.9 + 1.5 * len(fields)), layout="constrained")
     panels = figure.subplots(len(fields), 1, sharex=True, squeeze=False)[:, 0]
     for axes, field in zip(panels, fields, strict=True):
-        for flow in IN_TOTAL:
+        for flow in FLOWS:
             values = [_mean(getattr(line, field).get(flow) for line in lines) for lines in rounds.values()]
             if not all(map(math.isnan, values)):
                 mark = _marker(len(values))
@@ -220,7 +220,7 @@ def bytes_by_flow(comparison: Comparison) -> Figure:
     groups = group(results)
     figure, axes = _figure(1.2 + 0.55 * len(groups))
     left = [0.0] * len(groups)
-    for flow in IN_TOTAL:
+    for flow in FLOWS:
         width = [
             statistics.fmean(result.bytes.get(flow, 0) for result in members) for members in groups.values()
         ]
@@ -249,7 +249,7 @@ def loss_curve(run: Run) -> tuple[list[int], list[float]]:
     """Give the bytes sent so far and the held-out loss after each round of training that was evaluated."""
     total, sent, losses = 0, [], []
     for number, lines in _by_round(run.metrics, first=0).items():
-        total += sum(line.bytes.get(flow, 0) for line in lines for flow in IN_TOTAL)
+        total += sum(line.bytes.get(flow, 0) for line in lines for flow in FLOWS)
         loss = _mean(line.eval_loss for line in lines)
         if number > 0 and not math.isnan(loss):
             sent.append(total)

@@ -94,7 +94,8 @@ Means ± sample standard deviation over the seeds, methods of a group at equal r
 per token (classes: per sample); *against splitlora* compares the last loss with that of uncompressed split learning
 of the same seed and group, *best* the best losses. Sizes are serialised bytes, 1 MB = 1 000 000 B; *at the cut* is
 the part of activations and gradients in what they take as fp16, *of splitlora* the total's, adapters and control
-included, in uncompressed split learning's. Evaluation traffic is in no total."""
+and evaluation included, in uncompressed split learning's. The last loss is exact; evaluations before it, the best
+loss among them, went through the evaluation's codec."""
 
 
 def _section(comparison: Comparison) -> str:

@@ -17,6 +17,7 @@ from splitcom.server.admission import Admission
 from splitcom.server.claims import check_step
 from splitcom.server.conversations import Conversations
 from splitcom.server.state import ClientStates
+from splitcom.training.channel import Channel, held_out
 
 
 @dataclass(frozen=True)
@@ -52,38 +53,23 @@ class Arrivals:
         content = getattr(message, due)
         state, num_samples = self._states[name], self._clients.peers[name].num_samples
         check_step(content.step, state.task, num_samples, self._config)
-        labels: Mapping[int, Labels] | None = None
+        labels = None
         if not self._is_u_shape:
-            labels = state.labels
-            state.labels |= unpack_labels(
-                content.labels, self._config.data.max_tokens, self._config.training.batch_size
-            )
-            if len(state.labels) > num_samples:
-                raise RemoteProtocolError(f"labels of more samples than the {num_samples} it has")
-        decoded = self._decode(name, "activation_up", content.activation, content.step)
-        if isinstance(decoded, Lost):
-            return decoded
-        if labels is not None and (missing := [sample for sample in decoded.ids if sample not in labels]):
-            return Lost(content.step, missing)
+            batch_size = self._config.training.batch_size
+            labels = self._with(state.labels, content.labels, num_samples, batch_size)
         trains_front = self._config.lora.train_front and not (state.task is not None and state.task.is_frozen)
-        return self._admission.admit(decoded, labels, trains_front)
+        channel = state.channels["activation_up"]
+        return self._arrival(channel, content.activation, content.step, labels, trains_front)
 
-    def held_out(self, name: str, message: Message) -> Arrival:
-        """A batch to evaluate."""
-        labels: Mapping[int, Labels] | None = None
+    def held_out(self, name: str, message: Message, step: int, *, exact: bool) -> Arrival | Lost:
+        """A batch to evaluate, which is number `step` of its client's."""
+        state, num_samples = self._states[name], self._clients.peers[name].num_held_out
+        channel = held_out(state.channels, "up", exact=exact)
         if self._is_u_shape:
-            packet = message.evaluation_up.activation
-        else:
-            packet = message.evaluation_batch.activation
-            labels = unpack_labels(
-                message.evaluation_batch.labels,
-                self._config.data.max_tokens,
-                self._config.evaluation.batch_size,
-            )
-        decoded = self._decode(name, "evaluation", packet, 0)
-        if isinstance(decoded, Lost):
-            raise RemoteProtocolError("a held-out batch that builds on another")
-        return self._admission.admit(decoded, labels)
+            return self._arrival(channel, message.evaluation_up.activation, step, None)
+        content, batch_size = message.evaluation_batch, self._config.evaluation.batch_size
+        labels = self._with(state.held_out_labels, content.labels, num_samples, batch_size)
+        return self._arrival(channel, content.activation, step, labels)
 
     def from_tail(self, name: str, content: GradientUp, sent: Arrival) -> Gradient | Lost:
         """What a client's tail answers to what the body made of `sent`, in the U-shape."""
@@ -98,7 +84,8 @@ class Arrivals:
                     "the body is frozen"
                 )
             return None, content.num_labels
-        decoded = self._decode(name, "gradient_up", content.gradient, content.step)
+        channel = self._states[name].channels["gradient_up"]
+        decoded = self._decode(channel, content.gradient, content.step)
         if isinstance(decoded, Lost):
             return decoded
         if (decoded.ids, decoded.batch.lengths.tolist()) != (sent.decoded.ids, batch.lengths.tolist()):
@@ -109,8 +96,31 @@ class Arrivals:
             )
         return decoded.batch, content.num_labels
 
-    def _decode(self, name: str, flow: str, packet: bytes, step: int) -> Decoded | Lost:
-        channel = self._states[name].channels[flow]
+    def _arrival(
+        self,
+        channel: Channel,
+        packet: bytes,
+        step: int,
+        labels: Mapping[int, Labels] | None,
+        trains_front: bool = True,
+    ) -> Arrival | Lost:
+        decoded = self._decode(channel, packet, step)
+        if isinstance(decoded, Lost):
+            return decoded
+        if labels is not None and (missing := [sample for sample in decoded.ids if sample not in labels]):
+            return Lost(step, missing)
+        return self._admission.admit(decoded, labels, trains_front)
+
+    def _with(
+        self, labels: dict[int, Labels], data: bytes, num_samples: int, batch_size: int
+    ) -> Mapping[int, Labels]:
+        """A client's labels, with those that have come now."""
+        labels |= unpack_labels(data, self._config.data.max_tokens, batch_size)
+        if len(labels) > num_samples:
+            raise RemoteProtocolError(f"labels of more samples than the {num_samples} it has")
+        return labels
+
+    def _decode(self, channel: Channel, packet: bytes, step: int) -> Decoded | Lost:
         try:
             return channel.decode(packet, self._admission.max_batch_bytes)
         except UnknownReference as lost:

@@ -1,19 +1,30 @@
-"""The server's side of an evaluation: the shared adapter's loss over all present clients' held-out samples."""
+"""The server's side of an evaluation: the shared adapter's loss over all present clients' held-out samples.
 
-from collections import Counter
+standard   evaluation_batch ─► body, loss ─► evaluation_next
+U-shape    evaluation_up ─► body ─► evaluation_down ─► (tail, loss) ─► evaluation_end, with the sums
+
+Held-out samples come again in every evaluation, so their packets may build on those of the last one. Whoever lacks what
+a packet builds on says `reference_lost`, and is sent it again.
+"""
+
 from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+from splitcom.codecs import Ragged
 from splitcom.config import Config
-from splitcom.engines.engine import StepResult
+from splitcom.engines.engine import Arrival, StepResult
 from splitcom.errors import RemoteProtocolError
-from splitcom.protocol.messages_pb2 import EvaluationNext, EvaluationStart, Message
+from splitcom.protocol.messages_pb2 import EvaluationDown, EvaluationNext, EvaluationStart, Message
+from splitcom.server.arrivals import Lost
 from splitcom.server.body import ServerBody
 from splitcom.server.claims import bounded_losses, check_evaluation_end
 from splitcom.server.conversations import Conversations
 from splitcom.server.observe import Observer
+from splitcom.server.recovery import Recovery
 from splitcom.server.shared import SharedAdapter
 from splitcom.server.state import ClientStates
+from splitcom.training.channel import held_out
 
 
 class HeldOut(NamedTuple):
@@ -22,6 +33,18 @@ class HeldOut(NamedTuple):
     loss: float
     accuracy: float
     rows: Mapping[str, int]  # samples, by client; losses over others cannot be compared
+
+
+@dataclass
+class _Progress:
+    """How far a client is in an evaluation."""
+
+    position: tuple[int, int]  # round and number of the batch
+    exact: bool
+    num_samples: int = 0
+    arrival: Arrival | None = None  # its last batch
+    hidden: Ragged | None = None  # what its tail needs of that
+    recovery: Recovery = field(default_factory=Recovery)
 
 
 class Evaluation:
@@ -43,59 +66,99 @@ class Evaluation:
         self._body = body
         self._observer = observer
 
-    def run(self, round_index: int) -> HeldOut | None:
-        """What came of all held-out samples; None if there are none to know of. Raises Rejoined."""
+    def run(self, round_index: int, *, exact: bool = False) -> HeldOut | None:
+        """What came of all held-out samples; None if there are none to know of. Raises Rejoined.
+
+        If `exact`, hidden states are sent as they are, and what the flows build on stays as it was.
+        """
         peers = self._clients.peers
         names = [name for name in self._clients.ready if peers[name].num_held_out]
         total = sum(peers[name].num_held_out for name in names)
+        progress = {name: _Progress((round_index, 0), exact) for name in names}
         for name in names:
-            start = self._adapter.offer(name, self._states[name], EvaluationStart())
+            start = EvaluationStart(round=round_index, exact=exact)
+            start = self._adapter.offer(name, self._states[name], start)
             self._clients.send(name, Message(evaluation_start=start))
         loss_sum, num_labels, num_correct = 0.0, 0, 0
-        done: Counter[str] = Counter()
         claimed: dict[str, StepResult] = {}
         while names:
             messages = self._clients.collect(names)
             names = [name for name, said in messages.items() if said.WhichOneof("kind") != "evaluation_end"]
             for name, message in self._clients.each(messages):
                 with self._clients.refusing(name):
-                    part = self._receive(name, message, done)
+                    part = self._receive(name, message, progress[name])
                     if message.WhichOneof("kind") == "evaluation_end" and part.num_labels:
                         claimed[name], part = part, _NOTHING
                     loss_sum += part.loss_sum
                     num_labels += part.num_labels
                     num_correct += part.num_correct
-                    self._observer.on_evaluation(round_index, done.total(), total)
+                    done = sum(one.num_samples for one in progress.values())
+                    self._observer.on_evaluation(round_index, done, total)
         for part in bounded_losses(claimed, self._config.federation.max_weight_ratio):
             loss_sum += part.loss_sum
             num_labels += part.num_labels
             num_correct += part.num_correct
-        return HeldOut(loss_sum / num_labels, num_correct / num_labels, done) if num_labels else None
+        rows = {name: one.num_samples for name, one in progress.items() if one.num_samples}
+        return HeldOut(loss_sum / num_labels, num_correct / num_labels, rows) if num_labels else None
 
-    def _receive(self, name: str, message: Message, done: Counter[str]) -> StepResult:
-        """What comes of a message: of a batch, which is answered and counted in `done`, or of what a client sums up."""
-        num_held_out = self._clients.peers[name].num_held_out
-        if message.WhichOneof("kind") == "evaluation_end":
-            end = message.evaluation_end
-            seen = num_held_out if self._body is None else done[name]
-            check_evaluation_end(end, seen, self._config)
-            if self._body is not None and self._body.tails is None:
-                return _NOTHING  # the server has computed it
-            done[name] = seen
-            return StepResult(None, end.loss_sum, end.num_labels, min(end.num_correct, end.num_labels))
+    def _receive(self, name: str, message: Message, progress: _Progress) -> StepResult:
+        """What comes of a message: of a batch, which is answered and counted, or of what a client sums up."""
+        kind = message.WhichOneof("kind")
+        if kind == "evaluation_end":
+            return self._end(name, message, progress)
+        if kind == "reference_lost":
+            progress.recovery.of_client()
+            self._send_hidden(name, progress, self_contained=True)
+            return _NOTHING
         if self._body is None:
             raise RemoteProtocolError("an activation, in a run that is not split")
-        arrival = self._body.arrivals.held_out(name, message)
-        done[name] += arrival.num_samples
-        if done[name] > num_held_out:
+        arrival = self._body.arrivals.held_out(name, message, progress.position[1], exact=progress.exact)
+        if isinstance(arrival, Lost):
+            progress.recovery.of_server()
+            self._clients.send(name, arrival.answer)
+            return _NOTHING
+        progress.recovery = Recovery()
+        progress.num_samples += arrival.num_samples
+        if progress.num_samples > (num_held_out := self._clients.peers[name].num_held_out):
             raise RemoteProtocolError(f"more than the {num_held_out} held-out samples it has")
-        if self._body.tails is not None:
-            self._body.tails.evaluate(name, arrival)
-            return _NOTHING
-        if (result := self._body.engine.evaluate(name, arrival)) is None:
-            return _NOTHING
-        self._clients.send(name, Message(evaluation_next=EvaluationNext()))
-        return result
+        progress.arrival = arrival
+        result: StepResult | None = _NOTHING
+        if self._body.tails is None:
+            result = self._body.engine.evaluate(name, arrival)
+            if result is not None:
+                self._clients.send(name, Message(evaluation_next=EvaluationNext()))
+        elif (hidden := self._body.engine.pass_held_out(name, arrival)) is not None:
+            progress.hidden = replace(hidden, learnt=arrival.decoded.batch.learnt)
+            self._send_hidden(name, progress)
+        progress.position = (progress.position[0], progress.position[1] + 1)
+        return result or _NOTHING  # of none the client is refused
+
+    def _end(self, name: str, message: Message, progress: _Progress) -> StepResult:
+        end = message.evaluation_end
+        if self._body is None:
+            progress.num_samples = self._clients.peers[name].num_held_out
+        check_evaluation_end(end, progress.num_samples, self._config)
+        if self._body is not None and self._body.tails is None:
+            return _NOTHING  # the server has computed it
+        return StepResult(None, end.loss_sum, end.num_labels, min(end.num_correct, end.num_labels))
+
+    def _send_hidden(self, name: str, progress: _Progress, *, self_contained: bool = False) -> None:
+        """Send a client what its tail needs of its last batch."""
+        arrival, hidden = progress.arrival, progress.hidden
+        if arrival is None or hidden is None:
+            raise RemoteProtocolError("a reference is lost before anything has been sent")
+        assert self._body is not None
+        channel = held_out(self._states[name].channels, "down", exact=progress.exact)
+        packet = self._body.engine.packed(
+            name,
+            channel.flow,
+            arrival,
+            lambda: channel.encode(
+                hidden, arrival.decoded.ids, progress.position, self_contained=self_contained
+            ),
+        )
+        if packet is not None:
+            self._clients.send(name, Message(evaluation_down=EvaluationDown(activation=packet)))
 
 
 _NOTHING = StepResult(None, 0.0, 0, 0)

@@ -35,7 +35,7 @@ def limits_of(config: Config, hidden_size: int | None, adapter: Mapping[str, Ten
         "gradient_up": trained,
         "evaluation_batch": held_out + most_label_bytes(evaluation, max_tokens),
         "evaluation_up": held_out,
-        "reference_lost": SMALL_BYTES + _ID_BYTES * training,
+        "reference_lost": SMALL_BYTES + _ID_BYTES * max(training, evaluation),
     }
 
 

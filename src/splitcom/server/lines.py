@@ -32,6 +32,12 @@ def line_of(
     for flow, size in whole.items():
         uncompressed[flow] = size
         uncompressed[FLOWS[flow].direction] += size - sent[flow]
+    for direction in ("up", "down"):
+        # An exact evaluation is one with fp16 flows, too.
+        if (passed := traffic.get(f"evaluation_{direction}")) is not None:
+            more = traffic["evaluation_up"].uncompressed_bytes - passed.packet_bytes
+            uncompressed["evaluation"] += more
+            uncompressed[direction] += more
     uncompressed["total"] = uncompressed["up"] + uncompressed["down"]
     return {
         "round": round_index,

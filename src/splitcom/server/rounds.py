@@ -27,7 +27,7 @@ from splitcom.server.body import ServerBody
 from splitcom.server.claims import warn_of_sizes
 from splitcom.server.controllers import Controllers
 from splitcom.server.conversations import Conversations, Rejoined
-from splitcom.server.evaluation import Evaluation
+from splitcom.server.evaluation import Evaluation, HeldOut
 from splitcom.server.limits import limits_of
 from splitcom.server.lines import line_of
 from splitcom.server.observe import Observer
@@ -94,6 +94,7 @@ class Federation:
         self.eval_rows: dict[int, dict[str, int]] = {}  # held-out samples of each loss, by client
         self.participation: Counter[str] = Counter()  # rounds that a client has ended
         self.members: list[str] = []  # the clients that were there when the last round ended
+        self.exact: HeldOut | None = None  # after the last round, if the others are of coded hidden states
         self.uncompressed: Counter[str] = Counter()
         self.wall_s = 0.0
         self.controllers = Controllers(config)
@@ -188,6 +189,7 @@ class Federation:
 
     def _round(self) -> None:
         self.round += 1
+        self.exact = None
         for state in self.states.values():
             steer(state.channels, self.controllers.decisions)
         self._steps.freezes_fronts = self.controllers.freezes_fronts
@@ -204,6 +206,9 @@ class Federation:
             self.eval_losses[self.round], self.eval_rows[self.round] = found.loss, dict(found.rows)
             if self.config.data.classes is not None:
                 self.eval_accuracies[self.round] = found.accuracy
+        # Beside the other and not in its place: a run whose rounds are raised goes on as if it had not ended here.
+        if self._is_last and self.config.codes_evaluation and self.config.evaluation.exact_last:
+            self.exact = self._evaluation.run(self.round, exact=True)
 
     def _close_round(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl for this round; what was counted for it starts anew."""
@@ -250,9 +255,10 @@ class Federation:
         if self.engine is not None:
             tensors |= {f"body.{name}": tensor for name, tensor in self.engine.state().items()}
         for name, client in self.states.items():
-            if client.labels:
-                packed = bytearray(pack_labels(client.labels))
-                tensors[f"labels.{name}"] = torch.frombuffer(packed, dtype=torch.uint8)
+            for section, labels in client.all_labels().items():
+                if labels:
+                    packed = bytearray(pack_labels(labels))
+                    tensors[f"{section}.{name}"] = torch.frombuffer(packed, dtype=torch.uint8)
         scalars = {
             "parts": {part: state.scalars for part, state in parts.items()},
             "wall_s": self.wall_s,
@@ -261,6 +267,7 @@ class Federation:
             "eval_rows": self.eval_rows,
             "participation": self.participation,
             "members": self.members,
+            "exact": self.exact,
             "ledger": self.ledger.state(),
             "uncompressed": self.uncompressed,
             "transport": self._saved_clocks,
@@ -285,10 +292,10 @@ class Federation:
         for name, (acknowledged_round, adapter_version) in scalars["clients"].items():
             client = self.states[name]
             client.acknowledged_round, client.adapter_version = acknowledged_round, adapter_version
-            packed = sections["labels"].get(name)
-            client.labels = (
-                {} if packed is None else unpack_labels(packed.numpy().tobytes(), self.config.data.max_tokens)
-            )
+            for section, labels in client.all_labels().items():
+                labels.clear()
+                if (saved := sections[section].get(name)) is not None:
+                    labels |= unpack_labels(saved.numpy().tobytes(), self.config.data.max_tokens)
             client.forget_counts()
         self._scheduling.load_state(parts["scheduling"])
         self._store.load_references(self.round, self._references())
@@ -298,6 +305,7 @@ class Federation:
         self.eval_accuracies = {int(index): value for index, value in scalars["eval_accuracies"].items()}
         self.eval_rows = {int(index): rows for index, rows in scalars["eval_rows"].items()}
         self.participation, self.members = Counter(scalars["participation"]), scalars["members"]
+        self.exact = None if scalars["exact"] is None else HeldOut(*scalars["exact"])
         self.uncompressed = Counter(scalars["uncompressed"])
         self.ledger.load_state(scalars["ledger"])
         self._saved_clocks = scalars["transport"]
@@ -326,7 +334,8 @@ def forget_clients(store: PartyStore) -> None:
     if (last := store.latest()) is None:
         return
     tensors, scalars = store.load(last)
-    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith("labels.")}
+    texts = ("labels.", "held_out_labels.")
+    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith(texts)}
     clients: dict[str, list[int | None]] = {name: [None, 0] for name in scalars["clients"]}
     store.save(last, kept, {**scalars, "clients": clients})
     store.keep_last()

@@ -46,14 +46,20 @@ class ClientState:
     acknowledged_round: int | None = None  # after which both sides have kept their state
     adapter_version: int = 0  # that the client holds; 0: none
     labels: dict[int, Labels] = field(default_factory=dict)
+    held_out_labels: dict[int, Labels] = field(default_factory=dict)
     task: Task | None = None
     gradient: tuple[Ragged, list[int]] | None = None  # of the last step, until the client is known to have it
     counts: Counts = field(default_factory=Counts)
 
+    def all_labels(self) -> dict[str, dict[int, Labels]]:
+        """The labels the server has of the client's samples, by what the samples are for."""
+        return {"labels": self.labels, "held_out_labels": self.held_out_labels}
+
     def begin_anew(self) -> None:
         """Forget what the client no longer shares; what it has done in this round stays counted."""
         self.adapter_version, self.acknowledged_round, self.task, self.gradient = 0, None, None, None
-        self.labels.clear()
+        for labels in self.all_labels().values():
+            labels.clear()
         for channel in self.channels.values():
             if channel.references is not None:
                 channel.references.clear()

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from splitcom.codecs import Ragged
 from splitcom.engines.engine import Arrival, Gradient, Position, StepResult
-from splitcom.protocol.messages_pb2 import ActivationDown, EvaluationDown, Message
+from splitcom.protocol.messages_pb2 import ActivationDown, Message
 from splitcom.server.arrivals import Arrivals, Lost
 from splitcom.server.conversations import Conversations
 from splitcom.server.recovery import Recovery
@@ -65,16 +65,6 @@ class Tails:
                 if gradient is not None:
                     self.gradients[name] = gradient
         return self._engine.backward(passage, self.gradients, arrivals, progress)
-
-    def evaluate(self, name: str, arrival: Arrival) -> None:
-        """Send a client what its tail needs of a held-out batch, or refuse it if that is not finite."""
-        if (hidden := self._engine.pass_held_out(name, arrival)) is not None:
-            channel = self._states[name].channels["evaluation"]
-            packet = self._engine.packed(
-                name, "evaluation", arrival, lambda: channel.encode(hidden, arrival.decoded.ids, (0, 0))
-            )
-            if packet is not None:
-                self._clients.send(name, Message(evaluation_down=EvaluationDown(activation=packet)))
 
     def _receive(self, one: "_Passing", message: Message | None) -> Gradient | None:
         """The gradient that a client sends back, when neither side lacks a reference; None if it has left."""

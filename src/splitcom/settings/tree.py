@@ -8,7 +8,7 @@ from re import fullmatch
 from typing import Any
 
 from splitcom.errors import ConfigError
-from splitcom.settings.presets import PRESETS, Tree
+from splitcom.settings.presets import EVALUATION, PRESETS, Tree
 
 _LOG = logging.getLogger(__name__)
 
@@ -105,7 +105,8 @@ def _preset(name: Any, where: str, given: Collection[str]) -> Tree:
     """The part of a tree that a preset stands for, without the flows whose codec is `given`."""
     if not isinstance(name, str) or name not in PRESETS:
         raise ConfigError(f"{where}: preset = {name!r}: there are {', '.join(PRESETS)}")
-    return {"flows": {flow: dict(tree) for flow, tree in PRESETS[name].items() if flow not in given}}
+    flows = {flow: dict(tree) for flow, tree in PRESETS[name].items() if flow not in given}
+    return {"flows": flows, "evaluation": {"codec": EVALUATION}}
 
 
 def _flows_with(key: str, flows: Any) -> list[str]:

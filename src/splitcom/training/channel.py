@@ -15,6 +15,7 @@ both ends.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
+from typing import Literal
 
 import torch
 
@@ -31,6 +32,7 @@ class Traffic:
 
     samples: int = 0
     skipped: int = 0
+    packet_bytes: int = 0  # also of packets that had to be sent again
     uncompressed_bytes: int = 0
     seconds: float = 0.0
 
@@ -84,12 +86,14 @@ class Channel:
         if self._is_base:
             self._last = [*ids], encoded.reconstruction
         self.traffic.seconds += perf_counter() - started
+        self.traffic.packet_bytes += len(encoded.packet)
         self._count(batch, ids, encoded.skipped)
         return encoded.packet
 
     def decode(self, packet: bytes, limit_bytes: int = 1 << 32) -> Decoded:
         """Turn a packet back, of at most `limit_bytes` as fp32; raises UnknownReference and PacketError."""
         started = perf_counter()
+        self.traffic.packet_bytes += len(packet)
         decoded = self.codec.decode(packet, self.references, limit_bytes=limit_bytes)
         base = self._held(decoded.ids, decoded.batch)
         if base is not None:
@@ -140,3 +144,8 @@ class Channel:
 
 
 Channels = Mapping[str, Channel]
+
+
+def held_out(channels: Channels, direction: Literal["up", "down"], *, exact: bool) -> Channel:
+    """The channel of held-out samples in one direction; an exact evaluation has one without codec or references."""
+    return channels[f"evaluation_{direction}{'_exact' if exact else ''}"]

@@ -21,7 +21,7 @@ UP = ("activation_up", "gradient_up", "labels_up", "adapter_up", "control")
 
 def totals(flows: dict[str, int]) -> dict[str, int]:
     up = sum(size for flow, size in flows.items() if flow in UP)
-    total = sum(size for flow, size in flows.items() if flow != "evaluation")
+    total = sum(flows.values())
     return flows | {"up": up, "down": total - up, "total": total}
 
 

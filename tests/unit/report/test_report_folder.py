@@ -25,8 +25,15 @@ def test_run_is_read_as_written(run_folder: Path) -> None:
     assert run.result.label == "splitcom temporal(0.98) > delta > int4"
     assert [(line.round, line.client) for line in run.metrics[:4]] == [(1, 0), (1, 1), (1, 2), (2, 0)]
     assert run.result.bytes["total"] == sum(
-        size for line in run.metrics for flow, size in line.bytes.items() if flow in FLOWS[:-1]
+        size for line in run.metrics for flow, size in line.bytes.items() if flow in FLOWS
     )
+
+
+def test_a_result_whose_totals_leave_evaluation_out_is_refused(run_folder: Path) -> None:
+    sent = json.loads((run_folder / "result.json").read_text())["bytes"]
+    edit(run_folder / "result.json", bytes=sent | {"total": sent["total"] - sent["evaluation"]})
+    with pytest.raises(RunError, match="totals without evaluation, as earlier versions counted"):
+        load_run(run_folder)
 
 
 def test_keys_of_later_versions_are_no_damage(run_folder: Path) -> None:

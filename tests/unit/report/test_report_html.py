@@ -58,7 +58,7 @@ def test_run_report_shows_the_run(run_folder: Path) -> None:
     text, page = report(run_folder)
     assert page.tags.count("svg") == 4
     result = load_run(run_folder).result
-    for shown in (f"{result.eval.loss:.3f}", "4.67 MB", "87.4 %", "activation_up", "torch", "[codec]"):
+    for shown in (f"{result.eval.loss:.3f}", "5.75 MB", "84.9 %", "activation_up", "torch", "[codec]"):
         assert shown in page.text
     for svg in re.findall(r"<svg.*?</svg>", text, flags=re.DOTALL):
         ElementTree.fromstring(svg)
