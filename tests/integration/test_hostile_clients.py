@@ -225,7 +225,6 @@ NO_STEP = Attack("no step", "activation", becomes(round_end={"round": 1}), "a ro
 EVALUATION = [
     replace(attack, kind="evaluation_batch", at=2)
     for attack in [
-        Attack("labels missing", "", fields("evaluation_batch", labels=b""), "again and again"),
         Attack("NaN", "", nan_packet, "not finite", settings={"evaluation.codec": CODEC}),
         Attack("huge values", "", wide(1e5), "loss or gradients are not finite", settings=HALF),
         Attack("more than it has", "", more_samples, "more than the 2 held-out samples"),
