@@ -67,6 +67,7 @@ def test_one_uncompressed_client_trains_as_if_nothing_were_split(tiny_config, tm
         "flows.adapter_up.codec": "none",
         "flows.adapter_down.codec": "none",
         "training.clip_norm": 1e9,  # the norm of the whole is known to nobody where the model is split
+        "evaluation.codec": "none",
         **UNCOMPRESSED,
     }
     split = train(tiny_config.override(exact | {"model.tail_blocks": 1}), tmp_path / "split")
