@@ -3,6 +3,7 @@
 The head of a classifier is part of it, as peft's `modules_to_save`.
 """
 
+import json
 import shutil
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from splitcom.durable import write_atomic
 from splitcom.errors import AdapterError
 from splitcom.models.adapters import State, head_module, leaf, linear_modules
 from splitcom.models.anatomy import survey
@@ -115,9 +117,10 @@ def check_adapter(base: str | Path, folder: str | Path, labels: Labels = None) -
 def copy_adapter(folder: str | Path, base: str | Path, out: str | Path) -> None:
     """Copy an adapter's folder to `out`, and have the copy name `base` as its model, which may have been moved."""
     shutil.copytree(folder, out, dirs_exist_ok=True)
-    lora = LoraConfig.from_pretrained(str(out))
-    lora.base_model_name_or_path = resolve(base)
-    lora.save_pretrained(str(out))
+    path = Path(out) / "adapter_config.json"
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    settings["base_model_name_or_path"] = resolve(base)
+    write_atomic(path, json.dumps(settings, indent=2, sort_keys=True).encode())
 
 
 def load_adapted(

@@ -25,7 +25,16 @@ from splitcom.server.claims import check_hello
 from splitcom.server.peers import Peer, Standing
 from splitcom.server.phases import Phases
 from splitcom.server.waits import say_who_is_missing, say_who_is_waited_for
-from splitcom.transports.events import Admitted, Back, Excluded, Gone, Joined, Received, Transport
+from splitcom.transports.events import (
+    Admitted,
+    Back,
+    Excluded,
+    Gone,
+    Joined,
+    NothingComes,
+    Received,
+    Transport,
+)
 
 _LOG = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -226,7 +235,7 @@ class Conversations:
         try:
             if not self._next(min([*due, *until_s], default=None)):
                 self._look_after(names)
-        except LookupError:  # in one process nobody comes back: for ever is over at once
+        except NothingComes:  # in one process nobody comes back: for ever is over at once
             if not (lost := [name for name in names if self.peers[name].gone_since is not None]):
                 raise
             for name in lost:

@@ -5,6 +5,7 @@ from typing import Any
 
 from splitcom.flows import AT_CUT, FLOWS, SUMS
 from splitcom.server.state import ClientState
+from splitcom.training.channel import Traffic
 
 
 def line_of(
@@ -24,21 +25,6 @@ def line_of(
     done = state.counts
     traffic = {flow: channel.take_traffic() for flow, channel in state.channels.items()}
     sent = {key: counted.get(key, 0) for key in (*FLOWS, *SUMS)}
-    uncompressed = dict(sent)
-    whole = {flow: size for flow, size in adapters.items() if sent[flow]}  # a party alone sends nothing
-    for flow in traffic.keys() & set(AT_CUT):
-        # What else crosses a cut has the shape of the activation, also where a frozen front saves it.
-        whole[flow] = traffic["activation_up"].uncompressed_bytes
-    for flow, size in whole.items():
-        uncompressed[flow] = size
-        uncompressed[FLOWS[flow].direction] += size - sent[flow]
-    for direction in ("up", "down"):
-        # An exact evaluation is one with fp16 flows, too.
-        if (passed := traffic.get(f"evaluation_{direction}")) is not None:
-            more = traffic["evaluation_up"].uncompressed_bytes - passed.packet_bytes
-            uncompressed["evaluation"] += more
-            uncompressed[direction] += more
-    uncompressed["total"] = uncompressed["up"] + uncompressed["down"]
     return {
         "round": round_index,
         "client": name,
@@ -59,6 +45,28 @@ def line_of(
             if passed.samples and flow in AT_CUT
         },
         "bytes": sent,
-        "uncompressed_bytes": uncompressed,
+        "uncompressed_bytes": _uncompressed(sent, adapters, traffic),
         "seconds": {"codec": sum(passed.seconds for passed in traffic.values()), **seconds},
     }
+
+
+def _uncompressed(
+    sent: Mapping[str, int], adapters: Mapping[str, int], traffic: Mapping[str, Traffic]
+) -> dict[str, int]:
+    """What the same round sends with fp16 flows."""
+    uncompressed = dict(sent)
+    whole = {flow: size for flow, size in adapters.items() if sent[flow]}  # a party alone sends nothing
+    for flow in traffic.keys() & set(AT_CUT):
+        # What else crosses a cut has the shape of the activation, also where a frozen front saves it.
+        whole[flow] = traffic["activation_up"].uncompressed_bytes
+    for flow, size in whole.items():
+        uncompressed[flow] = size
+        uncompressed[FLOWS[flow].direction] += size - sent[flow]
+    for direction in ("up", "down"):
+        # An exact evaluation is one with fp16 flows, too.
+        if (passed := traffic.get(f"evaluation_{direction}")) is not None:
+            more = traffic["evaluation_up"].uncompressed_bytes - passed.packet_bytes
+            uncompressed["evaluation"] += more
+            uncompressed[direction] += more
+    uncompressed["total"] = uncompressed["up"] + uncompressed["down"]
+    return uncompressed

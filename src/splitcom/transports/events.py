@@ -4,6 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from splitcom.errors import TransportError
+
+
+class NothingComes(TransportError):  # noqa: N818  (what is the case, not whose fault)
+    """Nothing is under way, and the next event would be waited for without end."""
+
 
 @dataclass(frozen=True)
 class Joined:

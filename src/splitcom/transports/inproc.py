@@ -11,8 +11,8 @@ from itertools import count
 from time import perf_counter
 from typing import Any
 
-from splitcom.errors import RefusedError, TransportError
-from splitcom.transports.events import Event, Joined, Peer, Received
+from splitcom.errors import RefusedError
+from splitcom.transports.events import Event, Joined, NothingComes, Peer, Received
 from splitcom.transports.link import VirtualClock
 
 
@@ -36,7 +36,7 @@ class InProcess:
         self._working_since: float | None = None
 
     def receive(self, timeout_s: float | None = None) -> Event | None:
-        """The next event; raises TransportError if none is under way and it would wait for ever."""
+        """The next event; raises NothingComes if none is under way and it would wait for ever."""
         while self._to_join:
             self._join(self._to_join.popleft())
         if timeout_s is not None:
@@ -45,7 +45,7 @@ class InProcess:
                 self._clock.server_received(until_s)
                 return None
         if not self._arrived:
-            raise TransportError(
+            raise NothingComes(
                 "no client has anything to say, and the run cannot go on; refused: "
                 + ("; ".join(f"{client}, {reason}" for client, reason in self._refused.items()) or "none")
             )

@@ -6,7 +6,7 @@ import torch
 from splitcom.client.client import Client, RoundSummary
 from splitcom.client.packets import RoundAborted
 from splitcom.config import Config
-from splitcom.errors import RemoteProtocolError
+from splitcom.errors import RefusedError
 from splitcom.protocol.adapters import pack_packets
 from splitcom.protocol.messages_pb2 import (
     Activation,
@@ -162,7 +162,7 @@ def test_what_is_saved_is_what_a_new_conversation_goes_on_from(tmp_path, pause):
 
 def test_a_client_that_is_refused_says_why_and_one_that_is_done_is_finished(tmp_path):
     server = Server(tmp_path)
-    with pytest.raises(RemoteProtocolError, match="the server has ended the session of c: too late"):
+    with pytest.raises(RefusedError, match="the server has ended the session of c: too late"):
         server.say(failure=Failure(reason="too late"))
     other = Server(tmp_path / "other")
     assert not other.client.finished
