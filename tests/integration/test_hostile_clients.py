@@ -29,6 +29,7 @@ from splitcom.transports.inproc import InProcess
 HOSTILE = "client-1"
 CODEC = "fp16"
 WIDE_CODEC = "none"  # fp32
+EXACT = {"evaluation.codec": WIDE_CODEC}
 MAX_TOKENS = 256
 HALF = {"model.dtype": "float16", "training.lr": 1e-3}
 """Where numbers overflow that the codec takes."""
@@ -226,8 +227,8 @@ EVALUATION = [
     replace(attack, kind="evaluation_batch", at=2)
     for attack in [
         Attack("NaN", "", nan_packet, "not finite", settings={"evaluation.codec": CODEC}),
-        Attack("huge values", "", wide(1e5), "loss or gradients are not finite", settings=HALF),
-        Attack("more than it has", "", more_samples, "more than the 2 held-out samples"),
+        Attack("huge values", "", wide(1e5), "loss or gradients are not finite", settings=HALF | EXACT),
+        Attack("more than it has", "", more_samples, "references are lost again and again", settings=EXACT),
     ]
 ]
 WHOLE = [

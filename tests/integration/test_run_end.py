@@ -205,7 +205,9 @@ def test_a_run_whose_adapters_have_not_moved_says_so(tiny_config, tmp_path, meth
     evaluation = moved.result["eval"]
     assert evaluation["fell_by"] == evaluation["initial_loss"] - evaluation["loss"] > 0
     assert moved.result["warnings"] == []
-    idle = tiny_config.override({"method": method, "training.lr": 1e-44, "training.rounds": 1})
+    idle = tiny_config.override(
+        {"method": method, "training.lr": 1e-44, "training.rounds": 1, "evaluation.codec": "none"}
+    )
     run = train(idle, tmp_path / "idle")
     [warning] = run.result["warnings"]
     assert "the adapters have not moved" in warning and warning in caplog.text

@@ -16,7 +16,11 @@ from splitcom.models import load_config, load_front, load_tokenizer
 from splitcom.models.front import plausible_bytes
 
 LOADERS = {"from_pretrained", "load_dataset", "from_config"}
-WITHOUT_CLASSES = {"PeftModel", "LoraConfig", "GenerationConfig"}  # these load numbers alone, whatever the folder says
+WITHOUT_CLASSES = {
+    "PeftModel",
+    "LoraConfig",
+    "GenerationConfig",
+}  # these load numbers alone, whatever the folder says
 
 
 def calls() -> Iterator[tuple[str, ast.Call]]:

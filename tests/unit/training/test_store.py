@@ -74,7 +74,7 @@ def test_nothing_saved_is_no_damage(tmp_path: Path) -> None:
 def test_checkpoints_of_other_versions_are_refused_with_a_word(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_FORMAT", 3)
+    monkeypatch.setattr(module, "_FORMAT", module._FORMAT + 1)
     with pytest.raises(RunError, match="of another version"):
         PartyStore(folder).latest()
     monkeypatch.undo()
