@@ -97,7 +97,7 @@ def test_the_same_seed_gives_the_same_bits(tiny_config, tmp_path, method):
         ("fedlora", {}),
     ],
 )
-@pytest.mark.parametrize("at", [(1, 2), (2, 1)])
+@pytest.mark.parametrize("at", [(1, 2), pytest.param((2, 1), marks=pytest.mark.slow)])
 def test_a_run_resumed_after_an_interruption_ends_with_the_same_bits(
     tiny_config, tmp_path, method, changes, at
 ):
