@@ -11,12 +11,11 @@ from collections.abc import Mapping
 from dataclasses import asdict
 
 from splitcom.aggregation import Discount, Update
-from splitcom.config import Config
 from splitcom.scheduling.deadline import ArrivalDriven
 from splitcom.seeds import derive_seed
-from splitcom.server.conversations import Conversations, Rejoined
-from splitcom.server.shared import SharedAdapter
-from splitcom.server.state import ClientStates, Task
+from splitcom.server.conversations import Rejoined
+from splitcom.server.part import ServerRun
+from splitcom.server.state import Task
 from splitcom.server.steps import Steps
 from splitcom.state import State
 from splitcom.training.store import sections_of
@@ -25,21 +24,14 @@ from splitcom.training.store import sections_of
 class Asynchronous(ArrivalDriven):
     """FedAsync, and with a buffer FedBuff's way of collecting updates; stale ones count less, see `staleness`."""
 
-    def __init__(
-        self,
-        config: Config,
-        clients: Conversations,
-        states: ClientStates,
-        adapter: SharedAdapter,
-        steps: Steps,
-    ) -> None:
-        super().__init__(config, clients, states, adapter, steps)
+    def __init__(self, run: ServerRun, steps: Steps) -> None:
+        super().__init__(run, steps)
         self._num_updates = 0  # of the run
         self._due = (
             0  # of them, when this round is over; how many a round has may change when a run is resumed
         )
         self._buffer: list[Update] = []
-        settings = config.federation.asynchronous
+        settings = self._config.federation.asynchronous
         self._discount = Discount(settings.mixing, settings.staleness)
         self._begun: Counter[str] = Counter()  # rounds, by client
 

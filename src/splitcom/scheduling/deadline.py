@@ -13,33 +13,21 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
 from splitcom.aggregation import Update
-from splitcom.config import Config
 from splitcom.engines.engine import Arrival
 from splitcom.scheduling.sampling import sample_clients
-from splitcom.server.conversations import Conversations, Rejoined
-from splitcom.server.shared import SharedAdapter
-from splitcom.server.state import ClientStates, Task
+from splitcom.scheduling.scheduled import Scheduled
+from splitcom.server.conversations import Rejoined
+from splitcom.server.part import ServerRun
+from splitcom.server.state import Task
 from splitcom.server.steps import Steps
-from splitcom.state import State
 from splitcom.training.plan import num_round_batches, progress_of
 
 
-class ArrivalDriven(ABC):
+class ArrivalDriven(Scheduled, ABC):
     """What deadlines and asynchronous scheduling have in common."""
 
-    def __init__(
-        self,
-        config: Config,
-        clients: Conversations,
-        states: ClientStates,
-        adapter: SharedAdapter,
-        steps: Steps,
-    ) -> None:
-        self._config = config
-        self._clients = clients
-        self._states = states
-        self._adapter = adapter
-        self._steps = steps
+    def __init__(self, run: ServerRun, steps: Steps) -> None:
+        super().__init__(run, steps)
         self._num_steps = 0  # of the body, in this round
 
     @abstractmethod
@@ -135,11 +123,3 @@ class Deadline(ArrivalDriven):
         """Wait for what late clients are at, which is a step, or where nothing is split a round."""
         while self._training():
             self._advance(round_index)
-
-    def state(self) -> State:
-        """Nothing."""
-        return State()
-
-    def load_state(self, state: State) -> None:
-        """Begin the next round with clients that have none."""
-        self._states.forget_tasks()

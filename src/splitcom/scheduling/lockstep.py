@@ -1,32 +1,15 @@
 """Who trains when, and when a round is over. This is the plain way: everybody waits for everybody."""
 
 from splitcom.aggregation import Update
-from splitcom.config import Config
 from splitcom.scheduling.sampling import sample_clients
-from splitcom.server.conversations import Conversations, Rejoined
-from splitcom.server.shared import SharedAdapter
-from splitcom.server.state import ClientStates, Task
-from splitcom.server.steps import Steps
-from splitcom.state import State
+from splitcom.scheduling.scheduled import Scheduled
+from splitcom.server.conversations import Rejoined
+from splitcom.server.state import Task
 from splitcom.training.plan import num_round_batches, progress_of
 
 
-class Lockstep:
+class Lockstep(Scheduled):
     """Every step waits for one batch of each client, and a round for every client's last one."""
-
-    def __init__(
-        self,
-        config: Config,
-        clients: Conversations,
-        states: ClientStates,
-        adapter: SharedAdapter,
-        steps: Steps,
-    ) -> None:
-        self._config = config
-        self._clients = clients
-        self._states = states
-        self._adapter = adapter
-        self._steps = steps
 
     def train(self, round_index: int) -> None:
         """Run a round; raises Rejoined where too few clients come to its end."""
@@ -60,11 +43,3 @@ class Lockstep:
 
     def settle(self, round_index: int, *, is_last: bool) -> None:
         """Nothing to do: a round ends when everybody has ended it."""
-
-    def state(self) -> State:
-        """Nothing."""
-        return State()
-
-    def load_state(self, state: State) -> None:
-        """Begin the next round with clients that have none."""
-        self._states.forget_tasks()

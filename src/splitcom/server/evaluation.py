@@ -12,18 +12,15 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from splitcom.codecs import Ragged
-from splitcom.config import Config
 from splitcom.engines.engine import Arrival, StepResult
 from splitcom.errors import RemoteProtocolError
 from splitcom.protocol.messages_pb2 import EvaluationDown, EvaluationNext, EvaluationStart, Message
 from splitcom.server.arrivals import Lost
 from splitcom.server.body import ServerBody
 from splitcom.server.claims import bounded_losses, check_evaluation_end
-from splitcom.server.conversations import Conversations
 from splitcom.server.observe import Observer
+from splitcom.server.part import ServerPart, ServerRun
 from splitcom.server.recovery import Recovery
-from splitcom.server.shared import SharedAdapter
-from splitcom.server.state import ClientStates
 from splitcom.training.channel import held_out
 
 
@@ -47,22 +44,11 @@ class _Progress:
     recovery: Recovery = field(default_factory=Recovery)
 
 
-class Evaluation:
+class Evaluation(ServerPart):
     """Speaks to clients that are idle; `body` is None if they hold the whole model."""
 
-    def __init__(
-        self,
-        config: Config,
-        clients: Conversations,
-        states: ClientStates,
-        adapter: SharedAdapter,
-        body: ServerBody | None,
-        observer: Observer,
-    ) -> None:
-        self._config = config
-        self._clients = clients
-        self._states = states
-        self._adapter = adapter
+    def __init__(self, run: ServerRun, body: ServerBody | None, observer: Observer) -> None:
+        super().__init__(run)
         self._body = body
         self._observer = observer
 

@@ -31,6 +31,7 @@ from splitcom.server.evaluation import Evaluation, HeldOut
 from splitcom.server.limits import limits_of
 from splitcom.server.lines import line_of
 from splitcom.server.observe import Observer
+from splitcom.server.part import ServerRun
 from splitcom.server.shared import SharedAdapter
 from splitcom.server.state import ClientStates
 from splitcom.server.steps import Steps
@@ -82,7 +83,7 @@ class Federation:
         model: Served,
         open_channels: Callable[[str], Channels],
         store: PartyStore,
-        scheduling: Callable[[Config, Conversations, ClientStates, SharedAdapter, Steps], Scheduling],
+        scheduling: Callable[[ServerRun, Steps], Scheduling],
         observer: Observer | None = None,
     ) -> None:
         self.config = config
@@ -109,10 +110,10 @@ class Federation:
         body = None if model.engine is None else ServerBody(config, model.engine, self._clients, self.states)
         self._body = body
         self._observer = observer = observer or Observer()
-        parties = (config, self._clients, self.states, self._shared)
-        self._steps = Steps(*parties, body, self.ledger, observer)
-        self._evaluation = Evaluation(*parties, body, observer)
-        self._scheduling = scheduling(*parties, self._steps)
+        run = ServerRun(config, self._clients, self.states, self._shared)
+        self._steps = Steps(run, body, self.ledger, observer)
+        self._evaluation = Evaluation(run, body, observer)
+        self._scheduling = scheduling(run, self._steps)
 
     @property
     def adapter(self) -> dict[str, torch.Tensor]:

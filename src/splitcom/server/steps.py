@@ -13,7 +13,6 @@ from functools import partial
 import torch
 
 from splitcom.aggregation import Update
-from splitcom.config import Config
 from splitcom.engines.engine import Arrival, StepResult
 from splitcom.errors import RemoteProtocolError
 from splitcom.metrics.ledger import Ledger
@@ -21,11 +20,10 @@ from splitcom.protocol.messages_pb2 import Gradient, Message, RoundAbort, RoundE
 from splitcom.server.arrivals import Lost
 from splitcom.server.body import ServerBody
 from splitcom.server.claims import check_lost_gradient, check_round_end
-from splitcom.server.conversations import Conversations
 from splitcom.server.observe import Observer, StepReport
+from splitcom.server.part import ServerPart, ServerRun
 from splitcom.server.recovery import Recovery
-from splitcom.server.shared import SharedAdapter
-from splitcom.server.state import ClientStates, Task
+from splitcom.server.state import Task
 from splitcom.training.steering import announce, settings_of
 
 
@@ -37,23 +35,17 @@ class Brought:
     updates: dict[str, Update]
 
 
-class Steps:
+class Steps(ServerPart):
     """`body` is None if clients train the whole model and a round has no steps that the server sees."""
 
     def __init__(
         self,
-        config: Config,
-        clients: Conversations,
-        states: ClientStates,
-        adapter: SharedAdapter,
+        run: ServerRun,
         body: ServerBody | None,
         ledger: Ledger,
         observer: Observer,
     ) -> None:
-        self._config = config
-        self._clients = clients
-        self._states = states
-        self._adapter = adapter
+        super().__init__(run)
         self._body = body
         self._ledger = ledger
         self._observer = observer

@@ -8,6 +8,7 @@ from splitcom.aggregation import Update
 from splitcom.codecs import Decoded, Ragged
 from splitcom.config import Config
 from splitcom.engines.engine import Arrival
+from splitcom.server.part import ServerRun
 from splitcom.server.state import ClientStates
 from splitcom.server.steps import Brought
 
@@ -49,7 +50,7 @@ class World:
         self._due_s = {}
 
     def made(self, scheduling):
-        return scheduling(self.config, self, self.states, self.adapter, self)
+        return scheduling(ServerRun(self.config, self, self.states, self.adapter), self)
 
     @property
     def present(self):

@@ -56,9 +56,9 @@ class Client:
 class Counting:
     """Every round adds 1 to the adapter; `fails` are rounds that must be done again, once each."""
 
-    def __init__(self, config, clients, states, adapter, steps, fails=()):
+    def __init__(self, run, steps, fails=()):
         self.rounds, self.settled = [], []
-        self._adapter, self._states, self._fails = adapter, states, list(fails)
+        self._adapter, self._states, self._fails = run.adapter, run.states, list(fails)
 
     def train(self, round_index):
         self.rounds.append(round_index)

@@ -10,6 +10,7 @@ from splitcom.metrics.ledger import Ledger
 from splitcom.protocol.messages_pb2 import Message
 from splitcom.server.arrivals import Lost
 from splitcom.server.observe import Observer
+from splitcom.server.part import ServerRun
 from splitcom.server.state import ClientStates, Task
 from splitcom.server.steps import Steps
 from splitcom.training.channel import Channel
@@ -65,7 +66,9 @@ class World:
         )
         self.body, self.reports = Body(), Reports()
         body = self.body if self.config.training.split else None
-        self.steps = Steps(self.config, self.clients, self.states, Adapter(), body, Ledger(), self.reports)
+        self.steps = Steps(
+            ServerRun(self.config, self.clients, self.states, Adapter()), body, Ledger(), self.reports
+        )
         for name in names:
             self.states[name].task = Task(1, 3)
 
