@@ -33,10 +33,11 @@ def test_a_crash_changes_no_bit(campaign: Campaign, where: tuple[str, str]) -> N
 
 def test_a_run_that_was_killed_while_it_wrote_its_first_file_begins_anew(tmp_path: Path) -> None:
     (tmp_path / ".config.toml.4711.partial").write_text("seed = ")
-    RunFolder(tmp_path).create("seed = 1")
+    RunFolder(tmp_path).refuse_if_used()
+    RunFolder(tmp_path).begin("seed = 1")
     assert RunFolder(tmp_path).config_toml() == "seed = 1"
     with pytest.raises(RunError, match="exists"):
-        RunFolder(tmp_path).create("seed = 2")
+        RunFolder(tmp_path).refuse_if_used()
 
 
 @pytest.mark.slow

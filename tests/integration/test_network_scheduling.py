@@ -51,7 +51,7 @@ def run_over_network(config, authority, folder):
             failures.append(error)
 
     run_folder = RunFolder(folder / "run")
-    run_folder.create(config.to_toml())
+    run_folder.begin(config.to_toml())
     with ExitStack() as stack:
         server = stack.enter_context(
             GrpcServer(

@@ -48,9 +48,7 @@ class FederationConfig(Section):
     @classmethod
     def _adapters_have_codecs(cls, settings: Any) -> Any:
         if isinstance(settings, dict) and _OF_0_1 in settings:
-            if (
-                settings[_OF_0_1] == "float16"
-            ):  # stands in every run folder of 0.1, and is what the default is
+            if settings[_OF_0_1] == "float16":  # in every run folder of 0.1; it is the default
                 return {name: value for name, value in settings.items() if name != _OF_0_1}
             raise ValueError(
                 f"{_OF_0_1} is no setting any more: set flows.adapter_up.codec and flows.adapter_down.codec to "

@@ -82,11 +82,6 @@ class RunFolder:
             make_folder(self.path)
             self._write("config.toml", config_toml)
 
-    def create(self, config_toml: str) -> None:
-        """Start a new run; raises RunError where the folder is used or cannot be written."""
-        self.refuse_if_used()
-        self.begin(config_toml)
-
     def config_toml(self) -> str:
         """The configuration the run was started with."""
         try:

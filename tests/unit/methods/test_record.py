@@ -11,7 +11,7 @@ from splitcom.metrics.record import RunFolder
 
 def test_lines_of_a_repeated_round_take_the_place_of_the_first(tmp_path):
     folder = RunFolder(tmp_path / "run")
-    folder.create("")
+    folder.begin("")
     record = Record(folder)
     for index, loss in ((0, 3.0), (1, 2.5), (2, 2.0), (2, 1.0), (1, 2.25)):
         record.on_round([{"round": index, "client": name, "loss": loss} for name in "ab"])

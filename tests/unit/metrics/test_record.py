@@ -20,7 +20,7 @@ def written(folder: RunFolder) -> list[dict[str, object]]:
 @pytest.fixture
 def folder(tmp_path: Path) -> RunFolder:
     folder = RunFolder(tmp_path / "run")
-    folder.create("seed = 1")
+    folder.begin("seed = 1")
     return folder
 
 
