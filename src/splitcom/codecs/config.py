@@ -15,10 +15,17 @@ class ReferencesConfig(Section):
     """Where references live."""
 
     store: Literal["memory", "file"] = "memory"
+    """Where references live: "memory", or a "file" that is as large as `limit_mb`."""
     precision: Literal["fp32", "fp16", "bf16"] = "fp16"
-    # per client, flow and side, of whole references, also where a side keeps projections; "file" needs one
+    """The number format in which references are stored."""
     limit_mb: PositiveFloat | None = None
-    keep: bool = False  # at a server whose run has ended: also labels, for a run that is made longer later
+    """The largest size per client, flow and side in MB, counted as if all references were kept whole; the
+    store "file" needs one. None: any.
+    """
+    keep: bool = False
+    """Whether a server keeps references and labels when its run has ended, so that the run can be made longer
+    later.
+    """
 
     @model_validator(mode="after")
     def _file_is_bounded(self) -> Self:

@@ -11,9 +11,13 @@ class VariantConfig(Section):
     """One entry of a comparison: a method with some settings changed."""
 
     name: str
-    group: str = ""  # compared with the splitlora of the same group
+    """The variant's name in tables and plots."""
+    group: str = ""
+    """Variants of a group are compared with the splitlora of the same group."""
     method: str = "splitcom"
+    """The method that the variant runs."""
     set: dict[str, Any] = Field(default={})
+    """What the variant changes, such as `{ "training.lr" = 1e-4 }`."""
 
     @field_validator("set")
     @classmethod
@@ -26,4 +30,6 @@ class ComparisonConfig(Section):
     """What `compare` runs."""
 
     seeds: list[NonNegativeInt] = Field(default=[0])
+    """Each variant runs once for each of these."""
     variants: list[VariantConfig] = Field(default=[])
+    """What `splitcom compare` and `campaign` run, each a `[[comparison.variants]]`."""

@@ -45,7 +45,9 @@ class Config(Section):
     """
 
     method: str = "splitcom"
+    """The method; `splitcom compare --help` lists them."""
     seed: NonNegativeInt = 0
+    """All that is drawn at random follows from it."""
     model: ModelConfig = ModelConfig()
     lora: LoraConfig = LoraConfig()
     data: DataConfig = DataConfig()

@@ -6,7 +6,9 @@ from splitcom.settings import PositiveInt, Section
 class EngineConfig(Section):
     """Where the body runs, and how much of a step at once."""
 
-    kind: str = "local"  # one of `ENGINES` in engines/__init__.py
-    # tokens with their padding that go through the body together, of all clients of a step; None: all of them. Memory
-    # grows with this number, and gradients are the same but for rounding; a longer sample goes alone
+    kind: str = "local"
+    """Where the body runs: "local" is the server's own process."""
     max_tokens_per_pass: PositiveInt | None = None
+    """How many tokens, padding included, go through the body at once; None: all of a step. Less needs less
+    memory, and gradients are the same but for rounding. A longer sample goes alone.
+    """

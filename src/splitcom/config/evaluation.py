@@ -7,12 +7,19 @@ from splitcom.settings import NonNegativeInt, PositiveInt, Section
 class EvaluationConfig(Section):
     """Held-out loss after a round; what it sends is a flow like others, and in all totals."""
 
-    every: PositiveInt = 1  # rounds
+    every: PositiveInt = 1
+    """Rounds between two evaluations."""
     batch_size: PositiveInt = 16
-    codec: CodecText = "delta > int8 > zstd"  # of held-out samples, in the U-shape both ways
-    exact_last: bool = True  # after the last round once more, without a codec
-    # of generation, not of classification
-    generate: NonNegativeInt = 2  # sentences generated before and after training
-    text_samples: NonNegativeInt = 0  # held-out prompts whose continuations are scored at the end
-    beams: PositiveInt = 1  # 1: greedy
+    """Held-out samples of one client in a step."""
+    codec: CodecText = "delta > int8 > zstd"
+    """The codec of held-out samples, in the U-shape both ways."""
+    exact_last: bool = True
+    """Whether the last loss is measured once more without a codec."""
+    generate: NonNegativeInt = 2
+    """How many sentences are generated before and after training."""
+    text_samples: NonNegativeInt = 0
+    """How many held-out prompts are continued and scored at the end."""
+    beams: PositiveInt = 1
+    """Beams of the search that generates text; 1 is greedy."""
     max_new_tokens: PositiveInt = 64
+    """The longest continuation, in tokens."""

@@ -14,34 +14,49 @@ _OF_0_1 = "adapter_dtype"  # that precision alone could be set of adapters
 class AsynchronousConfig(Section):
     """How an update is merged that comes s versions of the shared adapter after the one it began from."""
 
-    buffer: PositiveInt = (
-        1  # updates that are merged together (FedBuff's K); 1 merges each as it comes (FedAsync)
-    )
-    mixing: Part = 0.6  # alpha: the part of the merged adapter that a fresh update makes up
-    staleness: NonNegativeFloat = 0.5  # a: the update's part is alpha * (1 + s) ** -a
+    buffer: PositiveInt = 1
+    """How many updates are merged together (K in FedBuff); 1 merges each as it comes (FedAsync)."""
+    mixing: Part = 0.6
+    """The part of the merged adapter that a fresh update makes up (alpha in FedAsync)."""
+    staleness: NonNegativeFloat = 0.5
+    """How fast older updates lose weight: the part of one is `mixing * (1 + s) ** -staleness`."""
 
 
 class FederationConfig(Section):
     """The clients of a round, who waits for whom, and how their adapters travel."""
 
     clients: PositiveInt = 3
-    sample: Part = 1.0  # part of the clients in each round
-    # how adapters become one, beside fedavg: fedavgm(momentum=0.9), fedadam(lr=0.01), trimmed_mean(0.2), median
+    """How many clients take part in the run."""
+    sample: Part = 1.0
+    """The part of the clients that is sampled for each round."""
     aggregator: AggregatorText = "fedavg"
-    drop_after_s: PositiveFloat | None = None  # a lost client; None waits for ever
-    step_timeout_s: PositiveFloat | None = (
-        None  # between two messages of a connected client; None waits for ever
-    )
-    max_restarts: NonNegativeInt | None = 10  # of a client between two saved rounds; None: any number
-    min_clients: PositiveInt = 1  # that must be there, and that a round can end with
-    # of an update's norm to the median of its round's, if there are three or more; beyond it is clipped. None: off
+    """How a round's adapters become one: fedavg, fedavgm(momentum=0.9), fedadam(lr=0.01), trimmed_mean(0.2),
+    median.
+    """
+    drop_after_s: PositiveFloat | None = None
+    """Seconds after which a lost client is dropped from the run; None waits for ever."""
+    step_timeout_s: PositiveFloat | None = None
+    """Seconds that a connected client may be silent for between two messages; None waits for ever."""
+    max_restarts: NonNegativeInt | None = 10
+    """How often a client may start again between two saved rounds; None: any number."""
+    min_clients: PositiveInt = 1
+    """How many clients a run needs to begin, and a round to end."""
     max_update_ratio: PositiveFloat | None = 5.0
-    # of the labels that a client claims to have trained on unsplit to the median of the others' claims. None: off
+    """What an update's norm may be, in multiples of the median of its round. A larger one is clipped, if
+    there are three updates or more. None: off.
+    """
     max_weight_ratio: PositiveFloat | None = 10.0
-    max_samples_per_client: PositiveInt = 1_000_000  # that a client may claim to have; more is refused
+    """How many labels a client that trains unsplit may claim, in multiples of the median of the others'
+    claims. None: off.
+    """
+    max_samples_per_client: PositiveInt = 1_000_000
+    """How many samples a client may claim to have; one with more is refused."""
     scheduling: Literal["synchronous", "asynchronous"] = "synchronous"
-    deadline_s: PositiveFloat | None = None  # of a round; it ends without who is late
-    over_select: NonNegativeFloat = 0.0  # sample this part more, and end the round with the first to finish
+    """Whether a round waits for its clients, or merges updates as they come."""
+    deadline_s: PositiveFloat | None = None
+    """Seconds after which a round ends without those who are late; None waits for all."""
+    over_select: NonNegativeFloat = 0.0
+    """Sample this part more clients, and end the round with the first to finish."""
     asynchronous: AsynchronousConfig = AsynchronousConfig()
 
     @model_validator(mode="before")

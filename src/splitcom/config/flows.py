@@ -18,8 +18,13 @@ class FlowConfig(Section):
     """How one flow is coded, and what sets its threshold or step."""
 
     codec: CodecText
-    controller: ControllerText | None = None  # "bangbang(0.95, 0.995)"; None: the codec's own
-    residual: bool = False  # of what leaves the body in the U-shape, code what it adds to what has come in
+    """The flow's codec, such as "temporal(0.98) > delta > int4 > zstd"."""
+    controller: ControllerText | None = None
+    """What sets the codec's threshold or step each round, such as "bangbang(0.95, 0.995)"; None leaves it as
+    the codec says.
+    """
+    residual: bool = False
+    """Whether a flow that leaves the body in the U-shape is coded as its difference to what has come in."""
 
 
 def _holds_whole_references(text: str) -> str:
@@ -36,6 +41,7 @@ class AdapterFlowConfig(Section):
     """How adapters are coded, whose references are the shared adapters that both ends have."""
 
     codec: Annotated[CodecText, AfterValidator(_holds_whole_references)]
+    """The codec of the adapters, such as "fp16" or "delta > topk(0.1) > int8 > zstd"."""
 
 
 class FlowSections(Section):

@@ -11,16 +11,30 @@ class TrainingConfig(Section):
     """How long and how fast."""
 
     rounds: PositiveInt = 5
-    local_epochs: PositiveInt = 1  # passes of a client over its data per round
-    batch_size: PositiveInt = 8  # per client
+    """How often the clients' adapters are averaged."""
+    local_epochs: PositiveInt = 1
+    """How often a client goes through its data in a round."""
+    batch_size: PositiveInt = 8
+    """Samples of one client in a step."""
     lr: PositiveFloat = 1e-3
+    """The highest learning rate."""
     weight_decay: NonNegativeFloat = 0.01
+    """AdamW's weight decay."""
     schedule: Literal["constant", "linear", "cosine"] = "linear"
-    warmup: PartBelowOne = 0.02  # part of the run
-    clip_norm: NonNegativeFloat | None = 1.0  # per part: no party knows the other's norm; 0 or None: off
+    """How the learning rate falls after the warm-up."""
+    warmup: PartBelowOne = 0.02
+    """The part of the run in which the learning rate rises."""
+    clip_norm: NonNegativeFloat | None = 1.0
+    """The largest norm of a gradient, of each part by itself, since no party knows the other's norm; None or
+    0: off.
+    """
     body_update: Literal["parallel", "sequential"] = "parallel"
-    checkpoint_every: PositiveInt = 1  # rounds
-    split: bool = True  # false: clients train the whole model and only adapters travel
+    """Whether the body learns from the clients' batches of a step together, or from one after the other."""
+    checkpoint_every: PositiveInt = 1
+    """Rounds between two checkpoints."""
+    split: bool = True
+    """Whether the model is split; if false, clients train the whole model and only adapters travel (FedLoRA).
+    """
 
     @field_validator("clip_norm")
     @classmethod

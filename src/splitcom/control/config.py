@@ -14,7 +14,7 @@ ControllerText = Annotated[str, AfterValidator(partial(canonical, parse))]
 class ControlConfig(Section):
     """One controller for several flows, and where the controllers of a run begin."""
 
-    controller: ControllerText | None = None  # for all flows that can be steered, but have none of their own
-    start_from: Annotated[str, Place()] | None = (
-        None  # a run folder: go on with what its controllers have learned
-    )
+    controller: ControllerText | None = None
+    """One controller for all flows that have a threshold or step and no controller of their own."""
+    start_from: Annotated[str, Place()] | None = None
+    """A run folder: its controllers' state is where this run's controllers begin."""

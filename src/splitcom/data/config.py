@@ -17,25 +17,33 @@ class DataConfig(Section):
     """Where the text comes from and how a row becomes prompt and response."""
 
     task: Literal["generation", "classification"] = "generation"
-    source: SourceText = (
-        "generated"  # "generated", a file, a folder, or "team/name:configuration[split]" on the hub
-    )
-    domain: str | None = None  # of the generated data; None takes the one the bundled model has not seen
-    format: Literal["auto", "columns", "chat"] = "auto"  # "auto" goes by the keys of the first row
-    prompt: str = "{mr} =>"  # a template over the columns; "" trains on the whole response
-    response: str = "text"  # the column that holds it; in classification the class of the prompt
-    chat_template: TemplateText | None = (
-        None  # a built-in one, a jinja file, or its text; None is the model's
-    )
-    learn: Learn = "assistant"  # of chat: the assistant's turns, the "last" of them, or "all" tokens
-    labels: list[str] | None = None  # the classes, in the order of the logits; None takes those in the rows
-    samples: PositiveInt | None = None  # of all clients together; None takes all (generated: 600)
-    held_out: SourceText | None = None  # a second source for evaluation; None sets rows of `source` aside
+    """Whether the model learns to write text or to tell classes."""
+    source: SourceText = "generated"
+    """The rows: "generated", a file, a folder, or "team/name:configuration[split]" on the hub."""
+    domain: str | None = None
+    """What the generated data are about; None takes what the bundled model has not seen."""
+    format: Literal["auto", "columns", "chat"] = "auto"
+    """Whether rows have columns or are conversations; "auto" looks at the first row's keys."""
+    prompt: str = "{mr} =>"
+    """A template over the columns, such as "{question} =>"; "" trains on the whole response."""
+    response: str = "text"
+    """The column of the response; in classification, of the class."""
+    chat_template: TemplateText | None = None
+    """A built-in chat template, a jinja file, or its text; None is the model's own."""
+    learn: Learn = "assistant"
+    """What is learnt of a conversation: the "assistant"'s turns, its "last" one, or "all" tokens."""
+    labels: list[str] | None = None
+    """The classes, in the order of the logits; None takes those in the rows."""
+    samples: PositiveInt | None = None
+    """How many samples all clients have together; None takes all rows, and 600 of generated data."""
+    held_out: SourceText | None = None
+    """A second source, to evaluate on; None sets rows of `source` aside."""
     held_out_samples: PositiveInt = 100
-    held_out_by: str | None = (
-        None  # a column of `source`: rows that share its value are all held out, or none
-    )
+    """How many held-out samples there are."""
+    held_out_by: str | None = None
+    """A column of `source`: rows that share its value are all held out, or none of them."""
     max_tokens: Annotated[int, Field(ge=2, strict=True)] = 256
+    """The longest sample in tokens; a longer one is cut."""
 
     @field_validator("labels")
     @classmethod
@@ -80,5 +88,8 @@ class PartitionConfig(Section):
     """Which client gets which rows."""
 
     kind: Literal["iid", "dirichlet_label", "dirichlet_length", "column"] = "iid"
-    alpha: PositiveFloat = 1.0  # concentration of the Dirichlet kinds; small is uneven
-    column: str | None = None  # the label for dirichlet_label, the value for column
+    """How rows are given to clients: evenly, unevenly by label or length, or by a column."""
+    alpha: PositiveFloat = 1.0
+    """Concentration of the Dirichlet kinds; the smaller, the more uneven."""
+    column: str | None = None
+    """The label's column for dirichlet_label; for "column" the one whose values are clients."""

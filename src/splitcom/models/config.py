@@ -10,24 +10,32 @@ from splitcom.settings import NonNegativeInt, PartBelowOne, Place, PositiveFloat
 class ModelConfig(Section):
     """The base model and where it is cut."""
 
-    source: Annotated[str, Field(min_length=1), Place(("bundled",))] = (
-        "bundled"  # "bundled", a local folder, or a name on the hub
-    )
-    cut: PositiveInt = 2  # blocks in the front
-    tail_blocks: NonNegativeInt = 0  # blocks that the client has behind the body; 0: no U-shape
+    source: Annotated[str, Field(min_length=1), Place(("bundled",))] = "bundled"
+    """The base model: "bundled", a local folder, or a name on the hub."""
+    cut: PositiveInt = 2
+    """How many blocks the front has."""
+    tail_blocks: NonNegativeInt = 0
+    """How many blocks the client's tail has (U-shape); 0 is the standard form."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    device: str = "auto"  # "auto" takes cuda where there is one
-    attention: Literal["auto", "eager", "sdpa"] = "auto"  # "auto" takes sdpa if the family has it
+    """The number format of the frozen weights."""
+    device: str = "auto"
+    """A torch device; "auto" takes cuda if there is one."""
+    attention: Literal["auto", "eager", "sdpa"] = "auto"
+    """The implementation of attention; "auto" takes sdpa if the family has it."""
 
 
 class LoraConfig(Section):
     """The trainable adapters; the same on both sides of the cut."""
 
     rank: PositiveInt = 8
+    """The adapters' rank (r)."""
     alpha: PositiveFloat = 16.0
+    """The adapters' scale: what they add is multiplied by alpha / rank."""
     dropout: PartBelowOne = 0.0
-    targets: Annotated[list[str], Field(min_length=1)] | None = (
-        None  # module names; None takes peft's choice for the model's family
-    )
-    train_front: bool = True  # false: the frozen front, a baseline
-    train_head: bool = False  # LoRA on the LM head too; impossible where it is tied to the embeddings
+    """The part of an adapter's inputs that is dropped in training."""
+    targets: Annotated[list[str], Field(min_length=1)] | None = None
+    """Names of the modules that get adapters; None takes peft's choice for the family."""
+    train_front: bool = True
+    """Whether the front learns; if false, each activation is the same in every epoch."""
+    train_head: bool = False
+    """Whether the LM head gets an adapter; not possible if it is tied to the embeddings."""

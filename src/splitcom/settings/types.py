@@ -21,9 +21,9 @@ PartBelowOne = Annotated[float, Field(ge=0, lt=1, strict=True)]
 
 
 class Section(BaseModel):
-    """A part of the tree: frozen, without unknown keys, and with finite numbers only."""
+    """A part of the tree: frozen, no unknown keys, finite numbers only; below each setting stands what it means."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
     @model_validator(mode="before")
     @classmethod
