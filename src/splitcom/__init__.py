@@ -30,6 +30,10 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("splitcom")
     if name not in _HOME:
         raise AttributeError(f"module 'splitcom' has no attribute {name!r}")
     return getattr(import_module(_HOME[name]), name)

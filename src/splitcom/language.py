@@ -14,7 +14,9 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import MISSING, Field, fields
 from difflib import get_close_matches
+from inspect import getdoc
 from math import isfinite
+from textwrap import dedent
 from typing import Any, ClassVar, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
 from splitcom.errors import SpecError
@@ -34,6 +36,8 @@ class Call:
     """Base of the dataclasses that can be named. Keyword-only fields are no arguments: whoever parses sets them."""
 
     name: ClassVar[str]
+    example: ClassVar[str] = ""
+    """A text with it in, if `name` alone is none."""
 
     def __str__(self) -> str:
         """Canonical text: required arguments by position, the others by name where not the default."""
@@ -65,6 +69,21 @@ class Registry(dict[str, type[C]]):
             raise ValueError(f"a {self.noun} named {cls.name!r} is registered already: {self[cls.name]}")
         self[cls.name] = cls
         return cls
+
+
+class Word(NamedTuple):
+    """What can be written, for whoever looks it up: `summary` and what each argument means are from the docstring."""
+
+    name: str
+    signature: str
+    summary: str
+    arguments: dict[str, str]
+    example: str
+
+
+def words(registry: Registry[Any]) -> list[Word]:
+    """All of a registry, by name."""
+    return [_word(cls) for _, cls in sorted(registry.items())]
 
 
 class _Token(NamedTuple):
@@ -196,6 +215,22 @@ def _arguments_of(cls: type[Any]) -> list[Field[Any]]:
     return [field for field in fields(cls) if field.init and not field.kw_only]
 
 
+def _word(cls: type[Call]) -> Word:
+    text = getdoc(cls) or ""
+    summary, _, rest = text.partition("\n\n")
+    found = re.search(r"^Args:\n((?:[ ]+.*\n?|\n(?=[ ]))*)", rest, re.MULTILINE)
+    said = {name: "" for name in (argument.name for argument in _arguments_of(cls))}
+    name = ""
+    for row in dedent(found[1]).splitlines() if found else []:
+        head = re.match(r"(\w+(?:, \w+)*): (.*)", row)
+        if head:
+            name = head[1]
+        for one in name.split(", "):
+            if one in said:
+                said[one] = f"{said[one]} {head[2] if head else row.strip()}".strip()
+    return Word(cls.name, _signature(cls), " ".join(summary.split()), said, cls.example or cls.name)
+
+
 def _quoted(token: _Token) -> str:
     return token.text if token.kind == "end" else repr(token.text)
 
@@ -208,5 +243,5 @@ def _nearest(name: str, names: Sequence[str]) -> str:
 
 
 def _signature(cls: type[Call]) -> str:
-    words = (a.name if a.default is MISSING else f"{a.name}={a.default}" for a in _arguments_of(cls))
-    return f"{cls.name}({', '.join(words)})"
+    listed = (a.name if a.default is MISSING else f"{a.name}={a.default}" for a in _arguments_of(cls))
+    return f"{cls.name}({', '.join(listed)})"

@@ -6,7 +6,7 @@ from typing import Literal
 import pytest
 
 from splitcom.errors import SpecError
-from splitcom.language import ArgumentError, Call, Parser, Registry
+from splitcom.language import ArgumentError, Call, Parser, Registry, words
 
 SHAPES: Registry[Call] = Registry("shape", "a shape")
 
@@ -14,6 +14,14 @@ SHAPES: Registry[Call] = Registry("shape", "a shape")
 @SHAPES.register
 @dataclass(frozen=True)
 class Box(Call):
+    """A box.
+
+    Args:
+        width: in metres,
+            and never less than one.
+        height: as well.
+    """
+
     name = "box"
 
     width: int
@@ -72,3 +80,16 @@ def test_errors_point_at_the_place(text: str, position: int, message: str) -> No
 def test_a_second_one_of_a_name_is_refused() -> None:
     with pytest.raises(ValueError, match="a shape named 'box' is registered already"):
         SHAPES.register(Box)
+
+
+def test_a_word_is_described_by_its_docstring() -> None:
+    (box,) = words(SHAPES)
+
+    assert box.signature == "box(width, height=1.0, colour=red)"
+    assert box.summary == "A box."
+    assert box.arguments == {
+        "width": "in metres, and never less than one.",
+        "height": "as well.",
+        "colour": "",
+    }
+    assert box.example == "box"

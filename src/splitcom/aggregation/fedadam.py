@@ -15,15 +15,22 @@ from splitcom.state import State
 @register
 @dataclass(eq=False)
 class FedAdam(Aggregator):
-    """Reddi et al. 2021, "Adaptive Federated Optimization" (2003.00295, algorithm 2), weighted by tokens.
+    """The clients' mean as a gradient for Adam at the server.
+
+    Reddi et al. 2021, "Adaptive Federated Optimization" (2003.00295, algorithm 2), weighted by tokens.
 
         d  =   sum_i  n_i / n * (x_i - x)
         m  <-  beta1 * m + (1 - beta1) * d
         v  <-  beta2 * v + (1 - beta2) * d ** 2          v begins at tau ** 2
         x  <-  x + lr * m / (sqrt(v) + tau)
 
-    As there, the moments are not corrected for their beginning. `tau` is the size of change below which it does not
-    adapt.
+    As there, the moments are not corrected for their beginning.
+
+    Args:
+        lr: the server's learning rate.
+        beta1: how much of the mean change is kept.
+        beta2: how much of the mean square change is kept.
+        tau: the size of change below which it does not adapt.
     """
 
     name = "fedadam"

@@ -12,9 +12,11 @@ from splitcom.aggregation.aggregator import Aggregator, mean, register
 @register
 @dataclass(eq=False)
 class FedAvg(Aggregator):
-    """McMahan et al. 2017, "Communication-Efficient Learning of Deep Networks from Decentralized Data" (1602.05629).
+    """The clients' mean, weighted by the labels they were trained on.
 
-    x  <-  sum_i  n_i / n * x_i
+    McMahan et al. 2017, "Communication-Efficient Learning of Deep Networks from Decentralized Data" (1602.05629).
+
+        x  <-  sum_i  n_i / n * x_i
     """
 
     name = "fedavg"

@@ -15,13 +15,19 @@ from splitcom.state import State
 @register
 @dataclass(eq=False)
 class FedAvgM(Aggregator):
-    """Hsu, Qi and Brown 2019, "Measuring the Effects of Non-Identical Data Distribution" (1909.06335, section 4.3).
+    """The clients' mean as a step, with momentum at the server.
+
+    Hsu, Qi and Brown 2019, "Measuring the Effects of Non-Identical Data Distribution" (1909.06335, section 4.3).
 
         d  =   sum_i  n_i / n * x_i - x          (the paper's -dw)
         v  <-  momentum * v + d
         x  <-  x + lr * v
 
     With `momentum = 0` and `lr = 1` it is FedAvg.
+
+    Args:
+        momentum: how much of the last change is kept.
+        lr: the server's learning rate.
     """
 
     name = "fedavgm"

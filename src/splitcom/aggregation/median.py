@@ -13,7 +13,9 @@ from splitcom.aggregation.aggregator import Aggregator, register
 @register
 @dataclass(eq=False)
 class Median(Aggregator):
-    """Yin et al. 2018, "Byzantine-Robust Distributed Learning" (1803.01498, definition 1).
+    """The median of each number: less than half of the clients cannot move it beyond the others'.
+
+    Yin et al. 2018, "Byzantine-Robust Distributed Learning" (1803.01498, definition 1).
 
     Of an even number it is the mean of the two in the middle. All updates count alike: how many tokens one is worth
     is its client's own claim.

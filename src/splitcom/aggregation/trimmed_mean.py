@@ -17,13 +17,18 @@ _ROUNDING = 1e-9  # 0.29 * 100 is a little below 29
 @register
 @dataclass(eq=False)
 class TrimmedMean(Aggregator):
-    """Yin et al. 2018, "Byzantine-Robust Distributed Learning" (1803.01498, definition 2).
+    """The mean of each number without the lowest and the highest ones.
 
-    Leaves out `part` of the updates at either end, rounded down. All updates count alike: how many tokens one is
-    worth is its client's own claim.
+    Yin et al. 2018, "Byzantine-Robust Distributed Learning" (1803.01498, definition 2).
+
+    All updates count alike: how many tokens one is worth is its client's own claim.
+
+    Args:
+        part: what is left out at either end, of the updates, rounded down.
     """
 
     name = "trimmed_mean"
+    example = "trimmed_mean(0.2)"
     weighs = False
     part: float
 

@@ -2,6 +2,7 @@
 
 import inspect as reflection
 import sys
+from typing import Annotated
 
 import typer
 
@@ -17,8 +18,10 @@ from splitcom.cli.inspect import inspect
 from splitcom.cli.join import join
 from splitcom.cli.report import report
 from splitcom.cli.serve import serve
+from splitcom.cli.settings import settings
 from splitcom.cli.train import train
 from splitcom.cli.watch import watch
+from splitcom.cli.words import aggregators, codecs, controllers
 from splitcom.errors import SplitComError
 from splitcom.foreign import visible
 from splitcom.report.terminal import Terminal, allow_any_text, line
@@ -29,9 +32,7 @@ _AGAIN = {"compare", "campaign", "join"}  # go on where they were, when they are
 
 app = typer.Typer(
     name="splitcom",
-    help="Fine-tune language models split between clients and a server, and see what it cost.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
@@ -49,7 +50,30 @@ COMMANDS = (
     report,
     serve,
     join,
+    settings,
+    codecs,
+    controllers,
+    aggregators,
 )
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        import splitcom
+
+        typer.echo(f"splitcom {splitcom.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _splitcom(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Fine-tune language models split between clients and a server, and see what it cost."""
+
+
 for command in COMMANDS:
     app.command()(command)
 app.add_typer(certs, name="certs")

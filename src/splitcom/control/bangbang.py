@@ -15,7 +15,7 @@ from splitcom.state import State
 @register
 @dataclass(eq=False)
 class BangBang(Controller):
-    """Saves while the perplexity falls, and is careful when it stops to.
+    """Saves while the held-out perplexity falls, and is careful when it no longer does.
 
         relative fall of the perplexity since the evaluation before
         ──────────────┬───────────────────┬──────────────►
@@ -28,6 +28,7 @@ class BangBang(Controller):
     """
 
     name = "bangbang"
+    example = "bangbang(0.95, 0.995)"
 
     saving: float
     careful: float

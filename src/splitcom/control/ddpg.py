@@ -44,6 +44,7 @@ class Ddpg(Controller):
     """
 
     name = "ddpg"
+    example = "ddpg(0.9, 0.999)"
 
     low: float
     high: float

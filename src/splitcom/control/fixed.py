@@ -9,13 +9,17 @@ from splitcom.control.decision import Decision
 @register
 @dataclass(eq=False)
 class Fixed(Controller):
-    """Sets what the codec's own text could say as well.
+    """The same threshold or step in every round, as the codec's own text could say as well.
+
+    Args:
+        value: the threshold or step.
 
     >>> Fixed(0.98).decide().threshold
     0.98
     """
 
     name = "fixed"
+    example = "fixed(0.98)"
 
     value: float
 

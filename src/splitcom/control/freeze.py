@@ -31,6 +31,7 @@ class Freeze(Controller):
     """
 
     name = "freeze"
+    example = "freeze(0.75, 0.375)"
     can_freeze: ClassVar[bool] = True
 
     training: float

@@ -33,6 +33,7 @@ class Rate(Controller):
     """
 
     name = "rate"
+    example = "rate(1.5, 0.25, 4)"
     saves_upwards = True
 
     percent: float

@@ -46,9 +46,15 @@ class Schedule(Controller):
 @register
 @dataclass(eq=False)
 class Linear(Schedule):
-    """In equal steps."""
+    """From one threshold or step to another, in equal steps.
+
+    Args:
+        first: that of the first round.
+        last: that of the end of the run.
+    """
 
     name = "linear"
+    example = "linear(0.9, 0.99)"
 
     def _share(self, progress: float) -> float:
         return progress
@@ -57,9 +63,15 @@ class Linear(Schedule):
 @register
 @dataclass(eq=False)
 class Cosine(Schedule):
-    """Slowly at both ends."""
+    """From one threshold or step to another, slowly at both ends.
+
+    Args:
+        first: that of the first round.
+        last: that of the end of the run.
+    """
 
     name = "cosine"
+    example = "cosine(0.9, 0.99)"
 
     def _share(self, progress: float) -> float:
         return (1 - cos(pi * progress)) / 2

@@ -15,7 +15,12 @@ from splitcom.language import ArgumentError
 @register
 @dataclass(frozen=True)
 class Zstd(Entropy):
-    """Zstandard without magic number, size, checksum or dictionary id: the packet tells or bounds them.
+    """Pack what the number format gives with Zstandard.
+
+    Frames have no magic number, size, checksum or dictionary id: the packet tells or bounds them.
+
+    Args:
+        level: 1 to 22; the higher, the smaller and slower.
 
     >>> short = Zstd().compress(bytes(1000))
     >>> len(short) < 20, Zstd().decompress(short, 1000) == bytes(1000)

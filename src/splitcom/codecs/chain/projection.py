@@ -51,6 +51,7 @@ class Projection(Stage):
     """
 
     name = "projection"
+    example = "temporal(0.98) > projection(32) > int8"
     place = Place.PREDICT
 
     dim: int

@@ -148,6 +148,10 @@ def _unpack(packed: Tensor, count: int, bits: int) -> Tensor:
 class Int8(Quantize):
     """8 bits per element.
 
+    Args:
+        group: elements that share a scale.
+        rounding: `nearest`, or `stochastic`, right on average.
+
     >>> Int8().encode(torch.tensor([[1.0, -4.0, 0.0]]), None)[1].tolist()
     [[1.0, -4.0, 0.0]]
     """
@@ -160,6 +164,10 @@ class Int8(Quantize):
 @dataclass(frozen=True)
 class Int4(Quantize):
     """4 bits per element: exactly half a byte plus the scales.
+
+    Args:
+        group: elements that share a scale.
+        rounding: `nearest`, or `stochastic`, right on average.
 
     >>> data, restored = Int4().encode(torch.tensor([[1.0, -4.0, 0.1]]), None)
     >>> restored.tolist(), [len(part) for part in data]
@@ -174,6 +182,10 @@ class Int4(Quantize):
 @dataclass(frozen=True)
 class Int2(Quantize):
     """2 bits per element.
+
+    Args:
+        group: elements that share a scale.
+        rounding: `nearest`, or `stochastic`, right on average.
 
     >>> Int2().encode(torch.tensor([[1.9, -4.0, 0.1]]), None)[1].tolist()
     [[2.0, -4.0, 0.0]]

@@ -75,6 +75,7 @@ class TopK(_Sparse):
     """
 
     name = "topk"
+    example = "topk(0.1) > int8"
 
     @override
     def choose(self, values: Tensor, kept: int, generator: Generator | None) -> Tensor:
@@ -100,6 +101,7 @@ class RandTopK(_Sparse):
     """
 
     name = "randtopk"
+    example = "randtopk(0.1) > int8"
 
     alpha: float = 0.1
 

@@ -37,6 +37,7 @@ class Svd(Transform):
     """
 
     name = "svd"
+    example = "svd(8) > fp16"
 
     rank: int
 

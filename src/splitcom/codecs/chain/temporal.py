@@ -41,6 +41,7 @@ class Temporal(Stage):
     """
 
     name = "temporal"
+    example = "temporal(0.98) > int8"
     place = Place.SKIP
 
     threshold: float
@@ -127,6 +128,7 @@ class Delta(Prediction):
     """
 
     name = "delta"
+    example = "delta > int8 > zstd"
 
     @override
     def residual(self, values: Tensor, reference: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ class Parameter(Element):
 @register
 @dataclass(frozen=True)
 class Predict(Parameter):
-    """Code what a prediction from references misses; see `predict`.
+    """Code what a prediction misses: from a reference moved by a drift map, or from a token sent before.
 
     Args:
         window: how many recent tokens a pointer can name; 0 for none.
@@ -31,6 +31,7 @@ class Predict(Parameter):
     """
 
     name = "predict"
+    example = "predict > klt > uniform(0.75) > range"
     place = Place.PREDICT
 
     window: int = 8192
@@ -57,6 +58,7 @@ class Klt(Parameter):
     """
 
     name = "klt"
+    example = "klt(128) > uniform(0.75) > range"
     place = Place.TRANSFORM
 
     dims: int = (1 << DIMENSION_BITS) - 1
@@ -90,6 +92,7 @@ class Uniform(Parameter):
     """
 
     name = "uniform"
+    example = "klt > uniform(0.75, dead_zone=0.3) > range"
     place = Place.NUMBER
 
     step: float
@@ -111,4 +114,5 @@ class Range(Parameter):
     """Adaptive range coding of the steps of `uniform`, with statistics that last as long as the flow."""
 
     name = "range"
+    example = "klt > uniform(0.75) > range"
     place = Place.ENTROPY

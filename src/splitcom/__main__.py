@@ -1,0 +1,5 @@
+"""`python -m splitcom` is `splitcom`."""
+
+from splitcom.cli import main
+
+main()

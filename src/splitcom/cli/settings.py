@@ -1,0 +1,41 @@
+"""`splitcom settings`: what can be set, with types, defaults and meanings."""
+
+from typing import Annotated
+
+import typer
+
+
+def settings(
+    under: Annotated[
+        str, typer.Argument(metavar="[KEY]", help="A table or setting, such as training or training.lr.")
+    ] = "",
+    schema: Annotated[
+        bool, typer.Option("--schema", help="Print the JSON schema of a settings file, for editors.")
+    ] = False,
+) -> None:
+    """Show the settings of a run: type, default and meaning."""
+
+    import json
+    import sys
+
+    from splitcom.config import Config
+    from splitcom.config.reference import reference
+    from splitcom.errors import ConfigError
+    from splitcom.report.terminal import Table, Terminal
+
+    if schema:
+        json.dump(Config.model_json_schema(), sys.stdout, indent=2)
+        print()
+        return
+    terminal = Terminal()
+    groups = reference(under)
+    if not groups:
+        known = ", ".join(group.key for group in reference() if group.key)
+        raise ConfigError(f"splitcom settings {under}: no such setting; the tables are {known}")
+    for group in groups:
+        table = Table(title=f"[{group.key}] {group.meaning}" if group.key else group.meaning)
+        for column in ("setting", "default", "type", "meaning"):
+            table.add_column(column, overflow="fold")
+        for setting in group.settings:
+            table.add_row(setting.key.rpartition(".")[2], setting.default, setting.kind, setting.meaning)
+        terminal.print(table)
