@@ -219,7 +219,7 @@ def _word(cls: type[Call]) -> Word:
     text = getdoc(cls) or ""
     summary, _, rest = text.partition("\n\n")
     found = re.search(r"^Args:\n((?:[ ]+.*\n?|\n(?=[ ]))*)", rest, re.MULTILINE)
-    said = {name: "" for name in (argument.name for argument in _arguments_of(cls))}
+    said = dict.fromkeys((argument.name for argument in _arguments_of(cls)), "")
     name = ""
     for row in dedent(found[1]).splitlines() if found else []:
         head = re.match(r"(\w+(?:, \w+)*): (.*)", row)
