@@ -14,8 +14,12 @@ TEXTS = {
     "fedadam": "fedadam(beta1=0.8)",
     "trimmed_mean": "trimmed_mean(0.2)",
     "median": "median",
+    "fedyogi": "fedyogi(tau=0.01)",
+    "krum": "krum(0.2)",
+    "multi_krum": "multi_krum(0.2)",
+    "norm_clip": "norm_clip(5.0)",
 }
-ROBUST = ["trimmed_mean", "median"]
+ROBUST = ["trimmed_mean", "median", "krum", "multi_krum"]
 SHAPES = {"a.lora_A": (4, 6), "a.lora_B": (5, 4), "b": (7,)}
 
 

@@ -93,3 +93,11 @@ def test_no_update_is_larger_than_the_bound_and_a_resumed_run_has_the_same_bits(
         train(config, tmp_path / "halted", observers=[StopInRound2()])
     resumed = train(config, tmp_path / "halted", resume=True)
     assert same(adapter_of(straight), adapter_of(resumed))
+
+
+def test_a_round_that_is_paused_keeps_what_its_proximal_term_draws_to(tiny_config, tmp_path):
+    config = tiny_config.override(WAYS["asynchronous"] | {"client.proximal": 10.0})
+    straight = train(config, tmp_path / "straight")
+    with pytest.raises(Stop):
+        train(config, tmp_path / "halted", observers=[StopInRound2()])
+    assert same(adapter_of(straight), adapter_of(train(config, tmp_path / "halted", resume=True)))

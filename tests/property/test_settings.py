@@ -25,6 +25,7 @@ VALUES: dict[str, Any] = {
     "partition.column": "clinic",
     "training.clip_norm": 0.5,
     "client.clip_update": 1.0,
+    "client.proximal": 0.01,
     "engine.max_tokens_per_pass": 64,
     "federation.drop_after_s": 3.0,
     "federation.step_timeout_s": 90.0,

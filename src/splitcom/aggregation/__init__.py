@@ -3,7 +3,17 @@
 Read `aggregator` first, then one of the others.
 """
 
-from splitcom.aggregation import fedadam, fedavg, fedavgm, median, trimmed_mean  # noqa: F401  (they register)
+from splitcom.aggregation import (  # noqa: F401  (they register)
+    fedadam,
+    fedavg,
+    fedavgm,
+    fedyogi,
+    krum,
+    median,
+    multi_krum,
+    norm_clip,
+    trimmed_mean,
+)
 from splitcom.aggregation.aggregator import AGGREGATORS, Aggregator, parse, register
 from splitcom.aggregation.fedavg import FedAvg
 from splitcom.aggregation.staleness import Discount

@@ -44,6 +44,7 @@ class Aggregator(Call, ABC):
         updates = sorted(updates, key=lambda update: (update.client, update.version))
         for update in updates:
             _check(shared, update)
+        updates = self.admit(shared, updates)
         merged = {}
         for name, old in shared.items():
             holders = [update for update in updates if name in update.adapter]
@@ -53,6 +54,10 @@ class Aggregator(Call, ABC):
                 weights = [update.num_labels if self.weighs else 1 for update in holders]
                 merged[name] = self.combine(name, old.double(), theirs, weights).to(old.dtype)
         return merged
+
+    def admit(self, shared: Mapping[str, Tensor], updates: Sequence[Update]) -> Sequence[Update]:
+        """The updates that are combined, as they are to be: for what must look at whole updates. All as they are."""
+        return updates
 
     @abstractmethod
     def combine(self, name: str, old: Tensor, new: Sequence[Tensor], weights: Sequence[int]) -> Tensor:

@@ -25,7 +25,7 @@ def clipped(shared: Mapping[str, Tensor], updates: Sequence[Update], max_ratio: 
     """The updates, those clipped whose change of `shared` is too large (L2 norm over all tensors, in fp64)."""
     if len(updates) < _FEWEST:
         return list(updates)
-    norms = [_norm(shared, update) for update in updates]
+    norms = [norm_of(shared, update) for update in updates]
     usual = median(norms)
     bounded = []
     for update, norm in zip(updates, norms, strict=True):
@@ -34,7 +34,7 @@ def clipped(shared: Mapping[str, Tensor], updates: Sequence[Update], max_ratio: 
                 "%s: its update changes the adapter %.1f times as much as the median; it is clipped to %g times",
                 update.client, norm / usual, max_ratio,
             )  # fmt: skip
-            update = replace(update, adapter=_scaled(shared, update, max_ratio * usual / norm))
+            update = replace(update, adapter=scaled(shared, update, max_ratio * usual / norm))
         bounded.append(update)
     return bounded
 
@@ -55,12 +55,14 @@ def weighed(updates: Sequence[Update], max_weight: float) -> list[Update]:
     return bounded
 
 
-def _norm(shared: Mapping[str, Tensor], update: Update) -> float:
+def norm_of(shared: Mapping[str, Tensor], update: Update) -> float:
+    """The L2 norm of what an update changes, over all tensors that it holds, in fp64."""
     changes = (new.double() - shared[name].double() for name, new in update.adapter.items() if name in shared)
     return sqrt(sum(float(change.square().sum()) for change in changes))
 
 
-def _scaled(shared: Mapping[str, Tensor], update: Update, scale: float) -> dict[str, Tensor]:
+def scaled(shared: Mapping[str, Tensor], update: Update, scale: float) -> dict[str, Tensor]:
+    """The adapter of an update whose change is `scale` times as large."""
     return {
         name: (shared[name].double() + (new.double() - shared[name].double()) * scale).to(new.dtype)
         for name, new in update.adapter.items()

@@ -57,8 +57,12 @@ class FedAdam(Aggregator):
         first = self._first.get(name, torch.zeros_like(old)).to(old)
         second = self._second.get(name, torch.full_like(old, self.tau**2)).to(old)
         self._first[name] = first * self.beta1 + change * (1 - self.beta1)
-        self._second[name] = second * self.beta2 + change**2 * (1 - self.beta2)
+        self._second[name] = self._adapted(second, change**2)
         return old + self.lr * self._first[name] / (self._second[name].sqrt() + self.tau)
+
+    def _adapted(self, second: Tensor, square: Tensor) -> Tensor:
+        """The second moment after a change of this square."""
+        return second * self.beta2 + square * (1 - self.beta2)
 
     @override
     def state(self) -> State:

@@ -16,7 +16,7 @@ from splitcom.protocol.messages_pb2 import ActivationUp, EvaluationEnd, Evaluati
 from splitcom.seeds import derive_seed
 from splitcom.training.channel import Channels, held_out
 from splitcom.training.loss import Losses, learnt_tokens, losses_through
-from splitcom.training.plan import LocalRound, held_out_batches, progress_of, round_batches
+from splitcom.training.plan import LocalRound, held_out_batches, progress_of
 
 
 class EndsTrainer(PartsTrainer):
@@ -47,7 +47,7 @@ class EndsTrainer(PartsTrainer):
 
     def train(self, local: LocalRound) -> Generator[Message | None, Message, RoundSummary]:
         """Run this client's local epochs of a round."""
-        plan = round_batches(self._samples, self._config, self._name, local.index)
+        plan = self._begin(local)
         num_tokens, num_labels, num_correct, loss_sum = 0, 0, 0, 0.0
         trains = self._config.lora.train_front and not local.is_frozen
         self._front.train(trains)  # a frozen front has no dropout: it never changes

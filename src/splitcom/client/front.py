@@ -17,7 +17,7 @@ from splitcom.protocol.messages_pb2 import Activation, EvaluationBatch, Evaluati
 from splitcom.seeds import derive_seed
 from splitcom.training.channel import Channel, Channels, held_out
 from splitcom.training.loss import learnt_tokens
-from splitcom.training.plan import LocalRound, held_out_batches, progress_of, round_batches
+from splitcom.training.plan import LocalRound, held_out_batches, progress_of
 
 
 class FrontTrainer(PartsTrainer):
@@ -48,7 +48,7 @@ class FrontTrainer(PartsTrainer):
 
     def train(self, local: LocalRound) -> Generator[Message | None, Message, RoundSummary | None]:
         """Run this client's local epochs of a round."""
-        plan = round_batches(self._samples, self._config, self._name, local.index)
+        plan = self._begin(local)
         trains = not local.is_frozen and bool(self._optimizer.parameters)
         self._front.train(trains)  # a frozen front has no dropout: it never changes
         for step in range(local.first_step, len(plan)):

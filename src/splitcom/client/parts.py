@@ -7,10 +7,11 @@ import torch
 
 from splitcom.codecs import ReferenceStore
 from splitcom.config import Config
-from splitcom.data import Sample
+from splitcom.data import Batch, Sample
 from splitcom.models import Part, joined_state, load_joined_state
 from splitcom.training.channel import Channels
 from splitcom.training.optimize import Optimizer
+from splitcom.training.plan import LocalRound, round_batches
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,16 @@ class PartsTrainer:
         self._config = config
         self._device = next(parts[0].parameters()).device
         self._optimizer = Optimizer(
-            (p for part in parts for p in part.parameters() if p.requires_grad), config.training
+            (p for part in parts for p in part.parameters() if p.requires_grad),
+            config.training,
+            config.client.proximal or 0.0,
         )
+
+    def _begin(self, local: LocalRound) -> list[Batch]:
+        """The batches of a round that begins, or goes on from a pause."""
+        if local.first_step == 0:
+            self._optimizer.begin_round()
+        return round_batches(self._samples, self._config, self._name, local.index)
 
     def adapter(self) -> dict[str, torch.Tensor]:
         """The adapters of all parts; their tensors' names are those in the whole model, so they never clash."""

@@ -12,7 +12,7 @@ from splitcom.models import Body, Front
 from splitcom.protocol.messages_pb2 import EvaluationEnd, Message
 from splitcom.seeds import derive_seed
 from splitcom.training.loss import Losses, losses_through
-from splitcom.training.plan import LocalRound, held_out_batches, progress_of, round_batches
+from splitcom.training.plan import LocalRound, held_out_batches, progress_of
 
 
 class WholeTrainer(PartsTrainer):
@@ -34,7 +34,7 @@ class WholeTrainer(PartsTrainer):
     def train(self, local: LocalRound) -> Generator[Message | None, Message, RoundSummary]:
         """Run this client's local epochs of a round; says nothing on the way."""
         num_tokens, num_labels, num_correct, loss_sum = 0, 0, 0, 0.0
-        plan = round_batches(self._samples, self._config, self._name, local.index)
+        plan = self._begin(local)
         self._front.train()
         self._body.train()
         for step, batch in enumerate(plan):

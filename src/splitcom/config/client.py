@@ -8,3 +8,7 @@ class ClientConfig(Section):
 
     clip_update: PositiveFloat | None = None
     """The largest L2 norm of what a round changes in the adapter, over all its tensors; None: any."""
+    proximal: PositiveFloat | None = None
+    """How strongly a client's loss draws it back to where a round began (mu in FedProx), such as 0.01; None: not
+    at all.
+    """

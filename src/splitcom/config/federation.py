@@ -30,8 +30,8 @@ class FederationConfig(Section):
     sample: Part = 1.0
     """The part of the clients that is sampled for each round."""
     aggregator: AggregatorText = "fedavg"
-    """How a round's adapters become one: fedavg, fedavgm(momentum=0.9), fedadam(lr=0.01), trimmed_mean(0.2),
-    median.
+    """How a round's adapters become one: fedavg, fedavgm(momentum=0.9), fedadam(lr=0.01), fedyogi(lr=0.01),
+    norm_clip(bound), trimmed_mean(0.2), median, krum(0.2), multi_krum(0.2).
     """
     drop_after_s: PositiveFloat | None = None
     """Seconds after which a lost client is dropped from the run; None waits for ever."""

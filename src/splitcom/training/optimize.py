@@ -10,6 +10,7 @@ from splitcom.errors import NonFiniteError
 
 DIVERGED = "training has diverged: lower training.lr, or set training.clip_norm"
 _SCALAR, _MOMENTS = "step", ("exp_avg", "exp_avg_sq")
+_ANCHOR = "anchor"
 
 
 def learning_rate(config: TrainingConfig, progress: float) -> float:
@@ -31,16 +32,29 @@ def learning_rate(config: TrainingConfig, progress: float) -> float:
 
 
 class Optimizer:
-    """One party's optimizer; the order of `parameters` names them in a checkpoint."""
+    """One party's optimizer; the order of `parameters` names them in a checkpoint.
 
-    def __init__(self, parameters: Iterable[torch.nn.Parameter], config: TrainingConfig) -> None:
+    With `proximal` (mu) above 0 it minimises the loss plus `mu / 2 * norm(x - x_0) ** 2`; `x_0` is where the round
+    began: FedProx, Li et al. 2020, "Federated Optimization in Heterogeneous Networks" (1812.06127), equation 2.
+    """
+
+    def __init__(
+        self, parameters: Iterable[torch.nn.Parameter], config: TrainingConfig, proximal: float = 0.0
+    ) -> None:
         self.parameters = list(parameters)
         self._config = config
+        self._proximal = proximal
+        self._anchors: list[torch.Tensor] = []  # x_0
         self._adamw = (
             torch.optim.AdamW(self.parameters, lr=config.lr, weight_decay=config.weight_decay)
             if self.parameters
             else None
         )
+
+    def begin_round(self) -> None:
+        """What is there now is what the proximal term draws back to."""
+        if self._proximal:
+            self._anchors = [parameter.detach().clone() for parameter in self.parameters]
 
     def step(self, progress: float) -> None:
         """Clip the gradients, take a step at the rate for `progress`, forget the gradients.
@@ -49,6 +63,9 @@ class Optimizer:
         """
         if self._adamw is None:
             return
+        for parameter, anchor in zip(self.parameters, self._anchors, strict=False):  # there may be none
+            if parameter.grad is not None:
+                parameter.grad.add_(parameter.detach() - anchor, alpha=self._proximal)
         limit = math.inf if self._config.clip_norm is None else self._config.clip_norm
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, limit)
         if not norm.isfinite():
@@ -65,10 +82,11 @@ class Optimizer:
             self._adamw.zero_grad(set_to_none=True)
 
     def state(self) -> dict[str, torch.Tensor]:
-        """The moments by name, for a checkpoint; empty before the first step."""
+        """The moments by name, for a checkpoint, and what the proximal term draws to; empty before the first step."""
         if self._adamw is None:
             return {}
-        return {
+        anchors = {f"{index}.{_ANCHOR}": anchor for index, anchor in enumerate(self._anchors)}
+        return anchors | {
             f"{index}.{key}": self._adamw.state[parameter][key]
             for index, parameter in enumerate(self.parameters)
             if parameter in self._adamw.state
@@ -80,8 +98,13 @@ class Optimizer:
         if self._adamw is None:
             return
         self._adamw.state.clear()
+        anchors: dict[int, torch.Tensor] = {}
         for name, tensor in state.items():
             index, key = name.split(".")
             parameter = self.parameters[int(index)]
+            if key == _ANCHOR:
+                anchors[int(index)] = tensor.to(parameter, copy=True)
+                continue
             device = "cpu" if key == _SCALAR else parameter.device
             self._adamw.state[parameter][key] = tensor.to(device, copy=True)
+        self._anchors = [anchors[index] for index in sorted(anchors)]

@@ -6,7 +6,11 @@ import torch
 from splitcom.aggregation import FedAvg, Update, parse
 from splitcom.aggregation.fedadam import FedAdam
 from splitcom.aggregation.fedavgm import FedAvgM
+from splitcom.aggregation.fedyogi import FedYogi
+from splitcom.aggregation.krum import Krum
 from splitcom.aggregation.median import Median
+from splitcom.aggregation.multi_krum import MultiKrum
+from splitcom.aggregation.norm_clip import NormClip
 from splitcom.aggregation.trimmed_mean import TrimmedMean
 from splitcom.errors import SpecError
 
@@ -40,6 +44,45 @@ def test_fedadam_is_the_paper_s():
     assert merged(aggregator, 1.0, (3.0, 10)) == pytest.approx(1 + second)
 
 
+def test_fedyogi_adds_what_is_new_where_fedadam_goes_towards_it():
+    aggregator = FedYogi(lr=0.1, beta1=0.5, beta2=0.75, tau=0.5)  # v = 0.25, below d ** 2: it grows
+    first = 0.1 * 0.5 / ((0.25 + 0.25 * 1) ** 0.5 + 0.5)
+    assert merged(aggregator, 0.0, (1.0, 10)) == pytest.approx(first)
+    second = (
+        0.1 * (0.25 + 0.5 * 0.5) / ((0.5 - 0.25 * 0.25) ** 0.5 + 0.5)
+    )  # v = 0.5, above 0.5 ** 2: it shrinks
+    assert merged(aggregator, 1.0, (1.5, 10)) == pytest.approx(1 + second)
+
+
+def test_krum_takes_one_that_is_near_the_others_and_multi_krum_all_but_the_farthest():
+    near = [(1.0, 1), (1.1, 1), (1.3, 1), (2.0, 1)]
+    # f = 1, so the two nearest count: 0.01 + 0.09, 0.01 + 0.04, 0.04 + 0.09, 0.49 + 0.81, and far away
+    assert merged(Krum(0.2), 0.0, *near, (-50.0, 1)) == pytest.approx(1.1)
+    assert merged(MultiKrum(0.2), 0.0, *near, (-50.0, 10**9)) == pytest.approx(5.4 / 4)
+    assert merged(Krum(0.2), 0.0, *near[:3], (-50.0, 1)) == pytest.approx(-46.6 / 4)  # too few to tell
+    assert (Krum(0.2).min_updates, Krum(0.4).min_updates, Krum(0.1).min_updates) == (5, 5, 10)
+
+
+def test_krum_measures_whole_updates_and_counts_what_one_lacks_as_unchanged():
+    shared = {"a": torch.zeros(1), "b": torch.zeros(1)}
+
+    def update(client, a, b):
+        held = {"a": torch.tensor([a])} | ({} if b is None else {"b": torch.tensor([b])})
+        return Update(held, 1, 1, client=client)
+
+    others = [update(str(index), 1.0 + index / 10, 1.0) for index in range(4)]  # 1.15 in the mean
+    for b in (9.0, None):  # in the midst of the others in one tensor, far away in the other
+        merged = MultiKrum(0.2).merge(shared, [*others, update("x", 1.3, b)])
+        assert merged["a"].item() == pytest.approx(1.15) and merged["b"].item() == pytest.approx(1.0)
+
+
+def test_norm_clip_shortens_what_is_longer_than_its_bound_and_keeps_its_direction():
+    aggregator = NormClip(2.0)
+    assert merged(aggregator, 1.0, (3.0, 1)) == 3.0
+    assert merged(aggregator, 1.0, (3.5, 1)) == pytest.approx(3.0)
+    assert merged(aggregator, 1.0, (-999.0, 3), (2.0, 1)) == pytest.approx(1 + (3 * -2 + 1) / 4)
+
+
 def test_the_median_of_an_even_number_lies_between_the_two_in_the_middle():
     assert merged(Median(), 9.0, (5.0, 1), (1.0, 99), (3.0, 1)) == 3.0
     assert merged(Median(), 9.0, (5.0, 1), (1.0, 99), (3.0, 1), (100.0, 1)) == 4.0
@@ -63,6 +106,9 @@ def test_the_trimmed_mean_leaves_out_a_part_at_either_end(part, count, expected,
         ("fedadam(tau=0)", 12, "tau must be above 0; it is 0.0"),
         ("fedadam(beta1=-0.1)", 14, "beta1 must lie in 0 to 1, without 1; it is -0.1"),
         ("fedadam(beta2=1)", 14, "beta2 must lie in 0 to 1, without 1; it is 1.0"),
+        ("krum(0.5)", 5, "part must lie between 0 and 0.5; it is 0.5"),
+        ("multi_krum(0)", 11, "part must lie between 0 and 0.5; it is 0.0"),
+        ("norm_clip(0)", 10, "bound must be above 0; it is 0.0"),
         ("trimmed_mean(0.5)", 13, "part must lie between 0 and 0.5; it is 0.5"),
         ("trimmed_mean", 0, "trimmed_mean needs part: trimmed_mean(part)"),
         ("fedavg(0.9)", 7, "too many arguments: fedavg()"),

@@ -41,6 +41,24 @@ def test_the_optimizer_clips_and_resumes_to_the_same_bits():
     assert float(optimizer.state()["0.exp_avg"].norm()) <= 1.0
 
 
+def test_the_proximal_term_is_the_gradient_of_its_square_and_draws_to_where_the_round_began():
+    config = TrainingConfig(lr=0.1, clip_norm=None, warmup=0.0, weight_decay=0.0)
+    parameter = nn.Parameter(torch.tensor([3.0]))
+    optimizer = Optimizer([parameter], config, proximal=0.5)
+    optimizer.begin_round()
+    moved = nn.Parameter(torch.tensor([5.0]))
+    resumed = Optimizer([moved], config, proximal=0.5)
+    resumed.load_state(optimizer.state())
+    moved.grad = torch.tensor([-2.0])
+    resumed.step(0.0)
+    # -2 + 0.5 * (5 - 3) = -1, of which Adam's first moment has a tenth
+    assert resumed.state()["0.exp_avg"].item() == pytest.approx(-0.1)
+    moved.grad = torch.tensor([-2.0])
+    resumed.begin_round()
+    resumed.step(0.0)
+    assert resumed.state()["0.exp_avg"].item() == pytest.approx(0.9 * -0.1 + 0.1 * -2.0)
+
+
 @pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
 @pytest.mark.parametrize(("rounds", "steps"), [(1, 1), (1, 4), (30, 2)])
 def test_no_step_of_a_run_is_taken_at_no_rate(schedule, rounds, steps):
