@@ -14,6 +14,7 @@ from splitcom.cli.demo import demo
 from splitcom.cli.evaluate import evaluate
 from splitcom.cli.export import export
 from splitcom.cli.generate import generate
+from splitcom.cli.init import init
 from splitcom.cli.inspect import inspect
 from splitcom.cli.join import join
 from splitcom.cli.report import report
@@ -38,6 +39,7 @@ app = typer.Typer(
 )
 COMMANDS = (
     demo,
+    init,
     train,
     compare,
     campaign,

@@ -1,0 +1,89 @@
+"""What is guessed of somebody's rows for a first settings file."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from splitcom.config import Config
+from splitcom.errors import ConfigError, DataError
+from splitcom.methods.proposal import propose, write_proposal
+
+
+def rows(folder: Path, *records: dict, name: str = "rows.jsonl") -> str:
+    path = folder / name
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return str(path)
+
+
+def test_columns_are_told_by_their_names(tmp_path):
+    source = rows(
+        tmp_path, {"id": 1, "Question": "who?", "answer": "me"}, {"id": 2, "Question": "you?", "answer": "no"}
+    )
+
+    data = propose(source, "bundled").config.data
+
+    assert (data.prompt, data.response, data.max_tokens) == ("{Question} =>", "answer", 64)
+
+
+def test_one_column_of_text_is_learnt_whole(tmp_path):
+    data = propose(rows(tmp_path, {"text": "a b c"}, {"text": "d e f"}), "bundled").config.data
+
+    assert (data.prompt, data.response) == ("", "text")
+
+
+def test_few_values_of_a_label_are_classes(tmp_path):
+    source = rows(tmp_path, *({"sentence": f"it is {i}", "label": i % 2} for i in range(8)))
+
+    data = propose(source, "bundled").config.data
+
+    assert (data.task, data.prompt, data.response) == ("classification", "{sentence}", "label")
+
+
+def test_a_conversation_needs_a_template_where_the_model_has_none(tmp_path):
+    turns = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
+
+    data = propose(rows(tmp_path, {"messages": turns}), "bundled").config.data
+
+    assert (data.format, data.chat_template) == ("chat", "chatml")
+
+
+def test_columns_that_say_nothing_are_refused_and_can_be_given(tmp_path):
+    source = rows(tmp_path, {"a": "x", "b": "y", "c": "z"})
+
+    with pytest.raises(DataError, match="which of the columns a, b, c is asked"):
+        propose(source, "bundled")
+    given = propose(source, "bundled", changes={"data.prompt": "{a} ->", "data.response": "c"})
+    assert given.config.data.response == "c"
+
+
+def test_the_cut_is_as_deep_as_fits_and_never_beyond_half(tmp_path):
+    source = rows(tmp_path, {"text": "a b c"})
+
+    cuts = [propose(source, "bundled", memory_gb=gb).config.model.cut for gb in (0.006, 100)]
+
+    assert cuts[0] < cuts[1] == 3  # of 6 blocks
+    with pytest.raises(ConfigError, match="cannot hold a front of one block"):
+        propose(source, "bundled", memory_gb=0.0001)
+
+
+def test_a_column_of_clients_gives_their_number(tmp_path):
+    source = rows(tmp_path, *({"text": f"a {i}", "clinic": f"c{i % 4}"} for i in range(8)))
+
+    config = propose(
+        source, "bundled", by_column="clinic", changes={"data.prompt": "", "data.response": "text"}
+    ).config
+
+    assert (config.federation.clients, config.partition.column) == (4, "clinic")
+
+
+def test_the_file_reads_back_and_is_not_overwritten(tmp_path):
+    proposal = propose(rows(tmp_path, {"text": "a b c"}), "bundled", labels_stay=True)
+    path = tmp_path / "run.toml"
+
+    write_proposal(proposal, path)
+
+    assert Config.load(path) == proposal.config and Config.load(path).model.tail_blocks == 1
+    assert 'source = "rows.jsonl"' in path.read_text()
+    with pytest.raises(ConfigError, match="is there already"):
+        write_proposal(proposal, path)
