@@ -45,7 +45,7 @@ class Config(Section):
     """
 
     method: str = "splitcom"
-    """The method; `splitcom compare --help` lists them."""
+    """The method: splitcom, splitlora (no codec), frozen_front, fedlora (whole models at clients), centralised."""
     seed: NonNegativeInt = 0
     """All that is drawn at random follows from it."""
     model: ModelConfig = ModelConfig()

@@ -1,5 +1,6 @@
 from splitcom.config import Config
 from splitcom.config.reference import reference
+from splitcom.methods import METHODS
 
 
 def test_every_setting_says_what_it_means() -> None:
@@ -28,3 +29,9 @@ def test_what_a_setting_means_is_in_its_schema_for_editors() -> None:
     training = Config.model_json_schema()["$defs"]["TrainingConfig"]["properties"]
 
     assert training["lr"]["description"] == "The highest learning rate."
+
+
+def test_the_reference_names_all_methods() -> None:
+    (top,) = reference("method")
+
+    assert all(method in top.settings[0].meaning for method in METHODS)
