@@ -34,8 +34,8 @@ def settings() -> Iterator[str]:
     yield "# Settings\n"
     yield (
         "All that a settings file can hold. What is not given has its default; `false` stands for none. "
-        '`extends = "base.toml"` at the top of a file changes what another file says, and `preset = "…"` sets the codecs '
-        "of all flows. On the command line: `--set training.lr=0.002`. In a terminal: `splitcom settings training`.\n"
+        '`extends = "base.toml"` at the top of a file changes what another file says, and `preset = "…"` sets the '
+        "codecs of all flows. On the command line: `--set training.lr=0.002`. In a terminal: `splitcom settings`.\n"
     )
     for group in reference():
         yield f"## {group.key or 'At the top'}\n\n{group.meaning}\n"
@@ -67,7 +67,9 @@ def command(below: Any, before: str) -> Iterator[str]:
         for parameter in one.params:
             is_option = parameter.param_type_name == "option"
             named = ", ".join(parameter.opts) if is_option else (parameter.metavar or parameter.name.upper())
-            default = "" if parameter.default is None or callable(parameter.default) else str(parameter.default)
+            default = (
+                "" if parameter.default is None or callable(parameter.default) else str(parameter.default)
+            )
             yield f"| {code(named)} | {code(default)} | {cell(getattr(parameter, 'help', None) or '')} |"
         yield ""
 
