@@ -5,6 +5,7 @@ from splitcom.methods.ending import Ending
 from splitcom.methods.run import Run
 from splitcom.metrics.record import RunFolder
 from splitcom.report import closing_table, write_report
+from splitcom.report.folder import as_result
 from splitcom.report.terminal import Terminal
 
 
@@ -22,6 +23,8 @@ def show_end(terminal: Terminal, run: Run) -> None:
         loss, initial = (run.result["eval"][key] for key in ("loss", "initial_loss"))
         change = "over other rows" if run.result["eval"]["fell_by"] is None else f"{loss - initial:+.4f}"
         terminal.say(f"held-out loss {initial:.4f} → {loss:.4f} nats ({change})")
+        if ending_of_run := as_result(run.result).ending:
+            terminal.say(ending_of_run)
         print_samples(terminal, run.result.get("samples", []))
         return {}
 

@@ -4,7 +4,14 @@ from typing import Literal
 
 from pydantic import field_validator
 
-from splitcom.settings import NonNegativeFloat, PartBelowOne, PositiveFloat, PositiveInt, Section
+from splitcom.settings import (
+    NonNegativeFloat,
+    NonNegativeInt,
+    PartBelowOne,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+)
 
 
 class TrainingConfig(Section):
@@ -32,6 +39,12 @@ class TrainingConfig(Section):
     """Whether the body learns from the clients' batches of a step together, or from one after the other."""
     checkpoint_every: PositiveInt = 1
     """Rounds between two checkpoints."""
+    keep: Literal["last", "best"] = "last"
+    """Whether the adapter of the last round is left, or that with the lowest held-out loss of all evaluations,
+    the one before training among them.
+    """
+    patience: NonNegativeInt = 0
+    """Evaluations without a lower held-out loss after which the run ends; 0: it goes through all rounds."""
     split: bool = True
     """Whether the model is split; if false, clients train the whole model and only adapters travel (FedLoRA).
     """

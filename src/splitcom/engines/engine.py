@@ -116,6 +116,9 @@ class Engine(Protocol):
     def adapter(self) -> dict[str, torch.Tensor]:
         """The body's adapter."""
 
+    def load_adapter(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Put an adapter in its place."""
+
     def state(self) -> dict[str, torch.Tensor]:
         """What a checkpoint keeps."""
 

@@ -188,6 +188,10 @@ class LocalEngine:
         """The body's adapter."""
         return adapter_state(self._body)
 
+    def load_adapter(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Put an adapter in its place."""
+        load_adapter_state(self._body, state)
+
     def state(self) -> dict[str, torch.Tensor]:
         """What a checkpoint keeps."""
         adapter = {f"adapter.{name}": tensor for name, tensor in self.adapter().items()}

@@ -6,17 +6,10 @@ from collections.abc import Iterator, Mapping
 from torch import Tensor
 
 from splitcom.config import Config
-from splitcom.server.rounds import Federation
 
 Tensors = Mapping[str, Tensor]
 Rows = Mapping[int, Mapping[str, int]]  # held-out samples, by round and client
 _LOG = logging.getLogger(__name__)
-
-
-def adapter_of(federation: Federation) -> dict[str, Tensor]:
-    """The adapter of all parts, as the server has it."""
-    body = {} if federation.engine is None else federation.engine.adapter()
-    return federation.adapter | body
 
 
 def effective(adapter: Tensors) -> dict[str, Tensor]:
@@ -40,6 +33,7 @@ def findings(
     losses: Mapping[int, float],
     config: Config,
     rows: Rows | None = None,
+    kept_round: int | None = None,
 ) -> list[str]:
     """Warnings of a run that has trained; they are logged, too.
 
@@ -49,8 +43,14 @@ def findings(
         losses: held-out, in nats, by round; round 0 is before training.
         rows: how many of each client's samples each loss is over; None if all are over the same.
         config: of the run.
+        kept_round: after which the adapter was what is left.
     """
     found = [*_findings(before, after, losses, config, rows or {index: {} for index in losses})]
+    if kept_round == 0:
+        found.append(
+            "training.keep = 'best': no evaluation found a lower held-out loss than before training, so the adapter "
+            "that is left is as it began; lower training.lr"
+        )
     for warning in found:
         _LOG.warning("%s", warning)
     return found

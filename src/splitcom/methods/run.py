@@ -1,5 +1,6 @@
 """One run from configuration to run folder: build the parties, train, record after each round, export."""
 
+import logging
 import platform
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -16,7 +17,7 @@ from splitcom.errors import ConfigError, RunError
 from splitcom.flows import SUMS
 from splitcom.methods import METHODS
 from splitcom.methods.ending import Ending, Trained, export, texts_of, write_texts
-from splitcom.methods.findings import adapter_of, comparable, effective, findings
+from splitcom.methods.findings import comparable, effective, findings
 from splitcom.methods.record import Record
 from splitcom.methods.settings import PLACES, check_model
 from splitcom.methods.text import Writer
@@ -30,6 +31,7 @@ from splitcom.server.rounds import Federation
 from splitcom.simulation.simulation import Simulation
 from splitcom.training.store import PartyStore
 
+_LOG = logging.getLogger(__name__)
 AFTER_TRAINING = (
     "evaluation.generate",
     "evaluation.text_samples",
@@ -45,8 +47,9 @@ LIVENESS = (
     "federation.step_timeout_s",
     "federation.max_restarts",
     "federation.min_clients",
+    "training.patience",
 )
-"""Settings of who is waited for: they may be changed too, since clients come and go while a run lasts."""
+"""Settings of who or what is waited for: they may be changed too, since what is waited for shows while a run lasts."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,7 @@ def _train_into(
     trained = _train(config, label or config.method, folder, texts, parts, observer)
     trained.result["warnings"][:0] = [*warnings, *texts.train.report.warnings]
     ended = folder.result() if resume else None  # with what was sent when it ended, which no checkpoint has
-    same = ended is not None and ended["rounds"] == config.training.rounds
+    same = ended is not None and ended["rounds"] == trained.result["rounds"]
     ending = Ending(folder, ended if ended is not None and same else trained.result)
     ending.keep()
     ending.attempt("adapter", lambda: export(trained, parts, folder, config))
@@ -164,19 +167,29 @@ def _check_rows(folder: RunFolder, config: Config, texts: Texts) -> None:
 
 def run_rounds(federation: Federation, observer: Observer) -> list[str]:
     """Run what is left of a run, and tell of each round as it ends; returns what there is to be warned of."""
-    before = effective(adapter_of(federation))
+    before = effective(federation.whole_adapter)
     for lines in federation.run():
         observer.on_round(lines)
-    losses, rows = federation.eval_losses, federation.eval_rows
-    return findings(before, effective(adapter_of(federation)), losses, federation.config, rows)
+    losses, rows, kept = federation.eval_losses, federation.eval_rows, federation.kept_round
+    return findings(before, effective(federation.whole_adapter), losses, federation.config, rows, kept)
 
 
 def ended_with(folder: RunFolder, config: Config) -> dict[str, Any] | None:
-    """The result of a run that has trained as many rounds as it is to, and has its adapter; else None."""
+    """The result of a run that has trained as long as it is to, and has its adapter; else None."""
     result = folder.result()
-    if result is None or result["rounds"] < config.training.rounds or not folder.adapter.exists():
+    if result is None or not folder.adapter.exists():
         return None
-    return result
+    ((setting, value),) = result.get("ended_by", {"rounds": result["rounds"]}).items()
+    now = getattr(config.training, setting)
+    goes_on = now > value or (setting == "patience" and not now)
+    if not goes_on and result["rounds"] < config.training.rounds:
+        _LOG.info(
+            "%s: training.%s = %d has ended this run; raise that to have it go on",
+            folder.path,
+            setting,
+            value,
+        )
+    return None if goes_on else result
 
 
 def is_complete(folder: RunFolder, config: Config) -> bool:
@@ -222,18 +235,19 @@ def trained_of(
 ) -> Trained:
     """What a federation has left that has run its rounds."""
     result = {**result_of(federation, config, label, virtual_s), "warnings": [*warnings]}
-    return Trained(adapter_of(federation), federation.controllers, result)
+    return Trained(federation.kept_adapter, federation.controllers, result)
 
 
 def result_of(federation: Federation, config: Config, label: str, virtual_s: float) -> dict[str, Any]:
     """The content of result.json."""
     losses, rows = federation.eval_losses, federation.eval_rows
     exact = federation.exact
-    last = losses[max(losses)] if exact is None else exact.loss
+    kept = federation.kept_round
+    last = losses[kept] if exact is None else exact.loss
     alike = comparable(losses, rows)
     accuracy = {}
     if accuracies := federation.eval_accuracies:
-        accuracy = {"accuracy": accuracies[max(accuracies)] if exact is None else exact.accuracy}
+        accuracy = {"accuracy": accuracies[kept] if exact is None else exact.accuracy}
     sent = federation.ledger.totals()
     uncompressed = {key: federation.uncompressed[key] for key in sent}
     return {
@@ -241,10 +255,12 @@ def result_of(federation: Federation, config: Config, label: str, virtual_s: flo
         "label": label,
         "model": config.model.source,
         "seed": config.seed,
-        "rounds": config.training.rounds,
+        "rounds": federation.round,
+        "ended_by": federation.ended_by,
         "clients": len(federation.members),
         "participation": dict(sorted(federation.participation.items())),
         "eval": {
+            "round": kept,  # of the adapter that is left
             "loss": last,
             "perplexity": exp(min(last, 700.0)),
             "rows": sum(rows[max(losses)].values()),

@@ -42,9 +42,9 @@ class _Record(BaseModel):
 
 
 class Evaluation(_Record):
-    """Held-out quality: losses after the last round, at best and before training; for classes the last accuracy.
+    """Held-out quality: losses of the adapter that is left, at best and before training; for classes its accuracy.
 
-    If the last loss is `exact`, hidden states were sent without a codec for it. The others may be of coded ones.
+    If the first of them is `exact`, hidden states were sent without a codec for it. The others may be of coded ones.
     """
 
     loss: float
@@ -52,6 +52,7 @@ class Evaluation(_Record):
     best_loss: float
     initial_loss: float
     fell_by: float | None = None  # None also if the losses are over different rows
+    round: int | None = None  # after which the adapter was what is left; 0: before training
     rows: int | None = None  # held-out samples that the last loss is over
     exact: bool = False
     accuracy: float | None = None
@@ -102,7 +103,8 @@ class Result(_Record):
     group: str = ""
     model: str
     seed: int
-    rounds: int
+    rounds: int  # that were trained
+    ended_by: dict[str, int] = {}  # the setting of training that has ended the run, and its value
     clients: int  # that were there at the end
     participation: dict[str, int] = {}  # rounds that each client has ended
     eval: Evaluation
@@ -113,6 +115,18 @@ class Result(_Record):
     environment: dict[str, object] = {}
     samples: list[Sample] = []
     text: Text | None = None
+
+    @property
+    def ending(self) -> str:
+        """Which adapter is left and why the run has ended, where that is not the last and after all its rounds."""
+        found = []
+        if self.eval.round is not None and self.eval.round != self.rounds:
+            found.append(f"the adapter is that of round {self.eval.round}, the best of {self.rounds}")
+        if (patience := self.ended_by.get("patience")) is not None:
+            found.append(
+                f"ended after round {self.rounds}: no lower loss in training.patience = {patience} evaluations"
+            )
+        return "; ".join(found)
 
     @property
     def model_name(self) -> str:

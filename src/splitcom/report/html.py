@@ -68,11 +68,13 @@ def _headlines(result: Result) -> list[tuple[str, str, str]]:
     quality, sent, saving = result.eval, result.bytes, result.saving
     beside = f", perplexity {quality.perplexity:.2f}" if quality.accuracy is None else ""
     others = " over other rows" if quality.has_changed_rows else ""
+    ending = f"; {result.ending}" if result.ending else ""
     items = [
         (
             "Held-out loss",
             f"{quality.loss:.3f}",
-            f"{quality.unit}{beside}; {quality.initial_loss:.3f} before{others}, {quality.best_loss:.3f} at best",
+            f"{quality.unit}{beside}; {quality.initial_loss:.3f} before{others}, {quality.best_loss:.3f} at best"
+            f"{ending}",
         )
     ]
     if quality.accuracy is not None:

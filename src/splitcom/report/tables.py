@@ -59,9 +59,12 @@ def closing_table(results: Sequence[Result | Mapping[str, object]], title: str |
     checked = [as_result(result) for result in results]
     names = ["method", "up", "down", "total", "share", "held-out loss", *quality_columns(checked)]
     compared = any(result.method == BASELINE for result in checked)
+    before = ", ".join(dict.fromkeys(f"{result.eval.initial_loss:.3f}" for result in checked))
     table = Table(
         title=title,
-        caption="share: of " + ("splitlora's total" if compared else "the same run with fp16 flows"),
+        caption="share: of "
+        + ("splitlora's total" if compared else "the same run with fp16 flows")
+        + f"; held-out loss before training: {before}",
     )
     for name in names:
         # Only the method may wrap: the numbers then fit beside it on 80 columns.

@@ -9,6 +9,7 @@ saved round, so that the run ends with the same bits as an undisturbed one.
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, Protocol
@@ -23,6 +24,7 @@ from splitcom.metrics.tally import Tally
 from splitcom.protocol.labels import pack_labels, unpack_labels
 from splitcom.protocol.limits import KindLimits
 from splitcom.protocol.messages_pb2 import Message, SaveState, Welcome
+from splitcom.server.best import Best
 from splitcom.server.body import ServerBody
 from splitcom.server.claims import warn_of_sizes
 from splitcom.server.controllers import Controllers
@@ -99,6 +101,7 @@ class Federation:
         self.uncompressed: Counter[str] = Counter()
         self.wall_s = 0.0
         self.controllers = Controllers(config)
+        self.best = Best(config.training)
         self.states = ClientStates(open_channels)
         self._store = store
         self._saved_round = 0
@@ -120,6 +123,27 @@ class Federation:
         """The adapter that clients share: the front's, or the whole model's where nothing is split."""
         return self._shared.tensors
 
+    @property
+    def whole_adapter(self) -> dict[str, torch.Tensor]:
+        """The adapter of all parts, as training has left it."""
+        return self.adapter | ({} if self.engine is None else self.engine.adapter())
+
+    @property
+    def kept_adapter(self) -> dict[str, torch.Tensor]:
+        """The adapter of all parts that the run is to leave."""
+        return self.best.adapter or self.whole_adapter
+
+    @property
+    def kept_round(self) -> int:
+        """The round after which the adapter was what is kept; 0: before training."""
+        return self.best.round if self.best.adapter and self.best.round is not None else self.round
+
+    @property
+    def ended_by(self) -> dict[str, int]:
+        """The setting of training that has ended the run, and its value."""
+        training = self.config.training
+        return {"patience": training.patience} if self.best.is_given_up else {"rounds": training.rounds}
+
     def run(self) -> Iterator[list[dict[str, Any]]]:
         """Run all rounds that are left, from the last saved one; yields the lines of metrics.jsonl after each.
 
@@ -132,7 +156,7 @@ class Federation:
         else:
             self._restore()
         started = perf_counter() - self.wall_s
-        while self.round < self.config.training.rounds:
+        while not self._is_last:
             try:
                 for lines in self._rounds():
                     self.wall_s = perf_counter() - started
@@ -152,7 +176,7 @@ class Federation:
 
     @property
     def _is_last(self) -> bool:
-        return self.round == self.config.training.rounds
+        return self.round == self.config.training.rounds or self.best.is_given_up
 
     def _rounds(self) -> Iterator[list[dict[str, Any]]]:
         self._clients.gather()
@@ -207,9 +231,28 @@ class Federation:
             self.eval_losses[self.round], self.eval_rows[self.round] = found.loss, dict(found.rows)
             if self.config.data.classes is not None:
                 self.eval_accuracies[self.round] = found.accuracy
+            self.best.observe(self.round, found, lambda: self.whole_adapter)
         # Beside the other and not in its place: a run whose rounds are raised goes on as if it had not ended here.
         if self._is_last and self.config.codes_evaluation and self.config.evaluation.exact_last:
-            self.exact = self._evaluation.run(self.round, exact=True)
+            with self._kept_in_place():
+                self.exact = self._evaluation.run(self.round, exact=True)
+
+    @contextmanager
+    def _kept_in_place(self) -> Iterator[None]:
+        """Have all parties run what is kept; until this ends, since a longer run goes on from the last."""
+        if self.kept_round == self.round:
+            yield
+            return
+        kept, engine = self.best.adapter, self.engine
+        body = {} if engine is None else engine.adapter()
+        with self._shared.replaced({name: kept[name] for name in self.adapter}):
+            try:
+                if engine is not None:
+                    engine.load_adapter({name: kept[name] for name in body})
+                yield
+            finally:
+                if engine is not None:
+                    engine.load_adapter(body)
 
     def _close_round(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl for this round; what was counted for it starts anew."""
@@ -251,6 +294,7 @@ class Federation:
             "shared": self._shared.state(),
             "scheduling": self._scheduling.state(),
             "control": self.controllers.state(),
+            "best": self.best.state(),
         }
         tensors = {f"{part}.{name}": t for part, state in parts.items() for name, t in state.tensors.items()}
         if self.engine is not None:
@@ -301,6 +345,7 @@ class Federation:
         self._scheduling.load_state(parts["scheduling"])
         self._store.load_references(self.round, self._references())
         self.controllers.load_state(parts["control"])
+        self.best.load_state(parts["best"])
         self.wall_s = max(self.wall_s, scalars["wall_s"])
         self.eval_losses = {int(index): loss for index, loss in scalars["eval_losses"].items()}
         self.eval_accuracies = {int(index): value for index, value in scalars["eval_accuracies"].items()}

@@ -7,7 +7,8 @@ take less than the whole in fp32. If the codec builds on no base, the last packe
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
 import torch
@@ -57,6 +58,7 @@ class SharedAdapter:
         if not self._down.needs_base:
             self._put(self.tensors)
         self._older: dict[int, dict[str, torch.Tensor]] = {}  # by version
+        self._is_replaced = False
 
     @property
     def min_updates(self) -> int:
@@ -91,6 +93,21 @@ class SharedAdapter:
             self._uncompressed[name]["adapter_down"] += 1 + uncompressed_adapter_size(self.tensors)
         client.adapter_version = self.version
         return message
+
+    @contextmanager
+    def replaced(self, tensors: Mapping[str, torch.Tensor]) -> Iterator[None]:
+        """Offer these until this ends, in fp32 to the same bits: a version of its own, on which nothing builds."""
+        last, packets = self.tensors, self._packets
+        if self._up.needs_base:
+            self._older[self.version] = last
+        self.version += 1
+        self.tensors, self._is_replaced = dict(tensors), True
+        try:
+            yield
+        finally:
+            self.version += 1
+            self.tensors, self._is_replaced = last, False
+            self._packets = [] if self._down.needs_base else packets
 
     def read(self, name: str, packet: bytes, version: int) -> dict[str, torch.Tensor]:
         """What a client has made of a version; raises PacketError and RemoteProtocolError if it cannot be that."""
@@ -144,11 +161,11 @@ class SharedAdapter:
 
     def _payload(self, held: int) -> bytes:
         """What leads a client from the version that it holds to the present one."""
-        if not self._down.needs_base:
+        if not self._down.needs_base and not self._is_replaced:
             return pack_packets(self._packets)
         exact, _ = self._exact.encode(self.tensors, self.tensors)
         behind = self.version - held
-        if held and behind <= len(self._packets):
+        if held and behind <= len(self._packets) and not self._is_replaced:
             chain = pack_packets(self._packets[-behind:])
             if len(chain) <= len(exact):
                 return chain

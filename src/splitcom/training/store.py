@@ -33,7 +33,7 @@ _LOG = logging.getLogger(__name__)
 NamedReferences = Iterable[tuple[str, ReferenceStore]]
 _KEPT = 2
 _CHECKSUMS = "checksums.json"
-_FORMAT = 3  # 1, of version 0.1, was not written down
+_FORMAT = 4  # 1, of version 0.1, was not written down
 
 
 class PartyStore:

@@ -82,7 +82,7 @@ def test_closing_table_has_a_row_per_method(tmp_path: Path) -> None:
     console = Console(width=80, record=True)
     console.print(closing_table(results))
     text = console.export_text()
-    assert "share: of splitlora's total" in text
+    assert "share: of splitlora's total; held-out loss before training: 3.480" in text
     assert "[bold]x[/bold]" in text, "a label is no rich markup"
     assert format_bytes(results[0]["bytes"]["up"]) in text and "15.1 %" in text
     assert max(map(len, text.splitlines())) <= 80 and "…" not in text

@@ -144,3 +144,24 @@ def test_fronts_that_do_not_learn_send_nothing():
     again = SharedAdapter({}, config("fp16"), set)
     again.load_state(shared.state())
     assert again.version == 2
+
+
+@pytest.mark.parametrize("codec", ["fp16", "int8", DELTA, "temporal(0.99) > delta > int4"])
+def test_others_that_are_offered_for_a_while_arrive_exactly_and_nothing_builds_on_them(codec):
+    shared, client, late = SharedAdapter(initial(), config(codec), set), Client(codec), Client(codec)
+    for version in range(1, 4):
+        client.take(shared)
+        shared.merge(updates(shared, version))
+    client.take(shared)
+    late.take(shared)
+    last = {name: tensor.clone() for name, tensor in shared.tensors.items()}
+    other = {name: torch.full(tensor.shape, 1 / 3) for name, tensor in last.items()}
+    with shared.replaced(other):
+        client.take(shared)
+        assert all(torch.equal(client.tensors[name], other[name]) for name in other)
+    assert all(torch.equal(shared.tensors[name], last[name]) for name in last)
+    client.take(shared)
+    late.take(shared)  # it holds what is again the present one, as an older version
+    shared.merge(updates(shared, 9))
+    client.take(shared)
+    late.take(shared)

@@ -1,0 +1,95 @@
+"""What a run's defaults teach: held-out loss by rate, targets, batch and schedule, and how long a run takes.
+
+    python experiments/defaults.py runs/defaults                  the bundled model, the default data
+    python experiments/defaults.py runs/defaults --model MODEL    another one, on fewer of them: a step takes seconds
+    python experiments/defaults.py runs/defaults --most 1         at most one run, then the table
+
+Each line is a run of `splitcom train` with these settings changed, seed 0; the table is of all runs that are there.
+What is there is not run again.
+"""
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from splitcom.config import Config
+from splitcom.methods.run import train
+from splitcom.metrics.record import RunFolder
+
+ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+PEFT = ["q_proj", "v_proj"]  # peft's choice for this family
+BEFORE = {"lora.targets": PEFT, "training.lr": 1e-3, "training.batch_size": 8, "training.schedule": "linear"}
+"""What the defaults were."""
+CHANGES: dict[str, list[dict[str, Any]]] = {
+    "bundled": [
+        {},
+        {"training.lr": 3e-3},
+        {"training.lr": 1e-2},
+        {"lora.targets": ALL},
+        {"lora.targets": ALL, "training.lr": 3e-3},
+        {"lora.targets": ALL, "training.lr": 1e-2},
+        {"lora.targets": ALL, "training.lr": 3e-3, "training.batch_size": 4},
+        {"lora.targets": ALL, "training.lr": 3e-3, "training.schedule": "cosine"},
+    ],
+    "other": [
+        {},
+        {"training.lr": 3e-3},
+        {"lora.targets": ALL, "training.lr": 3e-4},
+        {"lora.targets": ALL},
+        {"lora.targets": ALL, "training.lr": 2e-3},
+        {"lora.targets": ALL, "training.lr": 5e-3},
+        {"lora.targets": ALL, "training.lr": 2e-3, "training.batch_size": 4},
+    ],
+}
+FEW = {"data.samples": 96, "data.held_out_samples": 24, "training.rounds": 3}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path, help="of the runs")
+    parser.add_argument("--model", default="bundled")
+    parser.add_argument("--most", type=int, default=100, help="how many runs at most")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    is_bundled = arguments.model == "bundled"
+    changes = CHANGES["bundled" if is_bundled else "other"]
+    missing = [one for one in changes if RunFolder(_place(arguments, one)).result() is None]
+    for one in missing[: arguments.most]:
+        settings = {"model.source": arguments.model, "evaluation.generate": 0, **BEFORE, **one}
+        place = _place(arguments, one)
+        train(Config().override(settings | ({} if is_bundled else FEW)), place, resume=place.exists())
+    print("| targets | rate | batch | schedule | loss before | after | MB | of them adapters | s |")
+    print("| --- | ---: | ---: | --- | ---: | ---: | ---: | ---: | ---: |")
+    for one in changes:
+        if (result := RunFolder(_place(arguments, one)).result()) is not None:
+            print(_line(BEFORE | one, result))
+
+
+def _place(arguments: argparse.Namespace, change: Mapping[str, Any]) -> Path:
+    words = [f"{key.partition('.')[2]}-{'all' if value == ALL else value}" for key, value in change.items()]
+    return arguments.folder / Path(arguments.model).name / ("-".join(words) or "before")
+
+
+def _line(settings: Mapping[str, Any], result: Mapping[str, Any]) -> str:
+    found, sent = result["eval"], result["bytes"]
+    cells = [
+        "all linear" if settings["lora.targets"] == ALL else "peft's",
+        f"{settings['training.lr']:g}",
+        str(settings["training.batch_size"]),
+        settings["training.schedule"],
+        f"{found['initial_loss']:.3f}",
+        f"{found['loss']:.3f}",
+        f"{sent['total'] / 1e6:.1f}",
+        f"{(sent['adapter_up'] + sent['adapter_down']) / 1e6:.1f}",
+        f"{result['seconds']['wall']:.0f}",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":
+    main()
