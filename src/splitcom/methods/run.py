@@ -39,6 +39,7 @@ AFTER_TRAINING = (
     "evaluation.max_new_tokens",
     "comparison.",
     "references.keep",
+    "training.keep_checkpoints",
 )
 """Settings that training does not depend on: they may be changed when a run is resumed."""
 

@@ -46,7 +46,7 @@ def build_server(
         transport,
         Served(engine, adapter, model_fingerprint),
         lambda name: open_channels(config, name, folder / "references") if split else {},
-        PartyStore(folder),
+        PartyStore(folder, config.training.keep_checkpoints),
         scheduling_of(config),
         observer,
     )
@@ -82,7 +82,8 @@ def build_client(
     else:
         trainer = EndsTrainer(name, front, replicate(parts.tail), samples, held_out, channels, config)
     trainer = wrapped(trainer, name, config)
-    return Client(name, trainer, channels, config, model_fingerprint, PartyStore(folder))
+    store = PartyStore(folder, config.training.keep_checkpoints)
+    return Client(name, trainer, channels, config, model_fingerprint, store)
 
 
 def _shared_adapter(config: Config, parts: Parts) -> dict[str, Tensor]:

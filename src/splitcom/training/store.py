@@ -6,9 +6,10 @@
         references-<name>.safetensors
         checksums.json              of every other file
 
-Nobody but the owner can read it: what it holds is made of text. The last two rounds are kept: where one party was
-stopped before it could save a round that another has saved, both still have the round before. So they have where a disk
-has damaged the last: a state whose checksums do not hold is as if it had not been saved.
+Nobody but the owner can read it: what it holds is made of text. The last rounds are kept, two or more: where one party
+was stopped before it could save a round that another has saved, both still have the round before. So they have where a
+disk has damaged the last: a state whose checksums do not hold is as if it had not been saved. A run that has gone back
+and saves a round has left the course of later ones, so their states are removed.
 """
 
 import hashlib
@@ -31,16 +32,16 @@ from splitcom.errors import CodecError, RunError
 
 _LOG = logging.getLogger(__name__)
 NamedReferences = Iterable[tuple[str, ReferenceStore]]
-_KEPT = 2
 _CHECKSUMS = "checksums.json"
 _FORMAT = 4  # 1, of version 0.1, was not written down
 
 
 class PartyStore:
-    """The saved states of one party of one run."""
+    """The saved states of one party of one run, of which the last `keep` are kept (`training.keep_checkpoints`)."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, keep: int = 2) -> None:
         self.folder = folder
+        self._keep = keep
         self._whole: dict[int, bool] = {}  # by round, as far as it has been looked into
 
     def rounds(self) -> list[int]:
@@ -71,7 +72,10 @@ class PartyStore:
         scalars: Mapping[str, Any],
         references: NamedReferences = (),
     ) -> None:
-        """Write the state after a round; raises RunError, and leaves what was there, where it cannot be written."""
+        """Write the state after a round; raises RunError, and leaves what was there, where it cannot be written.
+
+        States of later rounds, and all but the last that are to be kept, are removed.
+        """
         final = self._path(round_index)
         try:
             with new_folder(final, private=True) as folder:
@@ -89,7 +93,8 @@ class PartyStore:
                 "the run continues from it with --resume"
             ) from error
         self._whole[round_index] = True
-        self._remove_all_but(_KEPT)
+        self.go_back_to(round_index)
+        self._remove_all_but(self._keep)
 
     def load(self, round_index: int) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         """Read tensors and scalars back; raises RunError where they are damaged."""
@@ -110,6 +115,12 @@ class PartyStore:
                 store.load(file) if file.exists() else store.clear()
             except (OSError, ValueError, SafetensorError, CodecError) as error:
                 raise _damaged(file, error) from error
+
+    def go_back_to(self, round_index: int) -> None:
+        """Remove the states of all later rounds, so that this one is the last."""
+        for later in (saved for saved in self._saved() if saved > round_index):
+            shutil.rmtree(self._path(later), ignore_errors=True)
+            self._whole.pop(later, None)
 
     def keep_last(self) -> None:
         """Remove all states but the last."""

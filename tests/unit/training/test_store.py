@@ -41,6 +41,23 @@ def test_the_last_two_are_kept_and_read_back(folder: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == ["round-00001", "round-00002"]
 
 
+def test_as_many_are_kept_as_are_asked_for(tmp_path: Path) -> None:
+    for index in range(6):
+        PartyStore(tmp_path, keep=4).save(index, {}, {"n": index})
+    assert PartyStore(tmp_path).rounds() == [2, 3, 4, 5]
+
+
+def test_what_was_saved_after_the_round_that_is_gone_back_to_is_not_gone_on_from(tmp_path: Path) -> None:
+    store = PartyStore(tmp_path, keep=4)
+    for index in range(4):
+        store.save(index, {}, {"n": index})
+    store.go_back_to(2)
+    assert store.rounds() == [0, 1, 2] and store.load(2)[1] == {"n": 2}
+    other = PartyStore(tmp_path, keep=4)  # one that has gone back without being told so
+    other.save(1, {}, {"n": "anew"})
+    assert PartyStore(tmp_path).rounds() == [0, 1] and other.load(1)[1] == {"n": "anew"}
+
+
 @pytest.mark.parametrize("file", FILES)
 @pytest.mark.parametrize(("position", "bit"), [(0.0, 0), (0.3, 6), (0.7, 3), (1.0, 7)])
 def test_a_flipped_bit_is_noticed(
