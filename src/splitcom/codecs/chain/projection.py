@@ -78,8 +78,14 @@ class Projection(Stage):
         if self.unbiased:
             return None
         exact = values.cpu().double()
-        directions: Tensor = torch.linalg.eigh(exact.T @ exact).eigenvectors  # the leading ones last
-        return directions[:, -self.dim :].float()
+        if (
+            self.dim <= len(exact) < hidden
+        ):  # the smaller Gram matrix, by which a wide model's takes no seconds
+            leading = torch.linalg.eigh(exact @ exact.T).eigenvectors[:, -self.dim :].flip(1)
+            basis: Tensor = torch.linalg.qr(exact.T @ leading).Q
+        else:
+            basis = torch.linalg.eigh(exact.T @ exact).eigenvectors[:, -self.dim :]  # the leading ones last
+        return basis.float()
 
     def reduce(self, values: Tensor, lengths: Ints, seed: int, basis: Tensor | None = None) -> Tensor:
         """Project fp32 `values` `[tokens, hidden]` of samples of these `lengths` to `[tokens, dim]`.

@@ -159,3 +159,15 @@ def test_what_overflows_is_sent(metric: str) -> None:
     batch = Ragged(torch.full((40, 64), 1e25), LENGTHS)
     codec.encode(batch, IDS, Context(store))
     assert not codec.encode(batch, IDS, Context(store)).skipped.any()
+
+
+@pytest.mark.parametrize(("tokens", "hidden"), [(40, 64), (64, 40)])
+@pytest.mark.parametrize("rank", [3, 20])
+def test_a_basis_is_that_of_the_leading_directions(tokens: int, hidden: int, rank: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(tokens, rank, generator=generator) @ torch.randn(rank, hidden, generator=generator)
+    basis = Projection(8, "pca").fit(values)
+    assert basis is not None and basis.shape == (hidden, 8)
+    torch.testing.assert_close(basis.T @ basis, torch.eye(8))
+    singular = torch.linalg.svdvals(values)
+    assert float((values @ basis).norm()) == pytest.approx(float(singular[:8].norm()), rel=1e-5)
