@@ -29,6 +29,8 @@ class Clients:
     def present(self):
         return [name for name in self.peers if name not in self.refused]
 
+    ready = present
+
     def each(self, collected):
         yield from ((name, one) for name, one in collected.items() if name in self.present)
 
