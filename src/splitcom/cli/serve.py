@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from splitcom.cli.log import LogFormat, MetricsAddress
-from splitcom.cli.train import Assignments
+from splitcom.cli.train import Assignments, Trackers
 
 
 def serve(
@@ -22,6 +22,7 @@ def serve(
     ] = False,
     metrics: MetricsAddress = None,
     log_format: LogFormat = "text",
+    track: Trackers = None,
 ) -> None:
     """Wait for the clients that the configuration asks for, train with them, and write the run folder.
 
@@ -35,6 +36,7 @@ def serve(
     from splitcom.methods.monitor import MonitorPage, address_of
     from splitcom.methods.serve import ServeOptions
     from splitcom.methods.serve import serve as run
+    from splitcom.methods.tracking import trackers
     from splitcom.report.terminal import Terminal
     from splitcom.settings.tree import parse_assignment
 
@@ -50,5 +52,7 @@ def serve(
         )
         if metrics is not None:
             stack.enter_context(MonitorPage(page.snapshot, *address_of(metrics)))
-        finished = run(settings, ServeOptions(listen, authority, out, resume), [page], page.watch)
+        watching = [stack.enter_context(tracker) for tracker in trackers(track or [], out, settings)]
+        options = ServeOptions(listen, authority, out, resume)
+        finished = run(settings, options, [page, *watching], page.watch)
     show_end(terminal, finished)

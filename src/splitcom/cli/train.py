@@ -12,6 +12,11 @@ Assignments = Annotated[
     ),
 ]
 
+Trackers = Annotated[
+    list[str] | None,
+    typer.Option("--track", metavar="NAME", help="tensorboard, mlflow or wandb. Repeatable."),
+]
+
 
 def train(
     config: Annotated[
@@ -24,17 +29,21 @@ def train(
         Path | None,
         typer.Option(metavar="RUN", help="Start from what this run's controllers have learned."),
     ] = None,
+    track: Trackers = None,
 ) -> None:
     """Fine-tune a model split between clients and a server, all in this process.
 
     With --resume and no CONFIG, the configuration is that of the run folder.
     """
 
+    from contextlib import ExitStack
+
     from splitcom.cli.ending import show_end
     from splitcom.cli.progress import ProgressBar
     from splitcom.config import Config
     from splitcom.methods.run import train as run
     from splitcom.methods.settings import settings_of
+    from splitcom.methods.tracking import trackers
     from splitcom.metrics.record import RunFolder
     from splitcom.report.terminal import Terminal
     from splitcom.settings.tree import parse_assignment
@@ -49,6 +58,8 @@ def train(
         settings = settings_of(RunFolder(out), overrides)
     else:
         settings = Config.from_toml("", "defaults", overrides)
-    with ProgressBar(settings.method, settings.training.rounds, terminal) as bar:
-        finished = run(settings, out, resume=resume, observers=[bar])
+    with ExitStack() as stack:
+        bar = stack.enter_context(ProgressBar(settings.method, settings.training.rounds, terminal))
+        watching = [stack.enter_context(tracker) for tracker in trackers(track or [], out, settings)]
+        finished = run(settings, out, resume=resume, observers=[bar, *watching])
     show_end(terminal, finished)

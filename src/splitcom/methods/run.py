@@ -28,6 +28,7 @@ from splitcom.parties.parts import Parts, check_parts, load_parts
 from splitcom.parties.texts import Texts, load_texts, with_chat, with_classes
 from splitcom.server.observe import Observer, Observers
 from splitcom.server.rounds import Federation
+from splitcom.settings.tree import flat
 from splitcom.simulation.simulation import Simulation
 from splitcom.training.store import PartyStore
 
@@ -206,7 +207,7 @@ def check_resumable(folder: RunFolder, config: Config, also: Sequence[str] = ())
     links, if nothing depends on time, and places, as what is there is compared.
     """
     started = Config.from_toml(folder.config_toml(), where=str(folder.path / "config.toml"))
-    was, now = _flat(started.model_dump()), _flat(config.model_dump())
+    was, now = flat(started.model_dump()), flat(config.model_dump())
     waits = started.federation.waits_for_all
     free = (*AFTER_TRAINING, *PLACES, *LIVENESS, *also, *(["links."] if waits else []))
     changed = [
@@ -222,13 +223,6 @@ def check_resumable(folder: RunFolder, config: Config, also: Sequence[str] = ())
             "waited for, be changed)"
         )
     return started
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat
 
 
 def trained_of(

@@ -28,6 +28,18 @@ def parse_assignment(text: str) -> tuple[str, Any]:
         return key.strip(), value.strip()
 
 
+def flat(tree: Mapping[str, Any], prefix: str = "") -> Tree:
+    """A tree by dotted key.
+
+    >>> flat({"seed": 0, "training": {"lr": 0.1}})
+    {'seed': 0, 'training.lr': 0.1}
+    """
+    found: Tree = {}
+    for key, value in tree.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return found
+
+
 def read_tree(path: Path, settle: Callable[[Tree, Path], Tree], extended_by: tuple[Path, ...] = ()) -> Tree:
     """Read a file's tree on top of the one it extends; `settle` makes each file's own independent of where it lies."""
     path = path.expanduser()
