@@ -115,3 +115,7 @@ class MissingExtraError(SplitComError):
 
     def __init__(self, what: str, extra: str, cause: ImportError) -> None:
         super().__init__(f"{what} needs the extra '{extra}' ({cause}): pip install 'splitcom[{extra}]'")
+
+
+class PluginError(SplitComError):
+    """A package that adds to this one cannot be loaded."""

@@ -20,6 +20,7 @@ from textwrap import dedent
 from typing import Any, ClassVar, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
 from splitcom.errors import SpecError
+from splitcom.plugins import load_plugins
 
 _TOKEN = re.compile(r"\s*(?:(?P<word>[A-Za-z_]\w*)|(?P<number>[-+]?[\d.][\w.+-]*)|(?P<mark>[>(),=]))")
 
@@ -82,7 +83,8 @@ class Word(NamedTuple):
 
 
 def words(registry: Registry[Any]) -> list[Word]:
-    """All of a registry, by name."""
+    """All of a registry, by name, those of plug-ins too."""
+    load_plugins()
     return [_word(cls) for _, cls in sorted(registry.items())]
 
 
@@ -137,7 +139,10 @@ class Parser:
         token = self._peek()
         if token.kind != "word":
             raise self._unexpected(registry.expected)
-        cls = registry.get(self._next().text)
+        name = self._next().text
+        if name not in registry:
+            load_plugins()
+        cls = registry.get(name)
         if cls is None:
             message = f"no {registry.noun} {token.text!r}; {_nearest(token.text, sorted(registry))}"
             raise self._error(message, token.position)

@@ -13,11 +13,19 @@ from splitcom.aggregation.fedadam import FedAdam
 @register
 @dataclass(eq=False)
 class FedYogi(FedAdam):
-    """Reddi et al. 2021, "Adaptive Federated Optimization" (2003.00295, algorithm 2); Yogi is Zaheer et al. 2018.
+    """FedAdam whose steps grow again slowly after a large change.
+
+    Reddi et al. 2021, "Adaptive Federated Optimization" (2003.00295, algorithm 2); Yogi is Zaheer et al. 2018.
 
         v  <-  v - (1 - beta2) * d ** 2 * sign(v - d ** 2)          the rest is FedAdam's
 
     So `v` changes by what is new, not by the distance to it.
+
+    Args:
+        lr: the server's learning rate.
+        beta1: how much of the mean change is kept.
+        beta2: how fast the mean square change follows what is new.
+        tau: the size of change below which it does not adapt.
     """
 
     name = "fedyogi"

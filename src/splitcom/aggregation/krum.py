@@ -19,17 +19,22 @@ _FEWEST = 5  # 2 f + 3 with f = 1
 @register
 @dataclass(eq=False)
 class Krum(Aggregator):
-    """Blanchard et al. 2017, "Machine Learning with Adversaries: Byzantine Tolerant Gradient Descent" (1703.02757).
+    """The one update that lies closest to its neighbours.
+
+    Blanchard et al. 2017, "Machine Learning with Adversaries: Byzantine Tolerant Gradient Descent" (1703.02757).
 
         score(i)  =  sum of |x_i - x_j| ** 2 over the n - f - 2 updates j that are closest to i
         x        <-  the x_i of the lowest score
 
-    `part` of the n updates may be hostile: f is that part, rounded down, and no more than n >= 2 f + 3 allows. The
-    distance is over the whole adapter; a tensor that an update does not hold counts as one that it leaves as it was.
-    All updates count alike. Of fewer than five, or if f is 0, it is their mean.
+    The distance is over the whole adapter; a tensor that an update does not hold counts as one that it leaves as it
+    was. All updates count alike. Of fewer than five, or if f is 0, it is their mean.
+
+    Args:
+        part: of the n updates may be hostile: f is that part, rounded down, and no more than n >= 2 f + 3 allows.
     """
 
     name = "krum"
+    example = "krum(0.2)"
     weighs = False
     part: float
 

@@ -16,16 +16,22 @@ from splitcom.language import ArgumentError
 @register
 @dataclass(eq=False)
 class NormClip(FedAvg):
-    """Sun et al. 2019, "Can You Really Backdoor Federated Learning?" (1911.07963, section 4.2), weighted by labels.
+    """The mean of updates, none of which changes the adapter by more than a given norm.
+
+    Sun et al. 2019, "Can You Really Backdoor Federated Learning?" (1911.07963, section 4.2), weighted by labels.
 
         x  <-  x + sum_i  n_i / n * (x_i - x) * min(1, bound / norm(x_i - x))
 
-    `bound` is absolute, so it also holds if most updates are hostile, and of one or two, for which
+    The bound is absolute, so it also holds if most updates are hostile, and of one or two, for which
     `federation.max_update_ratio` has no median; the norm of honest updates must be known, which
     `update_norm` in metrics.jsonl tells.
+
+    Args:
+        bound: the largest L2 norm of a change, over the whole adapter.
     """
 
     name = "norm_clip"
+    example = "norm_clip(0.5)"
     bound: float
 
     def __post_init__(self) -> None:

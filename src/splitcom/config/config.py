@@ -63,6 +63,13 @@ class Config(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     comparison: ComparisonConfig = ComparisonConfig()
 
+    def __init__(self, **settings: Any) -> None:
+        """Raises ConfigError, as `load` does."""
+        try:
+            super().__init__(**settings)
+        except ValidationError as error:
+            raise ConfigError(explain(error, type(self), "Config")) from error
+
     @model_validator(mode="after")
     def _u_shape_waits_for_all(self) -> Self:
         if self.model.tail_blocks and not self.federation.waits_for_all:
@@ -192,10 +199,12 @@ class Config(Section):
 
     @classmethod
     def _from_tree(cls, tree: Mapping[str, Any], where: str) -> Self:
+        config = cls.__new__(cls)
         try:
-            return cls.model_validate(tree)
+            cls.__pydantic_validator__.validate_python(dict(tree), self_instance=config)
         except ValidationError as error:
             raise ConfigError(explain(error, cls, where)) from error
+        return config
 
     def to_toml(self) -> str:
         """The whole tree, defaults included; `false` stands for None, as TOML has no such value."""

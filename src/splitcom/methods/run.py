@@ -1,5 +1,6 @@
 """One run from configuration to run folder: build the parties, train, record after each round, export."""
 
+import json
 import logging
 import platform
 from collections.abc import Mapping, Sequence
@@ -8,7 +9,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from math import exp
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from splitcom.config import Config
 from splitcom.data import Sample
@@ -18,6 +19,7 @@ from splitcom.flows import SUMS
 from splitcom.methods import METHODS
 from splitcom.methods.ending import Ending, Trained, export, texts_of, write_texts
 from splitcom.methods.findings import comparable, effective, findings
+from splitcom.methods.given import Given, Rows
 from splitcom.methods.record import Record
 from splitcom.methods.settings import PLACES, check_model
 from splitcom.methods.text import Writer
@@ -26,6 +28,7 @@ from splitcom.models import load_joined_state
 from splitcom.parties.known_rows import check_rows
 from splitcom.parties.parts import Parts, check_parts, load_parts
 from splitcom.parties.texts import Texts, load_texts, with_chat, with_classes
+from splitcom.plugins import load_plugins
 from splitcom.server.observe import Observer, Observers
 from splitcom.server.rounds import Federation
 from splitcom.settings.tree import flat
@@ -33,6 +36,9 @@ from splitcom.simulation.simulation import Simulation
 from splitcom.training.store import PartyStore
 
 _LOG = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 AFTER_TRAINING = (
     "evaluation.generate",
     "evaluation.text_samples",
@@ -66,10 +72,18 @@ class Run:
         """The PEFT adapter for the whole model."""
         return self.folder / "adapter"
 
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """A row for each client and round, by dotted key, such as `bytes.total`: `pandas.DataFrame(run.metrics)`."""
+        lines = (self.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        return [flat(json.loads(line)) for line in lines]
+
 
 def configured(config: Config) -> Config:
     """The configuration with what its method prescribes; raises ConfigError for an unknown method or engine."""
     check_engine(config)
+    if config.method not in METHODS:
+        load_plugins()
     if config.method not in METHODS:
         raise ConfigError(f"method = {config.method!r}: no such method; there are {', '.join(METHODS)}")
     return METHODS[config.method].configure(config)
@@ -82,17 +96,28 @@ def train(
     resume: bool = False,
     label: str | None = None,
     observers: Sequence[Observer] = (),
+    model: "PreTrainedModel | None" = None,
+    tokenizer: "PreTrainedTokenizerBase | None" = None,
+    data: Rows | None = None,
+    held_out: Rows | None = None,
 ) -> Run:
     """Run a configuration with all parties in this process and write the run folder `out`.
+
+    A model with its tokenizer, rows and held-out rows may be objects, in place of what the configuration names; rows
+    are any mappings of columns, such as those of a `datasets.Dataset`. They are kept in the run folder, in `given`, so
+    that the run can be resumed, evaluated and exported without them.
 
     Observers hear of what goes on (see `splitcom.server.observe`). Where the run is interrupted, by a signal, an error
     or a crash, `resume=True` continues it after the last completed round to the same bits. Raises RunError where the
     folder exists and is not to be resumed, or was started with another configuration;
     and what a wrong configuration, model or data set raises.
     """
-    config = with_chat(with_classes(configured(config)))
     folder = RunFolder(out)
     with folder.locked():
+        if not resume:
+            folder.refuse_if_used()
+        given = Given(model, tokenizer, data, held_out).keep(folder, resume=resume)
+        config = with_chat(with_classes(configured(config.override(given) if given else config)))
         return _train_into(folder, config, resume, label, observers)
 
 
@@ -107,8 +132,6 @@ def _train_into(
             if started != config or texts_of(config) - result.keys():
                 result = _write_again(folder, config, result, observer)
             return Run(folder.path, result)
-    else:
-        folder.refuse_if_used()
     warnings = check_parts(config)
     texts = load_texts(config)
     observer.on_data(texts.report, str(texts.partition))

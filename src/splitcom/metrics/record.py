@@ -6,6 +6,7 @@ result.json      the outcome; there only when the run has ended
 adapter/         a standard PEFT adapter for the whole model
 controller/      what controllers have learned, for --controller-from
 checkpoint/      the state after the last round
+given/           a model and rows that `train` in Python was given as objects
 report.html
 """
 
@@ -18,6 +19,8 @@ from typing import Any
 from splitcom import lock
 from splitcom.durable import is_partial, make_folder, sync, write_atomic
 from splitcom.errors import RunError
+
+GIVEN = "given"
 
 
 class RunFolder:
@@ -41,6 +44,11 @@ class RunFolder:
     def adapter(self) -> Path:
         """Where the adapter is written at the end."""
         return self.path / "adapter"
+
+    @property
+    def given(self) -> Path:
+        """Where a model and rows are that were objects of the program that trains."""
+        return self.path / GIVEN
 
     @property
     def controllers(self) -> Path:
@@ -165,7 +173,7 @@ class RunFolder:
 
 def _says_nothing(path: Path) -> bool:
     """Whether a file is there for a moment only, or left by a process that was killed."""
-    return path.name == lock.NAME or is_partial(path)
+    return path.name in (lock.NAME, GIVEN) or is_partial(path)
 
 
 def _round_of(line: bytes) -> int:

@@ -1,0 +1,61 @@
+"""Runs of a model and of rows that are objects, as a program or a notebook has them."""
+
+import pytest
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import splitcom
+from splitcom.errors import ConfigError, DataError, RunError
+from splitcom.methods.settings import settings_of
+from splitcom.metrics.record import RunFolder
+
+ROWS = [{"asked": f"what is {i}?", "said": f"{i} is {i}."} for i in range(20)]
+COLUMNS = {"data.prompt": "{asked}", "data.response": "said"}
+
+
+@pytest.fixture
+def objects(tiny_config):
+    source = tiny_config.model.source
+    return {
+        "model": AutoModelForCausalLM.from_pretrained(source),
+        "tokenizer": AutoTokenizer.from_pretrained(source),
+        "data": ROWS,
+        "held_out": ({"asked": f"and {i}?", "said": "no."} for i in range(5)),
+    }
+
+
+def test_a_run_of_objects_is_that_of_files_and_needs_them_no_more(tiny_config, objects, tmp_path):
+    config = tiny_config.override({**COLUMNS, "data.samples": None, "model.source": "not/there"})
+
+    run = splitcom.train(config, tmp_path / "run", **objects)
+
+    settings = settings_of(RunFolder(run.folder))
+    assert settings.data.source == str(run.folder / "given" / "rows.jsonl")
+    again = splitcom.train(settings.override({"seed": config.seed}), tmp_path / "again")
+    assert again.result["eval"]["loss"] == run.result["eval"]["loss"]
+    assert run.metrics[-1]["bytes.total"] > 0 and run.metrics[-1]["round"] == 2
+
+
+def test_a_run_goes_on_with_its_rows_and_no_others(tiny_config, tmp_path):
+    config = tiny_config.override({**COLUMNS, "data.samples": None, "training.rounds": 1})
+    splitcom.train(config, tmp_path, data=ROWS)
+    longer = config.override({"training.rounds": 2})
+
+    with pytest.raises(RunError, match="began with other rows"):
+        splitcom.train(longer, tmp_path, resume=True, data=ROWS[1:])
+    assert splitcom.train(longer, tmp_path, resume=True, data=ROWS).result["rounds"] == 2
+
+
+def test_rows_that_cannot_be_kept_are_refused_and_leave_nothing(tiny_config, tmp_path):
+    with pytest.raises(DataError, match="data, row 1"):
+        splitcom.train(tiny_config, tmp_path / "run", data=[ROWS[0], {"asked": object()}])
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_model_without_its_tokenizer_is_refused(tiny_config, objects, tmp_path):
+    with pytest.raises(ConfigError, match="its tokenizer"):
+        splitcom.train(tiny_config, tmp_path / "run", model=objects["model"])
+
+
+def test_a_wrong_setting_in_python_is_an_error_of_ours():
+    with pytest.raises(ConfigError, match=r"Config: training\.lr = -1.*greater than 0"):
+        splitcom.Config(training={"lr": -1.0})
