@@ -63,7 +63,7 @@ def _show_version(asked: bool) -> None:
     if asked:
         import splitcom
 
-        typer.echo(f"splitcom {splitcom.__version__}")
+        Terminal().say(f"splitcom {splitcom.__version__}")
         raise typer.Exit
 
 

@@ -16,18 +16,16 @@ def settings(
     """Show the settings of a run: type, default and meaning."""
 
     import json
-    import sys
 
     from splitcom.config import Config
     from splitcom.config.reference import reference
     from splitcom.errors import ConfigError
     from splitcom.report.terminal import Table, Terminal
 
-    if schema:
-        json.dump(Config.model_json_schema(), sys.stdout, indent=2)
-        print()
-        return
     terminal = Terminal()
+    if schema:
+        terminal.say(json.dumps(Config.model_json_schema(), indent=2))
+        return
     groups = reference(under)
     if not groups:
         known = ", ".join(group.key for group in reference() if group.key)

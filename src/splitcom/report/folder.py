@@ -1,10 +1,11 @@
 """Reads run and comparison folders and checks them; knows nothing of how they are shown."""
 
 import os
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
@@ -142,6 +143,7 @@ class ClientRound(_Record):
     client: int | str
     loss: float | None = None
     eval_loss: float | None = None
+    eval_accuracy: float | None = None
     eval_rows: int | None = None  # held-out samples that eval_loss is over
     threshold: dict[str, float | None] = {}
     skip_ratio: dict[str, float | None] = {}
@@ -158,6 +160,27 @@ class Run:
     result: Result
     metrics: list[ClientRound]
     config: str = ""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The tree of its configuration, as it was written."""
+        return tomllib.loads(self.config)
+
+    @property
+    def has_links(self) -> bool:
+        """Whether its time is that of modelled links."""
+        links = self.settings.get("links", {})
+        return any(value for value in links.values() if not isinstance(value, dict)) or bool(
+            links.get("clients")
+        )
+
+    def knob(self, flow: str) -> str | None:
+        """What there is to set of a flow's codec: "threshold", "step", or None."""
+        from splitcom.codecs import parse  # brings torch along
+
+        text = self.settings.get("flows", {}).get(flow, {}).get("codec")
+        knob = parse(text).knob if text else None
+        return None if knob is None else knob.name
 
 
 @dataclass(frozen=True)

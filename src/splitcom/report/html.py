@@ -53,7 +53,7 @@ def _run_page(run: Run) -> str:
     )
     timed = traffic.of_run(run) if result.bytes["total"] else []
     sections = [
-        markup.cards(_headlines(result)),
+        markup.cards(_headlines(run)),
         _run_figures(run),
         *([markup.section("Bytes per flow", _flow_table(result))] if result.bytes["total"] else []),
         *_link_times(timed, [CURVE, BASELINE_COLOUR]),
@@ -61,10 +61,12 @@ def _run_page(run: Run) -> str:
         *_samples(result),
         markup.section("How it was run", *_provenance(run)),
     ]
-    return markup.page(result.label, subtitle, sections, {"methods": timed})
+    title = run.folder.resolve().name if result.label == result.method else result.label
+    return markup.page(title, subtitle, sections, {"methods": timed})
 
 
-def _headlines(result: Result) -> list[tuple[str, str, str]]:
+def _headlines(run: Run) -> list[tuple[str, str, str]]:
+    result = run.result
     quality, sent, saving = result.eval, result.bytes, result.saving
     beside = f", perplexity {quality.perplexity:.2f}" if quality.accuracy is None else ""
     others = " over other rows" if quality.has_changed_rows else ""
@@ -93,10 +95,10 @@ def _headlines(result: Result) -> list[tuple[str, str, str]]:
     else:
         items.append(("Sent in all", format_bytes(0), "nothing crosses a link"))
     wall, virtual = format_seconds(result.seconds.wall), format_seconds(result.seconds.virtual)
-    if result.seconds.virtual:
+    if run.has_links:
         items.append(("Time", virtual, f"on the modelled links; computed in {wall}"))
     else:
-        items.append(("Time", wall, "measured; no link model"))
+        items.append(("Time", wall, "that this machine took"))
     return items
 
 
@@ -106,15 +108,29 @@ def _run_figures(run: Run) -> Markup:
     drawn = []
     trained = [line for line in run.metrics if line.round > 0]
     if any(line.eval_loss is not None for line in trained):
-        against = "bytes" if run.result.bytes["total"] else "rounds"
-        drawn.append((f"Held-out loss against {against}", plots.loss_against_bytes))
+        against, read = "rounds", "One point for each evaluation. Lower is better."
+        if run.result.bytes["total"]:
+            against = "bytes"
+            read = "One point for each evaluation. Lower and further to the left is better."
+        drawn.append((f"Held-out loss against {against}", plots.loss_against_bytes, read))
+    if any(line.eval_accuracy is not None for line in trained):
+        read = "The part of held-out samples whose class is right."
+        drawn.append(("Held-out accuracy", plots.accuracy, read))
     if trained and run.result.bytes["total"]:
-        drawn.append(("Bytes per flow and round", plots.bytes_by_round))
-    if any(plots.controlled(trained)):
-        drawn.append(("Threshold and skipped samples, mean over clients", plots.threshold_and_skips))
+        read = "What all clients sent and received. Round 0 is before training."
+        drawn.append(("Bytes per flow and round", plots.bytes_by_round, read))
+    if panels := plots.decided(run):
+        caption = " and ".join(panels).capitalize()
+        read = "Means over the clients. A skipped sample is not sent, as the receiver has something similar enough."
+        if "step" in panels:
+            read = "Means over the clients. A larger step sends less, and less precisely."
+        drawn.append((caption, plots.codec_decisions, read))
     if any(line.loss is not None for line in trained):
-        drawn.append(("Training loss per client", plots.training_loss))
-    return markup.figures([(caption, plots.render_svg(draw, run, caption)) for caption, draw in drawn])
+        read = "Each client on its own samples while it trains, and the averaged model on held-out ones."
+        drawn.append(("Training loss per client", plots.training_loss, read))
+    return markup.figures(
+        [(caption, plots.render_svg(draw, run, caption), read) for caption, draw, read in drawn]
+    )
 
 
 def _flow_table(result: Result) -> Markup:
@@ -198,9 +214,11 @@ def _comparison_page(comparison: Comparison) -> str:
     rounds = " or ".join(map(str, sorted({result.rounds for result in results})))
     name = comparison.folder.resolve().name
     plane, flows = "Held-out loss against bytes", "Bytes per flow and method, mean over seeds"
-    drawn = [(plane, plots.render_svg(plots.loss_plane, comparison, plane))]
+    read = "Lower and further to the left is better. No method lies below or left of the dotted line."
+    drawn = [(plane, plots.render_svg(plots.loss_plane, comparison, plane), read)]
     if any(result.bytes["total"] for result in results):
-        drawn.append((flows, plots.render_svg(plots.bytes_by_flow, comparison, flows)))
+        read = "All bytes, evaluation included; in brackets the part of the uncompressed run's."
+        drawn.append((flows, plots.render_svg(plots.bytes_by_flow, comparison, flows), read))
     return markup.page(
         name,
         f"{_count(len(results), 'run')} · model {first.model_name} · rounds: {rounds} · "

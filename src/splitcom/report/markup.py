@@ -62,8 +62,8 @@ def table(
     return _element("table", header, rows, footer, texts)
 
 
-def figures(drawn: Sequence[tuple[str, str]]) -> Markup:
-    """Lay plots out beside one another if there is room: (caption, svg) each; `svg` is HTML already."""
+def figures(drawn: Sequence[tuple[str, str, str]]) -> Markup:
+    """Lay plots out beside one another if there is room: (caption, svg, how to read it); `svg` is HTML already."""
     return _element("figures", drawn)
 
 

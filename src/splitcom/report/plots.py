@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
-from splitcom.flows import FLOWS
+from splitcom.flows import AT_CUT, FLOWS
 from splitcom.report.colour import CURVE, INK, LabelStyle, client_colour, flow_colour, label_styles
 from splitcom.report.folder import ClientRound, Comparison, Run
 from splitcom.report.format import format_bytes, format_percent
@@ -29,6 +29,7 @@ _WIDTH_IN = 4.8
 _MAX_NAMED_CLIENTS = 7  # as many as have a colour of their own
 _MAX_MARKED_POINTS = 30
 _SERIES = "series:"
+_SKIPS = "skipped samples"
 _STYLE = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
@@ -102,9 +103,9 @@ def loss_against_bytes(run: Run) -> Figure:
 
 
 def bytes_by_round(run: Run) -> Figure:
-    """Bytes of each flow in each round, stacked."""
+    """Bytes of each flow in each round, stacked; round 0 is what is sent before training."""
     figure, axes = _figure(3.4)
-    rounds = _by_round(run.metrics)
+    rounds = _by_round(run.metrics, first=0)
     base = [0.0] * len(rounds)
     for flow in FLOWS:
         height = [float(sum(line.bytes.get(flow, 0) for line in lines)) for lines in rounds.values()]
@@ -118,35 +119,51 @@ def bytes_by_round(run: Run) -> Figure:
     return figure
 
 
-def threshold_and_skips(run: Run) -> Figure:
-    """Threshold and share of skipped samples over the rounds, averaged over clients, per flow."""
+def codec_decisions(run: Run) -> Figure:
+    """Thresholds, steps and skipped samples over the rounds, averaged over clients, per flow; a panel for each."""
     rounds = _by_round(run.metrics)
-    fields = controlled([line for lines in rounds.values() for line in lines])
-    figure = Figure(figsize=(_WIDTH_IN, 0.9 + 1.5 * len(fields)), layout="constrained")
-    panels = figure.subplots(len(fields), 1, sharex=True, squeeze=False)[:, 0]
-    for axes, field in zip(panels, fields, strict=True):
-        for flow in FLOWS:
+    panels = decided(run)
+    figure = Figure(figsize=(_WIDTH_IN, 0.9 + 1.5 * len(panels)), layout="constrained")
+    places = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+    for axes, (name, flows) in zip(places, panels.items(), strict=True):
+        field = "skip_ratio" if name == _SKIPS else "threshold"
+        for flow in flows:
             values = [_mean(getattr(line, field).get(flow) for line in lines) for lines in rounds.values()]
-            if not all(map(math.isnan, values)):
-                mark = _marker(len(values))
-                axes.plot(list(rounds), values, marker=mark, color=flow_colour(flow), label=flow)
-        if field == "skip_ratio":
-            axes.set_ylabel("skipped samples")
+            axes.plot(list(rounds), values, marker=_marker(len(values)), color=flow_colour(flow), label=flow)
+        axes.set_ylabel(name)
+        if name == _SKIPS:
             axes.set_ylim(-0.03, 1.03)
             axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-        else:
-            axes.set_ylabel(field)
-    _round_axis(panels[-1], rounds)
+    _round_axis(places[-1], rounds)
     _legend(figure, columns=2)
     return figure
 
 
-def controlled(metrics: Sequence[ClientRound]) -> list[str]:
-    """Say which of threshold and skip ratio have something to show."""
-    thresholds = any(value is not None for line in metrics for value in line.threshold.values())
-    # A codec that never skips reports zeros, which say something only where there is a threshold.
-    skips = any(thresholds or value for line in metrics for value in line.skip_ratio.values())
-    return ["threshold"] * thresholds + ["skip_ratio"] * skips
+def decided(run: Run) -> dict[str, list[str]]:
+    """The flows that have thresholds, steps or skips to show, by what it is; a codec without a gate never skips."""
+    trained = [line for line in run.metrics if line.round > 0]
+    found: defaultdict[str, list[str]] = defaultdict(list)
+    for flow in AT_CUT:
+        knob = run.knob(flow)
+        if knob is not None and any(line.threshold.get(flow) is not None for line in trained):
+            found[knob].append(flow)
+        if knob == "threshold" or any(line.skip_ratio.get(flow) for line in trained):
+            found[_SKIPS].append(flow)
+    shown = {flow for line in trained for flow in line.skip_ratio}
+    found[_SKIPS] = [flow for flow in found[_SKIPS] if flow in shown]
+    return {name: found[name] for name in ("threshold", "step", _SKIPS) if found[name]}
+
+
+def accuracy(run: Run) -> Figure:
+    """Held-out accuracy over the rounds, of classes."""
+    figure, axes = _figure(2.6)
+    rounds = _by_round(run.metrics, first=0)
+    values = [_mean(line.eval_accuracy for line in lines) for lines in rounds.values()]
+    axes.plot(list(rounds), values, marker=_marker(len(values)), color=CURVE)
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.set_ylabel("held-out accuracy")
+    _round_axis(axes, rounds)
+    return figure
 
 
 def training_loss(run: Run) -> Figure:
@@ -171,16 +188,17 @@ def training_loss(run: Run) -> Figure:
         else:  # a cloud with one entry in the legend
             label = None if place else f"{len(clients)} clients"
             axes.plot(numbers, losses, color=CURVE, alpha=0.3, label=label)
-    held_out = [_mean(line.eval_loss for line in lines) for lines in rounds.values()]
+    evaluated = _by_round(run.metrics, first=0)
+    held_out = [_mean(line.eval_loss for line in lines) for lines in evaluated.values()]
     axes.plot(
-        list(rounds),
+        list(evaluated),
         held_out,
         marker=_marker(len(held_out), "."),
         color=INK,
         linestyle="--",
         label="held-out",
     )
-    _round_axis(axes, rounds)
+    _round_axis(axes, evaluated)
     axes.set_ylabel(f"loss, {run.result.eval.unit}")
     _legend(figure, columns=3)
     return figure

@@ -8,7 +8,7 @@ import pytest
 
 from splitcom.errors import RunError
 from splitcom.report import load_comparison, load_run, save_plot, write_report
-from splitcom.report.plots import loss_curve
+from splitcom.report.plots import decided, loss_curve
 
 from .report_runs import METHODS, make_comparison, make_run
 
@@ -165,6 +165,42 @@ def test_skips_without_thresholds_are_drawn_alone(run_folder: Path) -> None:
     path.write_text(path.read_text().replace('{"activation_up": 0.98}', '{"activation_up": null}'))
     _, page = report(run_folder)
     assert "skipped samples" in page.text and page.text.count("threshold") == 0
+
+
+def test_steps_and_thresholds_have_panels_of_their_own(run_folder: Path) -> None:
+    (run_folder / "config.toml").write_text(
+        '[flows.activation_up]\ncodec = "predict > klt > uniform(1) > range"\n'
+        '[flows.gradient_down]\ncodec = "temporal(0.98) > int8"\n'
+    )
+    path = run_folder / "metrics.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    both = {"threshold": {"activation_up": 2.0, "gradient_down": 0.98}}
+    path.write_text("\n".join(json.dumps(line | both) for line in lines))
+
+    assert decided(load_run(run_folder)) == {
+        "threshold": ["gradient_down"],
+        "step": ["activation_up"],
+        "skipped samples": ["activation_up"],
+    }
+
+
+def test_the_time_is_that_of_links_only_if_there_are_any(run_folder: Path) -> None:
+    config = run_folder / "config.toml"
+
+    config.write_text("[links]\nup_mbps = false\nclients = {}\n")
+    assert "modelled links" not in report(run_folder)[1].text
+    config.write_text("[links]\nup_mbps = 10.0\n")
+    assert "modelled links" in report(run_folder)[1].text
+
+
+def test_a_run_is_titled_by_its_folder_and_a_variant_by_its_name(run_folder: Path) -> None:
+    path = run_folder / "result.json"
+    result = json.loads(path.read_text())
+
+    path.write_text(json.dumps(result | {"label": result["method"]}))
+    assert "<title>run</title>" in report(run_folder)[0]
+    path.write_text(json.dumps(result | {"label": "a variant"}))
+    assert "<title>a variant</title>" in report(run_folder)[0]
 
 
 def test_nothing_is_drawn_for_a_codec_that_cannot_skip(run_folder: Path) -> None:
