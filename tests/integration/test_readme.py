@@ -1,5 +1,6 @@
-"""The README's Python lines run as they stand."""
+"""The Python of the README and of the notebook runs as it stands."""
 
+import json
 import re
 from pathlib import Path
 
@@ -17,6 +18,16 @@ def test_the_python_example_runs(tiny_config, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     exec(compile(code, "README.md", "exec"), {})
     PeftModel.from_pretrained(load_model(tiny_config.model.source), str(tmp_path / "my-adapter"))
+
+
+def test_the_notebook_runs(tmp_path, monkeypatch):
+    notebook = json.loads((README.parent / "docs" / "first.ipynb").read_text(encoding="utf-8"))
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            exec(compile("".join(cell["source"]), "first.ipynb", "exec"), names)
+    assert len(names["losses"]) == 3 and names["run"].result["eval"]["fell_by"] > 0
 
 
 def test_the_toml_example_is_a_configuration():
