@@ -121,7 +121,10 @@ def test_losses_without_a_clients_rows_are_not_compared_with_those_that_have_the
     losses = {line["round"]: line["eval_loss"] for line in lines}
     assert found["best_loss"] == min(losses[1], losses[2]) and found["fell_by"] is None
     assert found["initial_loss"] == losses[0]
-    assert run.result["clients"] == 2 and run.result["participation"] == {"client-0": 2, "client-2": 2}
+    assert run.result["clients"] == 2 and run.result["participation"] == {
+        "client-0": "1-2",
+        "client-2": "1-2",
+    }
     (warning,) = run.result["warnings"]
     assert (
         f"rounds 0 are over other rows than the last one, which is over {rows[2]} of client-0, client-2"

@@ -18,6 +18,7 @@ VALUES: dict[str, Any] = {
     "lora.targets": ["q_proj"],
     "data.domain": "restaurants",
     "data.labels": ["yes", "no"],
+    "federation.names": ["clinic-a", "clinic-b", "clinic-c"],
     "data.samples": 30,
     "data.chat_template": "chatml",
     "data.held_out_by": "clinic",

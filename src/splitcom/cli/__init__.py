@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from splitcom.cli.admin import admin
 from splitcom.cli.campaign import campaign
 from splitcom.cli.certs import certs
 from splitcom.cli.compare import compare
@@ -79,6 +80,7 @@ def _splitcom(
 for command in COMMANDS:
     app.command()(command)
 app.add_typer(certs, name="certs")
+app.add_typer(admin, name="admin")
 
 
 def main() -> None:

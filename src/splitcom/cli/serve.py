@@ -33,6 +33,7 @@ def serve(
     from splitcom.cli.ending import show_end
     from splitcom.cli.status import StatusPage, log_to
     from splitcom.config import Config
+    from splitcom.methods.admin import Drained
     from splitcom.methods.monitor import MonitorPage, address_of
     from splitcom.methods.serve import ServeOptions
     from splitcom.methods.serve import serve as run
@@ -46,13 +47,17 @@ def serve(
     overrides = dict(map(parse_assignment, assignments or []))
     path = config or (out / "config.toml" if resume else None)
     settings = Config.from_toml("", "defaults", overrides) if path is None else Config.load(path, overrides)
-    with ExitStack() as stack:
-        page = stack.enter_context(
-            StatusPage(settings.training.rounds, terminal, is_json=log_format == "json")
-        )
-        if metrics is not None:
-            stack.enter_context(MonitorPage(page.snapshot, *address_of(metrics)))
-        watching = [stack.enter_context(tracker) for tracker in trackers(track or [], out, settings)]
-        options = ServeOptions(listen, authority, out, resume)
-        finished = run(settings, options, [page, *watching], page.watch)
+    try:
+        with ExitStack() as stack:
+            page = stack.enter_context(
+                StatusPage(settings.training.rounds, terminal, is_json=log_format == "json")
+            )
+            if metrics is not None:
+                stack.enter_context(MonitorPage(page.snapshot, *address_of(metrics)))
+            watching = [stack.enter_context(tracker) for tracker in trackers(track or [], out, settings)]
+            options = ServeOptions(listen, authority, out, resume)
+            finished = run(settings, options, [page, *watching], page.watch)
+    except Drained as drained:
+        terminal.say(str(drained))
+        return
     show_end(terminal, finished)

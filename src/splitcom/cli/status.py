@@ -7,10 +7,9 @@ from typing import Any, Self
 
 from splitcom.foreign import JsonFormatter, LogFormatter
 from splitcom.methods.join import Check
-from splitcom.methods.monitor import Monitor, Snapshot
-from splitcom.report.format import format_bytes, format_thresholds
-from splitcom.report.live import standing_cells
-from splitcom.report.terminal import Group, RenderableType, Table, Terminal, TerminalLog, line, live_page
+from splitcom.methods.monitor import Monitor
+from splitcom.report.live import clients_table, headline
+from splitcom.report.terminal import Group, RenderableType, Terminal, TerminalLog, line, live_page
 from splitcom.server.observe import StepReport
 
 _LOG = logging.getLogger("splitcom")
@@ -58,7 +57,7 @@ class StatusPage(Monitor):
         super().on_step(report)
         if not self._terminal and monotonic() - self._last_line > _LINE_S:
             self._last_line = monotonic()
-            _LOG.info("%s", self._headline())
+            _LOG.info("%s", headline(self.snapshot()))
 
     def on_round(self, lines: Sequence[Mapping[str, Any]]) -> None:
         """Log the round."""
@@ -68,22 +67,6 @@ class StatusPage(Monitor):
         accuracy = snapshot.held_out_accuracy
         right = "" if accuracy is None else f", accuracy {accuracy:.1%}"
         _LOG.info("round %d of %d is done%s%s", snapshot.round, snapshot.rounds, loss, right)
-
-    def _headline(self) -> str:
-        snapshot = self.snapshot()
-        loss = "" if snapshot.loss is None else f"  loss {snapshot.loss:.3f}"
-        connected = sum(client.connected for client in snapshot.clients.values())
-        return (
-            f"round {snapshot.round}/{snapshot.rounds}  step {snapshot.step}/{snapshot.num_steps}{loss}  "
-            f"skipped {snapshot.skip_ratio:.0%}{format_thresholds(snapshot.thresholds)}  "
-            f"{format_bytes(snapshot.total_bytes)}  {connected} clients connected{self._times(snapshot)}"
-        )
-
-    def _times(self, snapshot: Snapshot) -> str:
-        step = "".join(f"  {phase} {seconds:.2f} s" for phase, seconds in snapshot.step_seconds.items())
-        saved = "" if snapshot.save_age_s is None else f"  saved {snapshot.save_age_s:.0f} s ago"
-        refused = sum(snapshot.refusals.values())
-        return step + saved + (f"  {refused} refused" if refused else "")
 
     def _render(self) -> RenderableType:
         snapshot = self.snapshot()
@@ -95,21 +78,7 @@ class StatusPage(Monitor):
                 name: (total - before.get(name, 0)) / (now - then) for name, total in totals.items()
             }
             self._before = now, totals
-        table = Table()
-        table.add_column("client")
-        table.add_column("is")
-        for column in ("waited for", "up", "down", "per second", "reconnections"):
-            table.add_column(column, justify="right")
-        for name, client in clients.items():
-            table.add_row(
-                line(name, "" if client.connected else "red"),
-                *standing_cells(snapshot.standings.get(name)),
-                format_bytes(client.up_bytes),
-                format_bytes(client.down_bytes),
-                format_bytes(int(self._rates.get(name, 0))) if client.connected else "not connected",
-                str(client.reconnections),
-            )
-        return Group(line(self._headline(), "bold"), table)
+        return Group(line(headline(snapshot), "bold"), clients_table(snapshot, self._rates))
 
 
 def print_check(terminal: Terminal, check: Check) -> None:

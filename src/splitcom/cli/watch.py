@@ -12,15 +12,17 @@ def watch(
 ) -> None:
     """Show a run's rounds as they end: losses, thresholds, skipped samples, bytes per flow. Ends with the run.
 
-    Also if the process that trains it has died.
+    Also if the process that trains it has died. Of a server on this machine also what each client is at.
     """
+    from contextlib import suppress
     from time import sleep
 
     from splitcom.config import Config
     from splitcom.errors import RunError
+    from splitcom.methods.admin import snapshot_of
     from splitcom.metrics.record import RunFolder
-    from splitcom.report.live import progress_table
-    from splitcom.report.terminal import Live, Terminal
+    from splitcom.report.live import clients_table, headline, progress_table
+    from splitcom.report.terminal import Group, Live, RenderableType, Terminal, line
 
     folder = RunFolder(run)
     rounds = Config.from_toml(folder.config_toml(), str(run / "config.toml")).training.rounds
@@ -31,7 +33,11 @@ def watch(
                 folder.is_locked
             )  # before the result is looked for, or its last moment could be missed
             finished = folder.result() is not None
-            live.update(progress_table(run, rounds), refresh=True)
+            shown: list[RenderableType] = [progress_table(run, rounds)]
+            with suppress(RunError):  # of a run in one process, or of another user's
+                snapshot = snapshot_of(run)
+                shown += [line(headline(snapshot)), clients_table(snapshot)]
+            live.update(Group(*shown), refresh=True)
             if finished or not is_running:
                 break
             sleep(every)

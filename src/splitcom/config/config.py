@@ -169,6 +169,11 @@ class Config(Section):
         """The names clients have in a simulation."""
         return [f"client-{index}" for index in range(self.federation.clients)]
 
+    @property
+    def told(self) -> str:
+        """As TOML, what clients of a run are told of it: all but who the others are."""
+        return self.override({"federation.names": None}).to_toml()
+
     @classmethod
     def load(cls, path: str | Path, overrides: Mapping[str, Any] | None = None) -> Self:
         """Read a TOML file; raises ConfigError naming file, key, value and remedy.

@@ -27,6 +27,10 @@ class FederationConfig(Section):
 
     clients: PositiveInt = 3
     """How many clients take part in the run."""
+    names: list[str] | None = None
+    """Over a network: the names in the certificates of those who may take part; None: any certificate of the
+    authority. Clients are not told.
+    """
     sample: Part = 1.0
     """The part of the clients that is sampled for each round."""
     aggregator: AggregatorText = "fedavg"
@@ -87,6 +91,15 @@ class FederationConfig(Section):
             raise ValueError(
                 f"over_select = {self.over_select:g}: all {self.clients} clients are sampled already; "
                 "lower sample, such as sample = 0.5"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _names_for_all(self) -> Self:
+        if self.names is not None and len(set(self.names)) < max(self.clients, len(self.names)):
+            raise ValueError(
+                f"federation.names has {len(set(self.names))} different ones: each is to be there once, and there are "
+                f"federation.clients = {self.clients}; name as many or more, or leave it out"
             )
         return self
 

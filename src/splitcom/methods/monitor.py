@@ -49,6 +49,20 @@ class Snapshot:
     standings: Mapping[str, Standing] = field(default_factory=dict)
     is_ready: bool = False  # clients can take part
 
+    @classmethod
+    def of(cls, fields: Mapping[str, Any]) -> "Snapshot":
+        """One that has been a tree of plain values.
+
+        >>> from dataclasses import asdict
+        >>> traffic = ClientTraffic(connected=True, up_bytes=1, down_bytes=2, reconnections=0)
+        >>> snapshot = Snapshot(rounds=2, standings={"a": Standing("idle")}, clients={"a": traffic})
+        >>> Snapshot.of(asdict(snapshot)) == snapshot
+        True
+        """
+        clients = {name: ClientTraffic(**kept) for name, kept in fields["clients"].items()}
+        standings = {name: Standing(**kept) for name, kept in fields["standings"].items()}
+        return cls(**{**fields, "clients": clients, "standings": standings})
+
     def waiting(self) -> str:
         """Whom the run waits for, longest first; empty if for nobody.
 

@@ -51,6 +51,7 @@ AFTER_TRAINING = (
 """Settings that training does not depend on: they may be changed when a run is resumed."""
 
 LIVENESS = (
+    "federation.names",
     "federation.drop_after_s",
     "federation.step_timeout_s",
     "federation.max_restarts",
@@ -276,7 +277,7 @@ def result_of(federation: Federation, config: Config, label: str, virtual_s: flo
         "rounds": federation.round,
         "ended_by": federation.ended_by,
         "clients": len(federation.members),
-        "participation": dict(sorted(federation.participation.items())),
+        "participation": federation.participation.texts(),
         "eval": {
             "round": kept,  # of the adapter that is left
             "loss": last,

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,12 @@ import torch
 from splitcom.config import Config
 from splitcom.durable import make_folder, make_private, write_atomic
 from splitcom.errors import RunError
+from splitcom.methods.admin import Admin, Drain, listening
 from splitcom.methods.ending import Ending, export
+from splitcom.methods.monitor import Monitor
 from splitcom.methods.record import Record
 from splitcom.methods.run import Run, check_resumable, configured, ended_with, run_rounds, trained_of
+from splitcom.methods.seats import Seats
 from splitcom.methods.settings import check_model
 from splitcom.metrics.record import RunFolder
 from splitcom.models import fingerprint
@@ -73,22 +77,16 @@ def _serve_into(
     observers: Sequence[Observer],
     on_listening: Callable[[GrpcServer], None],
 ) -> Run:
-    observer = Observers([Record(folder), *observers])
     if (result := _ended(folder, config, resume=options.resume)) is not None:
         return Run(folder.path, result)
     identity = load_server_identity(options.authority)
+    seats = Seats(config.federation.names, folder.path)
     check_max_tokens(config)
     check_template(config)
     digest = fingerprint(config.model.source)
     warnings = check_parts(config)
     parts = load_server_parts(config)
-    description = Description(
-        protocol_version=TRANSPORT_VERSION,
-        package_version=version("splitcom"),
-        run=_run_identifier(folder),
-        config_toml=config.to_toml(),
-        model_fingerprint=digest,
-    )
+    description = _description(folder, config, digest)
     with (
         _front_folder(config, folder) as write_parts,
         GrpcServer(
@@ -100,13 +98,16 @@ def _serve_into(
             front=write_parts if config.training.split else None,
             limits=Limits(message_bytes=most_message_bytes(config, parts)),
             timeouts=options.timeouts,
+            barred=seats.barred,
         ) as transport,
     ):
         _begin(folder, config, description)  # not before: a port that is taken leaves nothing behind
         _LOG.info("listening on port %d for %d clients", transport.port, config.federation.clients)
         on_listening(transport)
+        operated = _Operated(config, folder, transport, seats)
+        observer = Observers([Record(folder), operated.monitor, *observers, operated.drain])
         federation = build_server(config, transport, parts, digest, folder.checkpoints / "server", observer)
-        with closing(federation):
+        with closing(federation), operated.listening():
             warnings += run_rounds(federation, observer)
         trained = trained_of(federation, config, config.method, transport.state()["virtual_s"], warnings)
         ending = Ending(folder, trained.result)
@@ -115,6 +116,28 @@ def _serve_into(
         transport.close(_FAREWELL_S)
     _retire(folder, config)
     return Run(folder.path, ending.result)
+
+
+def _description(folder: RunFolder, config: Config, digest: str) -> Description:
+    return Description(
+        protocol_version=TRANSPORT_VERSION,
+        package_version=version("splitcom"),
+        run=_run_identifier(folder),
+        config_toml=config.told,
+        model_fingerprint=digest,
+    )
+
+
+class _Operated:
+    """What whoever runs the server sees and decides; what was decided before it was started holds at once."""
+
+    def __init__(self, config: Config, folder: RunFolder, transport: GrpcServer, seats: Seats) -> None:
+        self.monitor, self.drain = Monitor(config.training.rounds), Drain(config.training.rounds)
+        self.monitor.watch(transport)
+        for order in seats.excluded:
+            transport.order(order)
+        admin = Admin(self.monitor.snapshot, transport.order, seats, self.drain)
+        self.listening = partial(listening, folder.path, admin)
 
 
 def _ended(folder: RunFolder, config: Config, *, resume: bool) -> dict[str, Any] | None:

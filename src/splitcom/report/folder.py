@@ -107,7 +107,7 @@ class Result(_Record):
     rounds: int  # that were trained
     ended_by: dict[str, int] = {}  # the setting of training that has ended the run, and its value
     clients: int  # that were there at the end
-    participation: dict[str, int] = {}  # rounds that each client has ended
+    participation: dict[str, str] = {}  # the rounds that each client has ended, such as "1-4, 6"
     eval: Evaluation
     bytes: Totals
     uncompressed_bytes: Totals

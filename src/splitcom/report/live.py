@@ -1,4 +1,4 @@
-"""A run in the terminal as far as it has come: a line per round, and where its bytes went."""
+"""A run in the terminal as far as it has come: a line per round, where its bytes went, who is at what."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
@@ -6,12 +6,14 @@ from pathlib import Path
 from statistics import fmean
 
 from splitcom.flows import FLOWS, SUMS
+from splitcom.methods.monitor import Snapshot
 from splitcom.report.folder import METRICS, ClientRound, load_metrics
-from splitcom.report.format import format_bytes, format_percent
+from splitcom.report.format import format_bytes, format_percent, format_thresholds
 from splitcom.report.tables import NONE
-from splitcom.report.terminal import Table
+from splitcom.report.terminal import Table, line
 from splitcom.server.peers import Standing
-from splitcom.server.waits import describe
+from splitcom.server.waits import describe, since
+from splitcom.transports.grpc_server import ClientTraffic
 
 
 def progress_table(folder: Path, num_rounds: int, last: int = 20) -> Table:
@@ -44,11 +46,60 @@ def progress_table(folder: Path, num_rounds: int, last: int = 20) -> Table:
     return table
 
 
+def headline(snapshot: Snapshot) -> str:
+    """Where a run is that has a server, what its last step took by phase, and when it was last saved."""
+    loss = "" if snapshot.loss is None else f"  loss {snapshot.loss:.3f}"
+    connected = sum(client.connected for client in snapshot.clients.values())
+    step = "".join(f"  {phase} {seconds:.2f} s" for phase, seconds in snapshot.step_seconds.items())
+    saved = "" if snapshot.save_age_s is None else f"  saved {snapshot.save_age_s:.0f} s ago"
+    refused = sum(snapshot.refusals.values())
+    return (
+        f"round {snapshot.round}/{snapshot.rounds}  step {snapshot.step}/{snapshot.num_steps}{loss}  "
+        f"skipped {snapshot.skip_ratio:.0%}{format_thresholds(snapshot.thresholds)}  "
+        f"{format_bytes(snapshot.total_bytes)}  {connected} clients connected{step}{saved}"
+        + (f"  {refused} connections refused" if refused else "")
+    )
+
+
+def clients_table(snapshot: Snapshot, rates: Mapping[str, float] | None = None) -> Table:
+    """What each client is at, since when it is waited for, and its traffic; `rates` in bytes per second."""
+    table = Table()
+    table.add_column("client")
+    table.add_column("is")
+    table.add_column("waited for", no_wrap=True)
+    for column in ("up", "down", *(() if rates is None else ("per second",)), "trouble"):
+        table.add_column(column, justify="right")
+    for name in sorted(snapshot.clients.keys() | snapshot.standings.keys()):
+        client = snapshot.clients.get(name, ClientTraffic(False, 0, 0, 0))
+        standing = snapshot.standings.get(name)
+        rate = (
+            ()
+            if rates is None
+            else (f"{format_bytes(int(rates.get(name, 0)))}" if client.connected else NONE,)
+        )
+        table.add_row(
+            line(name, "" if client.connected else "red"),
+            *standing_cells(standing),
+            format_bytes(client.up_bytes),
+            format_bytes(client.down_bytes),
+            *rate,
+            _trouble(client, standing),
+        )
+    return table
+
+
+def _trouble(client: ClientTraffic, standing: Standing | None) -> str:
+    counts = {"reconnections": client.reconnections}
+    if standing is not None:
+        counts |= {"restarts": standing.restarts, "refusals": standing.refusals}
+    return ", ".join(f"{count} {what}" for what, count in counts.items() if count) or NONE
+
+
 def standing_cells(standing: Standing | None) -> tuple[str, str]:
-    """What a client is at, and for how long its message is due."""
+    """What a client is at, and since when its message is due."""
     if standing is None:
         return NONE, NONE
-    return describe(standing), NONE if standing.waited_s is None else f"{standing.waited_s:.0f} s"
+    return describe(standing), NONE if standing.waited_s is None else since(standing.waited_s)
 
 
 def _sum(lines: Iterable[ClientRound], key: str) -> int:

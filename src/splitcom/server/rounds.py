@@ -20,6 +20,7 @@ from splitcom.codecs import ReferenceStore
 from splitcom.config import Config
 from splitcom.engines.engine import Engine
 from splitcom.metrics.ledger import Ledger
+from splitcom.metrics.participation import Participation
 from splitcom.metrics.tally import Tally
 from splitcom.protocol.labels import pack_labels, unpack_labels
 from splitcom.protocol.limits import KindLimits
@@ -95,7 +96,7 @@ class Federation:
         self.eval_losses: dict[int, float] = {}
         self.eval_accuracies: dict[int, float] = {}  # of classes, else empty
         self.eval_rows: dict[int, dict[str, int]] = {}  # held-out samples of each loss, by client
-        self.participation: Counter[str] = Counter()  # rounds that a client has ended
+        self.participation = Participation()
         self.members: list[str] = []  # the clients that were there when the last round ended
         self.exact: HeldOut | None = None  # after the last round, if the others are of coded hidden states
         self.uncompressed: Counter[str] = Counter()
@@ -104,6 +105,7 @@ class Federation:
         self.best = Best(config.training)
         self.states = ClientStates(open_channels)
         self._store = store
+        self._told = config.told
         self._saved_round = 0
         self._saved_clocks: dict[str, Any] = {}
         self._shared = SharedAdapter(model.adapter, config, self.states.versions_in_use)
@@ -209,7 +211,7 @@ class Federation:
                         self._saved_round,
                     )
                 state.begin_anew()
-            welcome = Welcome(config_toml=self.config.to_toml(), round=state.acknowledged_round)
+            welcome = Welcome(config_toml=self._told, round=state.acknowledged_round)
             self._clients.send(name, Message(welcome=welcome))
 
     def _round(self) -> None:
@@ -260,7 +262,7 @@ class Federation:
         lines = []
         server_s = 0.0 if self._body is None else self._body.engine.take_seconds()
         self.members = self._clients.present
-        self.participation.update(name for name, state in self.states.items() if state.counts.updates)
+        self.participation.add(self.round, [name for name, of in self.states.items() if of.counts.updates])
         for name in self._clients.peers:
             sent, state = counted.get(name, {}), self.states[name]
             done = state.counts
@@ -310,7 +312,7 @@ class Federation:
             "eval_losses": self.eval_losses,
             "eval_accuracies": self.eval_accuracies,
             "eval_rows": self.eval_rows,
-            "participation": self.participation,
+            "participation": self.participation.ranges,
             "members": self.members,
             "exact": self.exact,
             "ledger": self.ledger.state(),
@@ -350,7 +352,7 @@ class Federation:
         self.eval_losses = {int(index): loss for index, loss in scalars["eval_losses"].items()}
         self.eval_accuracies = {int(index): value for index, value in scalars["eval_accuracies"].items()}
         self.eval_rows = {int(index): rows for index, rows in scalars["eval_rows"].items()}
-        self.participation, self.members = Counter(scalars["participation"]), scalars["members"]
+        self.participation, self.members = Participation(scalars["participation"]), scalars["members"]
         self.exact = None if scalars["exact"] is None else HeldOut(*scalars["exact"])
         self.uncompressed = Counter(scalars["uncompressed"])
         self.ledger.load_state(scalars["ledger"])

@@ -11,20 +11,16 @@ _LOG = logging.getLogger(__name__)
 
 def say_who_is_waited_for(name: str, standing: Standing) -> None:
     """Say since when a client owes a message."""
-    waited_s = standing.waited_s or 0.0
-    _LOG.warning(
-        "waiting for %s since %s (%.0f s): it is %s", name, _time_of(waited_s), waited_s, describe(standing)
-    )
+    _LOG.warning("waiting for %s %s: it is %s", name, since(standing.waited_s or 0.0), describe(standing))
 
 
 def say_who_is_missing(present: Sequence[str], expected: int, waited_s: float) -> None:
     """Say how many clients have not come yet."""
     _LOG.warning(
-        "waiting for %d of %d clients since %s (%.0f s); here: %s",
+        "waiting for %d of %d clients %s; here: %s",
         expected - len(present),
         expected,
-        _time_of(waited_s),
-        waited_s,
+        since(waited_s),
         ", ".join(present) or "nobody",
     )
 
@@ -38,5 +34,6 @@ def describe(standing: Standing) -> str:
     return f"{standing.state}: {standing.reason}" if standing.reason else standing.state
 
 
-def _time_of(ago_s: float) -> str:
-    return f"{datetime.now() - timedelta(seconds=ago_s):%H:%M:%S}"
+def since(ago_s: float) -> str:
+    """Since when, by this machine's clock, and for how long."""
+    return f"since {datetime.now() - timedelta(seconds=ago_s):%H:%M:%S} ({ago_s:.0f} s)"

@@ -26,6 +26,7 @@ class Conversation:
         self.identifier = identifier
         self.received_bytes = self.sent_bytes = 0  # of messages, each counted once: what a ledger counts
         self.connections = 0
+        self._began = monotonic()
         self._endpoint = Endpoint(limits)
         self._changed = Condition()
         self._connection = 0
@@ -42,6 +43,10 @@ class Conversation:
     def ended(self) -> bool:
         """Whether it is over."""
         return self._farewell is not None
+
+    def is_silent_for(self, seconds: float) -> bool:
+        """Whether the peer has had that much time and has said nothing at all."""
+        return not self.received_bytes and monotonic() - self._began > seconds
 
     def connect(self) -> tuple[int, Position]:
         """Begin a connection: its number, and what to tell the peer; the one before is superseded."""

@@ -24,6 +24,7 @@ SERVICE = "splitcom.transport.v1.SplitCom"
 TRANSPORT_VERSION = 1
 PROBE_BYTES = 1 << 18
 PIECE_BYTES = 1 << 16  # of a file; what a connection that is cut early has carried is not lost
+_STREAMS_OF_A_CONNECTION = 8  # a client has one at a time
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,17 @@ def channel_options(timeouts: Timeouts) -> Sequence[tuple[str, int]]:
         ),  # else a minute, whatever the line above
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.http2.max_ping_strikes", 0),
+    )
+
+
+def server_options(timeouts: Timeouts) -> Sequence[tuple[str, int]]:
+    """What a server adds, so that connections which come to nothing do not stay."""
+    return (
+        ("grpc.so_reuseport", 0),
+        ("grpc.http2.min_ping_interval_without_data_ms", 1000),
+        ("grpc.server_handshake_timeout_ms", int(3e3 * timeouts.connect_s)),
+        ("grpc.max_connection_idle_ms", int(1e3 * timeouts.silence_s)),
+        ("grpc.max_concurrent_streams", _STREAMS_OF_A_CONNECTION),
     )
 
 

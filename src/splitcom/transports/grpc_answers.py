@@ -59,36 +59,36 @@ class Answers:
         def send(message: _Message) -> bytes:
             return message.SerializeToString()
 
-        one, many = grpc.unary_unary_rpc_method_handler, grpc.unary_stream_rpc_method_handler
+        # Also requests are streams for it: of others it would wait for the first, in one of its threads and for ever.
+        handler = grpc.stream_stream_rpc_method_handler
         return {
-            "Describe": one(self._only(self._describe), Inquiry.FromString, send),
-            "Probe": one(self._only(self._probe), Probe.FromString, send),
-            "FrontFiles": one(self._only(self._list_front), FrontInquiry.FromString, send),
-            "Front": many(self._admitted(self._send_front), FrontRequest.FromString, send),
+            "Describe": handler(self._admitted(self._describe), Inquiry.FromString, send),
+            "Probe": handler(self._admitted(self._probe), Probe.FromString, send),
+            "FrontFiles": handler(self._admitted(self._list_front), FrontInquiry.FromString, send),
+            "Front": handler(self._admitted(self._send_front), FrontRequest.FromString, send),
         }
 
     def _admitted(
         self, answer: Callable[[_RequestT, str], Iterator[_Message]]
-    ) -> Callable[[_RequestT, grpc.ServicerContext], Iterator[_Message]]:
+    ) -> Callable[[Iterator[_RequestT], grpc.ServicerContext], Iterator[_Message]]:
         """An answer to those alone who are let in, which gets the client's name; the one place where calls fail."""
 
-        def call(request: _RequestT, context: grpc.ServicerContext) -> Iterator[_Message]:
+        def call(requests: Iterator[_RequestT], context: grpc.ServicerContext) -> Iterator[_Message]:
             try:
-                yield from answer(request, self._admission.identify(context)[0])
+                with self._admission.admitted(requests, context) as call:
+                    if call.request is None:
+                        raise Refusal(Refused.MALFORMED, "a call without a request")
+                    yield from answer(call.request, call.client)
             except Refusal as refusal:
                 log_refusal(context, refusal.refused)
                 _abort(context, grpc.StatusCode.PERMISSION_DENIED, refusal.refused.reason)
+            except grpc.RpcError:
+                return  # lost, or ended in favour of another
             except Exception as error:
                 self._waiting(error)
                 _abort(context, grpc.StatusCode.INTERNAL, "the server has failed; its log says why")
 
         return call
-
-    def _only(
-        self, answer: Callable[[_RequestT, str], Iterator[_Message]]
-    ) -> Callable[[_RequestT, grpc.ServicerContext], _Message]:
-        admitted = self._admitted(answer)
-        return lambda request, context: next(admitted(request, context))
 
     def _describe(self, inquiry: Inquiry, name: str) -> Iterator[Description]:
         held, ours = inquiry.model_fingerprint, self._description.model_fingerprint

@@ -13,14 +13,22 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from threading import Lock, Timer
+from threading import Lock
 from time import monotonic
 from typing import Any, Self
 
 import grpc
 
 from splitcom.errors import RemoteProtocolError, TransportError
-from splitcom.transports.admission import Admission, Refusal, log_refusal, refused, version_reason
+from splitcom.transports.admission import (
+    Admission,
+    Barred,
+    Call,
+    Refusal,
+    log_refusal,
+    refused,
+    version_reason,
+)
 from splitcom.transports.conversation import Conversation, Superseded
 from splitcom.transports.endpoint import Limits
 from splitcom.transports.events import Admitted, Back, Event, Excluded, Gone, Joined, Received
@@ -33,13 +41,17 @@ from splitcom.transports.grpc import (
     Timeouts,
     channel_options,
     code_name,
+    server_options,
 )
 from splitcom.transports.grpc_answers import Answers
+from splitcom.transports.streams import Streams
 from splitcom.transports.thread import handed_to, start
 from splitcom.transports.tls import Identity
 
 _LOG = logging.getLogger(__name__)
-_CALLS = 8  # threads for calls beside the conversations
+_CALLS_OF_ONE = 4  # that are under way at the same time, beside the conversation that goes on
+_MORE_CALLS = 32  # than two of each client
+_SPARE_THREADS = 32  # for calls that are told to end, or are not noted yet
 
 
 @dataclass(frozen=True)
@@ -61,6 +73,7 @@ class GrpcServer:
         description: what clients are told of the run.
         max_clients: how many may be in a conversation at the same time.
         front: makes the folder that clients without weights are sent; called once, when the first one asks.
+        barred: why a client with this name may take no part, None if it may; asked anew for every frame.
 
     Raises TransportError where it cannot listen.
     """
@@ -75,11 +88,14 @@ class GrpcServer:
         front: Callable[[], Path] | None = None,
         limits: Limits | None = None,
         timeouts: Timeouts | None = None,
+        barred: Barred = lambda name: None,
     ) -> None:
-        self._admission = Admission(revoked)
         self._max_clients = max_clients
         self._limits = limits or Limits()
         self._timeouts = timeouts or SERVER_TIMEOUTS
+        num_calls = 2 * max_clients + _MORE_CALLS
+        streams = Streams(_CALLS_OF_ONE, num_calls)
+        self._admission = Admission(revoked, barred, streams, self._timeouts.connect_s)
         self.notice_s: float | None = self._timeouts.notice_s
         self._lock = Lock()
         self._conversations: dict[str, Conversation] = {}  # the newest of each client
@@ -92,12 +108,8 @@ class GrpcServer:
         self._sent_at: dict[str, float] = {}
         self._client_s: dict[str, float] = defaultdict(float)
         self._server = grpc.server(
-            ThreadPoolExecutor(2 * max_clients + _CALLS, thread_name_prefix="grpc"),
-            options=(
-                *channel_options(self._timeouts),
-                ("grpc.so_reuseport", 0),
-                ("grpc.http2.min_ping_interval_without_data_ms", 1000),
-            ),
+            ThreadPoolExecutor(max_clients + num_calls + _SPARE_THREADS, thread_name_prefix="grpc"),
+            options=(*channel_options(self._timeouts), *server_options(self._timeouts)),
         )
         answers = Answers(self._admission, description, front, self._events.put)
         handlers = {"Converse": grpc.stream_stream_rpc_method_handler(self._converse), **answers.handlers()}
@@ -123,7 +135,7 @@ class GrpcServer:
                 return event
             if isinstance(event, Received):
                 conversation.consumed()
-            if conversation.ended and not (isinstance(event, Gone) and self._is_refused_here(conversation)):
+            if conversation.ended and not (isinstance(event, Gone) and self._is_believed_in(conversation)):
                 continue
             if isinstance(event, Joined):
                 self._addressed[event.client] = conversation
@@ -214,34 +226,29 @@ class GrpcServer:
 
     def _connection(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
         try:
-            name, serial = self._admission.identify(context)
-            conversation, connection, opened = self._open(name, requests, context)
+            with self._admission.admitted(requests, context) as call:
+                conversation, connection, opened = self._open(call, context)
+                call.stream.is_needed = lambda: conversation.is_current(connection) and not conversation.ended
+                if not conversation.ended:  # else all that is left to say is that it is over
+                    yield pack(Parcel(Frame(opened=opened)))
+                read = partial(self._read, conversation, connection, requests, call.serial)
+                start(f"read-{call.client}", read, self._events.put)
+                yield from conversation.outgoing(connection)
+                if not (conversation.is_current(connection) or conversation.ended):
+                    context.cancel()  # lost or superseded: the reading thread must not wait for what is half dead
         except Refusal as refusal:
             log_refusal(context, refusal.refused)
             self.refusals[code_name(refusal.refused.code)] += 1
             yield pack(Parcel(Frame(refused=refusal.refused)))
-            return
         except grpc.RpcError:
-            return  # lost before it began
-        if not conversation.ended:  # else all that is left to say is that it is over
-            yield pack(Parcel(Frame(opened=opened)))
-        read = partial(self._read, conversation, connection, requests, serial)
-        start(f"read-{name}", read, self._events.put)
-        yield from conversation.outgoing(connection)
-        if not (conversation.is_current(connection) or conversation.ended):
-            context.cancel()  # lost or superseded: the reading thread must not wait for what is half dead
+            return  # lost before it began, or ended in favour of another
 
-    def _open(
-        self, name: str, requests: Iterator[bytes], context: grpc.ServicerContext
-    ) -> tuple[Conversation, int, Opened]:
-        timer = Timer(self._timeouts.connect_s, context.cancel)
-        timer.start()
+    def _open(self, call: Call, context: grpc.ServicerContext) -> tuple[Conversation, int, Opened]:
+        name = call.client
         try:
-            first = unpack(next(requests, b"")).frame
+            first = unpack(call.request or b"").frame
         except RemoteProtocolError as error:
             raise Refusal(Refused.MALFORMED, str(error)) from error
-        finally:
-            timer.cancel()
         if first.WhichOneof("kind") != "open":
             raise Refusal(Refused.MALFORMED, "a connection begins with a frame 'open'")
         opening = first.open
@@ -282,7 +289,11 @@ class GrpcServer:
             )
         others = [c for c in self._conversations.values() if not c.ended and c.client != name]
         if len(others) >= self._max_clients:
-            raise Refusal(Refused.FULL, f"the run has its {self._max_clients} clients")
+            silent = [c for c in others if c.is_silent_for(self._timeouts.connect_s)]
+            if not silent:
+                raise Refusal(Refused.FULL, f"the run has its {self._max_clients} clients")
+            _LOG.warning("%s has said nothing since it connected: %s takes its place", silent[0].client, name)
+            silent[0].end(Frame(reset=Reset()))
         if present is not None:
             present.end(Frame(reset=Reset()))
             up, down = self._past_bytes[name]
@@ -319,11 +330,10 @@ class GrpcServer:
             self._events.put((conversation, Gone(conversation.client)))
         _LOG.info("%s is disconnected", conversation.client)
 
-    def _is_refused_here(self, conversation: Conversation) -> bool:
+    def _is_believed_in(self, conversation: Conversation) -> bool:
         """Whether the federation does not know that it is over, and would wait for the client in vain."""
         name = conversation.client
-        refused_one, _ = self._refusals.get(name, (b"", None))
-        return self._addressed.get(name) is conversation and refused_one == conversation.identifier
+        return self._addressed.get(name) is conversation is self._conversations.get(name)
 
     def _end(self, client: str, farewell: Frame) -> None:
         if (conversation := self._addressed.pop(client, None)) is None:

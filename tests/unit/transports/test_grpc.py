@@ -5,6 +5,7 @@ import logging
 import re
 import socket
 import threading
+import time
 from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -295,6 +296,80 @@ def test_a_second_session_and_one_client_too_many_are_refused_and_the_others_go_
     for name in "ab":
         server.send(name, b"end")
     server.close(WAIT_S)
+
+
+def test_who_connects_and_says_nothing_gives_way_to_who_comes(serve, join, authority, caplog):
+    server = serve(max_clients=1, timeouts=replace(HASTY, connect_s=0.2))
+    identity = tls.load_identity(authority / "clients" / "a.pem")
+    credentials = grpc.ssl_channel_credentials(identity.authority, identity.key, identity.certificate)
+    first = opening(conversation=bytes(16), position=Position(window_bytes=1 << 16))
+    with grpc.secure_channel(f"localhost:{server.port}", credentials) as channel:
+        done = threading.Event()
+
+        def frames():
+            yield first
+            done.wait(WAIT_S)
+
+        call = channel.stream_stream(f"/{SERVICE}/Converse")(frames(), timeout=WAIT_S)
+        expect(server, Joined("a"))
+        assert "the run has its 1 clients" in str(client_outcome(join(server.port, "b")))
+        done.wait(0.3)
+        honest = join(server.port, "b")
+        assert [unpack(frame).frame.WhichOneof("kind") for frame in call] == ["opened", "reset"]
+        done.set()
+    assert {server.receive(WAIT_S) for _ in range(3)} == {Gone("a"), Joined("b"), Received("b", b"hello")}
+    server.send("b", b"end")
+    server.close(WAIT_S)
+    assert (
+        honest.outcome is None and "a has said nothing since it connected: b takes its place" in caplog.text
+    )
+
+
+@pytest.mark.parametrize("method", ["Converse", "Describe", "Probe", "FrontFiles", "Front"])
+def test_calls_that_say_nothing_end_one_another(serve, authority, method):
+    server = serve(timeouts=replace(HASTY, connect_s=60.0))
+    identity = tls.load_identity(authority / "clients" / "a.pem")
+    credentials = grpc.ssl_channel_credentials(identity.authority, identity.key, identity.certificate)
+    done = threading.Event()
+
+    def nothing():
+        done.wait(WAIT_S)
+        yield from ()
+
+    with grpc.secure_channel(f"localhost:{server.port}", credentials) as channel:
+        call = channel.stream_stream(f"/{SERVICE}/{method}")
+        calls = [call(nothing(), timeout=WAIT_S) for _ in range(8)]
+        ended = [one for one in calls if not still_waits(one)]
+        assert len(ended) == 4 and all(one.code() is grpc.StatusCode.CANCELLED for one in ended)
+        with ServerCalls(f"localhost:{server.port}", identity, HASTY) as others:
+            others.describe()
+        done.set()
+
+
+def still_waits(call):
+    deadline = time.monotonic() + 0.5
+    while call.is_active() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return call.is_active()
+
+
+def test_who_may_take_no_part_is_told_why_also_in_the_middle(serve, join, authority):
+    barred = {"b": "b is none of this run's clients"}
+    server = serve(barred=barred.get)
+    assert "b is none of this run's clients" in str(client_outcome(join(server.port, "b")))
+    with (
+        ServerCalls(
+            f"localhost:{server.port}", tls.load_identity(authority / "clients" / "b.pem"), HASTY
+        ) as calls,
+        pytest.raises(RefusedError, match="b is none of this run's clients"),
+    ):
+        calls.describe()
+    client = join(server.port, "a")
+    expect(server, Joined("a"), Received("a", b"hello"))
+    barred["a"] = "its machine has been stolen"
+    server.send("a", b"more")
+    assert "its machine has been stolen" in str(client_outcome(client))
+    expect(server, Gone("a"))
 
 
 def test_many_clients_at_once_are_all_served(serve, join, authority):
