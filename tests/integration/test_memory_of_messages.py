@@ -36,7 +36,7 @@ from splitcom.errors import RemoteProtocolError
 from splitcom.protocol.labels import unpack_labels
 from splitcom.protocol.messages_pb2 import Message
 from splitcom.protocol.session import Role, Session, State
-from splitcom.server.limits import limits_of, largest
+from splitcom.training.limits import limits_of, largest
 
 def varint(n):
     out = b""

@@ -18,6 +18,7 @@ from splitcom.config import Config
 from splitcom.errors import NonFiniteError, RefusedError
 from splitcom.foreign import PEER_CHARACTERS, visible
 from splitcom.protocol.adapters import unpack_packets
+from splitcom.protocol.limits import LIMITS, KindLimits
 from splitcom.protocol.messages_pb2 import (
     EvaluationEnd,
     EvaluationStart,
@@ -99,7 +100,7 @@ class Held:
 class Client:
     """Turns received bytes into the bytes to answer with; one conversation, which begins from `trainer` as it is.
 
-    `channels` are those through which the trainer sends.
+    `channels` are those through which the trainer sends, `limits` how large the server's messages may be.
     """
 
     def __init__(
@@ -110,6 +111,7 @@ class Client:
         config: Config,
         model_fingerprint: str,
         store: PartyStore,
+        limits: KindLimits = LIMITS,
     ) -> None:
         self.name = name
         self._trainer = trainer
@@ -122,7 +124,7 @@ class Client:
         self._down = AdapterCodec(config.flows.codec("adapter_down"))
         self._fingerprint = model_fingerprint
         self._store = store
-        self._session = Session(Role.CLIENT, form=Form.of(config.model.tail_blocks))
+        self._session = Session(Role.CLIENT, form=Form.of(config.model.tail_blocks), limits=limits)
         self._conversation = self._converse()
 
     def connect(self) -> bytes:

@@ -6,7 +6,7 @@ from functools import partial
 import torch
 
 from splitcom.client.client import RoundSummary
-from splitcom.client.packets import receive, send
+from splitcom.client.packets import Shape, receive, send
 from splitcom.client.parts import PartsTrainer, Rows
 from splitcom.codecs import Ragged
 from splitcom.config import Config
@@ -71,7 +71,7 @@ class EndsTrainer(PartsTrainer):
         with torch.set_grad_enabled(trains):
             front_out = self._front(batch.input_ids.to(self._device), mask)
 
-        learnt = learnt_tokens(batch.labels)
+        learnt, shape = learnt_tokens(batch.labels), Shape.of(batch, front_out.shape[-1])
 
         def packet(flow: str, values: torch.Tensor, lost: Sequence[int]) -> bytes:
             ragged = Ragged.from_padded(values, mask, learnt)
@@ -83,7 +83,11 @@ class EndsTrainer(PartsTrainer):
 
         reply = yield from send(activation)
         received = yield from receive(
-            self._channels["activation_down"], reply, lambda message: message.activation_down.activation, step
+            self._channels["activation_down"],
+            reply,
+            lambda message: message.activation_down.activation,
+            step,
+            shape,
         )
         tail_in = self._padded(received, batch).to(self._tail.dtype).requires_grad_()
         torch.manual_seed(derive_seed(self._config.seed, self._name, "tail", *position))
@@ -98,7 +102,7 @@ class EndsTrainer(PartsTrainer):
         reply = yield from send(gradient)
         if trains:
             returned = yield from receive(
-                self._channels["gradient_down"], reply, lambda message: message.gradient.gradient, step
+                self._channels["gradient_down"], reply, lambda message: message.gradient.gradient, step, shape
             )
             torch.autograd.backward(front_out, self._padded(returned, batch).to(front_out.dtype))
         return scored
@@ -115,7 +119,11 @@ class EndsTrainer(PartsTrainer):
             ragged = Ragged.from_padded(hidden, mask, learnt_tokens(batch.labels))
             reply = yield from send(partial(self._held_out_up, batch, ragged, (round_index, step), exact))
             returned = yield from receive(
-                down, reply, lambda message: message.evaluation_down.activation, step
+                down,
+                reply,
+                lambda message: message.evaluation_down.activation,
+                step,
+                Shape.of(batch, ragged.hidden),
             )
             losses, _, correct = losses_through(
                 self._tail, self._padded(returned, batch), mask, batch.labels.to(self._device)

@@ -6,7 +6,7 @@ from functools import partial
 import torch
 
 from splitcom.client.client import RoundSummary
-from splitcom.client.packets import receive, send
+from splitcom.client.packets import Shape, receive, send
 from splitcom.client.parts import PartsTrainer, Rows
 from splitcom.codecs import Ragged
 from splitcom.config import Config
@@ -70,8 +70,9 @@ class FrontTrainer(PartsTrainer):
 
         reply = yield from send(partial(self._activation, batch, ragged, position))
         if trains:
+            shape = Shape.of(batch, ragged.hidden)
             gradient = yield from receive(
-                self._down, reply, lambda message: message.gradient.gradient, position[1]
+                self._down, reply, lambda message: message.gradient.gradient, position[1], shape
             )
             padded = gradient.to_padded(batch.attention_mask)
             hidden.backward(padded.to(hidden.device, hidden.dtype))

@@ -15,7 +15,7 @@ from splitcom.methods.consent import Pins, asked, check_unchanged, columns_asked
 from splitcom.methods.membership import Membership, Note, last_membership
 from splitcom.models import fingerprint
 from splitcom.models.front import plausible_bytes
-from splitcom.parties.build import build_client
+from splitcom.parties.build import build_client, most_message_bytes
 from splitcom.parties.known_rows import check_rows
 from splitcom.parties.parts import check_parts, load_client_parts
 from splitcom.parties.texts import Rows, encode_rows, load_client_rows
@@ -173,7 +173,7 @@ def _take_part(
         )
         return clients[-1]
 
-    link, limits = welcome.link, Limits()
+    link, limits = welcome.link, Limits(message_bytes=most_message_bytes(config, parts))
     timeouts = Timeouts(give_up_s=options.give_up_s).for_link(
         link.round_trip_s, min(link.up_bps, link.down_bps), limits.window_bytes
     )

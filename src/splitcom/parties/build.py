@@ -17,11 +17,12 @@ from splitcom.engines import engine_of
 from splitcom.flows import FLOWS
 from splitcom.models import joined_state, replicate
 from splitcom.parties.parts import Parts
+from splitcom.protocol.limits import KindLimits
 from splitcom.scheduling import scheduling_of
-from splitcom.server.limits import largest, limits_of
 from splitcom.server.observe import Observer
 from splitcom.server.rounds import Federation, Served
 from splitcom.training.channel import Channel, Channels
+from splitcom.training.limits import largest, limits_of
 from splitcom.training.store import PartyStore
 from splitcom.transports.events import Transport
 
@@ -53,9 +54,13 @@ def build_server(
 
 
 def most_message_bytes(config: Config, parts: Parts) -> int:
-    """The largest message that a client may send in this run."""
+    """The largest message that either side may send in this run."""
+    return largest(_limits(config, parts))
+
+
+def _limits(config: Config, parts: Parts) -> KindLimits:
     width = parts.front.model.config.get_text_config().hidden_size if config.training.split else None
-    return largest(limits_of(config, width, _shared_adapter(config, parts)))
+    return limits_of(config, width, _shared_adapter(config, parts))
 
 
 def build_client(
@@ -83,7 +88,7 @@ def build_client(
         trainer = EndsTrainer(name, front, replicate(parts.tail), samples, held_out, channels, config)
     trainer = wrapped(trainer, name, config)
     store = PartyStore(folder, config.training.keep_checkpoints)
-    return Client(name, trainer, channels, config, model_fingerprint, store)
+    return Client(name, trainer, channels, config, model_fingerprint, store, _limits(config, parts))
 
 
 def _shared_adapter(config: Config, parts: Parts) -> dict[str, Tensor]:

@@ -31,7 +31,6 @@ from splitcom.server.claims import warn_of_sizes
 from splitcom.server.controllers import Controllers
 from splitcom.server.conversations import Conversations, Rejoined
 from splitcom.server.evaluation import Evaluation, HeldOut
-from splitcom.server.limits import limits_of
 from splitcom.server.lines import line_of
 from splitcom.server.observe import Observer
 from splitcom.server.part import ServerRun
@@ -40,6 +39,7 @@ from splitcom.server.state import ClientStates
 from splitcom.server.steps import Steps
 from splitcom.state import State
 from splitcom.training.channel import Channels
+from splitcom.training.limits import limits_of
 from splitcom.training.steering import steer
 from splitcom.training.store import PartyStore, sections_of
 from splitcom.transports.events import Transport

@@ -90,7 +90,7 @@ class Channel:
         self._count(batch, ids, encoded.skipped)
         return encoded.packet
 
-    def decode(self, packet: bytes, limit_bytes: int = 1 << 32) -> Decoded:
+    def decode(self, packet: bytes, limit_bytes: int) -> Decoded:
         """Turn a packet back, of at most `limit_bytes` as fp32; raises UnknownReference and PacketError."""
         started = perf_counter()
         self.traffic.packet_bytes += len(packet)

@@ -33,7 +33,7 @@ from splitcom.errors import CodecError, RunError
 _LOG = logging.getLogger(__name__)
 NamedReferences = Iterable[tuple[str, ReferenceStore]]
 _CHECKSUMS = "checksums.json"
-_FORMAT = 4  # 1, of version 0.1, was not written down
+_FORMAT = 5  # 1, of version 0.1, was not written down
 
 
 class PartyStore:

@@ -24,7 +24,7 @@ def run_round(trainer, local, body):
     message = next(steps)
     while True:
         assert message.WhichOneof("kind") == "activation_up"
-        decoded = server["activation_up"].decode(message.activation_up.activation)
+        decoded = server["activation_up"].decode(message.activation_up.activation, 1 << 20)
         passed = Ragged(decoded.batch.values * body, decoded.batch.lengths)
         down = server["activation_down"].encode(passed, decoded.ids, (1, 0))
         message = steps.send(Message(activation_down=ActivationDown(activation=down)))
@@ -33,7 +33,7 @@ def run_round(trainer, local, body):
         data = message.gradient_up.gradient
         packet = b""
         if data:
-            back = server["gradient_up"].decode(data)
+            back = server["gradient_up"].decode(data, 1 << 20)
             returned = Ragged(back.batch.values * body, back.batch.lengths)
             packet = server["gradient_down"].encode(returned, back.ids, (1, 0))
         try:
@@ -59,7 +59,7 @@ def test_front_and_tail_learn_what_they_would_learn_uncut(trainer):
     trainer._optimizer.step = noted
     gradients, summary = run_round(trainer, LocalRound(1, 1.0), 3.0)
     torch.testing.assert_close(taken[0], [front.scale.grad, tail.scale.grad])
-    up = channels()["gradient_up"].decode(gradients[0].gradient)
+    up = channels()["gradient_up"].decode(gradients[0].gradient, 1 << 20)
     assert torch.equal(up.batch.values, hidden.grad[plan[0].attention_mask.bool()])
     assert [one.num_labels for one in gradients] == [
         int((batch.labels != -100).sum()) for batch in plan

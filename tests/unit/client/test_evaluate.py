@@ -66,7 +66,7 @@ class Server:
     def __call__(self, message):
         if message.WhichOneof("kind") == "reference_lost":
             return self._sent(self_contained=True)
-        decoded = self._up.decode(message.evaluation_up.activation)
+        decoded = self._up.decode(message.evaluation_up.activation, 1 << 20)
         self._last = Ragged(decoded.batch.values * BODY, decoded.batch.lengths), decoded.ids
         return self._sent()
 
@@ -91,7 +91,7 @@ def test_a_front_sends_every_held_out_token_and_its_labels_once():
     sent, end = evaluate(trainer, lambda message: NEXT)
     tokens, labels = {}, {}
     for message in sent:
-        decoded = server["evaluation_up"].decode(message.evaluation_batch.activation)
+        decoded = server["evaluation_up"].decode(message.evaluation_batch.activation, 1 << 20)
         rows = decoded.batch.values.split(decoded.batch.lengths.tolist())
         tokens |= dict(zip(decoded.ids, rows, strict=True))
         labels |= unpack_labels(message.evaluation_batch.labels, 10)
@@ -114,7 +114,7 @@ def test_a_front_sends_again_what_the_server_has_lost_with_its_labels():
     first, again, other = (one.evaluation_batch for one in evaluate(trainer, lambda m: next(replies), 1)[0])
     assert unpack_labels(first.labels, 10) == unpack_labels(other.labels, 10) == {}
     assert set(unpack_labels(again.labels, 10)) == {3, 5}
-    afresh = sides(CODED)["evaluation_up"].decode(again.activation)  # of one who has no references
+    afresh = sides(CODED)["evaluation_up"].decode(again.activation, 1 << 20)  # of one who has no references
     assert afresh.ids == [3, 5]
 
 
@@ -126,7 +126,7 @@ def test_only_an_exact_evaluation_leaves_references_as_they_were(exact):
     for round_index in (0, 1):
         sent, _ = evaluate(trainer, lambda message: NEXT, round_index, exact=exact)
         packets.append([message.evaluation_batch.activation for message in sent])
-    found = [[server[flow].decode(packet).ids for packet in of_round] for of_round in packets]
+    found = [[server[flow].decode(packet, 1 << 20).ids for packet in of_round] for of_round in packets]
     assert found == [[[3, 5], [8]]] * 2
     assert len(trainer._channels["evaluation_up"].references) == (0 if exact else 3)
     assert (packets[0] == packets[1]) == exact

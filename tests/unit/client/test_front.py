@@ -6,6 +6,7 @@ import torch
 from splitcom.client.front import FrontTrainer
 from splitcom.client.packets import RoundAborted
 from splitcom.codecs import Ragged
+from splitcom.errors import PacketError, RemoteProtocolError
 from splitcom.protocol.labels import unpack_labels
 from splitcom.protocol.messages_pb2 import Gradient, Message, ReferenceLost, RoundAbort
 from splitcom.training.optimize import Optimizer
@@ -36,7 +37,7 @@ def test_a_round_sends_every_token_once_and_steps_by_the_gradient_that_comes_bac
     steps = trainer.train(FIRST)
     message = next(steps)
     for step, batch in enumerate(plan):
-        decoded = server["activation_up"].decode(message.activation.activation)
+        decoded = server["activation_up"].decode(message.activation.activation, 1 << 20)
         hidden = twin(batch.input_ids, batch.attention_mask)
         assert message.activation.step == step and decoded.ids == batch.sample_ids
         assert torch.equal(decoded.batch.values, hidden[batch.attention_mask.bool()].detach())
@@ -61,7 +62,7 @@ def test_labels_are_sent_once_and_again_if_they_are_lost(trainer):
         steps = trainer.train(LocalRound(index, float(index)))
         message = next(steps)
         while True:
-            decoded = server["activation_up"].decode(message.activation.activation)
+            decoded = server["activation_up"].decode(message.activation.activation, 1 << 20)
             ids.append(set(unpack_labels(message.activation.labels, 10)))
             try:
                 message = steps.send(answer(server, decoded, 0.1))
@@ -70,7 +71,7 @@ def test_labels_are_sent_once_and_again_if_they_are_lost(trainer):
     assert ids[0] | ids[1] == {3, 5, 8} and ids[2:] == [set(), set()]
     again = trainer.train(LocalRound(3, 3.0))
     first = next(again)
-    decoded = server["activation_up"].decode(first.activation.activation)
+    decoded = server["activation_up"].decode(first.activation.activation, 1 << 20)
     repeated = again.send(Message(reference_lost=ReferenceLost(step=0, sample_ids=decoded.ids[:1])))
     assert set(unpack_labels(repeated.activation.labels, 10)) == set(decoded.ids[:1])
     assert repeated.activation.activation == first.activation.activation
@@ -79,14 +80,14 @@ def test_labels_are_sent_once_and_again_if_they_are_lost(trainer):
 def test_a_pause_ends_the_round_between_two_steps_and_the_rest_is_trained_later(trainer):
     server = channels()
     steps = trainer.train(FIRST)
-    decoded = server["activation_up"].decode(next(steps).activation.activation)
+    decoded = server["activation_up"].decode(next(steps).activation.activation, 1 << 20)
     with pytest.raises(StopIteration) as paused:
         steps.send(answer(server, decoded, 0.1, pause=True))
     assert paused.value.value is None
     rest = trainer.train(LocalRound(1, 1.0, first_step=1))
     message = next(rest)
     assert message.activation.step == 1
-    decoded = server["activation_up"].decode(message.activation.activation)
+    decoded = server["activation_up"].decode(message.activation.activation, 1 << 20)
     with pytest.raises(StopIteration) as ended:  # after the last step there is nothing to pause
         rest.send(answer(server, decoded, 0.1, pause=True))
     assert ended.value.value.num_steps == 2
@@ -112,10 +113,29 @@ def test_a_round_that_the_server_ends_is_left(trainer):
 def test_which_labels_are_there_is_kept_beside_the_moments(trainer):
     server = channels()
     steps = trainer.train(FIRST)
-    decoded = server["activation_up"].decode(next(steps).activation.activation)
+    decoded = server["activation_up"].decode(next(steps).activation.activation, 1 << 20)
     steps.send(answer(server, decoded, 0.1))
     other = FrontTrainer("c", Front(), SAMPLES, [], channels(), CONFIG)
     other.load_state(trainer.state())
     kept = other.state()
     assert kept["labels_sent"].tolist() == [3, 5, 8]
     assert all(torch.equal(kept[name], tensor) for name, tensor in trainer.state().items())
+
+
+@pytest.mark.parametrize("what", ["other samples", "fewer tokens", "another width", "more tokens"])
+def test_a_gradient_of_anything_else_than_what_was_sent_is_not_believed(trainer, what):
+    server = channels()
+    steps = trainer.train(FIRST)
+    decoded = server["activation_up"].decode(next(steps).activation.activation, 1 << 20)
+    batch, ids = decoded.batch, decoded.ids
+    lengths, width = batch.lengths.clone(), batch.hidden
+    if what == "other samples":
+        ids = [one + 100 for one in ids]
+    elif what == "another width":
+        width += 1
+    else:
+        lengths[0] += 1 if what == "more tokens" else -1
+    gradient = Ragged(torch.zeros(int(lengths.sum()), width), lengths)
+    packet = server["gradient_down"].encode(gradient, ids, (1, 0))
+    with pytest.raises((PacketError, RemoteProtocolError), match=r"the server has sent|are believed"):
+        steps.send(Message(gradient=Gradient(gradient=packet)))

@@ -150,7 +150,7 @@ def test_a_tail_gets_what_the_body_gives_and_again_if_it_has_lost_it(exact):
     assert world.run(1, exact=exact) == HeldOut(2.0, 0.0, {"a": 2})
     flow = "evaluation_down_exact" if exact else "evaluation_down"
     for message in world.sent("a", "evaluation_down"):
-        decoded = channels("a")[flow].decode(message.activation)  # of one who has no references
+        decoded = channels("a")[flow].decode(message.activation, 1 << 20)  # of one who has no references
         assert decoded.ids == [7, 8]
         close = {"atol": 0.0, "rtol": 0.0} if exact else {"atol": 0.1, "rtol": 0.01}
         torch.testing.assert_close(decoded.batch.values, arrival.decoded.batch.values * 2, **close)
@@ -164,10 +164,13 @@ def test_an_evaluation_builds_on_the_one_before():
     assert [world.run(index).loss for index in (0, 1)] == [2.0, 1.0]
     first, second = (message.activation for message in world.sent("a", "evaluation_down"))
     with pytest.raises(UnknownReference):
-        channels("a")["evaluation_down"].decode(second)
+        channels("a")["evaluation_down"].decode(second, 1 << 20)
     theirs = channels("a")["evaluation_down"]
     for packet in (first, second):
-        found, exact = theirs.decode(packet).batch.values, arrival_of([7], [3]).decoded.batch.values * 2
+        found, exact = (
+            theirs.decode(packet, 1 << 20).batch.values,
+            arrival_of([7], [3]).decoded.batch.values * 2,
+        )
         torch.testing.assert_close(found, exact, atol=0.1, rtol=0.01)
 
 

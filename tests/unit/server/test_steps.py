@@ -135,7 +135,7 @@ def test_a_gradient_whose_reference_the_client_lacks_is_sent_again():
     assert world.steps.receive({"a": LOST}).arrivals == {"a": arrival}
     [(_, message)] = world.clients.sent
     assert message.gradient.step == 0 and message.gradient.pause
-    decoded = Channel("gradient_down", "a", parse("none"), None, 0).decode(message.gradient.gradient)
+    decoded = Channel("gradient_down", "a", parse("none"), None, 0).decode(message.gradient.gradient, 1 << 20)
     assert decoded.ids == [7] and torch.equal(decoded.batch.values, torch.ones(3, 2))
     assert world.states["a"].gradient is None  # its next batch says that it has it
 

@@ -74,7 +74,7 @@ def test_hidden_states_go_down_and_gradients_come_back():
     assert engine.backwards == [({"a": ("grad a", 2), "b": ("grad b", 3)}, 0.5)]
     assert [(name, message.activation_down.step) for name, message in clients.sent] == [("a", 5), ("b", 5)]
     packet = clients.sent[0][1].activation_down.activation
-    decoded = Channel("activation_down", "a", parse("none"), None, 0).decode(packet)
+    decoded = Channel("activation_down", "a", parse("none"), None, 0).decode(packet, 1 << 20)
     assert decoded.ids == [7]
     assert torch.equal(decoded.batch.values, arrivals["a"].decoded.batch.values * 2)
 

@@ -30,9 +30,9 @@ def batch(seed, scale=1.0):
 def test_both_ends_add_the_same(codec, entering):
     (up, down), (server_up, server_down) = side(codec, entering), side(codec, entering)
     for step in range(3):
-        come_in = server_up.decode(up.encode(batch(step), IDS, (0, step)))
+        come_in = server_up.decode(up.encode(batch(step), IDS, (0, step)), 1 << 20)
         out = replace(come_in.batch, values=come_in.batch.values + batch(9, 0.1).values)
-        received = down.decode(server_down.encode(out, IDS, (0, step))).batch
+        received = down.decode(server_down.encode(out, IDS, (0, step)), 1 << 20).batch
         assert (received.values - out.values).abs().max() < 0.05, "an error in proportion to what is added"
         assert torch.equal(server_up._last[1].values, up._last[1].values)
 
@@ -43,8 +43,8 @@ def test_a_packet_of_other_tokens_is_refused_and_the_base_is_that_of_the_same_st
         PacketError, match="activation_down of other samples or tokens than activation_up had"
     ):
         server_down.encode(batch(1), IDS, (0, 0))
-    server_up.decode(up.encode(batch(1), IDS, (0, 0)))
+    server_up.decode(up.encode(batch(1), IDS, (0, 0)), 1 << 20)
     packet = server_down.encode(batch(2), IDS, (0, 0))
     up.encode(batch(1), [7, 4], (0, 1))
     with pytest.raises(PacketError, match="other samples or tokens"):
-        down.decode(packet)
+        down.decode(packet, 1 << 20)

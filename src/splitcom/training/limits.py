@@ -1,7 +1,7 @@
-"""How large a client's messages may be in a run, by kind: of what configuration and model leave possible.
+"""How large messages may be in a run, by kind: of what configuration and model leave possible.
 
 A codec may need more bytes than the numbers take: at most twice their fp32, and some for each token and sample. Beside
-that a message has a few fields of its own. The server believes no size beyond these, and parses nothing larger.
+that a message has a few fields of its own. Neither side believes a size beyond these, nor parses anything larger.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,10 @@ _ID_BYTES = 10  # of a sample's number, as a varint of 64 bits
 def limits_of(config: Config, hidden_size: int | None, adapter: Mapping[str, Tensor]) -> KindLimits:
     """The limits of a run; `hidden_size` is None if clients train the whole model and no activation travels."""
     rows, width = num_rows_of(adapter)
-    limits = {**dict.fromkeys(LIMITS, SMALL_BYTES), "round_end": _packet(rows, len(adapter), width)}
+    limits = {kind: min(limit, SMALL_BYTES) for kind, limit in LIMITS.items()} | {
+        "welcome": LIMITS["welcome"],
+        **dict.fromkeys(("round_start", "round_end", "evaluation_start"), _packet(rows, len(adapter), width)),
+    }
     if hidden_size is None:
         return limits
     max_tokens, training, evaluation = (
@@ -31,17 +34,16 @@ def limits_of(config: Config, hidden_size: int | None, adapter: Mapping[str, Ten
     held_out = _packet(evaluation * max_tokens, evaluation, hidden_size)
     return limits | {
         "activation": trained + most_label_bytes(training, max_tokens),
-        "activation_up": trained,
-        "gradient_up": trained,
+        **dict.fromkeys(("activation_up", "activation_down", "gradient_up", "gradient"), trained),
         "evaluation_batch": held_out + most_label_bytes(evaluation, max_tokens),
-        "evaluation_up": held_out,
+        **dict.fromkeys(("evaluation_up", "evaluation_down"), held_out),
         "reference_lost": SMALL_BYTES + _ID_BYTES * max(training, evaluation),
     }
 
 
 def largest(limits: KindLimits) -> int:
-    """What a connection must carry, in either direction; what the server sends is no larger than what it gets."""
-    return max(LIMITS["welcome"], *limits.values())
+    """What a connection must carry, in either direction."""
+    return max(limits.values())
 
 
 def _packet(num_tokens: int, num_samples: int, width: int) -> int:
