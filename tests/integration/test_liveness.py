@@ -1,0 +1,163 @@
+"""Clients as processes that fall silent, fail, or crash again and again: the others end the run, and it says so."""
+
+import json
+import os
+import runpy
+import time
+from collections import Counter
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from splitcom.client.front import FrontTrainer
+from splitcom.config import Config
+from splitcom.methods.admin import snapshot_of
+from splitcom.methods.run import train
+
+from .parties import PROCESS, Deployment, Party, fork_server, free_port, make_authority
+
+SPOILT = 2  # the last client, which nobody's bits depend on once it is gone
+
+
+@pytest.fixture(scope="module")
+def forks() -> Any:
+    return fork_server()
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_authority(tmp_path_factory.mktemp("authority"))
+
+
+def _run_spoilt(how: str, at: int, arguments: dict[str, Any]) -> None:
+    """A client that at its `at`-th step is "silent", which answers pings, "fails" with an error, or "crashes"."""
+    step, count = FrontTrainer._step, 0
+
+    def spoilt(self: Any, *content: Any) -> Generator[Any, Any, bool]:
+        nonlocal count
+        count += 1
+        if count == at:
+            if how == "crashes":
+                os._exit(9)
+            if how == "fails":
+                raise OSError(28, "No space left on device")
+            time.sleep(600)
+        return (yield from step(self, *content))
+
+    FrontTrainer._step = spoilt  # type: ignore[method-assign]
+    runpy.run_path(str(PROCESS), arguments, "__main__")
+
+
+def start_spoilt(party: Party, how: str, at: int) -> Party:
+    arguments = {"ARGUMENTS": party._arguments, "LOG": str(party._log), "NAMESPACE": None, "TRAP": None}
+    party.process = party._forks.Process(target=_run_spoilt, args=(how, at, arguments), daemon=True)
+    party.process.start()
+    return party
+
+
+def deployed(
+    forks: Any, authority: Path, config: Config, folder: Path
+) -> tuple[Deployment, list[Party], Party]:
+    """A server, the clients that nothing happens to, and the other one, which is not started."""
+    network = Deployment(forks, authority, config, folder, port=free_port()).start_server()
+    *honest, other = network.clients()
+    return network, [client.start() for client in honest], other
+
+
+def result_of(network: Deployment) -> dict[str, Any]:
+    result: dict[str, Any] = json.loads((network.out / "result.json").read_text())
+    return result
+
+
+@pytest.mark.parametrize(
+    "scheduling",
+    [{}, {"federation.deadline_s": 1.0}, {"federation.scheduling": "asynchronous"}],
+    ids=["lockstep", "deadline", "asynchronous"],
+)
+def test_a_client_that_is_connected_and_silent_is_dropped(
+    forks: Any, authority: Path, tiny_config: Config, tmp_path: Path, scheduling: dict[str, Any]
+) -> None:
+    config = tiny_config.override({"federation.step_timeout_s": 4.0, **scheduling})
+    network, honest, other = deployed(forks, authority, config, tmp_path)
+    start_spoilt(other, "silent", at=2)
+    network.server.wait_for("round 0 of 2 is done")
+    name = network.names[SPOILT]
+    while (snapshot_of(network.out).standings[name].waited_s or 0.0) < 2.0:
+        time.sleep(0.05)
+    snapshot = snapshot_of(network.out)
+    assert snapshot.clients[name].connected and snapshot.standings[name].state == "training"
+    for party in (*honest, network.server):
+        party.end()
+    assert f"{name} has been silent for 4 s and is dropped" in network.server.log
+    result = result_of(network)
+    assert result["clients"] == 2 and name not in result["participation"]
+    assert result["eval"]["loss"] < result["eval"]["initial_loss"]
+    other.kill()
+
+
+def test_a_client_that_crashes_again_and_again_is_excluded(
+    forks: Any, authority: Path, tiny_config: Config, tmp_path: Path
+) -> None:
+    config = tiny_config.override({"federation.max_restarts": 2})
+    network, honest, other = deployed(forks, authority, config, tmp_path)
+    for _ in range(3):
+        start_spoilt(other, "crashes", at=2)
+        other.process.join(60)
+        assert other.process.exitcode == 9, other.log
+    other.start().process.join(60)
+    assert other.process.exitcode == 1 and "begun anew 3 times since the last saved round" in other.log
+    for party in (*honest, network.server):
+        party.end()
+    result = result_of(network)
+    assert result["clients"] == 2 and network.names[SPOILT] not in result["participation"]
+    assert result["repeated_bytes"] > 0
+
+
+def test_a_client_that_ends_with_an_error_and_comes_back_changes_no_bit(
+    forks: Any, authority: Path, tiny_config: Config, tmp_path: Path
+) -> None:
+    network, honest, other = deployed(forks, authority, tiny_config, tmp_path)
+    start_spoilt(other, "fails", at=3)  # in the second round
+    other.process.join(60)
+    assert other.process.exitcode == 1
+    name = network.names[SPOILT]
+    network.server.wait_for(f"{name} has failed, and is waited for as if it were gone: .*No space left")
+    standing = snapshot_of(network.out).standings[name]
+    assert standing.state == "failed" and "No space left" in standing.reason
+    other.start()
+    for party in (*honest, other, network.server):
+        party.end()
+    result = network.assert_same_run(train(tiny_config, tmp_path / "in-process"))
+    assert result["clients"] == 3 and set(result["participation"].values()) == {"1-2"}
+
+
+def test_a_round_samples_a_part_of_all_clients_and_ends_with_as_many_as_it_must(
+    forks: Any, authority: Path, tiny_config: Config, tmp_path: Path
+) -> None:
+    changes = {
+        "training.rounds": 5,
+        "federation.sample": 0.67,  # two of three, and of two that are left
+        "federation.min_clients": 2,
+        "federation.drop_after_s": 0.5,
+    }
+    network, honest, other = deployed(forks, authority, tiny_config.override(changes), tmp_path)
+    other.start()
+    network.server.wait_for("round 1 of 5 is done")
+    other.kill()
+    network.server.wait_for("client-2 has been gone for 0.5 s and is dropped")
+    network.server.wait_for("round 2 of 5 is done")
+    honest[1].kill()
+    network.server.wait_for("client-1 has been gone for 0.5 s and is dropped")
+    time.sleep(1.0)  # one client alone ends no round
+    before = snapshot_of(network.out).round
+    time.sleep(0.5)
+    assert before == snapshot_of(network.out).round < 5 and network.server.process.is_alive()
+    honest[1].start()
+    for party in (*honest, network.server):
+        party.end()
+    lines = [json.loads(line) for line in (network.out / "metrics.jsonl").read_text().splitlines()]
+    updates = Counter(line["round"] for line in lines if line["round"] and line["updates"])
+    assert updates == dict.fromkeys(range(1, 6), 2)
+    assert result_of(network)["participation"]["client-0"].endswith("5")
