@@ -1,12 +1,16 @@
 """`splitcom serve`: one run's server over a network."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from splitcom.cli.log import LogFormat, MetricsAddress
 from splitcom.cli.train import Assignments, Trackers
+
+if TYPE_CHECKING:
+    from splitcom.config import Config
 
 
 def serve(
@@ -32,21 +36,17 @@ def serve(
 
     from splitcom.cli.ending import show_end
     from splitcom.cli.status import StatusPage, log_to
-    from splitcom.config import Config
     from splitcom.methods.admin import Drained
     from splitcom.methods.monitor import MonitorPage, address_of
     from splitcom.methods.serve import ServeOptions
     from splitcom.methods.serve import serve as run
     from splitcom.methods.tracking import trackers
     from splitcom.report.terminal import Terminal
-    from splitcom.settings.tree import parse_assignment
 
     terminal = Terminal()
     log_to(terminal, log_format)
     resume = resume and (out / "config.toml").exists()
-    overrides = dict(map(parse_assignment, assignments or []))
-    path = config or (out / "config.toml" if resume else None)
-    settings = Config.from_toml("", "defaults", overrides) if path is None else Config.load(path, overrides)
+    settings = _settings(config or (out / "config.toml" if resume else None), assignments or [])
     try:
         with ExitStack() as stack:
             page = stack.enter_context(
@@ -61,3 +61,11 @@ def serve(
         terminal.say(str(drained))
         return
     show_end(terminal, finished)
+
+
+def _settings(path: Path | None, assignments: Sequence[str]) -> "Config":
+    from splitcom.config import Config
+    from splitcom.settings.tree import parse_assignment
+
+    overrides = dict(map(parse_assignment, assignments))
+    return Config.from_toml("", "defaults", overrides) if path is None else Config.load(path, overrides)
