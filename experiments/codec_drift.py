@@ -14,6 +14,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from codec_theory import CLIENT, Loop, setting
 from torch import Tensor
@@ -225,7 +226,7 @@ def main() -> None:
     print(f"{'epoch':40}" + "".join(f"{epoch:>16}" for epoch in range(1, arguments.epochs + 1)))
     for name, epochs in missed.items():
         cells = [torch.cat(parts).numpy() for parts in epochs.values()]
-        bits = [float(spent(cell, 1).mean()) for cell in cells]
+        bits = [float(spent(cell, np.float32(1)).mean()) for cell in cells]
         energies = [float((cell**2).sum(1).mean()) for cell in cells]
         print(f"{name:40}" + "".join(f"{a:9.2f} {b:6.2f}" for a, b in zip(bits, energies, strict=True)))
 

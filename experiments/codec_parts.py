@@ -18,7 +18,7 @@ import torch
 from codec_theory import CLIENT, Loop, setting
 
 from splitcom.codecs import Ragged, uncompressed_size
-from splitcom.codecs.lattice import codec as lattice
+from splitcom.codecs.lattice import streams
 from splitcom.codecs.lattice.coder import Writer
 from splitcom.config import Config
 from splitcom.data import Batch
@@ -89,7 +89,8 @@ def main() -> None:
     parser.add_argument("--preset", default="balanced")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    lattice.Writer = CountingWriter  # type: ignore[misc]
+    streams.Writer = CountingWriter  # type: ignore[misc]
+    streams.WORTH_COMPILING = sys.maxsize
     flows = setting().override({"preset": arguments.preset}).flows
     codecs = (flows.activation_up.codec, flows.gradient_down.codec)
     for num_samples in map(int, arguments.samples.split(",")):

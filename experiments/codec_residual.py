@@ -19,7 +19,7 @@ from codec_theory import CLIENT, Loop, relative, setting
 from torch import Tensor
 
 from splitcom.codecs import Codec, Context, MemoryReferences, Ragged, parse, uncompressed_size
-from splitcom.codecs.lattice.basis import spread_of, weights_of
+from splitcom.codecs.lattice.basis import lengths_of, spread_of, weights_of
 from splitcom.parties.parts import load_parts
 from splitcom.parties.texts import load_texts
 from splitcom.settings.presets import PRESETS
@@ -41,7 +41,8 @@ class Predicted:
     ) -> None:
         """`step` is relative to the first packet whole; the codec wants it relative to what it is given."""
         whole, rest = (
-            spread_of(values, centred, weights_of(values)) for values in (first, first - base @ matrix)
+            spread_of(values, centred, weights_of(lengths_of(values)))
+            for values in (first, first - base @ matrix)
         )
         self.matrix, self.references = matrix, MemoryReferences()
         self.codec: Codec = parse(text.format(f"{step * whole / rest:.5f}"))

@@ -7,7 +7,6 @@ All directions share one step: reverse water-filling gives each Gaussian directi
 nothing to those that vary less (Cover and Thomas, Elements of Information Theory, 10.3).
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor
 
 from splitcom.codecs.lattice.coder import MAX_MAGNITUDE
-from splitcom.codecs.wire import Ints
+from splitcom.codecs.wire import Ints, Points
 
 Floats = npt.NDArray[np.float64]
 
@@ -50,24 +49,35 @@ class Basis:
     rows: Ints
 
     @cached_property
-    def directions(self) -> Ints:
-        """The rows with unit length, in units of 2^-12; IEEE arithmetic without sums, the same everywhere."""
-        lengths = np.sqrt(np.maximum((self.rows**2).sum(1), 1).astype(np.float64))
-        return _rounded(self.rows * float(1 << _DIRECTION_BITS) / lengths[:, None])
+    def directions(self) -> Points:
+        """The rows with unit length, in whole units of 2^-12; IEEE arithmetic without sums, the same everywhere."""
+        lengths = np.sqrt(
+            np.maximum(np.einsum("dh,dh->d", self.rows, self.rows, dtype=np.int64), 1).astype(np.float64)
+        )
+        return _rounded(self.rows * float(1 << _DIRECTION_BITS) / lengths[:, None]).astype(np.float32)
 
-    def forward(self, values: Tensor, step: float) -> Floats:
-        """Coordinates `[tokens, directions]` of `values`, not yet rounded; only the sender needs them.
+    @cached_property
+    def _shares(self) -> Floats:
+        """What makes coordinates of products with the directions: the inverse of their products with one another."""
+        directions = self.directions.astype(np.float64) / (1 << _DIRECTION_BITS)
+        gram = directions @ directions.T
+        ridge = 1e-9 * np.trace(gram) / max(len(gram), 1)  # for those that rounding has made dependent
+        return np.asarray(np.linalg.inv(gram + ridge * np.eye(len(gram))))
 
-        They are computed in the precision of the values: what is built on them is rounded first, and sent.
-        """
-        inverse = _pseudo_inverse(self.directions / float(1 << _DIRECTION_BITS + COORDINATE_BITS))
-        projection = torch.from_numpy(inverse / step).to(values)
-        centre = torch.from_numpy(self.mean / _ROW_STEPS @ inverse)
-        return np.asarray(((values @ projection).cpu() - centre.to(values.dtype)).numpy())
+    def products(self, values: Tensor) -> Tensor:
+        """`values` `[tokens, hidden]` times the directions, in the precision and place of the values."""
+        directions = torch.from_numpy(self.directions).to(values) / (1 << _DIRECTION_BITS)
+        return values @ directions.mT
+
+    def coordinates(self, products: Tensor, step: float) -> Tensor:
+        """Coordinates `[tokens, directions]` of the values of `products`, not yet rounded; the sender does this."""
+        centre = self.mean * step / _ROW_STEPS @ self.directions.T / (1 << _DIRECTION_BITS)
+        shares = torch.from_numpy(self._shares * (UNIT / step)).to(products)
+        return (products - torch.from_numpy(centre).to(products)) @ shares
 
     def inverse(
         self,
-        coordinates: Ints,
+        coordinates: Points,
         step: float,
         device: torch.device | str,
         shift: Ints | None = None,
@@ -79,34 +89,38 @@ class Basis:
         if shift is not None:
             shift_bits = unit_bits - _shift_bits(len(coordinates))
             centre = centre + (shift * units << shift_bits >> COORDINATE_BITS)
-        offset, scale = torch.from_numpy(centre.astype(np.float64)), step / (1 << unit_bits)
-        result = torch.empty(len(coordinates), len(self.mean))
-        for rows, product in exact_products(coordinates, self.directions):
-            result[rows] = (product.double() + offset).mul_(scale).float()
-        return result.to(device)
+        return exact_product(
+            coordinates, self.directions, device, centre.reshape(-1), step / (1 << unit_bits)
+        )
 
-    def mean_value(self, coordinates: Ints, step: float) -> Floats:
+    def mean_value(self, coordinates: Points, step: float) -> Floats:
         """The mean over the tokens `[hidden]` of what `inverse` gives, but for its rounding."""
-        inside = coordinates.mean(0) @ self.directions / (1 << _DIRECTION_BITS + COORDINATE_BITS)
+        inside = (
+            coordinates.mean(0, dtype=np.float64) @ self.directions / (1 << _DIRECTION_BITS + COORDINATE_BITS)
+        )
         return np.asarray((inside + self.mean / _ROW_STEPS) * step)
 
     def extended(self, rows: Ints) -> "Basis":
         """With more directions."""
-        return Basis(self.mean, np.concatenate([self.rows, rows]))
+        if not len(rows):
+            return self
+        basis = Basis(self.mean, np.concatenate([self.rows, rows]))
+        basis.__dict__["directions"] = np.concatenate([self.directions, Basis(self.mean, rows).directions])
+        return basis
 
     def missing(
-        self, values: Tensor, coordinates: Floats, step: float, most: int, threshold: float, scales: Floats
+        self, values: Tensor, coordinates: Tensor, step: float, most: int, threshold: float, scales: Floats
     ) -> Ints:
         """Rows `[at most `most`, hidden]` for what varies outside of the basis by more than `threshold`.
 
-        `coordinates` are those that `forward` gives; `step` is theirs. `scales` `[tokens]` are what each token's
-        steps are to be multiplied by.
+        `coordinates` are those of `values`; `step` is theirs. `scales` `[tokens]` are what each token's steps are to
+        be multiplied by.
         """
         outside = _Outside.of(self, values, coordinates, step, scales)
         spread, directions = outside.principal(threshold)
         num = min(most, int((spread > threshold).sum()))
         rows = _rounded(directions[:num] * spread[:num, None] * _ROW_STEPS)
-        return rows[np.flatnonzero((rows != 0).any(1))]
+        return rows[np.flatnonzero((rows != 0).any(1))].astype(np.int32)
 
 
 @dataclass(frozen=True)
@@ -122,31 +136,30 @@ class _Outside:
     directions: Tensor
 
     @classmethod
-    def of(cls, basis: Basis, values: Tensor, coordinates: Floats, step: float, scales: Floats) -> "_Outside":
-        def like_values(array: Floats) -> Tensor:
-            return torch.from_numpy(array).to(values)
-
-        mean, directions = basis.mean / _ROW_STEPS, basis.directions / float(1 << _DIRECTION_BITS)
-        inside = like_values(coordinates) / UNIT
-        return cls(
-            values, like_values(scales[:, None]), step, like_values(mean), inside, like_values(directions)
-        )
+    def of(cls, basis: Basis, values: Tensor, coordinates: Tensor, step: float, scales: Floats) -> "_Outside":
+        mean = torch.from_numpy(basis.mean / _ROW_STEPS).to(values)
+        directions = torch.from_numpy(basis.directions).to(values) / (1 << _DIRECTION_BITS + COORDINATE_BITS)
+        return cls(values, torch.from_numpy(scales[:, None]).to(values), step, mean, coordinates, directions)
 
     def whole(self) -> Tensor:
         """The matrix itself."""
         return (self.values / self.step - self.coordinates @ self.directions - self.mean) * self.scales
 
-    def times(self, columns: Tensor) -> Tensor:
-        """The matrix times `columns` `[hidden, n]`."""
-        product = self.values @ (columns / self.step)
-        return (product - self.coordinates @ (self.directions @ columns) - self.mean @ columns) * self.scales
-
-    def transposed_times(self, columns: Tensor) -> Tensor:
-        """The transposed matrix times `columns` `[tokens, n]`."""
-        scaled = columns * self.scales
-        product = ((scaled.mT / self.step) @ self.values).mT
-        inside = self.directions.mT @ (self.coordinates.mT @ scaled)
-        return product - inside - self.mean[:, None] * scaled.sum(0)
+    def squared_times(self, columns: Tensor) -> Tensor:
+        """The transposed matrix times the matrix times `columns` `[hidden, n]`."""
+        values, coordinates, scales = self.values, self.coordinates, self.scales
+        scaled, inside, centre = columns / self.step, self.directions @ columns, self.mean @ columns
+        # both products of a block of tokens while a core's cache holds it
+        size = _BLOCK if values.device.type == "cpu" else len(values)
+        result = torch.zeros_like(columns.mT)
+        weighted = torch.empty(len(values), columns.shape[1], dtype=values.dtype, device=values.device)
+        for start in range(0, len(values), size):
+            rows = slice(start, start + size)
+            product = values[rows] @ scaled - coordinates[rows] @ inside - centre
+            weighted[rows] = product * scales[rows].square()
+            result += weighted[rows].mT @ values[rows]
+        inside = (weighted.mT @ coordinates) @ self.directions
+        return (result / self.step - inside - weighted.sum(0)[:, None] * self.mean).mT
 
     def principal(self, threshold: float) -> tuple[Floats, Floats]:
         """As `principal` below; of large matrices only those of more than `threshold`, if not all, are precise."""
@@ -157,52 +170,84 @@ class _Outside:
         generator = torch.Generator().manual_seed(0)
         while True:
             new = torch.randn(shape[1], size - subspace.shape[1], generator=generator).to(self.values)
-            subspace = torch.cat([subspace, new], 1)
-            for _ in range(_ROUNDS):
-                subspace = torch.linalg.qr(self.transposed_times(self.times(subspace))).Q
-            images = self.times(subspace).double()
-            energies, vectors = torch.linalg.eigh(images.mT @ images)
-            spread = np.sqrt(energies.flip(0).clamp(min=0).cpu().numpy() / shape[0])
+            subspace = torch.linalg.qr(torch.cat([subspace, new], 1)).Q
+            for _ in range(_ROUNDS - 1):
+                subspace = torch.linalg.qr(self.squared_times(subspace)).Q
+            subspace, energies = _left_vectors(self.squared_times(subspace))
+            spread = np.sqrt(energies.double().cpu().numpy() / shape[0])
             if size == _EXACT or (spread > threshold).sum() <= size // 2:
-                return spread, (subspace.double() @ vectors.flip(1)).mT.cpu().numpy()
+                return spread, subspace.mT.double().cpu().numpy()
             size *= 4
 
 
-def exact_products(left: Ints, right: Ints) -> Iterator[tuple[slice, Tensor]]:
-    """The product of integer matrices, rows by rows: fp32 where that is exact, else fp64.
+def _left_vectors(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Left singular vectors `[rows, columns]` of a tall matrix, and its singular values, descending."""
+    basis, triangle = torch.linalg.qr(matrix)
+    vectors, lengths, _ = torch.linalg.svd(triangle)
+    return basis @ vectors, lengths
+
+
+def exact_product(
+    left: Points,
+    right: Points,
+    device: torch.device | str = "cpu",
+    offset: Ints | None = None,
+    scale: float = 1.0,
+) -> Tensor:
+    """`(left @ right + offset) * scale` of integers, rounded once, to fp32, if `scale` is of few bits, as steps are.
+
+    Without an offset it is not rounded at all, in fp32 or fp64.
 
     A sum of some of the terms of an element is no larger than the lengths of row and column multiplied
-    (Cauchy and Schwarz). If that is below 2^24 in fp32, or 2^53 in fp64, no sum is ever rounded, in whatever order a
-    library adds: so all machines, threads and batches have the same bits.
+    (Cauchy and Schwarz), and the offset. If that is below 2^24, or 2^53 in fp64, no sum is ever rounded, in whatever
+    order a library adds: so all machines, threads, batches and devices have the same bits.
     """
-    columns = right.astype(np.float64)
-    longest = float(np.sqrt((columns**2).sum(0).max(initial=0)))
-    factors = torch.from_numpy(columns)
-    short_factors = factors.float()
-    for start in range(0, len(left), _BLOCK):
-        rows = slice(start, start + _BLOCK)
-        block = torch.from_numpy(left[rows].astype(np.float64))
-        is_short = float(block.square().sum(1).amax().sqrt()) * longest < 0.99 * 2**24
-        yield rows, block.float() @ short_factors if is_short else block @ factors
+    longest = float(np.sqrt(np.einsum("dh,dh->h", right, right, dtype=np.float64).max(initial=0)))
+    lengths = np.sqrt(np.einsum("nd,nd->n", left, left, dtype=np.float32).astype(np.float64))
+    beyond = 0 if offset is None else int(np.abs(offset).max(initial=0))
+    fits = lengths * longest + beyond < 0.99 * 2**24
+    factors, rows = torch.from_numpy(right).to(device), torch.from_numpy(left).to(device)
+    added = None if offset is None else torch.from_numpy(offset.astype(np.float64)).to(device)
+    if offset is None and not fits.all():
+        return rows.double() @ factors.double()
+    result = torch.empty(len(left), right.shape[1], device=device)
+    added32 = None if added is None else added.float()
+    size = _BLOCK if result.device.type == "cpu" else len(left)
+    for start in range(0, len(left), size):
+        block = slice(start, start + size)
+        if not fits[block].all():
+            assert added is not None
+            result[block] = (rows[block].double() @ factors.double() + added).mul_(scale).float()
+            continue
+        torch.mm(rows[block], factors, out=result[block])
+        if added32 is not None:
+            result[block].add_(added32).mul_(scale)
+    return result
 
 
-def computable(values: Tensor, step: float | None) -> Tensor:
+def lengths_of(values: Tensor) -> Floats:
+    """The norm of each token of `values` `[tokens, hidden]`: the one look at all of them before they are projected."""
+    norms = torch.linalg.vector_norm(values.float(), dim=1)
+    if not 1 / _FP32_RANGE < norms.max() < _FP32_RANGE:
+        norms = torch.linalg.vector_norm(values.double(), dim=1)
+    return np.asarray(norms.double().cpu().numpy())
+
+
+def computable(values: Tensor, lengths: Floats, step: float | None) -> Tensor:
     """`values` in fp32, or in fp64 if squares of them or of steps might leave the range of fp32."""
-    low, high = torch.aminmax(values)
-    sizes = [max(-float(low), float(high))] + ([] if step is None else [step])
+    sizes = [float(lengths.max())] + ([] if step is None else [step])
     return values.float() if all(1 / _FP32_RANGE < size < _FP32_RANGE for size in sizes) else values.double()
 
 
-def weights_of(values: Tensor) -> Floats:
-    """What makes tokens of `values` `[tokens, hidden]` that are far longer than the others as long as a long one.
+def weights_of(lengths: Floats) -> Floats:
+    """What makes tokens that are far longer than the others as long as a long one, by their `lengths`.
 
     1 for all others. Language models have a few tokens, mostly the first of a text, of up to 1,000 times the norm of
     the others (Sun et al., Massive Activations in Large Language Models, arXiv 2402.17762). Squares of such are all
     that a mean, a variance or a least-squares fit would see.
     """
-    norms = torch.linalg.vector_norm(values, dim=1).double().cpu().numpy()
-    limit = _LONG * np.quantile(norms, 0.75)
-    return limit / np.maximum(norms, limit) if limit else np.ones(len(norms))
+    limit = _LONG * np.quantile(lengths, 0.75)
+    return limit / np.maximum(lengths, limit) if limit else np.ones(len(lengths))
 
 
 def mean_of(values: Tensor, step: float, weights: Floats) -> Ints:
@@ -235,13 +280,6 @@ def _usual(values: Tensor, weights: Floats) -> Tensor:
 def _rounded(values: Floats) -> Ints:
     known = np.nan_to_num(values)  # of values beyond all bounds there may be no direction to know
     return np.asarray(np.rint(known.clip(-MAX_MAGNITUDE, MAX_MAGNITUDE)).astype(np.int64))
-
-
-def _pseudo_inverse(directions: Floats) -> Floats:
-    """Of independent rows; the ridge is for those that rounding has made dependent."""
-    gram = directions @ directions.T
-    ridge = 1e-9 * np.trace(gram) / max(len(gram), 1)
-    return np.asarray(directions.T @ np.linalg.inv(gram + ridge * np.eye(len(gram))))
 
 
 def principal(centred: Floats) -> tuple[Floats, Floats]:

@@ -25,17 +25,19 @@ from torch import Tensor
 from typing_extensions import override
 
 from splitcom.codecs.codec import Codec, Context, Decoded, Encoded, Knob, check_batch, still_fit
-from splitcom.codecs.lattice.basis import UNIT, computable, shift_of, weights_of
+from splitcom.codecs.lattice.basis import UNIT, computable, lengths_of, shift_of, weights_of
 from splitcom.codecs.lattice.body import BodyCoding
-from splitcom.codecs.lattice.coder import Coder, Reader, Writer, code_uints
+from splitcom.codecs.lattice.coder import Coder, code_uints
 from splitcom.codecs.lattice.flow import MAX_UNITS, Flow
 from splitcom.codecs.lattice.head import HeadCoding
 from splitcom.codecs.lattice.parameters import Klt, Parameter, Predict, Range, Uniform
+from splitcom.codecs.lattice.streams import reader as reader_of
+from splitcom.codecs.lattice.streams import writer as writer_of
 from splitcom.codecs.lattice.tokens import Tokens, code_factors
 from splitcom.codecs.packet import read_prefix, write_prefix
 from splitcom.codecs.ragged import Ragged
 from splitcom.codecs.references import Reference, ReferenceStore
-from splitcom.codecs.wire import Buffer, Ints
+from splitcom.codecs.wire import Buffer, Ints, Points
 from splitcom.codecs.wire import Reader as ByteReader
 from splitcom.errors import CodecError, PacketError
 
@@ -72,25 +74,26 @@ class LatticeCodec(Codec):
         ids = [int(sample_id) for sample_id in ids]
         store, dims = self.store_of(context.references), min(self.klt.dims, batch.hidden)
         fresh = context.self_contained or store.flow is None
-        check_batch(batch, ids, None if fresh else store.hidden, dims)
+        norms = lengths_of(batch.values.detach())
+        check_batch(batch, ids, None if fresh else store.hidden, dims, float(norms.max()))
         lengths = batch.lengths.numpy()
         found: list[Reference | None] = [None] * len(ids) if fresh else store.peek(ids)
         known = still_fit(found, lengths)
         flow = Flow.after(None if fresh else store.flow, dims, batch.hidden)
-        values = computable(batch.values.detach(), None if fresh else flow.step)
+        values = computable(batch.values.detach(), norms, None if fresh else flow.step)
         chain = None if fresh else flow.state.chain
         changes_step = units != flow.units
         prefix = write_prefix(
             self.fingerprint, ids, lengths, known, found, batch.hidden, False, chain, changes_step
         )
 
-        writer = Writer()
+        writer = writer_of(values.numel())
         if changes_step:
             flow.code_units(writer, units)
         learnt = torch.ones(len(values), dtype=torch.bool) if batch.learnt is None else batch.learnt
         factors = code_factors(writer, flow.prompts, self.uniform.prompt, learnt, lengths)
         # gradients are as long as they count
-        weights = weights_of(values) if self.klt.centre == "mean" else np.ones(len(values))
+        weights = weights_of(norms) if self.klt.centre == "mean" else np.ones(len(values))
         heads, bodies = self._heads(fresh), self._bodies
         head, wanted = heads.plan(values, flow, factors, weights)
         heads.code(writer, flow, head, len(values))
@@ -128,7 +131,7 @@ class LatticeCodec(Codec):
         if len(flow.basis.mean) != header.hidden:
             raise PacketError(f"packet of width {header.hidden} in a flow of width {len(flow.basis.mean)}")
 
-        bits = Reader(reader.rest())
+        bits = reader_of(reader.rest(), int(lengths.sum()) * header.hidden)
         if header.changes_step:
             flow.code_units(bits, None)
         factors = code_factors(bits, flow.prompts, self.uniform.prompt, None, lengths)
@@ -138,7 +141,9 @@ class LatticeCodec(Codec):
         shift = self._code_end(bits, flow, coordinates)
         values = flow.restored(coordinates, shift, device)
         bits.finish()
-        if not all(bound.isfinite() for bound in torch.aminmax(values)):
+        if not flow.is_bounded(coordinates, shift) and not all(
+            end.isfinite() for end in torch.aminmax(values)
+        ):
             raise PacketError("the packet holds values that are not finite")
         self._commit(store, flow, packet, ids, tokens, coordinates, fresh, dims)
         batch = Ragged(values, torch.from_numpy(lengths), self._learnt(tokens))
@@ -171,7 +176,7 @@ class LatticeCodec(Codec):
         return None if self.uniform.prompt == 1 else tokens.learnt
 
     def _code_end(
-        self, coder: Coder, flow: Flow, coordinates: Ints, values: Tensor | None = None
+        self, coder: Coder, flow: Flow, coordinates: Points, values: Tensor | None = None
     ) -> Ints | None:
         """Code what corrects the tokens' sum, and a checksum; gives the correction, if there is one."""
         shift = None
@@ -181,7 +186,7 @@ class LatticeCodec(Codec):
                 wanted = values.mean(0).double().cpu().numpy()
                 missed = wanted - flow.basis.mean_value(coordinates, flow.step)
                 shift = shift_of(missed, flow.step * flow.units / UNIT, len(values))[None]
-            shift = flow.shift.code(coder, shift, 1, len(flow.basis.mean))[0]
+            shift = flow.shift.code(coder, shift, 1, len(flow.basis.mean))[0].astype(np.int64)
             check = zlib.crc32(shift.astype("<i8").tobytes(), check)
         # the two ends must not drift apart unseen, and truncated bits read as others
         check &= 0xFFFF
@@ -196,7 +201,7 @@ class LatticeCodec(Codec):
         packet: Buffer,
         ids: list[int],
         tokens: Tokens,
-        coordinates: Ints,
+        coordinates: Points,
         fresh: bool,
         dims: int,
     ) -> None:

@@ -5,10 +5,12 @@
                   └────── counts ◄────────────────────────────────────────────────────────┘
 
 Probabilities are quotients of integer counts, so that both ends have the same to the last bit on any machine.
+`native` does the same in loops that numba compiles, to the same bytes.
 """
 
+from abc import ABC, abstractmethod
 from itertools import pairwise
-from typing import Protocol
+from typing import NamedTuple
 
 import constriction
 import numpy as np
@@ -19,25 +21,53 @@ from splitcom.codecs.wire import Bools, Buffer, Ints
 from splitcom.errors import PacketError
 
 _BERNOULLI = constriction.stream.model.Bernoulli(perfect=False)
-_MAX_COUNT = 2000  # of a context: older bits fade, so that models follow what changes
-_LEVELS = 48
-_UNARY = 14  # magnitudes from here on are escaped
-_MAX_ESCAPE_BITS = 20
+MAX_COUNT = 2000  # of a context: older bits fade, so that models follow what changes
+LEVELS = 48
+UNARY = 14  # magnitudes from here on are escaped
+MAX_ESCAPE_BITS = 20
 _FIXED = 16  # fractional bits of means
 _BAND = 8  # a band is this part of the columns before it, and one more
-_CLIP = 3  # larger magnitudes count as this one in means
+CLIP = 3  # larger magnitudes count as this one in means
 _MEAN_SHIFT = 3  # a packet moves the means by an eighth
 _NEW_MEAN, _MIN_MEAN = 1 << 12, 1 << 6
 
-MAX_MAGNITUDE = (1 << _MAX_ESCAPE_BITS) - 1
+MAX_MAGNITUDE = (1 << MAX_ESCAPE_BITS) - 1
 """Largest magnitude that a matrix of codes may have."""
 
 
-class Coder(Protocol):
+Codes = npt.NDArray[np.int32]
+
+
+class Band(NamedTuple):
+    """What is known of some columns of a matrix before they are coded, all int64."""
+
+    means: Ints
+    """`[kinds, columns]`: the magnitude to expect, in units of 2^-16."""
+    kinds: Ints
+    """`[rows]`"""
+    activity: Ints
+    """`[rows]`: sums of the magnitudes, clipped to 3, of the bands before; coding brings it up to date."""
+    expected: Ints
+    """`[rows]`: what these were expected to be; coding brings it up to date."""
+
+
+class Coder(ABC):
     """A writer, or a reader that ignores the bits it is given."""
 
+    @abstractmethod
     def bits(self, probability: npt.NDArray[np.float64], bits: Bools | None) -> Bools:
         """Code one bit for each probability (that it is set), strictly between 0 and 1; give the bits."""
+
+    def band(self, codes: Codes, band: Band, model: "BitModel", given: Ints | Codes | None) -> None:
+        """Code the `given` columns of a matrix, put them into `codes` `[rows, columns]`, and learn from them."""
+        near = 2 * band.activity
+        near[1:] += band.activity[:-1]
+        near[:-1] += band.activity[1:]
+        mean = band.means[band.kinds]
+        level = levels(mean * ((near + 1) << _FIXED)[:, None], 4 * band.expected[:, None] + (1 << _FIXED))
+        codes[:] = _code_elements(self, model, level, given).reshape(codes.shape)
+        band.activity[:] += np.minimum(np.abs(codes), CLIP).sum(1)
+        band.expected[:] += mean.sum(1)
 
 
 class Writer(Coder):
@@ -62,10 +92,7 @@ class Reader(Coder):
     """Reads bits; raises PacketError where the bytes are none that a writer gives."""
 
     def __init__(self, data: Buffer) -> None:
-        if data[-1:] == b"\0":
-            raise PacketError("a range-coded body ends with a zero byte, which a writer leaves out")
-        words = bytes(data) + bytes(-len(data) % 4)
-        self._decoder = constriction.stream.queue.RangeDecoder(np.frombuffer(words, "<u4").astype(np.uint32))
+        self._decoder = constriction.stream.queue.RangeDecoder(words_of(data))
 
     @override
     def bits(self, probability: npt.NDArray[np.float64], bits: Bools | None) -> Bools:
@@ -78,6 +105,13 @@ class Reader(Coder):
         """Refuse what is left over."""
         if not self._decoder.maybe_exhausted():
             raise PacketError("bytes are left over at the end of a range-coded body")
+
+
+def words_of(data: Buffer) -> npt.NDArray[np.uint32]:
+    """The words that a reader reads from a body; PacketError where it ends with a zero byte."""
+    if data[-1:] == b"\0":
+        raise PacketError("a range-coded body ends with a zero byte, which a writer leaves out")
+    return np.frombuffer(bytes(data) + bytes(-len(data) % 4), "<u4").astype(np.uint32)
 
 
 def code_uints(coder: Coder, values: Ints | None, count: int, width: int) -> Ints:
@@ -109,7 +143,7 @@ class BitModel:
         # Krichevsky and Trofimov's estimate
         coded = coder.bits(((2 * ones + 1) / (2 * (zeros + ones) + 2))[context], bits)
         self.counts += np.bincount(2 * context + coded, minlength=self.counts.size).reshape(-1, 2)
-        self.counts[self.counts[:, 0] + self.counts[:, 1] > _MAX_COUNT] >>= 1
+        self.counts[self.counts[:, 0] + self.counts[:, 1] > MAX_COUNT] >>= 1
         return coded
 
 
@@ -129,64 +163,61 @@ class MatrixModel:
     @classmethod
     def new(cls, width: int, kinds: int = 1) -> "MatrixModel":
         """A model that has seen nothing."""
-        return cls(np.zeros((_LEVELS * _UNARY, 2), np.int64), np.zeros((kinds, width), np.int64))
+        return cls(np.zeros((LEVELS * UNARY, 2), np.int64), np.zeros((kinds, width), np.int64))
 
     def code(
-        self, coder: Coder, matrix: Ints | None, rows: int, width: int, kinds: Ints | None = None
-    ) -> Ints:
+        self, coder: Coder, matrix: Ints | Codes | None, rows: int, width: int, kinds: Ints | None = None
+    ) -> Codes:
         """Code a matrix of magnitudes up to `MAX_MAGNITUDE`, whose rows are of `kinds`, by default all of kind 0.
 
         `width` may be below that of the model.
         """
-        coded = np.zeros((rows, width), np.int64)
+        coded = np.zeros((rows, width), np.int32)
         if not rows:
             return coded
         kinds = np.zeros(rows, np.int64) if kinds is None else kinds
-        means = np.where(self.means == 0, _NEW_MEAN, np.maximum(self.means, _MIN_MEAN))[kinds]
+        means = np.where(self.means == 0, _NEW_MEAN, np.maximum(self.means, _MIN_MEAN))
         activity, expected = np.zeros(rows, np.int64), np.zeros(rows, np.int64)
-        for band in _bands(width):
-            near = 2 * activity
-            near[1:] += activity[:-1]
-            near[:-1] += activity[1:]
-            mean = means[:, band]
-            level = levels(mean * ((near + 1) << _FIXED)[:, None], 4 * expected[:, None] + (1 << _FIXED))
-            given = None if matrix is None else matrix[:, band].reshape(-1)
-            coded[:, band] = self._code_elements(coder, level, given).reshape(rows, -1)
-            activity += np.minimum(np.abs(coded[:, band]), _CLIP).sum(1)
-            expected += mean.sum(1)
-        self._learn(np.minimum(np.abs(coded), _CLIP), kinds)
+        for columns in _bands(width):
+            given = None if matrix is None else matrix[:, columns]
+            band = Band(means[:, columns], kinds, activity, expected)
+            coder.band(coded[:, columns], band, self.bits, given)
+        self._learn(np.minimum(np.abs(coded), CLIP), kinds)
         return coded
 
-    def _learn(self, clipped: Ints, kinds: Ints) -> None:
-        for kind in np.unique(kinds):
-            rows = clipped[kinds == kind]
-            new = (rows.sum(0) << _FIXED) // len(rows)
+    def _learn(self, clipped: Codes, kinds: Ints) -> None:
+        present, place, counts = np.unique(kinds, return_inverse=True, return_counts=True)
+        # exact: sums of at most 3 for each of fewer than 2^22 tokens
+        members = (place == np.arange(len(present))[:, None]).astype(np.float32)
+        sums = (members @ clipped.astype(np.float32)).astype(np.int64)
+        for kind, count, total in zip(present, counts, sums, strict=True):
+            new = (total << _FIXED) // count
             old = self.means[kind, : clipped.shape[1]]
             self.means[kind, : clipped.shape[1]] = np.where(
                 old == 0, np.maximum(new, 1), old + ((new - old) >> _MEAN_SHIFT)
             )
 
-    def _code_elements(self, coder: Coder, level: Ints, values: Ints | None) -> Ints:
-        magnitude = np.zeros(len(level), np.int64)
-        wanted = None if values is None else np.abs(values)
-        alive = np.arange(len(level))
-        for size in range(_UNARY):
-            more = None if wanted is None else wanted[alive] > size
-            alive = alive[self.bits.code(coder, level[alive] * _UNARY + size, more)]
-            if not len(alive):
-                break
-            magnitude[alive] += 1
-        if len(alive):
-            escaped = code_uints(
-                coder, None if wanted is None else wanted[alive], len(alive), _MAX_ESCAPE_BITS
-            )
-            magnitude[alive] = escaped
-        negative = None if values is None else values[magnitude > 0] < 0
-        some = np.flatnonzero(magnitude)
-        if len(some):
-            signs = coder.bits(np.full(len(some), 0.5), negative)
-            magnitude[some[signs]] *= -1
-        return magnitude
+
+def _code_elements(coder: Coder, model: BitModel, level: Ints, given: Ints | Codes | None) -> Ints:
+    values = None if given is None else given.reshape(-1)
+    magnitude = np.zeros(len(level), np.int64)
+    wanted = None if values is None else np.abs(values)
+    alive = np.arange(len(level))
+    for size in range(UNARY):
+        more = None if wanted is None else wanted[alive] > size
+        alive = alive[model.code(coder, level[alive] * UNARY + size, more)]
+        if not len(alive):
+            break
+        magnitude[alive] += 1
+    if len(alive):
+        escaped = code_uints(coder, None if wanted is None else wanted[alive], len(alive), MAX_ESCAPE_BITS)
+        magnitude[alive] = escaped
+    negative = None if values is None else values[magnitude > 0] < 0
+    some = np.flatnonzero(magnitude)
+    if len(some):
+        signs = coder.bits(np.full(len(some), 0.5), negative)
+        magnitude[some[signs]] *= -1
+    return magnitude
 
 
 def levels(numbers: Ints, divisors: Ints) -> Ints:
@@ -195,9 +226,9 @@ def levels(numbers: Ints, divisors: Ints) -> Ints:
     Exact on every machine: below 2^53 IEEE division rounds no quotient of integers up to the next one, and an exponent
     is no rounded logarithm.
     """
-    quotients = np.floor(numbers / divisors).clip(1, 1 << _LEVELS // 2)
+    quotients = np.floor(numbers / divisors).clip(1, 1 << LEVELS // 2)
     exponents = (quotients * quotients - 1).view(np.int64) >> 52
-    return np.asarray((exponents - 1023).clip(0, _LEVELS - 1).reshape(-1))
+    return np.asarray((exponents - 1023).clip(0, LEVELS - 1).reshape(-1))
 
 
 def _bands(width: int) -> list[slice]:

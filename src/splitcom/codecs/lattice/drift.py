@@ -13,12 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from splitcom.codecs.lattice.basis import UNIT, exact_products
+from splitcom.codecs.lattice.basis import UNIT, exact_product
 from splitcom.codecs.lattice.coder import Coder, MatrixModel, code_uints
 from splitcom.codecs.lattice.predict import LIMIT, spent
-from splitcom.codecs.wire import Ints
+from splitcom.codecs.wire import Ints, Points
 
-Floats = npt.NDArray[np.float64]
+Floats = npt.NDArray[np.float32]
+Products = npt.NDArray[np.float32] | npt.NDArray[np.float64]
 
 _MAP_BITS = 12
 _FACTOR_BITS = 5
@@ -41,26 +42,28 @@ class Update:
         return cls(gain, np.zeros((1 + directions, 0), np.int64), np.zeros((directions, 0), np.int64))
 
 
-def moved(reference: Ints, matrix: Ints, gain: int) -> Ints:
+def moved(reference: Points, matrix: Ints, gain: int) -> Points:
     """Where `reference` `[tokens, directions]` has moved to by a map `[1 + directions, directions]`."""
     return _plus(reference, _product(reference, matrix), gain)
 
 
-def updated(matrix: Ints, update: Update, reference: Ints) -> Ints:
+def updated(matrix: Ints, update: Update, reference: Points) -> Ints:
     """The map that is used for this packet's references, which is then kept; with gain 2 where it changes."""
-    if not update.left.shape[1]:
-        return matrix
-    change = (update.left @ update.right.T << _MAP_BITS - _FACTOR_BITS) // _spreads(reference)[:, None]
+    return _updated(matrix, update, _spreads(reference)) if update.left.shape[1] else matrix
+
+
+def _updated(matrix: Ints, update: Update, spreads: Ints) -> Ints:
+    change = (update.left @ update.right.T << _MAP_BITS - _FACTOR_BITS) // spreads[:, None]
     return ((matrix * update.gain >> 1) + change).clip(-_MAX_ENTRY, _MAX_ENTRY)
 
 
-def predicted(reference: Ints, matrix: Ints, update: Update) -> Ints:
+def predicted(reference: Points, matrix: Ints, update: Update) -> Points:
     """Where `reference` has moved to by a map to which `update` has been applied."""
     return moved(reference, matrix, 2 if update.left.shape[1] else update.gain)
 
 
 def fit(
-    coordinates: Floats, reference: Ints, matrix: Ints, rank: int, units: Ints, weights: Floats
+    coordinates: Floats, reference: Points, matrix: Ints, rank: int, units: Points, weights: Floats
 ) -> Update:
     """The update that makes `reference` come closest to `coordinates` for its bits; only the sender knows how.
 
@@ -73,7 +76,8 @@ def fit(
     share = len(units[some]) / len(units)
     judged, spared = coordinates[some], units[some]
     gains = [
-        spent(judged - _plus(reference[some], product[some], gain), spared).sum() / share for gain in range(4)
+        float(spent(judged - _plus(reference[some], product[some], gain), spared).sum()) / share
+        for gain in range(4)
     ]
     gain = int(np.argmin(gains))
     best, best_cost = Update.none(gain, directions), gains[gain]
@@ -81,12 +85,13 @@ def fit(
         return best
     inputs = _augmented(reference) * weights[:, None]
     missed = (coordinates - _plus(reference, product, gain)) * weights[:, None]
-    gram = inputs.T @ inputs
+    gram = (inputs.T @ inputs).astype(np.float64)
     solution = np.linalg.solve(gram + np.diag(_RIDGE * np.diag(gram) + 1.0), inputs.T @ missed)
     effect = solution.T @ gram @ solution
     _, right = np.linalg.eigh(effect)
     right = right[:, ::-1]
-    scaled = np.rint(solution @ right * _spreads(reference)[:, None])
+    spreads = _spreads(reference)
+    scaled = np.rint(solution @ right * spreads[:, None])
     if not np.abs(scaled).max() < 2**31:  # also where there is a NaN: no map that would pay
         return best
     left = scaled.astype(np.int64)
@@ -98,8 +103,8 @@ def fit(
             1.5 * np.log2(1.0 + np.abs(left[:, :size])).sum()
             + 1.5 * np.log2(1.0 + np.abs(right[:, :size])).sum()
         )
-        moved_by = predicted(reference[some], updated(matrix, update, reference), update)
-        cost = spent(judged - moved_by, spared).sum() / share + side + size * (2 * directions)
+        moved_by = predicted(reference[some], _updated(matrix, update, spreads), update)
+        cost = float(spent(judged - moved_by, spared).sum()) / share + side + size * (2 * directions)
         if cost < best_cost:
             best, best_cost = update, cost
         size *= 2
@@ -117,26 +122,28 @@ def code_update(coder: Coder, update: Update | None, directions: int) -> Update:
 
 
 def _code_factor(coder: Coder, factor: Ints | None, rows: int, rank: int) -> Ints:
-    return MatrixModel.new(rank).code(coder, factor, rows, rank)
+    return MatrixModel.new(rank).code(coder, factor, rows, rank).astype(np.int64)
 
 
-def _product(reference: Ints, matrix: Ints) -> Ints:
-    product = np.zeros((len(reference), matrix.shape[1]), np.int64)
-    for rows, block in exact_products(_augmented(reference), matrix):
-        product[rows] = block.numpy()
+def _product(reference: Points, matrix: Ints) -> Products:
+    product: Products = exact_product(_augmented(reference), matrix.astype(np.float32)).numpy()
     return product
 
 
-def _plus(reference: Ints, product: Ints, gain: int) -> Ints:
-    return (reference + ((gain * product + (1 << _MAP_BITS)) >> _MAP_BITS + 1)).clip(-LIMIT, LIMIT)
+def _plus(reference: Points, product: Products, gain: int) -> Points:
+    whole: Ints = product.astype(np.int32 if product.dtype == np.float32 else np.int64)
+    change = (gain * whole + (1 << _MAP_BITS)) >> _MAP_BITS + 1
+    return np.asarray((reference + change.astype(np.float32)).clip(-LIMIT, LIMIT))
 
 
-def _augmented(reference: Ints) -> Ints:
-    constant = np.full((len(reference), 1), UNIT, np.int64)
-    return np.concatenate([constant, reference], 1)
+def _augmented(reference: Points) -> Points:
+    augmented = np.empty((len(reference), 1 + reference.shape[1]), np.float32)
+    augmented[:, 0], augmented[:, 1:] = UNIT, reference
+    return augmented
 
 
-def _spreads(reference: Ints) -> Ints:
+def _spreads(reference: Points) -> Ints:
     """Root mean square of the map's inputs, at least 1, in integers."""
-    mean_squares = (_augmented(reference) ** 2).sum(0) // max(len(reference), 1)
+    inputs = _augmented(reference).astype(np.int64)
+    mean_squares = np.einsum("nd,nd->d", inputs, inputs) // max(len(reference), 1)
     return np.asarray(np.maximum(np.sqrt(mean_squares.astype(np.float64)).astype(np.int64), 1))

@@ -8,10 +8,11 @@ from splitcom.codecs.lattice.basis import UNIT, Basis
 from splitcom.codecs.lattice.coder import BitModel, Coder, MatrixModel, code_uints
 from splitcom.codecs.lattice.predict import ModeModel
 from splitcom.codecs.references import FlowState
-from splitcom.codecs.wire import Ints
+from splitcom.codecs.wire import Ints, Points
 from splitcom.errors import PacketError
 
 _UNITS_BITS = 8
+_FINITE = 1e38
 MAX_UNITS = (1 << _UNITS_BITS) - 1
 """Most units of a step."""
 
@@ -26,7 +27,6 @@ class Flow:
         self.shift = MatrixModel(arrays["shift_counts"], arrays["shift_means"])
         self.modes = ModeModel(BitModel(arrays["modes"]))
         self.prompts = BitModel(arrays["prompts"])
-        self._basis = Basis(arrays["mean"], arrays["rows"].astype(np.int64))
 
     @classmethod
     def after(cls, state: FlowState | None, dims: int, hidden: int) -> "Flow":
@@ -52,17 +52,31 @@ class Flow:
     @property
     def basis(self) -> Basis:
         """Mean and directions."""
-        return self._basis
+        arrays, derived = self.state.arrays, self.state.derived
+        if "basis" not in derived:
+            derived["basis"] = Basis(arrays["mean"], arrays["rows"])
+        basis = derived["basis"]
+        assert isinstance(basis, Basis)
+        return basis
 
     @basis.setter
     def basis(self, basis: Basis) -> None:
-        self._basis = basis
+        self.state.derived["basis"] = basis
         # far below 2^31 each, and most of what is kept of a flow
-        self.state.arrays["mean"], self.state.arrays["rows"] = basis.mean, basis.rows.astype(np.int32)
+        self.state.arrays["mean"], self.state.arrays["rows"] = (
+            basis.mean,
+            basis.rows.astype(np.int32, copy=False),
+        )
 
-    def restored(self, coordinates: Ints, shift: Ints | None, device: torch.device | str) -> Tensor:
+    def restored(self, coordinates: Points, shift: Ints | None, device: torch.device | str) -> Tensor:
         """What integer `coordinates`, moved by a `shift`, stand for: fp32 `[tokens, hidden]`."""
         return self.basis.inverse(coordinates, self.step, device, shift, self.units)
+
+    def is_bounded(self, coordinates: Points, shift: Ints | None) -> bool:
+        """Whether what `restored` gives is finite for sure."""
+        largest = float(np.abs(coordinates).max(initial=0)) * max(coordinates.shape[1], 1)
+        moved = 0 if shift is None else int(np.abs(shift).max(initial=0)) * self.units
+        return bool((largest + moved + int(np.abs(self.basis.mean).max(initial=0))) * self.step < _FINITE)
 
     def drift_of(self, dims: int) -> Ints:
         """The drift map of `dims` directions, of which those that have been added since do not move."""

@@ -6,13 +6,14 @@ Knows no tokens but for what their values need.
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from splitcom.codecs.lattice.basis import UNIT, Basis, mean_of, spread_of
+from splitcom.codecs.lattice.basis import UNIT, Basis, Floats, mean_of, spread_of
 from splitcom.codecs.lattice.coder import Coder, MatrixModel, code_uints
 from splitcom.codecs.lattice.flow import Flow
 from splitcom.codecs.lattice.parameters import DIMENSION_BITS, Klt
-from splitcom.codecs.lattice.predict import Floats
+from splitcom.codecs.lattice.predict import Floats as Found
 from splitcom.codecs.wire import Ints
 from splitcom.errors import PacketError
 
@@ -24,8 +25,9 @@ class Head:
     """Step and mean where the packet sets them, and the directions to add."""
 
     step_bits: Ints
-    mean: Ints
-    rows: Ints
+    basis: Basis
+    """With the directions that the packet adds, last."""
+    num_new: int
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class HeadCoding:
     sets_step: bool
     """Whether the packet has a step of its own, or the flow's first."""
 
-    def plan(self, values: Tensor, flow: Flow, factors: Ints, weights: Floats) -> tuple[Head, Floats]:
+    def plan(self, values: Tensor, flow: Flow, factors: Ints, weights: Floats) -> tuple[Head, Found]:
         """What fits `values` `[tokens, hidden]`, and their coordinates; only the sender does. Sets the flow's step."""
         if self.sets_step:
             spread = spread_of(values, self.klt.centre == "mean", weights)
@@ -49,14 +51,18 @@ class HeadCoding:
         basis = flow.basis
         if self._sets_mean:
             basis = Basis(mean_of(values, flow.step, weights), basis.rows)
-        coordinates = basis.forward(values, flow.step)
+        products = basis.products(values)
+        coordinates = basis.coordinates(products, flow.step)
         rows, most = basis.rows[:0], self._room(basis, *values.shape)
         if most:
             scales = UNIT / (flow.units * factors[:, 0]) * weights
             rows = basis.missing(values, coordinates, flow.step, most, self.klt.threshold, scales)
         if len(rows):
-            coordinates = basis.extended(rows).forward(values, flow.step)
-        return Head(flow.step_bits, basis.mean, rows), coordinates
+            products = torch.cat([products, Basis(basis.mean, rows).products(values)], 1)
+            basis = basis.extended(rows)
+            coordinates = basis.coordinates(products, flow.step)
+        found = np.asarray(coordinates.float().cpu().numpy())
+        return Head(flow.step_bits, basis, len(rows)), found
 
     def code(self, coder: Coder, flow: Flow, head: Head | None, num_tokens: int) -> None:
         """Code a head, and put step and basis into the flow."""
@@ -64,18 +70,19 @@ class HeadCoding:
             flow.step_bits = code_uints(coder, None if head is None else head.step_bits, 1, 15)
         basis, hidden = flow.basis, len(flow.basis.mean)
         if self._sets_mean:
-            mean = MatrixModel.new(1).code(coder, None if head is None else head.mean[:, None], hidden, 1)
+            given = None if head is None else head.basis.mean[:, None]
+            mean = MatrixModel.new(1).code(coder, given, hidden, 1).astype(np.int64)
             basis = Basis(mean[:, 0], basis.rows)
         most = self._room(basis, num_tokens, hidden)
         if most:
-            number = None if head is None else np.array([len(head.rows)])
+            number = None if head is None else np.array([head.num_new])
             num_rows = int(code_uints(coder, number, 1, DIMENSION_BITS)[0])
             if num_rows > most:
                 raise PacketError(f"{num_rows} new directions, where there is room for {most}")
-            rows = None if head is None else head.rows.T
+            rows = None if head is None else head.basis.rows[len(head.basis.rows) - num_rows :].T
             rows = MatrixModel.new(num_rows).code(coder, rows, hidden, num_rows)
-            basis = basis.extended(rows.T)
-        flow.basis = basis
+            basis = basis.extended(rows.T) if head is None else basis
+        flow.basis = basis if head is None else head.basis
 
     @property
     def _sets_mean(self) -> bool:

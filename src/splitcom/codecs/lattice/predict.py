@@ -16,14 +16,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from splitcom.codecs.lattice.coder import MAX_MAGNITUDE, BitModel, Coder, code_uints
-from splitcom.codecs.wire import Bools, Ints
+from splitcom.codecs.lattice.coder import MAX_MAGNITUDE, BitModel, Coder, Codes, code_uints
+from splitcom.codecs.wire import Bools, Ints, Points
 
-Floats = npt.NDArray[np.float64]
-Points = npt.NDArray[np.float32]
+Floats = npt.NDArray[np.float32]
 
 _FLAG_BITS = 4  # about what it costs to depart from the usual prediction
-_SEARCHED = 64  # directions; the later ones hold little
+_SEARCHED = 32  # directions; the later ones hold little
 _BLOCK = 128  # tokens that are searched for at once: their distances fit a core's cache
 _RUN = 64  # tokens that are looked at before the next jump is known
 LIMIT = MAX_MAGNITUDE
@@ -80,10 +79,7 @@ class ModeModel:
 
 
 class Window:
-    """Recent tokens `[size, directions]`, the newest last, which grows as samples of the batch become known.
-
-    Coordinates are integers below 2^24, which float32 holds exactly.
-    """
+    """Recent tokens `[size, directions]`, the newest last, which grows as samples of the batch become known."""
 
     def __init__(self, recent: Points, room: int) -> None:
         self._tokens = np.zeros((len(recent) + room, recent.shape[1]), np.float32)
@@ -94,12 +90,12 @@ class Window:
         self._put(recent)
         self._last_start = max(0, len(recent) - 1)
 
-    def append(self, sample: Ints) -> None:
+    def append(self, sample: Points) -> None:
         """Add a sample's tokens, where there is room."""
         if self.size + len(sample) <= len(self._tokens):
             self._put(sample)
 
-    def _put(self, tokens: Points | Ints) -> None:
+    def _put(self, tokens: Points) -> None:
         rows = slice(self.size, self.size + len(tokens))
         self._tokens[rows] = tokens
         searched = self._searched[rows]
@@ -118,11 +114,11 @@ class Window:
                 best[rows] = (wanted[rows] @ self._searched[: self.size].T).argmin(1)
         return best
 
-    def at(self, pointers: Ints) -> Ints:
+    def at(self, pointers: Ints) -> Points:
         """The tokens at pointers `[n]`; zeros in an empty window."""
         if not self.size:
-            return np.zeros((len(pointers), self._tokens.shape[1]), np.int64)
-        return np.asarray(self._tokens[pointers.clip(0, self.size - 1)].astype(np.int64))
+            return np.zeros((len(pointers), self._tokens.shape[1]), np.float32)
+        return np.take(self._tokens, pointers.clip(0, self.size - 1), 0)
 
     def pointers(self, jump: Bools, distances: Ints) -> Ints:
         """Where the pointer is at each token of a sample, which begins at the sample before."""
@@ -132,55 +128,59 @@ class Window:
         last = np.maximum.accumulate(np.where(jump, steps, -1))
         return np.where(last >= 0, base[last], self._last_start) + steps
 
-    def predict(self, jump: Bools, zero: Bools, distances: Ints) -> Ints:
+    def predict(self, jump: Bools, zero: Bools, distances: Ints) -> Points:
         """What the pointer predicts for each token of a sample."""
         predicted = self.at(self.pointers(jump, distances))
         predicted[zero] = 0
         return predicted
 
 
-def spent(residual: Floats | Ints, units: int | Ints) -> Floats:
+def spent(residual: Floats, units: Points) -> Floats:
     """About the bits that a residual `[..., directions]` costs, its error included as what it would cost."""
-    steps = (residual * (2.0 / units)).astype(np.float32)
-    return np.asarray(np.log2(1.0 + steps * steps).sum(-1), np.float64)
+    steps = residual * (np.float32(2) / units)
+    steps *= steps
+    steps += np.float32(1)
+    return np.asarray(np.log2(steps, out=steps).sum(-1))
 
 
 def plan(
     coordinates: Floats,
-    own: Ints,
+    own: Points,
     known: Bools,
     lengths: Ints,
     window: Window,
     dead_zone: float,
-    units: Ints,
-) -> tuple[Modes, Ints]:
-    """Modes and codes: the cheapest prediction of each token, chosen greedily from left to right; only the sender does.
+    units: Points,
+) -> tuple[Modes, Codes, Points]:
+    """Modes, codes and what `replay` makes of them: the cheapest prediction of each token, chosen greedily from left
+    to right; only the sender does.
 
     `own` `[tokens, directions]` is what each token's own reference predicts, of samples that are `known`; `units`
     `[tokens, 1]` are the steps of the codes.
     """
     modes = Modes.all_usual(len(coordinates))
-    codes = np.zeros_like(own)
+    codes, restored = np.zeros(own.shape, np.int32), np.zeros_like(own)
     distances = []
     end = 0
     for length, is_known in zip(lengths.tolist(), known.tolist(), strict=True):
         end, start = end + length, end
         rows = slice(start, end)
         predicted = own[rows]
-        if not is_known or quantized(coordinates[rows] - predicted, dead_zone, units[rows]).any():
+        if not is_known or (np.abs(coordinates[rows] - predicted) >= (0.5 + dead_zone) * units[rows]).any():
             chosen = _choose(coordinates[rows], own[rows] if is_known else None, window, units[rows])
             modes.usual[rows], modes.jump[rows], modes.zero[rows] = chosen.usual, chosen.jump, chosen.zero
             distances.append(chosen.distances)
             predicted = predict_sample(chosen, own[rows] if is_known else None, window)
-        codes[rows] = quantized(coordinates[rows] - predicted, dead_zone, units[rows])
-        window.append(restore(predicted, codes[rows], units[rows]))
+            codes[rows] = quantized(coordinates[rows] - predicted, dead_zone, units[rows])
+        restored[rows] = restore(predicted, codes[rows], units[rows])
+        window.append(restored[rows])
     modes.distances = np.concatenate([*distances, modes.distances])
-    return modes, codes
+    return modes, codes, restored
 
 
 def replay(
-    modes: Modes, codes: Ints, own: Ints, known: Bools, lengths: Ints, window: Window, units: Ints
-) -> Ints:
+    modes: Modes, codes: Codes, own: Points, known: Bools, lengths: Ints, window: Window, units: Points
+) -> Points:
     """The coordinates that the sender had planned."""
     restored = np.zeros_like(own)
     end = first = 0
@@ -197,25 +197,36 @@ def replay(
     return restored
 
 
-def predict_sample(modes: Modes, own: Ints | None, window: Window) -> Ints:
+def predict_sample(modes: Modes, own: Points | None, window: Window) -> Points:
     """The prediction `[tokens, directions]` of a sample whose reference predicts `own`, if it has one."""
+    if own is not None and modes.usual.all():
+        return own
     pointed = window.predict(modes.jump, modes.zero, modes.distances)
     return pointed if own is None else np.where(modes.usual[:, None], own, pointed)
 
 
-def quantized(residual: Floats, dead_zone: float, units: Ints) -> Ints:
+def quantized(residual: Floats, dead_zone: float, units: Points) -> Codes:
     """Steps of `units` `[tokens, 1]` nearest to a residual; `dead_zone` of a step more is taken for zero."""
-    steps = np.abs(residual) / units
-    codes = np.where(steps < 0.5 + dead_zone, 0.0, np.rint(steps).clip(1)) * np.sign(residual)
-    return np.asarray(codes.clip(-LIMIT, LIMIT).astype(np.int64))
+    steps = (residual / units).clip(-LIMIT, LIMIT)
+    codes: Codes = np.rint(steps).astype(np.int32)
+    if dead_zone:  # below 0.5 a step is 0 only by rounding, above it where the dead zone says so
+        size = np.abs(steps)
+        codes[size < 0.5 + dead_zone] = 0
+        if dead_zone < 0:
+            near = (size >= 0.5 + dead_zone) & (codes == 0)
+            codes[near] = np.sign(steps[near])
+    return codes
 
 
-def restore(predicted: Ints, codes: Ints, units: Ints) -> Ints:
-    """Coordinates from a prediction and what it missed, in steps of `units` `[tokens, 1]`."""
-    return (predicted + units * codes).clip(-LIMIT, LIMIT)
+def restore(predicted: Points, codes: Codes, units: Points) -> Points:
+    """Coordinates from a prediction and what it missed, in steps of `units` `[tokens, 1]`.
+
+    Where fp32 would round, the result is clipped anyway.
+    """
+    return np.asarray((predicted + units * codes.astype(np.float32)).clip(-LIMIT, LIMIT))
 
 
-def _choose(coordinates: Floats, own: Ints | None, window: Window, units: Ints) -> Modes:
+def _choose(coordinates: Floats, own: Points | None, window: Window, units: Points) -> Modes:
     num_tokens = len(coordinates)
     modes = Modes.all_usual(num_tokens)
     zero_cost = spent(coordinates, units) + _FLAG_BITS
@@ -242,11 +253,12 @@ def _choose(coordinates: Floats, own: Ints | None, window: Window, units: Ints) 
     return modes
 
 
-def _jumps(coordinates: Floats, own: Ints | None, window: Window, units: Ints) -> tuple[Floats, Ints]:
+def _jumps(coordinates: Floats, own: Points | None, window: Window, units: Points) -> tuple[Floats, Ints]:
     """What a jump of each token costs, and where it goes; infinite where it cannot pay."""
-    cost, best = np.full(len(coordinates), np.inf), np.zeros(len(coordinates), np.int64)
+    cost = np.full(len(coordinates), np.inf, np.float32)
+    best = np.zeros(len(coordinates), np.int64)
     if window.size:
-        pointer_bits = np.log2(window.size) + _FLAG_BITS
+        pointer_bits = float(np.log2(window.size)) + _FLAG_BITS
         some = np.arange(len(cost))
         if own is not None:  # whose codes cost more than a pointer
             missed = coordinates - own

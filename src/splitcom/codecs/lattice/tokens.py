@@ -1,5 +1,6 @@
 """What both ends know of a batch's tokens before the body of its packet, and what they keep of them. Knows no basis."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,9 +9,9 @@ from torch import Tensor
 
 from splitcom.codecs.lattice.coder import BitModel, Coder
 from splitcom.codecs.lattice.packing import pack, unpack
-from splitcom.codecs.lattice.predict import Points, Window
+from splitcom.codecs.lattice.predict import Window
 from splitcom.codecs.references import ReferenceStore
-from splitcom.codecs.wire import Bools, Ints
+from splitcom.codecs.wire import Bools, Ints, Points
 from splitcom.errors import CodecError
 
 
@@ -23,7 +24,7 @@ class Tokens:
     """Which samples build on a reference, `[batch]`."""
     factors: Ints
     """`[tokens, 1]`: how many times the step is to be taken for each token's."""
-    reference: Ints
+    reference: Points
     """`[tokens, dims]`, zeros where there is none."""
     recent: Points
     """`[recent tokens, dims]`, the newest last."""
@@ -43,17 +44,18 @@ class Tokens:
 
         No reference has more than `dims` directions: those of the basis.
         """
-        reference = np.zeros((int(lengths.sum()), dims), np.int64)
-        if known.any():
-            held = [sample_id for sample_id, is_known in zip(ids, known, strict=True) if is_known]
-            reference[np.repeat(known, lengths)] = _read(store, held, dims)
+        held = [sample_id if is_known else None for sample_id, is_known in zip(ids, known, strict=True)]
+        reference = _read(store, held, lengths, dims)
         recent: list[int] = []
+        sizes: list[int] = []
         for sample_id, entry in zip(order := list(store)[::-1], store.peek(order), strict=True):
-            window -= 0 if entry is None else entry.length
+            length = 0 if entry is None else entry.length
+            window -= length
             if window < 0:
                 break
             recent.insert(0, sample_id)
-        return cls(lengths, known, factors, reference, _read(store, recent, dims).astype(np.float32))
+            sizes.insert(0, length)
+        return cls(lengths, known, factors, reference, _read(store, recent, np.array(sizes, np.int64), dims))
 
     @property
     def of_known(self) -> Bools:
@@ -73,7 +75,7 @@ class Tokens:
         """Which samples `[batch]` have a token that is set in `flags` `[tokens]`."""
         return np.logical_or.reduceat(flags, _starts(self.lengths))
 
-    def keep(self, store: ReferenceStore, ids: list[int], coordinates: Ints, width: int) -> None:
+    def keep(self, store: ReferenceStore, ids: list[int], coordinates: Points, width: int) -> None:
         """Put integer `coordinates` `[tokens, dims]` into the store in place of the references.
 
         To the store they are of `width` columns, of which those that no direction has yet are zero.
@@ -83,7 +85,7 @@ class Tokens:
         store.update(
             ids,
             self.lengths,
-            torch.from_numpy(rows).float(),
+            torch.from_numpy(rows),
             changed=changed,
             known=self.known,
             kept=[pack(sample) for sample in np.split(rows, np.cumsum(self.lengths[changed])[:-1])],
@@ -104,15 +106,17 @@ def code_factors(coder: Coder, prompts: BitModel, factor: int, learnt: Tensor | 
     return factors
 
 
-def _read(store: ReferenceStore, ids: list[int], dims: int) -> Ints:
-    """The references of samples, `[tokens, dims]`."""
-    if not ids:
-        return np.zeros((0, dims), np.int64)
-    if not store.reduced:
+def _read(store: ReferenceStore, ids: Sequence[int | None], lengths: Ints, dims: int) -> Points:
+    """The references of samples, `[tokens, dims]`; zeros for those that are None."""
+    rows = np.zeros((int(lengths.sum()), dims), np.float32)
+    held = [sample_id for sample_id in ids if sample_id is not None]
+    if held and not store.reduced:
         raise CodecError("the store keeps no packed coordinates: it is of another codec")
-    lengths = [0 if entry is None else entry.length for entry in store.peek(ids)]
-    items = zip(store.read_kept(ids), lengths, strict=True)
-    return np.concatenate([unpack(item, length, dims) for item, length in items])
+    items = iter(store.read_kept(held))
+    for sample_id, sample in zip(ids, np.split(rows, np.cumsum(lengths))[:-1], strict=True):
+        if sample_id is not None:
+            unpack(next(items), sample)
+    return rows
 
 
 def _starts(lengths: Ints) -> Ints:

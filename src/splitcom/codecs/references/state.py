@@ -15,10 +15,14 @@ class FlowState:
     chain: int = 0
     """CRC-32 over all packets since the state began: equal chains mean equal states."""
     arrays: dict[str, Ints] = field(default_factory=dict)
+    derived: dict[str, object] = field(default_factory=dict, compare=False, repr=False)
+    """What follows from the arrays, is never changed in place, and is worth keeping from packet to packet."""
 
     def copy(self) -> "FlowState":
         """A state of its own, which can be changed until a packet has turned out to be good."""
-        return FlowState(self.chain, {name: array.copy() for name, array in self.arrays.items()})
+        return FlowState(
+            self.chain, {name: array.copy() for name, array in self.arrays.items()}, dict(self.derived)
+        )
 
     def flat(self) -> dict[str, Ints]:
         """Everything as flat arrays, for a checkpoint; shapes are arrays too."""
