@@ -242,13 +242,25 @@ def assert_whole(deployment: Deployment, result: dict[str, Any], expected: Run) 
         assert result["bytes"][flow] == expected.result["bytes"][flow], flow
 
 
-def run(campaign: Campaign, num_points: int, seed: int, out: Path, kind: str = "") -> None:
-    """Do what is missing of `num_points` runs, or of those of a kind; a line is added to `out` after each."""
+def run(
+    campaign: Campaign,
+    num_points: int,
+    seed: int,
+    out: Path,
+    kind: str = "",
+    until: float = float("inf"),
+) -> None:
+    """Do what is missing of `num_points` runs, or of those of a kind; a line is added to `out` after each.
+
+    None is begun after `until`, of the monotonic clock.
+    """
     done = {json.loads(line)["index"] for line in out.read_text().splitlines()} if out.exists() else set()
     for index in range(num_points):
         point = draw(seed, index)
         if index in done or not point.kind.startswith(kind):
             continue
+        if time.monotonic() > until:
+            return
         line = {"index": index, **asdict(point), **campaign.run(point, f"point-{index}")}
         print(json.dumps(line), flush=True)
         with out.open("a") as file:
@@ -274,12 +286,14 @@ def main() -> None:
     parser.add_argument("--points", type=int, default=3 * len(WHERE))
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--kind", default="", help="only points of this kind")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no run after that time")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
+    until = time.monotonic() + 60 * options.minutes
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         campaign = Campaign(write_tiny_model(Path(name) / "model"), Path(name))
-        run(campaign, options.points, options.seed, options.out, options.kind)
+        run(campaign, options.points, options.seed, options.out, options.kind, until)
     print_table(json.loads(line) for line in options.out.read_text().splitlines())
 
 

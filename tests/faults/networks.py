@@ -78,6 +78,7 @@ SCENARIOS = {
     "200 ms round trip": Scenario(latency_ms=100.0, changes={"training.batch_size": 4}),
     "30 s black hole": Scenario(up_mbps=4.0, black_hole_s=30.0),
     "a reset every 20 frames": Scenario(latency_ms=20.0, reset_after_chunks=20),
+    "a short run": Scenario(changes={"data.samples": 24, "training.rounds": 2, "evaluation.every": 2}),
 }
 
 
@@ -109,6 +110,7 @@ def measure(scenario: Scenario, model: str | Path, folder: Path, forks: Any) -> 
         "same_bits": True,  # or the assertion above had failed
         **_times(expected, deployment, scenario, resets),
         **_bytes(result, num_bytes, sniffers),
+        "fronts_bytes": sum(path.stat().st_size for path in folder.rglob("front-*/*")),
     }
 
 
@@ -182,6 +184,7 @@ def _bytes(result: Mapping[str, Any], interface_bytes: int, sniffers: list[Sniff
     ledger_bytes = result["bytes"]["total"] + result["repeated_bytes"]
     return {
         "ledger_bytes": ledger_bytes,
+        "evaluation_bytes": result["bytes"]["evaluation"],
         "interface_bytes": interface_bytes,
         "seen_bytes": (before + run + others).total_bytes,
         "before_the_run_bytes": before.total_bytes,
@@ -198,6 +201,14 @@ def print_table(results: Mapping[str, Mapping[str, Any]]) -> None:
         print(
             f"| {name} | {'same' if of['same_bits'] else 'differ'} | {of['measured_s']:.1f} | "
             f"{of['predicted_s']:.1f} | {of['measured_over_predicted']:.3f} |"
+        )
+    print("\n| network | ledger | evaluation | run | before the run | of it fronts |")
+    print("| --- |" + " ---: |" * 5)
+    for name, of in results.items():
+        ledger, before, fronts = of["ledger_bytes"], of["before_the_run_bytes"], of["fronts_bytes"]
+        print(
+            f"| {name} | {ledger:,} B | {of['evaluation_bytes']:,} B | {of['run_over_ledger']:.1%} | {before:,} B | "
+            f"{fronts:,} B |"
         )
     print(
         "\n| network | ledger | content of TLS | TLS | headers | acknowledgements | sent again | interface |"

@@ -1,11 +1,15 @@
 import json
+import re
 from io import StringIO
 from pathlib import Path
 
 from rich.console import Console
 
+from splitcom.methods.monitor import Snapshot
 from splitcom.report.format import format_bytes
-from splitcom.report.live import progress_table
+from splitcom.report.live import clients_table, headline, progress_table
+from splitcom.server.peers import Standing
+from splitcom.transports.grpc_server import ClientTraffic
 
 
 def shown(folder: Path, rounds: int) -> str:
@@ -24,3 +28,28 @@ def test_a_run_is_shown_as_far_as_it_has_come(run_folder: Path) -> None:
     assert "round 1 of 4" in shown(run_folder, 4)
     path.unlink()
     assert "round 0 of 4" in shown(run_folder, 4)
+
+
+def test_clients_are_shown_with_what_they_are_at_and_since_when_they_are_waited_for() -> None:
+    snapshot = Snapshot(
+        rounds=5, round=2, step=3, num_steps=9, save_age_s=12.0, step_seconds={"waiting": 1.5, "body": 0.25},
+        refusals={"FULL": 2},
+        clients={"a": ClientTraffic(True, 1000, 2000, 3), "b": ClientTraffic(False, 1, 2, 0)},
+        standings={
+            "a": Standing("training", 75.0, restarts=1, refusals=2),
+            "b": Standing("failed", 9.0, reason="no space left"),
+            "c": Standing("excluded", reason="stolen"),
+        },
+    )  # fmt: skip
+    console = Console(file=StringIO(), width=120)
+    console.print(clients_table(snapshot))
+    rows = [" ".join(row.split()) for row in console.file.getvalue().splitlines()]
+    assert re.match(
+        r"a training since \d\d:\d\d:\d\d \(75 s\) 1.00 kB 2.00 kB 3 reconnections, 1 restarts, 2 refusals",
+        rows[3],
+    )
+    assert re.match(r"b failed: no space left since .* \(9 s\)", rows[4]) and rows[5].startswith(
+        "c excluded: stolen"
+    )
+    assert "round 2/5 step 3/9" in (said := " ".join(headline(snapshot).split()))
+    assert "1 clients connected waiting 1.50 s body 0.25 s saved 12 s ago 2 connections refused" in said
