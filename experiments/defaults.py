@@ -26,22 +26,19 @@ BEFORE = {"lora.targets": PEFT, "training.lr": 1e-3, "training.batch_size": 8, "
 CHANGES: dict[str, list[dict[str, Any]]] = {
     "bundled": [
         {},
-        {"training.lr": 3e-3},
-        {"training.lr": 1e-2},
-        {"lora.targets": ALL},
         {"lora.targets": ALL, "training.lr": 3e-3},
-        {"lora.targets": ALL, "training.lr": 1e-2},
+        {"lora.targets": ALL},
+        {"training.lr": 3e-3},
         {"lora.targets": ALL, "training.lr": 3e-3, "training.batch_size": 4},
+        {"lora.targets": ALL, "training.lr": 1e-2},
         {"lora.targets": ALL, "training.lr": 3e-3, "training.schedule": "cosine"},
     ],
     "other": [
         {},
-        {"training.lr": 3e-3},
-        {"lora.targets": ALL, "training.lr": 3e-4},
         {"lora.targets": ALL},
-        {"lora.targets": ALL, "training.lr": 2e-3},
-        {"lora.targets": ALL, "training.lr": 5e-3},
-        {"lora.targets": ALL, "training.lr": 2e-3, "training.batch_size": 4},
+        {"lora.targets": ALL, "training.lr": 3e-3},
+        {"training.lr": 3e-3},
+        {"lora.targets": ALL, "training.batch_size": 4},
     ],
 }
 FEW = {"data.samples": 96, "data.held_out_samples": 24, "training.rounds": 3}

@@ -24,6 +24,8 @@ VALUES: dict[str, Any] = {
     "data.held_out_by": "clinic",
     "data.held_out": "held out.csv",
     "partition.column": "clinic",
+    "lora.init": "/runs/adapter",
+    "training.max_steps": 40,
     "training.clip_norm": 0.5,
     "client.clip_update": 1.0,
     "client.proximal": 0.01,

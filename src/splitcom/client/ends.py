@@ -8,14 +8,14 @@ import torch
 from splitcom.client.client import RoundSummary
 from splitcom.client.packets import Shape, receive, send
 from splitcom.client.parts import PartsTrainer, Rows
+from splitcom.client.passes import FrontPasses
 from splitcom.codecs import Ragged
 from splitcom.config import Config
 from splitcom.data import Batch, Sample
 from splitcom.models import Front, Tail
 from splitcom.protocol.messages_pb2 import ActivationUp, EvaluationEnd, EvaluationUp, GradientUp, Message
-from splitcom.seeds import derive_seed
 from splitcom.training.channel import Channels, held_out
-from splitcom.training.loss import Losses, learnt_tokens, losses_through
+from splitcom.training.loss import Losses, learnt_tokens, losses_through, num_labels_of
 from splitcom.training.plan import LocalRound, held_out_batches, progress_of
 
 
@@ -66,19 +66,16 @@ class EndsTrainer(PartsTrainer):
     ) -> Generator[Message | None, Message, Losses]:
         """Forward and backward through all parts that learn; returns the loss of each label."""
         step = position[1]
-        torch.manual_seed(derive_seed(self._config.seed, self._name, *position))  # dropout
-        mask = batch.attention_mask.to(self._device)
-        with torch.set_grad_enabled(trains):
-            front_out = self._front(batch.input_ids.to(self._device), mask)
+        passes = FrontPasses(self._front, self._parts_of(batch), self._draw(*position), trains=trains)
+        front_out = passes.forward()
 
-        learnt, shape = learnt_tokens(batch.labels), Shape.of(batch, front_out.shape[-1])
+        shape = Shape.of(batch, front_out.hidden)
 
-        def packet(flow: str, values: torch.Tensor, lost: Sequence[int]) -> bytes:
-            ragged = Ragged.from_padded(values, mask, learnt)
+        def packet(flow: str, ragged: Ragged, lost: Sequence[int]) -> bytes:
             return self._channels[flow].encode(ragged, batch.sample_ids, position, self_contained=bool(lost))
 
         def activation(lost: Sequence[int]) -> Message:
-            data = packet("activation_up", front_out.detach(), lost)
+            data = packet("activation_up", front_out, lost)
             return Message(activation_up=ActivationUp(step=step, activation=data))
 
         reply = yield from send(activation)
@@ -89,14 +86,10 @@ class EndsTrainer(PartsTrainer):
             step,
             shape,
         )
-        tail_in = self._padded(received, batch).to(self._tail.dtype).requires_grad_()
-        torch.manual_seed(derive_seed(self._config.seed, self._name, "tail", *position))
-        scored = losses_through(self._tail, tail_in, mask, batch.labels.to(self._device))
-        torch.autograd.backward(scored.losses.mean())
+        scored, at_tail = self._through_tail(received, batch, position)
 
         def gradient(lost: Sequence[int]) -> Message:
-            assert tail_in.grad is not None
-            data = b"" if body_is_frozen else packet("gradient_up", tail_in.grad, lost)
+            data = b"" if body_is_frozen else packet("gradient_up", at_tail, lost)
             return Message(gradient_up=GradientUp(step=step, gradient=data, num_labels=len(scored.losses)))
 
         reply = yield from send(gradient)
@@ -104,8 +97,36 @@ class EndsTrainer(PartsTrainer):
             returned = yield from receive(
                 self._channels["gradient_down"], reply, lambda message: message.gradient.gradient, step, shape
             )
-            torch.autograd.backward(front_out, self._padded(returned, batch).to(front_out.dtype))
+            passes.backward(returned)
         return scored
+
+    def _through_tail(
+        self, received: Ragged, batch: Batch, position: tuple[int, int]
+    ) -> tuple[Losses, Ragged]:
+        """The loss of each label, and the gradient of their mean at the tail's input; adds the tail's own gradients."""
+        draw, parts = self._draw("tail", *position), self._parts_of(batch)
+        num_labels = num_labels_of(batch.labels)
+        found, gradients, start = [], [], 0
+        for index, part in enumerate(parts):
+            stop = start + int(part.lengths.sum())
+            own = Ragged(received.values[start:stop], part.lengths)
+            tail_in = self._padded(own, part).to(self._tail.dtype).requires_grad_()
+            mask = part.attention_mask.to(self._device)
+            draw(index)
+            scored = losses_through(
+                self._tail,
+                tail_in,
+                mask,
+                part.labels.to(self._device),
+                self._config.training.label_smoothing,
+            )
+            torch.autograd.backward(scored.losses.sum() / num_labels)
+            assert tail_in.grad is not None
+            gradients.append(Ragged.from_padded(tail_in.grad, mask, learnt_tokens(part.labels)))
+            found.append(Losses(*(value.detach() for value in scored)))
+            start = stop
+        losses = Losses(*map(torch.cat, zip(*found, strict=True)))
+        return losses, gradients[0] if len(gradients) == 1 else Ragged.join(gradients)
 
     @torch.no_grad()
     def evaluate(self, round_index: int, *, exact: bool) -> Generator[Message | None, Message, EvaluationEnd]:

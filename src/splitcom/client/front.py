@@ -8,13 +8,13 @@ import torch
 from splitcom.client.client import RoundSummary
 from splitcom.client.packets import Shape, receive, send
 from splitcom.client.parts import PartsTrainer, Rows
+from splitcom.client.passes import FrontPasses
 from splitcom.codecs import Ragged
 from splitcom.config import Config
 from splitcom.data import Batch, Sample
 from splitcom.models import Front
 from splitcom.protocol.labels import pack_labels
 from splitcom.protocol.messages_pb2 import Activation, EvaluationBatch, EvaluationEnd, Message
-from splitcom.seeds import derive_seed
 from splitcom.training.channel import Channel, Channels, held_out
 from splitcom.training.loss import learnt_tokens
 from splitcom.training.plan import LocalRound, held_out_batches, progress_of
@@ -62,20 +62,15 @@ class FrontTrainer(PartsTrainer):
         self, batch: Batch, position: tuple[int, int], progress: float, trains: bool
     ) -> Generator[Message | None, Message, bool]:
         """One step; returns whether the round is to be paused after it."""
-        torch.manual_seed(derive_seed(self._config.seed, self._name, *position))  # dropout
-        mask = batch.attention_mask.to(self._device)
-        with torch.set_grad_enabled(trains):
-            hidden = self._front(batch.input_ids.to(self._device), mask)
-        ragged = Ragged.from_padded(hidden.detach(), mask, learnt_tokens(batch.labels))
-
+        passes = FrontPasses(self._front, self._parts_of(batch), self._draw(*position), trains=trains)
+        ragged = passes.forward()
         reply = yield from send(partial(self._activation, batch, ragged, position))
         if trains:
             shape = Shape.of(batch, ragged.hidden)
             gradient = yield from receive(
                 self._down, reply, lambda message: message.gradient.gradient, position[1], shape
             )
-            padded = gradient.to_padded(batch.attention_mask)
-            hidden.backward(padded.to(hidden.device, hidden.dtype))
+            passes.backward(gradient)
             self._optimizer.step(progress)
         return bool(reply.gradient.pause)
 

@@ -1,6 +1,6 @@
 """What every trainer of a client has: parts of the model under one optimizer, rows, and ends of flows."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +9,7 @@ from splitcom.codecs import ReferenceStore
 from splitcom.config import Config
 from splitcom.data import Batch, Sample
 from splitcom.models import Part, joined_state, load_joined_state
+from splitcom.seeds import derive_seed
 from splitcom.training.channel import Channels
 from splitcom.training.optimize import Optimizer
 from splitcom.training.plan import LocalRound, round_batches
@@ -48,6 +49,18 @@ class PartsTrainer:
         if local.first_step == 0:
             self._optimizer.begin_round()
         return round_batches(self._samples, self._config, self._name, local.index)
+
+    def _parts_of(self, batch: Batch) -> list[Batch]:
+        return batch.parts(self._config.training.accumulate)
+
+    def _draw(self, *position: int | str) -> Callable[[int], None]:
+        """What seeds the dropout of one of the passes of a step."""
+
+        def draw(index: int) -> None:
+            last = (index,) if index else ()
+            torch.manual_seed(derive_seed(self._config.seed, self._name, *position, *last))
+
+        return draw
 
     def adapter(self) -> dict[str, torch.Tensor]:
         """The adapters of all parts; their tensors' names are those in the whole model, so they never clash."""

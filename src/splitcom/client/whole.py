@@ -10,8 +10,7 @@ from splitcom.config import Config
 from splitcom.data import Batch, Sample
 from splitcom.models import Body, Front
 from splitcom.protocol.messages_pb2 import EvaluationEnd, Message
-from splitcom.seeds import derive_seed
-from splitcom.training.loss import Losses, losses_through
+from splitcom.training.loss import Losses, losses_through, num_labels_of
 from splitcom.training.plan import LocalRound, held_out_batches, progress_of
 
 
@@ -38,13 +37,15 @@ class WholeTrainer(PartsTrainer):
         self._front.train()
         self._body.train()
         for step, batch in enumerate(plan):
-            torch.manual_seed(derive_seed(self._config.seed, self._name, local.index, step))  # dropout
-            losses, _, correct = self._losses(batch)
-            torch.autograd.backward(losses.mean())
+            labels_of_step, draw = num_labels_of(batch.labels), self._draw(local.index, step)
+            for index, part in enumerate(self._parts_of(batch)):
+                draw(index)
+                losses, _, correct = self._losses(part, self._config.training.label_smoothing)
+                torch.autograd.backward(losses.sum() / labels_of_step)
+                loss_sum += float(losses.detach().sum())
+                num_labels += len(losses)
+                num_correct += int(correct.sum())
             self._optimizer.step(progress_of(self._config, local.place, step, len(plan)))
-            loss_sum += float(losses.detach().sum())
-            num_labels += len(losses)
-            num_correct += int(correct.sum())
             num_tokens += int(batch.lengths.sum())
         yield from ()
         return RoundSummary(num_tokens, len(plan), loss_sum, num_labels, num_correct)
@@ -63,7 +64,7 @@ class WholeTrainer(PartsTrainer):
         yield from ()
         return result
 
-    def _losses(self, batch: Batch) -> Losses:
+    def _losses(self, batch: Batch, smoothing: float = 0.0) -> Losses:
         mask = batch.attention_mask.to(self._device)
         hidden = self._front(batch.input_ids.to(self._device), mask)
-        return losses_through(self._body, hidden, mask, batch.labels.to(self._device))
+        return losses_through(self._body, hidden, mask, batch.labels.to(self._device), smoothing)

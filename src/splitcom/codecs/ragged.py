@@ -1,5 +1,6 @@
 """Ragged batches: the real tokens of a batch, one after the other, without padding. Knows no codec."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -57,6 +58,16 @@ class Ragged:
     def hidden(self) -> int:
         """Width of a token."""
         return self.values.shape[1]
+
+    @classmethod
+    def join(cls, parts: "Sequence[Ragged]") -> "Ragged":
+        """The samples of several batches together; which tokens are learnt is known if it is of all of them."""
+        learnt = [part.learnt for part in parts if part.learnt is not None]
+        return cls(
+            torch.cat([part.values for part in parts]),
+            torch.cat([part.lengths for part in parts]),
+            torch.cat(learnt) if len(learnt) == len(parts) else None,
+        )
 
     @classmethod
     def from_padded(cls, padded: Tensor, attention_mask: Tensor, learnt: Tensor | None = None) -> "Ragged":

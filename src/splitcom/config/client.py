@@ -6,6 +6,10 @@ from splitcom.settings import PositiveFloat, Section
 class ClientConfig(Section):
     """What a client does to what it trains and sends."""
 
+    checkpointing: bool = False
+    """Whether what a client holds of the model keeps only what goes into its blocks, and computes the rest once
+    more: less memory, more time, the same gradients.
+    """
     clip_update: PositiveFloat | None = None
     """The largest L2 norm of what a round changes in the adapter, over all its tensors; None: any."""
     proximal: PositiveFloat | None = None

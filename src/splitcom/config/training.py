@@ -1,8 +1,8 @@
 """The settings of training: how long and how fast."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from splitcom.settings import (
     NonNegativeFloat,
@@ -21,14 +21,26 @@ class TrainingConfig(Section):
     """How often the clients' adapters are averaged."""
     local_epochs: PositiveInt = 1
     """How often a client goes through its data in a round."""
+    max_steps: PositiveInt | None = None
+    """The most steps of a client in the whole run, shared out evenly over its rounds; None: all of its batches
+    in every round.
+    """
     batch_size: PositiveInt = 8
     """Samples of one client in a step."""
+    accumulate: PositiveInt = 1
+    """In how many passes a client computes a step: the gradients are the same but for rounding, the memory is
+    that of one pass. The server has engine.max_tokens_per_pass.
+    """
+    optimizer: Literal["adamw", "adamw_fused", "adafactor", "adamw8bit"] = "adamw"
+    """What takes the steps, of all parts. adafactor remembers least; adamw8bit needs bitsandbytes and CUDA."""
     lr: PositiveFloat = 1e-3
     """The highest learning rate."""
     weight_decay: NonNegativeFloat = 0.01
-    """AdamW's weight decay."""
+    """How much of itself a weight loses in a step, times the rate."""
     schedule: Literal["constant", "linear", "cosine"] = "linear"
     """How the learning rate falls after the warm-up."""
+    label_smoothing: PartBelowOne = 0.0
+    """The part of a label's weight that is spread evenly over all tokens or classes; held-out losses have none."""
     warmup: PartBelowOne = 0.02
     """The part of the run in which the learning rate rises."""
     clip_norm: NonNegativeFloat | None = 1.0
@@ -50,6 +62,15 @@ class TrainingConfig(Section):
     split: bool = True
     """Whether the model is split; if false, clients train the whole model and only adapters travel (FedLoRA).
     """
+
+    @model_validator(mode="after")
+    def _a_step_in_each_round(self) -> Self:
+        if self.max_steps is not None and self.max_steps < self.rounds:
+            raise ValueError(
+                f"training.max_steps = {self.max_steps}: they are shared out over training.rounds = {self.rounds}, "
+                "each of which needs one; lower the rounds, or raise this"
+            )
+        return self
 
     @field_validator("clip_norm")
     @classmethod

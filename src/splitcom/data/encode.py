@@ -11,6 +11,7 @@ import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
@@ -98,6 +99,25 @@ class Batch:
     labels: Tensor
     lengths: Tensor
     sample_ids: list[int]
+
+    def parts(self, number: int) -> "list[Batch]":
+        """The samples in their order in `number` batches of nearly equal numbers, or in one each if there are fewer."""
+        count = len(self.sample_ids)
+        if (number := min(number, count)) < 2:
+            return [self]
+        edges = [index * count // number for index in range(number + 1)]
+        return [self._rows(slice(*edge)) for edge in pairwise(edges)]
+
+    def _rows(self, rows: slice) -> "Batch":
+        width = int(self.lengths[rows].max())
+        labels = self.labels[rows] if self.labels.shape[1] == 1 else self.labels[rows, :width]
+        return Batch(
+            self.input_ids[rows, :width],
+            self.attention_mask[rows, :width],
+            labels,
+            self.lengths[rows],
+            self.sample_ids[rows],
+        )
 
 
 def encode(rows: Sequence[Row], tokenizer: "PreTrainedTokenizerBase", max_tokens: int = 256) -> Encoded:

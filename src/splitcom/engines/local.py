@@ -42,6 +42,7 @@ class LocalEngine:
     def __init__(self, body: Body, config: Config) -> None:
         self._body = body
         self._seed = config.seed
+        self._smoothing = config.training.label_smoothing
         self._max_tokens = config.engine.max_tokens_per_pass
         self._device = next(body.parameters()).device
         self._dtype = next(body.parameters()).dtype
@@ -62,7 +63,7 @@ class LocalEngine:
         for one in self._passes(rows, position):
             one.hidden.requires_grad_(rows.trains_fronts)
             assert one.labels is not None
-            found = losses_through(self._body, one.hidden, one.mask, one.labels)
+            found = losses_through(self._body, one.hidden, one.mask, one.labels, self._smoothing)
             torch.autograd.backward(found.losses.sum() / num_labels)
             self._check("the loss", found.losses)
             self._check("the gradient at the cut", one.hidden.grad)

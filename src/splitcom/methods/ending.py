@@ -87,6 +87,8 @@ def export(trained: Trained, parts: Parts, folder: RunFolder, config: Config) ->
                 rank=config.lora.rank,
                 alpha=config.lora.alpha,
                 dropout=config.lora.dropout,
+                rslora=config.lora.use_rslora,
+                dora=config.lora.use_dora,
                 labels=config.data.classes,
             )
 

@@ -203,6 +203,7 @@ def _inquire(options: JoinOptions, calls: ServerCalls, *, thorough: bool = False
         "data.source": str(options.data),
         "data.held_out": None if options.held_out is None else str(options.held_out),
         "model.device": options.device,
+        "lora.init": None,  # the server's, which sends it
     }
     config = Config.from_toml(description.config_toml, where="the server's configuration").override(changes)
     options.pins.check(config)

@@ -26,7 +26,7 @@ from splitcom.methods.text import Writer
 from splitcom.metrics.record import RunFolder
 from splitcom.models import load_joined_state
 from splitcom.parties.known_rows import check_rows
-from splitcom.parties.parts import Parts, check_parts, load_parts
+from splitcom.parties.parts import Parts, begin_from_adapter, check_parts, load_parts, with_adapter
 from splitcom.parties.texts import Texts, load_texts, with_chat, with_classes
 from splitcom.plugins import load_plugins
 from splitcom.server.observe import Observer, Observers
@@ -119,6 +119,7 @@ def train(
             folder.refuse_if_used()
         given = Given(model, tokenizer, data, held_out).keep(folder, resume=resume)
         config = with_chat(with_classes(configured(config.override(given) if given else config)))
+        config = with_adapter(config)
         return _train_into(folder, config, resume, label, observers)
 
 
@@ -137,6 +138,7 @@ def _train_into(
     texts = load_texts(config)
     observer.on_data(texts.report, str(texts.partition))
     parts = load_parts(config)
+    begin_from_adapter(parts, config)
     trained = _train(config, label or config.method, folder, texts, parts, observer)
     trained.result["warnings"][:0] = [*warnings, *texts.train.report.warnings]
     ended = folder.result() if resume else None  # with what was sent when it ended, which no checkpoint has

@@ -27,7 +27,7 @@ from splitcom.metrics.record import RunFolder
 from splitcom.models import fingerprint
 from splitcom.models.front import write_front
 from splitcom.parties.build import build_server, most_message_bytes
-from splitcom.parties.parts import check_parts, load_server_parts
+from splitcom.parties.parts import begin_from_adapter, check_parts, load_server_parts, with_adapter
 from splitcom.parties.texts import check_max_tokens, check_template, with_chat
 from splitcom.server.observe import Observer, Observers
 from splitcom.server.rounds import forget_clients
@@ -64,7 +64,7 @@ def serve(
 
     Raises what `train` does, IdentityError for certificates, and TransportError where it cannot listen.
     """
-    config = with_chat(configured(config), has_rows=False)
+    config = with_adapter(with_chat(configured(config), has_rows=False))
     folder = RunFolder(options.out)
     with folder.locked():
         return _serve_into(folder, config, options, observers, on_listening)
@@ -86,6 +86,7 @@ def _serve_into(
     digest = fingerprint(config.model.source)
     warnings = check_parts(config)
     parts = load_server_parts(config)
+    begin_from_adapter(parts, config)
     description = _description(folder, config, digest)
     with (
         _front_folder(config, folder) as write_parts,

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         without_adapters,
     )
     from splitcom.models.description import Description, PartSize, describe, fingerprint
+    from splitcom.models.existing import settings_of_adapter
     from splitcom.models.limits import ModelLimits, limits_of
     from splitcom.models.load import (
         load_body,
@@ -36,7 +37,17 @@ if TYPE_CHECKING:
         load_tail,
         load_tokenizer,
     )
-    from splitcom.models.split import Body, Front, Part, SplitModel, Tail, cut, replicate, share_embeddings
+    from splitcom.models.split import (
+        Body,
+        Front,
+        Part,
+        SplitModel,
+        Tail,
+        cut,
+        recompute,
+        replicate,
+        share_embeddings,
+    )
 
 __all__ = [
     "Body",
@@ -70,8 +81,10 @@ __all__ = [
     "load_tokenizer",
     "merge_adapter",
     "read_adapter",
+    "recompute",
     "renew_head",
     "replicate",
+    "settings_of_adapter",
     "share_embeddings",
     "without_adapters",
 ]
@@ -108,8 +121,10 @@ _HOME = {
     "load_tokenizer": "splitcom.models.load",
     "merge_adapter": "splitcom.models.adapter_folder",
     "read_adapter": "splitcom.models.adapter_folder",
+    "recompute": "splitcom.models.split",
     "renew_head": "splitcom.models.adapters",
     "replicate": "splitcom.models.split",
+    "settings_of_adapter": "splitcom.models.existing",
     "share_embeddings": "splitcom.models.split",
     "without_adapters": "splitcom.models.adapters",
 }

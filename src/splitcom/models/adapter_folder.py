@@ -34,6 +34,8 @@ from splitcom.models.load import (
 
 _WEIGHTS = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
+_WEIGHT = ".weight"
+_MAGNITUDE = ".lora_magnitude_vector.weight"  # as parts have it; in peft's files without the last word
 
 
 def export_adapter(
@@ -48,6 +50,8 @@ def export_adapter(
     alpha: float,
     dropout: float = 0.0,
     labels: Labels = None,
+    rslora: bool = False,
+    dora: bool = False,
 ) -> None:
     """Join the parts' states into one standard PEFT adapter for the whole model, a classifier's with its head.
 
@@ -71,6 +75,8 @@ def export_adapter(
         r=rank,
         lora_alpha=alpha,
         lora_dropout=dropout,
+        use_rslora=rslora,
+        use_dora=dora,
         target_modules=sorted(leaves) if whole else adapted,
         fan_in_fan_out=any(isinstance(linear[name], Conv1D) for name in adapted),
         task_type="SEQ_CLS" if anatomy.classifies else "CAUSAL_LM",
@@ -80,8 +86,14 @@ def export_adapter(
     )
     Path(folder).mkdir(parents=True, exist_ok=True)
     lora.save_pretrained(str(folder))
-    tensors = {f"{_PREFIX}{name}": tensor.contiguous() for name, tensor in sorted(state.items())}
-    save_file(tensors, Path(folder) / _WEIGHTS, metadata={"format": "pt"})
+    save_file(_as_peft_has_it(state), Path(folder) / _WEIGHTS, metadata={"format": "pt"})
+
+
+def _as_peft_has_it(state: State) -> dict[str, Tensor]:
+    return {
+        f"{_PREFIX}{name.removesuffix(_WEIGHT) if name.endswith(_MAGNITUDE) else name}": tensor.contiguous()
+        for name, tensor in sorted(state.items())
+    }
 
 
 def read_adapter(folder: str | Path) -> dict[str, Tensor]:
@@ -91,7 +103,10 @@ def read_adapter(folder: str | Path) -> dict[str, Tensor]:
         stored = load_file(path)
     except (OSError, SafetensorError) as error:
         raise AdapterError(f"{path}: cannot be read: {error}") from error
-    return {name.removeprefix(_PREFIX): tensor for name, tensor in stored.items()}
+    return {
+        f"{name.removeprefix(_PREFIX)}{_WEIGHT if f'{name}{_WEIGHT}'.endswith(_MAGNITUDE) else ''}": tensor
+        for name, tensor in stored.items()
+    }
 
 
 def check_adapter(base: str | Path, folder: str | Path, labels: Labels = None) -> None:
@@ -166,11 +181,11 @@ def _check_fit(state: State, linear: Mapping[str, nn.Linear | Conv1D], rank: int
         raise AdapterError("there is no LoRA in any part: nothing to export")
     for name, tensor in state.items():
         module, _, factor = name.partition(".lora_")
-        if module not in linear or factor not in ("A.weight", "B.weight"):
+        if module not in linear or factor not in ("A.weight", "B.weight", "magnitude_vector.weight"):
             raise AdapterError(f"{name} does not fit the base model: it has no linear module {module}")
         weight = linear[module].weight
         inputs, outputs = weight.shape if isinstance(linear[module], Conv1D) else weight.shape[::-1]
-        expected = (rank, inputs) if factor == "A.weight" else (outputs, rank)
+        expected = {"A.weight": (rank, inputs), "B.weight": (outputs, rank)}.get(factor, (outputs,))
         if tuple(tensor.shape) != expected:
             raise AdapterError(f"{name} has shape {list(tensor.shape)}, expected {list(expected)}")
 

@@ -26,6 +26,7 @@ from splitcom.models.split import Part
 Targets = str | list[str] | None
 State = Mapping[str, Tensor]
 
+ALL_LINEAR = "all-linear"
 _NAME = "default"
 _EXPERT_NAMES = {"gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"}
 
@@ -38,16 +39,18 @@ def add_lora(
     targets: Targets = None,
     seed: int = 0,
     head: bool = False,
+    rslora: bool = False,
+    dora: bool = False,
 ) -> None:
     """Add LoRA to the part's blocks in place; nothing else of the part is trained. `rank` 0 adds nothing.
 
     With `head`, also to the LM head where the part has it. One that is tied to the embeddings is refused: its update
     could not be merged into the weights without changing the embeddings, which another part may hold.
 
-    `targets` are names of linear modules or a regular expression, as in peft; None takes peft's default for
-    the model type or, where peft has none, every linear module of the blocks (in mixtures of experts, of their
-    attention). The initial values depend on `seed` and a module's name in the whole model alone: not on the
-    cut, the order of calls or the device.
+    `targets` are names of linear modules or a regular expression, as in peft; "all-linear" takes every linear module of
+    the blocks (in mixtures of experts, of their attention); None takes peft's default for the model type or, where peft
+    has none, all of them. `rslora` and `dora` are peft's. The initial values depend on `seed` and a module's name in
+    the whole model alone, and DoRA's on its weights: not on the cut, the order of calls or the device.
     Raises AdapterError where no module fits, one lies outside the blocks, or there is LoRA already.
     """
     if adapter_state(part):
@@ -56,15 +59,15 @@ def add_lora(
         return
     if rank < 0 or not 0.0 <= dropout < 1.0:
         raise AdapterError(f"rank = {rank} and dropout = {dropout}: expected rank >= 0 and 0 <= dropout < 1")
-    chosen = _chosen_modules(part, targets)
-    if head and part.span.last:
-        if part.anatomy.tied:
-            raise AdapterError(
-                f"the LM head of {part.model.config.model_type} is tied to the embeddings and cannot be trained by "
-                "itself; set lora.train_head = false"
-            )
-        chosen |= head_module(part.model)
-    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(chosen))
+    chosen = _chosen_modules(part, targets) | (_head_of(part) if head and part.span.last else {})
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        target_modules=list(chosen),
+        use_rslora=rslora,
+        use_dora=dora,
+    )
     config.fan_in_fan_out = any(isinstance(module, Conv1D) for module in chosen.values())
     try:
         inject_adapter_in_model(config, part.model, adapter_name=_NAME)
@@ -75,8 +78,10 @@ def add_lora(
             _initialise(module, zlib.crc32(f"{seed}:{name}".encode()))
 
 
-def check_targets(model: PreTrainedModel, targets: Sequence[str]) -> None:
+def check_targets(model: PreTrainedModel, targets: Targets) -> None:
     """Raise AdapterError, naming them, if some names of `targets` are those of no module of a whole model."""
+    if targets is None or isinstance(targets, str):  # of an expression that fits nothing every part says so
+        return
     names = [f".{name}" for name, _ in model.named_modules()]
     if unknown := [one for one in targets if not any(name.endswith(f".{one}") for name in names)]:
         linear = linear_modules(model, survey(model))
@@ -90,7 +95,8 @@ def renew_head(part: Part, seed: int = 0) -> None:
     """Draw the classification head that the part holds, if it holds one, and train it whole.
 
     Call it after `add_lora`, which freezes all but LoRA. As with LoRA, the values depend on `seed` and names alone;
-    matrices are drawn as transformers does, with the configuration's `initializer_range`. The dtype stays the model's.
+    matrices are drawn as transformers does, with the configuration's `initializer_range`. It is float32 and takes
+    hidden states of 16 bits, since it is trained.
     """
     if not part.span.last:
         return
@@ -102,8 +108,14 @@ def renew_head(part: Part, seed: int = 0) -> None:
                 drawn = torch.full(parameter.shape, float(name == "weight"))  # a norm's weight, or a bias
                 if drawn.dim() > 1:
                     drawn.normal_(0.0, std, generator=generator)
-                new = nn.Parameter(drawn.to(parameter.device, parameter.dtype))
-                module.register_parameter(name, new)
+                module.register_parameter(name, nn.Parameter(drawn.to(parameter.device)))
+            if isinstance(module, nn.Linear | nn.LayerNorm):
+                module.register_forward_pre_hook(_widened)
+
+
+def _widened(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    weight = next(module.parameters())
+    return tuple(value.to(weight.dtype) if value.is_floating_point() else value for value in inputs)
 
 
 def adapter_state(part: Part) -> dict[str, Tensor]:
@@ -186,9 +198,20 @@ def head_module(model: PreTrainedModel) -> dict[str, nn.Linear | Conv1D]:
     }
 
 
+def _head_of(part: Part) -> dict[str, nn.Linear | Conv1D]:
+    if part.anatomy.tied:
+        raise AdapterError(
+            f"the LM head of {part.model.config.model_type} is tied to the embeddings and cannot be trained by "
+            "itself; set lora.train_head = false"
+        )
+    return head_module(part.model)
+
+
 def _chosen_modules(part: Part, targets: Targets) -> dict[str, nn.Linear | Conv1D]:
     model, model_type = part.model, part.model.config.model_type
     linear = linear_modules(model, part.anatomy)
+    if targets == ALL_LINEAR:
+        return {name: module for name, module in linear.items() if _is_plain(model, name)}
     wanted = targets or TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(model_type)
     if wanted is None:
         return {name: module for name, module in linear.items() if _is_plain(model, name)}
@@ -228,8 +251,8 @@ def _initialise(layer: LoraLayer, seed: int) -> None:
     As peft does for its own models, both train in float32 where the base has 16 bits.
     """
     if layer.weight.dtype in (torch.float16, torch.bfloat16):
-        layer.lora_A.float()
-        layer.lora_B.float()
+        for tensors in (layer.lora_A, layer.lora_B, layer.lora_magnitude_vector):
+            tensors.float()
     weight = layer.lora_A[_NAME].weight
     drawn = torch.empty(weight.shape)
     nn.init.kaiming_uniform_(drawn, a=math.sqrt(5), generator=torch.Generator().manual_seed(seed))

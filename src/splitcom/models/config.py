@@ -30,11 +30,23 @@ class LoraConfig(Section):
     rank: PositiveInt = 8
     """The adapters' rank (r)."""
     alpha: PositiveFloat = 16.0
-    """The adapters' scale: what they add is multiplied by alpha / rank."""
+    """The adapters' scale: what they add is multiplied by alpha / rank, or as `use_rslora` says."""
+    use_rslora: bool = False
+    """Whether what adapters add is multiplied by alpha / sqrt(rank) (Kalajdzievski 2023, 2312.03732)."""
+    use_dora: bool = False
+    """Whether the size of each output's weights is learnt beside their direction (DoRA, Liu et al. 2024,
+    2402.09353); it takes more time and memory.
+    """
+    init: Annotated[str, Field(min_length=1), Place()] | None = None
+    """A folder with a PEFT adapter of this model to begin from; rank, alpha, targets, use_rslora and use_dora are
+    taken from it.
+    """
     dropout: PartBelowOne = 0.0
     """The part of an adapter's inputs that is dropped in training."""
-    targets: Annotated[list[str], Field(min_length=1)] | None = None
-    """Names of the modules that get adapters; None takes peft's choice for the family."""
+    targets: Annotated[list[str], Field(min_length=1)] | Annotated[str, Field(min_length=1)] | None = None
+    """Names of the modules that get adapters, a regular expression of their whole names, or "all-linear"; None
+    takes peft's choice for the family.
+    """
     train_front: bool = True
     """Whether the front learns; if false, each activation is the same in every epoch."""
     train_head: bool = False

@@ -60,6 +60,12 @@ def load_config(source: str | Path, labels: Labels = None) -> PreTrainedConfig:
                 f"{source}: its configuration names {attention[:80]!r} as attention, which would be code from the hub; "
                 "take that out of config.json"
             )
+    if (stored := getattr(config, "quantization_config", None)) is not None:
+        kind = stored.get("quant_method") if isinstance(stored, dict) else type(stored).__name__
+        raise ModelError(
+            f"{source}: its weights are stored quantised ({kind}), which cannot be cut or trained here; give the model "
+            "in 16 or 32 bits (model.dtype = 'bfloat16' halves its memory)"
+        )
     if labels is not None:
         config.id2label = dict(enumerate(labels))
         config.label2id = {label: index for index, label in enumerate(labels)}

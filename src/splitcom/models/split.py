@@ -18,11 +18,14 @@ Shapes: B batch, T tokens, D hidden, V vocabulary, C classes.
 
 import copy
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Self, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from splitcom.errors import CutError
 from splitcom.models.anatomy import Anatomy, Blank, Passed, Unused, survey
@@ -266,6 +269,22 @@ def strip(model: PreTrainedModel, anatomy: Anatomy, span: Span) -> PreTrainedMod
 def padding_id(model: PreTrainedModel) -> int:
     """Return the id by which a classifier of tokens' last position knows padding; 0 where none is set."""
     return max(getattr(model.config.get_text_config(), "pad_token_id", None) or 0, 0)
+
+
+def recompute(part: Part) -> None:
+    """Have a part hold of each block only what goes into it, and run it once more in the backward pass.
+
+    To the same bits, with the same dropout; Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost"
+    (1604.06174). Raises CutError where transformers' code of the family cannot.
+    """
+    for block in part.blocks:
+        if not isinstance(block, GradientCheckpointingLayer):
+            raise CutError(
+                f"checkpointing: the blocks of {part.model.config.model_type} are not made for it in transformers; set "
+                "engine.checkpointing and client.checkpointing to false"
+            )
+        block.gradient_checkpointing = True
+        block._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
 
 
 PartT = TypeVar("PartT", bound=Part)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from splitcom.config import Config
-from splitcom.errors import ConfigError
+from splitcom.errors import AdapterError, ConfigError
 from splitcom.models import (
     Body,
     Front,
@@ -16,16 +16,23 @@ from splitcom.models import (
     adapter_state,
     add_lora,
     check_targets,
+    load_adapter_state,
     load_body,
     load_config,
     load_front,
+    load_joined_state,
     load_tail,
+    read_adapter,
+    recompute,
     renew_head,
+    settings_of_adapter,
     share_embeddings,
 )
+from splitcom.models.config import LoraConfig
 from splitcom.models.front import outline
 from splitcom.models.load import skeleton
 from splitcom.seeds import derive_seed
+from splitcom.training.optimize import check_optimizer
 
 _LOG = logging.getLogger(__name__)
 
@@ -67,17 +74,20 @@ def check_parts(config: Config) -> list[str]:
             f"model.attention = 'sdpa': models of type {whole.config.model_type!r} have none in transformers; set "
             "model.attention = 'auto' or 'eager'"
         )
+    check_optimizer(config.training.optimizer)
     warnings = []
     if getattr(whole.config.get_text_config(), "output_router_logits", False):
         warnings.append(
             f"{model.source}: output_router_logits is set, but the auxiliary loss of its router is not trained: losses "
             "are those of the tokens alone"
         )
-    check_targets(whole, config.lora.targets or ())
+    check_targets(whole, config.lora.targets)
     kinds = (Front, Body, Tail) if model.tail_blocks else (Front, Body)
     widths = []
     for part in (outline(model.source, kind, model.cut, model.tail_blocks, classes) for kind in kinds):
         adapt(part, config, trains=config.lora.train_front or not isinstance(part, Front))
+        if config.client.checkpointing or config.engine.checkpointing:
+            recompute(part)
         lora = {name: tensor for name, tensor in adapter_state(part).items() if ".lora_" in name}
         widths += [tensor.shape[".lora_A." in name] for name, tensor in lora.items()]
     if widths and rank > min(widths):
@@ -90,10 +100,38 @@ def check_parts(config: Config) -> list[str]:
     return warnings
 
 
+def with_adapter(config: Config) -> Config:
+    """The configuration with what the adapter it begins from settles; ConfigError where it asks for something else."""
+    if config.lora.init is None:
+        return config
+    defaults, changes = LoraConfig(), {}
+    for name, value in settings_of_adapter(config.lora.init).items():
+        given = getattr(config.lora, name)
+        given = sorted(given) if isinstance(given, list) else given
+        if given not in (value, getattr(defaults, name)):
+            raise ConfigError(
+                f"lora.{name} = {given!r}: the adapter in lora.init = {config.lora.init!r} has {value!r}; leave it out"
+            )
+        changes[f"lora.{name}"] = value
+    return config.override(changes)
+
+
+def begin_from_adapter(parts: Parts, config: Config) -> None:
+    """Have parts begin with the adapter in `lora.init`, if there is one; AdapterError where it does not fit them."""
+    if config.lora.init is None:
+        return
+    try:
+        load_joined_state(parts.all, read_adapter(config.lora.init))
+    except AdapterError as error:
+        raise AdapterError(f"lora.init = {config.lora.init!r}: {error}") from error
+
+
 def front_of(config: Config) -> Front:
     """The front with its adapter, on the configured device."""
     front = load_front(config.model.source, config.model.cut, **_place(config))
     adapt(front, config, trains=config.lora.train_front)
+    if config.client.checkpointing:
+        recompute(front)
     return front
 
 
@@ -102,6 +140,8 @@ def body_of(config: Config) -> Body:
     model = config.model
     body = load_body(model.source, model.cut, model.tail_blocks, **_place(config))
     adapt(body, config, trains=True)
+    if config.engine.checkpointing if config.training.split else config.client.checkpointing:
+        recompute(body)
     return body
 
 
@@ -112,6 +152,8 @@ def tail_of(config: Config, front: Front) -> Tail | None:
     tail = load_tail(config.model.source, config.model.tail_blocks, **_place(config))
     share_embeddings(front, tail)
     adapt(tail, config, trains=True)
+    if config.client.checkpointing:
+        recompute(tail)
     return tail
 
 
@@ -149,6 +191,8 @@ def adapt(part: Part, config: Config, trains: bool) -> None:
         dropout=lora.dropout,
         targets=lora.targets,
         head=lora.train_head,
+        rslora=lora.use_rslora,
+        dora=lora.use_dora,
         seed=derive_seed(config.seed, "lora"),
     )
     renew_head(part, derive_seed(config.seed, "head"))
@@ -157,8 +201,23 @@ def adapt(part: Part, config: Config, trains: bool) -> None:
 def load_server_parts(config: Config) -> Parts:
     """The body, and outlines of what clients run: an adapter before training follows from seed, names and shapes alone.
 
-    Where nothing is split, the body is an outline too, since the server only averages.
+    Where nothing is split, the body is an outline too, since the server only averages. DoRA's adapter begins from the
+    weights, which are read for that and not kept.
     """
+    parts = _outlined(config)
+    if config.lora.use_dora:
+        split, front = config.training.split, front_of(config)
+        theirs = {
+            parts.front: front,
+            (parts.tail if split else parts.body): (tail_of(config, front) if split else body_of(config)),
+        }
+        for outlined, real in theirs.items():
+            if outlined is not None and real is not None:
+                load_adapter_state(outlined, adapter_state(real))
+    return parts
+
+
+def _outlined(config: Config) -> Parts:
     model, classes = config.model, config.data.classes
     front = outline(model.source, Front, model.cut, model.tail_blocks, classes)
     adapt(front, config, trains=config.lora.train_front)

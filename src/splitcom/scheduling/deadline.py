@@ -44,7 +44,10 @@ class ArrivalDriven(Scheduled, ABC):
         ]
 
     def _num_batches(self, name: str) -> int:
-        return num_round_batches(self._clients.peers[name].num_samples, self._config)
+        task = self._states[name].task
+        return num_round_batches(
+            self._clients.peers[name].num_samples, self._config, 1 if task is None else task.round
+        )
 
     def _advance(
         self, round_index: int, until_s: float | None = None, *, pause: bool = False

@@ -25,7 +25,10 @@ class Lockstep(Scheduled):
     def _collect_updates(self, chosen: list[str], round_index: int) -> dict[str, Update]:
         """Steps until every client has ended its round; one with fewer batches simply ends earlier."""
         num_steps = max(
-            (num_round_batches(self._clients.peers[name].num_samples, self._config) for name in chosen),
+            (
+                num_round_batches(self._clients.peers[name].num_samples, self._config, round_index)
+                for name in chosen
+            ),
             default=1,
         )
         training = list(chosen)

@@ -41,7 +41,8 @@ def warn_of_sizes(num_samples: Mapping[str, int]) -> None:
 
 def check_step(step: int, task: Task | None, num_samples: int, config: Config) -> None:
     """A client's steps follow one another, and end with its samples."""
-    done, possible = _done(task), num_round_batches(num_samples, config)
+    done = _done(task)
+    possible = num_round_batches(num_samples, config, 1 if task is None else task.round)
     if step != done or step >= possible:
         raise RemoteProtocolError(f"step {step} of a round of {possible}, after {done}")
 
@@ -64,7 +65,7 @@ def check_round_end(end: RoundEnd, task: Task, num_samples: int, config: Config)
             raise RemoteProtocolError("the end of a round without a step")
         _check_finite(end.loss_sum)
         return
-    _check_count("steps", end.num_steps, num_round_batches(num_samples, config))
+    _check_count("steps", end.num_steps, num_round_batches(num_samples, config, task.round))
     max_tokens = num_samples * config.data.max_tokens * config.training.local_epochs
     _check_count("tokens trained on", end.num_tokens, max_tokens)
     _check_count("labelled tokens", end.num_labels, end.num_tokens)

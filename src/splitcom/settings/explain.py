@@ -1,6 +1,7 @@
 """What is wrong with a tree of settings, in one line for each fault: file, key, value and remedy."""
 
 import difflib
+import re
 from collections.abc import Iterable
 from typing import Any, get_args
 
@@ -8,14 +9,28 @@ from pydantic import BaseModel, ValidationError
 
 from splitcom.settings.types import is_optional
 
+_MEMBER = re.compile(r"(list|dict|tuple)\[.*\]|constrained-\w+")  # pydantic's names of a union's types
+
 
 def explain(error: ValidationError, cls: type[BaseModel], where: str) -> str:
     """Turn pydantic's account of what is wrong with a tree of `cls` into lines for its user."""
-    return "\n".join(_line(cls, detail, where) for detail in error.errors())
+    by_path: dict[tuple[str, ...], list[Any]] = {}
+    for detail in error.errors():
+        path = tuple(str(part) for part in detail["loc"] if not _MEMBER.fullmatch(str(part)))
+        by_path.setdefault(path, []).append(detail)
+    # Of a setting of several types, what is said of the type that was given.
+    return "\n".join(
+        _line(
+            cls,
+            list(path),
+            next((one for one in found if not one["type"].endswith("_type")), found[0]),
+            where,
+        )
+        for path, found in by_path.items()
+    )
 
 
-def _line(cls: type[BaseModel], detail: Any, where: str) -> str:
-    path = [str(part) for part in detail["loc"]]
+def _line(cls: type[BaseModel], path: list[str], detail: Any, where: str) -> str:
     key = ".".join(path)
     if detail["type"] == "extra_forbidden":
         known = _keys(cls, path[:-1])

@@ -30,6 +30,12 @@ def learnt_at(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
     return rows, columns
 
 
+def num_labels_of(labels: torch.Tensor) -> int:
+    """How many losses `losses_of` gives for these labels."""
+    at = learnt_at(labels)
+    return len(labels) if at is None else len(at[0])
+
+
 def learnt_tokens(labels: torch.Tensor) -> torch.Tensor | None:
     """Tokens that have a label or predict one, bool [batch, tokens]; None for classes. `labels` as in `losses_of`."""
     if labels.shape[1] == 1:
@@ -40,14 +46,21 @@ def learnt_tokens(labels: torch.Tensor) -> torch.Tensor | None:
 
 
 def losses_through(
-    part: Body | Tail, hidden: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor
+    part: Body | Tail,
+    hidden: torch.Tensor,
+    mask: torch.Tensor,
+    labels: torch.Tensor,
+    smoothing: float = 0.0,
 ) -> Losses:
-    """The losses of hidden states [batch, tokens, hidden] that go through the last part; `labels` as in `losses_of`."""
-    return losses_of(part(hidden, mask, at=learnt_at(labels)), labels)
+    """The losses of hidden states [batch, tokens, hidden] that go through the last part; the rest as in `losses_of`."""
+    return losses_of(part(hidden, mask, at=learnt_at(labels)), labels, smoothing)
 
 
-def losses_of(logits: torch.Tensor, labels: torch.Tensor) -> Losses:
+def losses_of(logits: torch.Tensor, labels: torch.Tensor, smoothing: float = 0.0) -> Losses:
     """The cross-entropy of logits [batch, tokens, vocabulary], of these those at `learnt_at`, or [batch, classes].
+
+    It is that to the label, which has 1 - `smoothing` of the weight and its even part of the rest (Szegedy et al. 2015,
+    1512.00567).
 
     `labels` are int64: of classes [batch, 1]; of tokens [batch, tokens], at least two, with IGNORED where nothing is
     learnt, and the label at a position is predicted from the position before it.
@@ -55,9 +68,11 @@ def losses_of(logits: torch.Tensor, labels: torch.Tensor) -> Losses:
     at = learnt_at(labels)
     if at is None:
         classes = labels[:, 0]
-        losses = F.cross_entropy(logits.float(), classes, reduction="none")
+        losses = F.cross_entropy(logits.float(), classes, reduction="none", label_smoothing=smoothing)
         return Losses(losses, torch.arange(len(classes), device=classes.device), logits.argmax(-1) == classes)
     rows, columns = at
     found = logits if logits.dim() == 2 else logits[at]
-    losses = F.cross_entropy(found.float(), labels[rows, columns + 1], reduction="none")
+    losses = F.cross_entropy(
+        found.float(), labels[rows, columns + 1], reduction="none", label_smoothing=smoothing
+    )
     return Losses(losses, rows, torch.zeros_like(rows, dtype=torch.bool))

@@ -1,15 +1,16 @@
-"""AdamW on one party's trainable tensors, with a learning rate that depends on the progress of the run alone."""
+"""The optimizer of one party's trainable tensors, with a learning rate that depends on the run's progress alone."""
 
 import math
 from collections.abc import Iterable, Mapping
+from importlib.util import find_spec
 
 import torch
 
 from splitcom.config import TrainingConfig
-from splitcom.errors import NonFiniteError
+from splitcom.errors import ConfigError, NonFiniteError
 
 DIVERGED = "training has diverged: lower training.lr, or set training.clip_norm"
-_SCALAR, _MOMENTS = "step", ("exp_avg", "exp_avg_sq")
+_NUMBERS = {"int": int, "float": float}
 _ANCHOR = "anchor"
 
 
@@ -31,6 +32,39 @@ def learning_rate(config: TrainingConfig, progress: float) -> float:
             return config.lr * 0.5 * (1 + math.cos(math.pi * rest))
 
 
+def check_optimizer(name: str) -> None:
+    """Raise ConfigError where an optimizer's library is not installed, or there is no device that it runs on."""
+    if name != "adamw8bit":
+        return
+    reason = "bitsandbytes is not installed: pip install 'splitcom[quant]'"
+    if find_spec("bitsandbytes") is not None:
+        reason = "it runs on CUDA alone, and there is no such device"
+        if torch.cuda.is_available():
+            return
+    raise ConfigError(f"training.optimizer = {name!r}: {reason}; or take 'adafactor', which remembers least")
+
+
+def _made(parameters: list[torch.nn.Parameter], config: TrainingConfig) -> torch.optim.Optimizer:
+    lr, decay = config.lr, config.weight_decay
+    match config.optimizer:
+        case "adamw" | "adamw_fused":
+            fused = True if config.optimizer == "adamw_fused" else None
+            made: torch.optim.Optimizer = torch.optim.AdamW(
+                parameters, lr=lr, weight_decay=decay, fused=fused
+            )
+        case "adafactor":  # as with AdamW the rate is that of the schedule
+            from transformers.optimization import Adafactor
+
+            options = {"lr": lr, "weight_decay": decay, "scale_parameter": False, "relative_step": False}
+            made = Adafactor(parameters, **options)
+        case "adamw8bit":
+            check_optimizer(config.optimizer)
+            from bitsandbytes.optim import AdamW8bit  # type: ignore[import-not-found, unused-ignore]
+
+            made = AdamW8bit(parameters, lr=lr, weight_decay=decay)
+    return made
+
+
 class Optimizer:
     """One party's optimizer; the order of `parameters` names them in a checkpoint.
 
@@ -45,11 +79,7 @@ class Optimizer:
         self._config = config
         self._proximal = proximal
         self._anchors: list[torch.Tensor] = []  # x_0
-        self._adamw = (
-            torch.optim.AdamW(self.parameters, lr=config.lr, weight_decay=config.weight_decay)
-            if self.parameters
-            else None
-        )
+        self._inner = _made(self.parameters, config) if self.parameters else None
 
     def begin_round(self) -> None:
         """What is there now is what the proximal term draws back to."""
@@ -61,7 +91,7 @@ class Optimizer:
 
         Raises NonFiniteError, and changes nothing, where they are not finite.
         """
-        if self._adamw is None:
+        if self._inner is None:
             return
         for parameter, anchor in zip(self.parameters, self._anchors, strict=False):  # there may be none
             if parameter.grad is not None:
@@ -71,40 +101,43 @@ class Optimizer:
         if not norm.isfinite():
             self.forget()
             raise NonFiniteError(f"the norm of the gradients is {norm.item()}; {DIVERGED}")
-        for group in self._adamw.param_groups:
+        for group in self._inner.param_groups:
             group["lr"] = learning_rate(self._config, progress)
-        self._adamw.step()
+        self._inner.step()
         self.forget()
 
     def forget(self) -> None:
         """Take no step with the present gradients."""
-        if self._adamw is not None:
-            self._adamw.zero_grad(set_to_none=True)
+        if self._inner is not None:
+            self._inner.zero_grad(set_to_none=True)
 
     def state(self) -> dict[str, torch.Tensor]:
-        """The moments by name, for a checkpoint, and what the proximal term draws to; empty before the first step."""
-        if self._adamw is None:
+        """What it remembers by name, for a checkpoint, and what the proximal term draws to; before any step nothing."""
+        if self._inner is None:
             return {}
-        anchors = {f"{index}.{_ANCHOR}": anchor for index, anchor in enumerate(self._anchors)}
-        return anchors | {
-            f"{index}.{key}": self._adamw.state[parameter][key]
-            for index, parameter in enumerate(self.parameters)
-            if parameter in self._adamw.state
-            for key in (_SCALAR, *_MOMENTS)
-        }
+        found = {f"{index}.{_ANCHOR}": anchor for index, anchor in enumerate(self._anchors)}
+        for index, parameter in enumerate(self.parameters):
+            for key, value in self._inner.state.get(parameter, {}).items():
+                if isinstance(value, torch.Tensor):
+                    found[f"{index}.{key}"] = value
+                else:
+                    found[f"{index}.{key}.{type(value).__name__}"] = torch.tensor(value, dtype=torch.float64)
+        return found
 
     def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
         """Go on from a checkpoint; what has been learnt since then is forgotten."""
-        if self._adamw is None:
+        if self._inner is None:
             return
-        self._adamw.state.clear()
+        self._inner.state.clear()
         anchors: dict[int, torch.Tensor] = {}
         for name, tensor in state.items():
-            index, key = name.split(".")
+            index, key, *number = name.split(".")
             parameter = self.parameters[int(index)]
             if key == _ANCHOR:
                 anchors[int(index)] = tensor.to(parameter, copy=True)
-                continue
-            device = "cpu" if key == _SCALAR else parameter.device
-            self._adamw.state[parameter][key] = tensor.to(device, copy=True)
+            elif number:
+                self._inner.state[parameter][key] = _NUMBERS[number[0]](tensor)
+            else:  # torch's AdamW counts its steps on the CPU
+                device = "cpu" if key == "step" and self._config.optimizer == "adamw" else parameter.device
+                self._inner.state[parameter][key] = tensor.to(device, copy=True)
         self._anchors = [anchors[index] for index in sorted(anchors)]

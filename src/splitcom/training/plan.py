@@ -22,8 +22,8 @@ class LocalRound:
 
 
 def round_batches(samples: Sequence[Sample], config: Config, client: str, round_index: int) -> list[Batch]:
-    """A client's batches of one round, shuffled anew in each of its local epochs."""
-    return [
+    """A client's batches of one round, shuffled anew in each of its local epochs, as many as `num_round_batches`."""
+    found = [
         batch
         for epoch in range(config.training.local_epochs)
         for batch in batches(
@@ -32,11 +32,24 @@ def round_batches(samples: Sequence[Sample], config: Config, client: str, round_
             seed=derive_seed(config.seed, client, "order", round_index, epoch),
         )
     ]
+    return found[: num_round_batches(len(samples), config, round_index)]
 
 
-def num_round_batches(num_samples: int, config: Config) -> int:
-    """How many batches `round_batches` gives."""
-    return -(-num_samples // config.training.batch_size) * config.training.local_epochs
+def num_round_batches(num_samples: int, config: Config, round_index: int) -> int:
+    """How many batches a client with so many samples trains on in a round, from 1: all, or its part of the most steps.
+
+    >>> config = Config().override({"training.rounds": 3, "training.max_steps": 7, "training.batch_size": 4})
+    >>> [num_round_batches(40, config, index) for index in (1, 2, 3)]
+    [2, 2, 3]
+    """
+    training = config.training
+    batches_there = -(-num_samples // training.batch_size) * training.local_epochs
+    if training.max_steps is None:
+        return batches_there
+    before, after = (
+        index * training.max_steps // training.rounds for index in (round_index - 1, round_index)
+    )
+    return min(batches_there, after - before)
 
 
 def held_out_batches(samples: Sequence[Sample], config: Config) -> list[Batch]:

@@ -195,6 +195,8 @@ def test_what_a_file_extends_can_be_taken_back(tmp_path):
 def test_a_setting_that_may_be_none_says_how():
     with pytest.raises(ConfigError, match=r"federation.deadline_s = 0: .*false stands for none"):
         Config.from_toml("[federation]\ndeadline_s = 0")
+    with pytest.raises(ConfigError, match=r"lora.targets = '': .*at least 1 character"):
+        Config.from_toml("[lora]\ntargets = ''")
     with pytest.raises(ConfigError, match=r"lora.targets = \[\]: .*at least 1 item"):
         Config.from_toml("[lora]\ntargets = []")
 

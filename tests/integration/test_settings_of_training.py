@@ -1,0 +1,98 @@
+"""Forms of LoRA, adapters to begin from, most steps, passes, optimizers: each through whole runs, split both ways."""
+
+import json
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file
+
+from splitcom.errors import AdapterError, ConfigError
+from splitcom.methods.run import train
+from splitcom.models import load_model
+
+U_SHAPE = {"model.tail_blocks": 1}
+EXACT = {
+    "flows.adapter_up.codec": "none",
+    "flows.adapter_down.codec": "none",
+    "data.samples": 9,
+    "training.rounds": 1,
+}
+
+
+def adapter_of(run):
+    return load_file(run.adapter / "adapter_model.safetensors")
+
+
+def lines_of(run):
+    return [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("shape", [{}, U_SHAPE], ids=["standard", "u-shape"])
+def test_a_run_begins_from_an_adapter_and_without_a_step_leaves_it_as_it_was(tiny_config, tmp_path, shape):
+    config = LoraConfig(
+        r=3,
+        lora_alpha=5,
+        use_dora=True,
+        target_modules=["q_proj", "up_proj"],
+        init_lora_weights=False,
+        task_type="CAUSAL_LM",
+    )
+    get_peft_model(load_model(tiny_config.model.source), config).save_pretrained(tmp_path / "adapter")
+    still = {"lora.init": str(tmp_path / "adapter"), "training.lr": 1e-44, "training.weight_decay": 0.0}
+    run = train(tiny_config.override(EXACT | still | shape), tmp_path / "run")
+    began, left = load_file(tmp_path / "adapter" / "adapter_model.safetensors"), adapter_of(run)
+    assert began.keys() == left.keys() and any("magnitude" in name for name in began)
+    assert all(torch.equal(tensor, left[name]) for name, tensor in began.items())
+
+
+def test_settings_that_are_not_the_adapters_are_refused(tiny_config, tmp_path):
+    config = LoraConfig(r=3, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    get_peft_model(load_model(tiny_config.model.source), config).save_pretrained(tmp_path / "adapter")
+    begin = tiny_config.override({"lora.init": str(tmp_path / "adapter")})
+    with pytest.raises(ConfigError, match=r"lora.rank = 4: the adapter .* has 3; leave it out"):
+        train(begin.override({"lora.rank": 4}), tmp_path / "run")
+    with pytest.raises(AdapterError, match=r"lora.init = .*only one of them has"):
+        train(begin.override({"lora.train_front": False}), tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"lora.use_dora": True, "lora.targets": "all-linear"},
+        {"training.optimizer": "adafactor", "client.checkpointing": True, "engine.checkpointing": True}
+        | U_SHAPE,
+    ],
+    ids=["dora", "adafactor, checkpointing"],
+)
+def test_a_run_learns_with_it(tiny_config, tmp_path, changes):
+    run = train(tiny_config.override({"data.samples": 12, **changes}), tmp_path / "run")
+    assert run.result["eval"]["fell_by"] > 0.005 and run.result["warnings"] == []
+
+
+@pytest.mark.parametrize("shape", [{}, U_SHAPE, {"method": "fedlora"}], ids=["standard", "u-shape", "whole"])
+def test_several_passes_learn_what_one_does(tiny_config, tmp_path, shape):
+    plain = {
+        f"flows.{flow}.codec": "none"
+        for flow in ("activation_up", "activation_down", "gradient_down", "gradient_up")
+    }
+    changes = {"training.lr": 1e-3, "training.label_smoothing": 0.1, "evaluation.codec": "none"}
+    config = tiny_config.override(EXACT | plain | changes | shape)
+    one, several = (
+        train(config.override({"training.accumulate": number}), tmp_path / str(number)) for number in (1, 3)
+    )
+    ours, theirs = adapter_of(one), adapter_of(several)
+    assert all(torch.allclose(ours[name], theirs[name], rtol=1e-3, atol=2e-6) for name in ours)
+    assert one.result["bytes"] == several.result["bytes"]
+    assert one.result["eval"]["loss"] == pytest.approx(several.result["eval"]["loss"], abs=1e-5)
+
+
+def test_the_most_steps_are_shared_out_over_the_rounds(tiny_config, tmp_path):
+    changes = {"training.max_steps": 5, "training.rounds": 3}
+    run = train(tiny_config.override(changes), tmp_path / "run")
+    steps = {(line["client"], line["round"]): line["steps"] for line in lines_of(run)}
+    # 9 rows are three batches of four, 8 are two; a round has 1, 2 and 2 of the five steps
+    assert [steps["client-0", index] for index in (1, 2, 3)] == [1, 2, 2]
+    assert [steps["client-2", index] for index in (1, 2, 3)] == [1, 2, 2]
+    with pytest.raises(ConfigError, match=r"training.max_steps = 2.*training.rounds = 3"):
+        tiny_config.override({"training.max_steps": 2, "training.rounds": 3})
