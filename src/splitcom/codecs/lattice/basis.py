@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from splitcom.codecs.lattice.coder import MAX_MAGNITUDE
+from splitcom.codecs.lattice.coder import MAX_MAGNITUDE, Codes
 from splitcom.codecs.wire import Ints, Points
 
 Floats = npt.NDArray[np.float64]
@@ -46,7 +46,7 @@ class Basis:
     """
 
     mean: Ints
-    rows: Ints
+    rows: Ints | Codes
 
     @cached_property
     def directions(self) -> Points:
@@ -100,7 +100,7 @@ class Basis:
         )
         return np.asarray((inside + self.mean / _ROW_STEPS) * step)
 
-    def extended(self, rows: Ints) -> "Basis":
+    def extended(self, rows: Ints | Codes) -> "Basis":
         """With more directions."""
         if not len(rows):
             return self

@@ -79,8 +79,8 @@ class HeadCoding:
             num_rows = int(code_uints(coder, number, 1, DIMENSION_BITS)[0])
             if num_rows > most:
                 raise PacketError(f"{num_rows} new directions, where there is room for {most}")
-            rows = None if head is None else head.basis.rows[len(head.basis.rows) - num_rows :].T
-            rows = MatrixModel.new(num_rows).code(coder, rows, hidden, num_rows)
+            new = None if head is None else head.basis.rows[len(head.basis.rows) - num_rows :].T
+            rows = MatrixModel.new(num_rows).code(coder, new, hidden, num_rows)
             basis = basis.extended(rows.T) if head is None else basis
         flow.basis = basis if head is None else head.basis
 
