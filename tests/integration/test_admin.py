@@ -3,6 +3,7 @@
 import json
 import re
 import stat
+import time
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ def wait_until(network: Deployment, name: str, state: str) -> None:
     """Until the server knows that a client is gone, say."""
     while snapshot_of(network.out).standings[name].state != state:
         assert network.server.process.is_alive(), network.server.log
+        time.sleep(0.05)
 
 
 def lines_of(network: Deployment) -> list[dict[str, Any]]:

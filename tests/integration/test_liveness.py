@@ -79,18 +79,18 @@ def result_of(network: Deployment) -> dict[str, Any]:
 def test_a_client_that_is_connected_and_silent_is_dropped(
     forks: Any, authority: Path, tiny_config: Config, tmp_path: Path, scheduling: dict[str, Any]
 ) -> None:
-    config = tiny_config.override({"federation.step_timeout_s": 4.0, **scheduling})
+    config = tiny_config.override({"federation.step_timeout_s": 3.0, **scheduling})
     network, honest, other = deployed(forks, authority, config, tmp_path)
     start_spoilt(other, "silent", at=2)
     network.server.wait_for("round 0 of 2 is done")
     name = network.names[SPOILT]
-    while (snapshot_of(network.out).standings[name].waited_s or 0.0) < 2.0:
+    while (snapshot_of(network.out).standings[name].waited_s or 0.0) < 1.0:
         time.sleep(0.05)
     snapshot = snapshot_of(network.out)
     assert snapshot.clients[name].connected and snapshot.standings[name].state == "training"
     for party in (*honest, network.server):
         party.end()
-    assert f"{name} has been silent for 4 s and is dropped" in network.server.log
+    assert f"{name} has been silent for 3 s and is dropped" in network.server.log
     result = result_of(network)
     assert result["clients"] == 2 and name not in result["participation"]
     assert result["eval"]["loss"] < result["eval"]["initial_loss"]

@@ -11,12 +11,12 @@ import logging
 import os
 import shutil
 import socket
+import socketserver
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from socketserver import BaseRequestHandler, UnixStreamServer
 from typing import Any
 
 from splitcom.durable import make_folder
@@ -127,7 +127,7 @@ def listening(run: Path, admin: Admin) -> Iterator[None]:
     """Answer questions until the block is left; where there can be no such socket, that is a warning."""
     folder = run / _FOLDER
 
-    class Handler(BaseRequestHandler):
+    class Handler(socketserver.BaseRequestHandler):
         def handle(self) -> None:
             connection: socket.socket = self.request
             connection.settimeout(_TIMEOUT_S)
@@ -146,9 +146,9 @@ def listening(run: Path, admin: Admin) -> Iterator[None]:
     try:
         make_folder(folder, private=True)
         with _address(folder) as address:
-            server = UnixStreamServer(address, Handler)
+            server = socketserver.UnixStreamServer(address, Handler)
         (folder / _SOCKET).chmod(0o600)
-    except (OSError, AttributeError) as error:
+    except (OSError, AttributeError) as error:  # AttributeError: Windows has none
         _LOG.warning("%s: no socket for `splitcom admin`, which cannot be used: %s", folder, error)
         shutil.rmtree(folder, ignore_errors=True)
         yield
