@@ -1,10 +1,15 @@
 import json
 import re
+from dataclasses import asdict
 from io import StringIO
 from pathlib import Path
 
+import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
+from splitcom.cli import app
+from splitcom.config import Config
 from splitcom.methods.monitor import Snapshot
 from splitcom.report.format import format_bytes
 from splitcom.report.live import clients_table, headline, progress_table
@@ -53,3 +58,15 @@ def test_clients_are_shown_with_what_they_are_at_and_since_when_they_are_waited_
     )
     assert "round 2/5 step 3/9" in (said := " ".join(headline(snapshot).split()))
     assert "1 clients connected waiting 1.50 s body 0.25 s saved 12 s ago 2 connections refused" in said
+
+
+def test_watch_shows_rounds_and_of_a_server_also_its_clients(
+    run_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (run_folder / "config.toml").write_text(Config(training={"rounds": 4}).to_toml())
+    alone = CliRunner().invoke(app, ["watch", str(run_folder)])
+    assert alone.exit_code == 0 and "round 4 of 4" in alone.output and "waited for" not in alone.output
+    snapshot = Snapshot(rounds=4, standings={"clinic-a": Standing("gone", 75.0)})
+    monkeypatch.setattr("splitcom.methods.admin.ask", lambda run, ask: {"snapshot": asdict(snapshot)})
+    served = CliRunner().invoke(app, ["watch", str(run_folder)])
+    assert "round 4 of 4" in served.output and "clinic-a  gone  since" in served.output
