@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from splitcom.cli.admin import admin
+from splitcom.cli.audit import audit
 from splitcom.cli.campaign import campaign
 from splitcom.cli.certs import certs
 from splitcom.cli.compare import compare
@@ -47,6 +48,7 @@ COMMANDS = (
     watch,
     evaluate,
     generate,
+    audit,
     inspect,
     data,
     export,

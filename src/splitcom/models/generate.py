@@ -15,7 +15,7 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from splitcom.models.split import Part, SplitModel
+from splitcom.models.split import Front, Part, SplitModel
 
 Send = Callable[[Tensor, Tensor], Tensor]
 """Takes what leaves a part [B, T, D], and which of it are real tokens [B, T], to the next part."""
@@ -78,6 +78,37 @@ class _InParts:
             if index < len(self.sends):
                 values = self.sends[index](values, whole[:, -input_ids.shape[1] :])
         return CausalLMOutputWithPast(logits=values, past_key_values=past_key_values)
+
+
+class Continuation:
+    """A text that grows by one token at a time in a front, which can try what any token would give next."""
+
+    def __init__(self, front: Front) -> None:
+        self._front = front
+        self._text: list[int] = []
+        self._cache = _cache_of(front) if _is_plain(_cache_of(front)) else None
+
+    @torch.no_grad()
+    def hidden_after(self, tokens: Tensor) -> Tensor:
+        """The hidden states [N, D] that each of `tokens` [N], int64, would have in the next place."""
+        if self._cache is None:
+            before = tokens.new_tensor(self._text).expand(len(tokens), -1)
+            texts = torch.cat([before, tokens[:, None]], 1)
+            return cast(Tensor, self._front(texts, torch.ones_like(texts))[:, -1])
+        cache = copy.deepcopy(self._cache)
+        if self._text:
+            cache.batch_repeat_interleave(len(tokens))
+        found = self._front(tokens[:, None], None, past_key_values=cache, use_cache=True)
+        return cast(Tensor, found[:, -1])
+
+    @torch.no_grad()
+    def append(self, token: int) -> None:
+        """Have the text go on with this token."""
+        self._text.append(token)
+        if self._cache is not None:
+            ids = torch.tensor([[token]], device=next(self._front.parameters()).device)
+            self._front(ids, None, past_key_values=self._cache, use_cache=True)
+            _advance(self._cache, self._front, (1, 1))
 
 
 class _SplitCache(DynamicCache):  # type: ignore[misc]

@@ -1,0 +1,61 @@
+"""`splitcom audit`: what the server could tell of your text."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from splitcom.cli.train import Assignments
+
+
+def audit(
+    run: Annotated[
+        Path, typer.Argument(help="Run folder, or a settings file: then with the base model's front.")
+    ],
+    samples: Annotated[int, typer.Option(min=1, help="Samples to attack.")] = 8,
+    tokens: Annotated[int, typer.Option(min=2, help="Tokens of each, from its beginning.")] = 48,
+    candidates: Annotated[
+        int, typer.Option(min=1, help="Tokens that the dictionary attack tries at each place.")
+    ] = 32,
+    public: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Text to learn from; without, generated text.")
+    ] = None,
+    assignments: Assignments = None,
+) -> None:
+    """Attack a run of yours as its server could, and show how much of the text comes back.
+
+    Writes audit.json into a run folder.
+    """
+
+    from splitcom.methods.audit import AuditOptions
+    from splitcom.methods.audit import audit as attack
+    from splitcom.report.format import format_percent
+    from splitcom.report.terminal import Table, Terminal, line
+    from splitcom.settings.tree import parse_assignment
+
+    terminal = Terminal()
+    with terminal.working("loading") as status:
+        found = attack(
+            run,
+            AuditOptions(samples, tokens, candidates, public),
+            dict(map(parse_assignment, assignments or [])),
+            lambda text: status.update(line(text)),
+        )
+    table = Table(title="recovered, of all tokens at their places")
+    for column in (
+        "what the server gets",
+        "error",
+        "attack",
+        "tokens",
+        "numbers",
+        "names",
+        "whole samples",
+        "ROUGE-L",
+    ):
+        table.add_column(column, justify="left" if column in ("what the server gets", "attack") else "right")
+    for finding in found:
+        one = finding.score
+        shares = [one.tokens, one.numbers, one.names, one.whole, one.rouge_l]
+        cells = ["–" if share is None else format_percent(share) for share in shares]
+        table.add_row(finding.codec or "nothing", f"{finding.error:.3f}", finding.attack, *cells)
+    terminal.print(table)
