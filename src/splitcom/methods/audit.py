@@ -1,7 +1,7 @@
 """An audit of one's own run: how much of its text comes back from what crosses the cut, by codec and attack."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -80,35 +80,46 @@ def audit(
     front, tokenizer = parts.front.eval(), load_tokenizer(config.model.source)
     samples = load_texts(config).train.samples[: options.samples]
     truths = [sample.input_ids[: options.tokens] for sample in samples]
-    labels = [sample.labels[: options.tokens] for sample in samples]
     on_progress("learning an inverter from public text")
     with without_adapters([front]):
         inverter = _inverter(front, tokenizer, options)
-    hidden = [_hidden(front, truth) for truth in truths]
     batch = Ragged(
-        torch.cat(hidden),
+        torch.cat([_hidden(front, truth) for truth in truths]),
         torch.tensor([len(truth) for truth in truths]),
-        torch.cat([_learnt(label) for label in labels]),
+        torch.cat([_learnt(sample.labels[: options.tokens]) for sample in samples]),
     )
     findings = [_by_chance(truths, tokenizer)]
     for text in dict.fromkeys(["fp16", config.flows.codec("activation_up")]):
-        arrived = _through(text, batch)
-        error = float((arrived.values - batch.values).norm() / batch.values.norm())
-        lengths = batch.lengths.tolist()
-        ranked = torch.split(inverter.rank(arrived.values, options.candidates), lengths)
-        found = {"inverter": [ranks[:, 0] for ranks in ranked], "dictionary": []}
-        rows = torch.split(arrived.values, lengths)
-        for index, (row, ranks) in enumerate(zip(rows, ranked, strict=True)):
-            on_progress(f"{text}: dictionary, sample {index + 1} of {len(rows)}")
-            found["dictionary"].append(recovered(front, row, ranks))
-        findings += [
-            Finding(text, error, attack, _score(guesses, truths, tokenizer))
-            for attack, guesses in found.items()
-        ]
+        findings += _attacked(
+            text, batch, inverter, front, truths, tokenizer, options.candidates, on_progress
+        )
     if adapter is not None:
         content = json.dumps([asdict(finding) for finding in findings], indent=2)
         write_atomic(Path(run) / AUDIT, content.encode())
     return findings
+
+
+def _attacked(
+    text: str,
+    batch: Ragged,
+    inverter: Inverter,
+    front: Front,
+    truths: Sequence[Tensor],
+    tokenizer: "PreTrainedTokenizerBase",
+    candidates: int,
+    on_progress: Progress,
+) -> Iterator[Finding]:
+    """What both attacks tell of what a codec lets through."""
+    arrived, lengths = _through(text, batch), batch.lengths.tolist()
+    error = float((arrived.values - batch.values).norm() / batch.values.norm())
+    ranked = torch.split(inverter.rank(arrived.values, candidates), lengths)
+    likeliest = [ranks[:, 0] for ranks in ranked]
+    yield Finding(text, error, "inverter", _score(likeliest, truths, tokenizer))
+    nearest: list[Tensor] = []
+    for row, ranks in zip(torch.split(arrived.values, lengths), ranked, strict=True):
+        on_progress(f"{text}: dictionary, sample {len(nearest) + 1} of {len(lengths)}")
+        nearest.append(recovered(front, row, ranks))
+    yield Finding(text, error, "dictionary", _score(nearest, truths, tokenizer))
 
 
 def _of(run: Path, changes: Mapping[str, Any]) -> tuple[Config, Path | None]:
