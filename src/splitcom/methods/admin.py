@@ -19,7 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from splitcom.durable import make_folder
+from splitcom.durable import make_folder, make_private
 from splitcom.errors import RunError, SplitComError
 from splitcom.foreign import PEER_CHARACTERS, visible
 from splitcom.methods.monitor import Snapshot
@@ -145,6 +145,7 @@ def listening(run: Path, admin: Admin) -> Iterator[None]:
     shutil.rmtree(folder, ignore_errors=True)  # of a server that was killed
     try:
         make_folder(folder, private=True)
+        make_private(folder)
         with _address(folder) as address:
             server = socketserver.UnixStreamServer(address, Handler)
         (folder / _SOCKET).chmod(0o600)
