@@ -24,7 +24,6 @@ def text_scores(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) 
             f"{len(hypotheses)} texts with {len(references)} lists of references; none may be empty"
         )
     try:
-        from nltk.translate.nist_score import corpus_nist
         from rouge_score.rouge_scorer import RougeScorer
         from sacrebleu.metrics import BLEU, CHRF
         from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
@@ -39,7 +38,7 @@ def text_scores(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) 
     rouge = RougeScorer(["rougeL"], use_stemmer=True)
     scores = {
         "bleu": BLEU().corpus_score(hypotheses, columns).score,
-        "nist": corpus_nist(split_references, split) if _has_words(split, split_references) else 0.0,
+        "nist": _nist(split, split_references),
         "meteor": _meteor(split, split_references),
         "rouge_l": _mean(
             [
@@ -50,6 +49,15 @@ def text_scores(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) 
         "chrf": CHRF().corpus_score(hypotheses, columns).score,
     }
     return {name: float(score) for name, score in scores.items() if score is not None}
+
+
+def _nist(split: list[list[str]], split_references: list[list[list[str]]]) -> float:
+    from nltk.translate.nist_score import corpus_nist
+
+    if not _has_words(split, split_references):
+        return 0.0
+    # n-grams that no text is long enough for add nothing; nltk divides by their number
+    return float(corpus_nist(split_references, split, min(5, max(map(len, split)))))
 
 
 def _meteor(split: list[list[str]], split_references: list[list[list[str]]]) -> float | None:

@@ -1,6 +1,7 @@
 """Scores of generated text: the libraries' own figures, several references, and their limits."""
 
 import sys
+from math import exp, log, log2
 
 import pytest
 import sacrebleu
@@ -34,6 +35,13 @@ def test_the_best_and_the_worst_text():
     worst = text_scores(["u v w x y"], [["a b c d e"]])
     assert worst["nist"] == worst["rouge_l"] == 0
     assert text_scores([""], [["a b"]])["bleu"] == 0
+
+
+def test_texts_shorter_than_the_longest_n_grams_are_scored():
+    """Three of four words are right, of 7; after the first, each was certain; and 4 words are too few for 7."""
+    penalty = exp(log(0.5) * (log(4 / 7) / log(1.5)) ** 2)
+    scores = text_scores(["a b c", "x"], [["a b c d e f"], ["y"]])
+    assert scores["nist"] == pytest.approx(3 * log2(7) / 4 * penalty)
 
 
 def test_no_references_are_refused():
