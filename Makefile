@@ -6,14 +6,17 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 # The constraints pin torch among others: an unpinned one pulls gigabytes.
 INSTALL := PIP_CONSTRAINT=constraints.txt $(PIP) install
 
-.PHONY: demo test faults check docs bench clean
+.PHONY: demo test long faults check docs bench clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
 	@$(BIN)/splitcom demo
 
 test: $(VENV)/.installed-dev
-	@$(BIN)/python -m pytest -n auto
+	@$(BIN)/python -m pytest -n auto --dist worksteal
+
+long: $(VENV)/.installed-dev
+	@$(BIN)/python -m pytest -n auto --dist worksteal -m slow
 
 faults: $(VENV)/.installed-dev
 	@$(BIN)/python -m pytest tests/faults -m ""

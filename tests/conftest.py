@@ -1,7 +1,13 @@
 """A tiny model, made here, and where real models and data are."""
 
 import os
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported, and for the processes of tests
 
 import pytest
 import torch
@@ -9,6 +15,9 @@ import torch
 from splitcom.config import Config
 
 from .integration.tiny_model import write_tiny_model
+
+if TYPE_CHECKING:
+    from splitcom.methods.run import Run
 
 torch.set_num_threads(1)
 
@@ -44,3 +53,24 @@ def tiny_config(tiny_model: Path) -> Config:
             "evaluation.generate": 0,
         }
     )
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> "Callable[..., Run]":
+    """Trains a configuration, and only once: whoever asks for the same one gets the same run.
+
+    That one is to look at; given a folder, it is copied there, to do with as one likes.
+    """
+    from splitcom.methods.run import train  # takes seconds
+
+    runs: dict[str, Run] = {}
+
+    def run_of(config: Config, folder: Path | None = None) -> "Run":
+        key = config.to_toml()
+        if key not in runs:
+            runs[key] = train(config, tmp_path_factory.mktemp("trained") / "run")
+        if folder is None:
+            return runs[key]
+        return replace(runs[key], folder=shutil.copytree(runs[key].folder, folder))
+
+    return run_of

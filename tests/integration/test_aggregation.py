@@ -42,11 +42,10 @@ class StopInRound(Observer):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_state_of_the_aggregator_outlives_an_interruption(tiny_config, tmp_path, way):
-    changes = WAYS[way] | {"federation.aggregator": "fedadam", "training.rounds": 3}
-    config = tiny_config.override(changes)
+    config = tiny_config.override(WAYS[way] | {"federation.aggregator": "fedadam", "training.rounds": 2})
     straight = train(config, tmp_path / "straight")
     with pytest.raises(Stop):
-        train(config, tmp_path / "halted", observers=[StopInRound(3)])
+        train(config, tmp_path / "halted", observers=[StopInRound(2)])
     kept = load_file(sorted((tmp_path / "halted").rglob("server/round-*/state.safetensors"))[-1])
     assert any(name.startswith("shared.aggregator.second.") for name in kept)
     resumed = train(config, tmp_path / "halted", resume=True)
@@ -78,9 +77,9 @@ def test_updates_too_few_for_a_robust_aggregator_wait_for_others_also_in_a_check
 
 @pytest.mark.parametrize("way", ["lockstep", "asynchronous"])
 @pytest.mark.parametrize("aggregator", ["fedavgm", "trimmed_mean(0.4)", "median"])
-def test_every_aggregator_trains_in_its_own_way(tiny_config, tmp_path, way, aggregator):
+def test_every_aggregator_trains_in_its_own_way(tiny_config, trained, way, aggregator):
     plain, other = (
-        train(tiny_config.override(WAYS[way] | {"federation.aggregator": text}), tmp_path / text)
+        trained(tiny_config.override(WAYS[way] | {"federation.aggregator": text}))
         for text in ("fedavg", aggregator)
     )
     assert not same(adapter_of(plain), adapter_of(other))

@@ -10,6 +10,8 @@ from splitcom.methods.run import train
 from splitcom.report.folder import as_result
 from splitcom.server.observe import Observer
 
+from .tiny_model import write_tiny_model
+
 # The rate is far too high, and does not depend on how many rounds there are.
 RISING = {
     "training.lr": 1.0,
@@ -21,6 +23,12 @@ RISING = {
     "data.samples": 20,
 }
 U_SHAPE = {"model.tail_blocks": 1, "flows.adapter_down.codec": "delta > int8 > zstd"}
+
+
+@pytest.fixture(scope="module")
+def tiny_model(tmp_path_factory):
+    """One whose loss falls and rises at this rate."""
+    return write_tiny_model(tmp_path_factory.mktemp("tiny-model"), vocabulary=300)
 
 
 class Stop(BaseException):

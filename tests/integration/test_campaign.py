@@ -6,12 +6,15 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from splitcom.config import VariantConfig
 from splitcom.errors import ConfigError, RunError
+from splitcom.methods import campaign
 from splitcom.methods.campaign import run_campaign
 from splitcom.report import load_comparison
 from splitcom.report.summary import summarise
@@ -45,7 +48,15 @@ def test_shared_runs_run_once_and_a_second_time_nothing_does(tiny_config, tmp_pa
     assert times == {path: path.stat().st_mtime_ns for path in times}
 
 
-def test_a_failure_is_named_and_the_others_end(tiny_config, tmp_path):
+@contextmanager
+def in_threads(jobs):
+    """In place of processes, each of which imports everything for seconds."""
+    with ThreadPoolExecutor(jobs) as pool:
+        yield pool
+
+
+def test_a_failure_is_named_and_the_others_end(tiny_config, tmp_path, monkeypatch):
+    monkeypatch.setattr(campaign, "_pool", in_threads)
     small = tiny_config.override({"training.rounds": 1})
     broken = VariantConfig(name="broken", set={"data.prompt": "{nowhere}"})
     with pytest.raises(RunError, match=r"broken: .*no column 'nowhere'"):
@@ -53,7 +64,8 @@ def test_a_failure_is_named_and_the_others_end(tiny_config, tmp_path):
     assert load_comparison(tmp_path / "good").runs and not (tmp_path / "bad").exists()
 
 
-def test_each_group_has_its_own_baseline(tiny_config, tmp_path):
+def test_each_group_has_its_own_baseline(tiny_config, tmp_path, monkeypatch):
+    monkeypatch.setattr(campaign, "_pool", in_threads)
     small = tiny_config.override({"training.rounds": 1})
     chosen = [
         VariantConfig(
@@ -62,7 +74,7 @@ def test_each_group_has_its_own_baseline(tiny_config, tmp_path):
         for clients in (1, 2)
         for name, method in (("base", "splitlora"), ("ours", "splitcom"))
     ]
-    [folder] = run_campaign({"clients": variants(small, *chosen)}, tmp_path, 2)
+    [folder] = run_campaign({"clients": variants(small, *chosen)}, tmp_path, 1)
     rows = {row.label: row for row in summarise([run.result for run in load_comparison(folder).runs])}
     for clients in (1, 2):
         base, ours = rows[f"base, {clients}"], rows[f"ours, {clients}"]
@@ -89,8 +101,10 @@ def test_a_file_extends_another(tmp_path):
 
 @pytest.mark.parametrize(
     "end",
-    [lambda pid: os.killpg(pid, signal.SIGINT), lambda pid: os.kill(pid, signal.SIGKILL)],
-    ids=["ctrl-c", "kill -9 of the campaign alone"],
+    [
+        pytest.param(lambda pid: os.killpg(pid, signal.SIGINT), id="ctrl-c", marks=pytest.mark.slow),
+        pytest.param(lambda pid: os.kill(pid, signal.SIGKILL), id="kill -9 of the campaign alone"),
+    ],
 )
 def test_an_end_ends_the_workers_and_the_same_command_goes_on(tiny_config, tmp_path, end):
     path, out = tmp_path / "slow.toml", tmp_path / "out"

@@ -64,7 +64,7 @@ def tiny_bert(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
         (folder / file.name).write_bytes(file.read_bytes())
     torch.manual_seed(0)
     config = BertConfig(
-        vocab_size=400,
+        vocab_size=500,
         hidden_size=32,
         intermediate_size=48,
         num_hidden_layers=3,
@@ -182,10 +182,12 @@ class StopAt(Observer):
 
 
 @pytest.mark.parametrize(("method", "tail_blocks"), [("splitcom", 0), ("splitcom", 1), ("fedlora", 0)])
-def test_a_run_resumed_after_an_interruption_ends_with_the_same_bits(config, tmp_path, method, tail_blocks):
+def test_a_run_resumed_after_an_interruption_ends_with_the_same_bits(
+    config, trained, tmp_path, method, tail_blocks
+):
     changes = {"method": method, "model.tail_blocks": tail_blocks, "training.rounds": 3}
     config = config.override(changes)
-    straight = train(config, tmp_path / "straight")
+    straight = trained(config)
     with pytest.raises(Stop):
         train(config, tmp_path / "halted", observers=[StopAt()])
     resumed = train(config, tmp_path / "halted", resume=True)
@@ -193,6 +195,28 @@ def test_a_run_resumed_after_an_interruption_ends_with_the_same_bits(config, tmp
     assert straight.result["eval"] == resumed.result["eval"]
     rates = [[line["eval_accuracy"] for line in lines_of(run)] for run in (straight, resumed)]
     assert rates[0] == rates[1]
+    assert straight.result["bytes"]["evaluation"] == resumed.result["bytes"]["evaluation"]
+
+
+@pytest.mark.parametrize("tail_blocks", [0, 1])
+def test_held_out_texts_build_on_the_evaluation_before_and_the_last_one_is_exact(
+    config, trained, tail_blocks
+):
+    changes = {"model.tail_blocks": tail_blocks, "training.rounds": 3}
+    coded = trained(config.override(changes))
+    plain = trained(config.override(changes | {"evaluation.codec": "none"}))
+    assert_same_adapter(adapter_of(coded), adapter_of(plain))
+    for key in ("loss", "accuracy"):
+        assert coded.result["eval"][key] == plain.result["eval"][key]
+    losses, exact = ([line["eval_loss"] for line in lines_of(run)] for run in (coded, plain))
+    assert losses == pytest.approx(exact, rel=0.02)
+    sent = [
+        sum(line["bytes"]["evaluation"] for line in lines_of(coded) if line["round"] == index)
+        for index in range(4)
+    ]
+    assert sent[3] > max(sent[:3])
+    if not tail_blocks:
+        assert max(sent[1:3]) < sent[0], "labels are sent once"
 
 
 def test_a_merged_export_knows_the_classes_by_name(config, tmp_path):

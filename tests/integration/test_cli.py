@@ -78,7 +78,8 @@ def test_a_run_from_file_to_report_and_merged_model(splitcom, config_file, tmp_p
 
 def test_compare_runs_what_is_missing_only(splitcom, config_file, tmp_path):
     out = tmp_path / "comparison"
-    arguments = ("compare", config_file, "--methods", "splitlora,splitcom", "--out", out)
+    once = ("--set", "training.rounds=1")
+    arguments = ("compare", config_file, "--methods", "splitlora,splitcom", "--out", out, *once)
     assert splitcom(*arguments, "--seeds", "0")[0] == 0
     first = {path: path.stat().st_mtime_ns for path in out.rglob("result.json")}
     code, printed, _ = splitcom(*arguments, "--seeds", "0,1")
@@ -185,7 +186,7 @@ def test_an_adapter_of_another_model_is_refused(splitcom, config_file, tmp_path)
 
 
 def test_ctrl_c_leaves_a_checkpoint_that_resumes_to_the_same_bits(splitcom, config_file, tmp_path):
-    long = ["training.rounds=60", "data.samples=9", "data.held_out_samples=3"]
+    long = ["training.rounds=12", "data.samples=9", "data.held_out_samples=3"]
     settings = [word for change in long for word in ("--set", change)]
     halted, straight = tmp_path / "halted", tmp_path / "straight"
     process = subprocess.Popen(

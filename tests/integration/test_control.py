@@ -72,8 +72,8 @@ def test_both_ends_use_what_is_set(tiny_config, tmp_path):
     assert [ratio["gradient_down"] for ratio in ratios] == [0] * 4
 
 
-def test_a_fixed_controller_is_the_codecs_own_threshold(tiny_config, tmp_path):
-    plain = train(tiny_config.override(CODECS), tmp_path / "plain")
+def test_a_fixed_controller_is_the_codecs_own_threshold(tiny_config, trained, tmp_path):
+    plain = trained(tiny_config.override(CODECS))
     fixed = {"flows.activation_up.controller": "fixed(0.98)"}
     steered = train(tiny_config.override(CODECS | fixed), tmp_path / "steered")
     assert plain.result["eval"] == steered.result["eval"]
@@ -99,9 +99,9 @@ def test_one_controller_steers_all_flows_of_the_u_shape(tiny_config, tmp_path):
     assert last["skip_ratio"] == dict.fromkeys(flows, 1.0) | {"gradient_up": 0.0}
 
 
-def test_a_run_with_an_agent_resumes_to_the_same_bits(tiny_config, tmp_path):
+def test_a_run_with_an_agent_resumes_to_the_same_bits(tiny_config, trained, tmp_path):
     config = tiny_config.override(CODECS | DDPG)
-    straight = train(config, tmp_path / "straight")
+    straight = trained(config)
     with pytest.raises(Stop):
         train(config, tmp_path / "halted", observers=[StopAt(3)])
     resumed = train(config, tmp_path / "halted", resume=True)
@@ -113,9 +113,9 @@ def test_a_run_with_an_agent_resumes_to_the_same_bits(tiny_config, tmp_path):
         assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
 
 
-def test_steps_of_predicting_codecs_are_steered_resumed_or_not(tiny_config, tmp_path):
+def test_steps_of_predicting_codecs_are_steered_resumed_or_not(tiny_config, trained, tmp_path):
     config = tiny_config.override(PREDICTED | STEPS)
-    plain = train(tiny_config.override(PREDICTED), tmp_path / "plain")
+    plain = trained(tiny_config.override(PREDICTED))
     straight = train(config, tmp_path / "straight")
     with pytest.raises(Stop):
         train(config, tmp_path / "halted", observers=[StopAt(3)])
@@ -132,12 +132,11 @@ def test_steps_of_predicting_codecs_are_steered_resumed_or_not(tiny_config, tmp_
     assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
 
 
-def test_a_finer_step_sends_more(tiny_config, tmp_path):
-    sent = {}
-    for text in ("fixed(0.125)", "fixed(0.5)"):
-        config = tiny_config.override(PREDICTED | {"flows.activation_up.controller": text})
-        sent[text] = train(config, tmp_path / text).result["bytes"]["activation_up"]
-    assert sent["fixed(0.125)"] > 1.5 * sent["fixed(0.5)"]
+def test_a_finer_step_sends_more(tiny_config, trained, tmp_path):
+    finer = tiny_config.override(PREDICTED | {"flows.activation_up.controller": "fixed(0.125)"})
+    runs = train(finer, tmp_path / "finer"), trained(tiny_config.override(PREDICTED))  # of a step of 0.5
+    fine, coarse = (run.result["bytes"]["activation_up"] for run in runs)
+    assert fine > 1.5 * coarse
 
 
 def bytes_by_round(run, flow):
@@ -146,9 +145,9 @@ def bytes_by_round(run, flow):
     ]
 
 
-def test_frozen_fronts_stay_as_they_are_and_cost_next_to_nothing(tiny_config, tmp_path):
+def test_frozen_fronts_stay_as_they_are_and_cost_next_to_nothing(tiny_config, trained, tmp_path):
     config = tiny_config.override(PREDICTED | FREEZE)
-    run = train(config, tmp_path / "run")
+    run = trained(config)
     assert thresholds_of(run, "activation_up") == [0.5, 0.5, 0.25, 0.25]
     gradients, activations = bytes_by_round(run, "gradient_down"), bytes_by_round(run, "activation_up")
     assert min(gradients[:2]) > 0 and gradients[2:] == [0, 0]
@@ -169,9 +168,9 @@ def test_frozen_fronts_stay_as_they_are_and_cost_next_to_nothing(tiny_config, tm
 
 
 @pytest.mark.parametrize("form", [{}, U_SHAPE], ids=["standard", "U-shape"])
-def test_a_run_whose_fronts_are_frozen_resumes_to_the_same_bits(tiny_config, tmp_path, form):
+def test_a_run_whose_fronts_are_frozen_resumes_to_the_same_bits(tiny_config, trained, tmp_path, form):
     config = tiny_config.override(PREDICTED | FREEZE | form)
-    straight = train(config, tmp_path / "straight")
+    straight = trained(config)
     with pytest.raises(Stop):
         train(config, tmp_path / "halted", observers=[StopAt(4)])
     resumed = train(config, tmp_path / "halted", resume=True)
@@ -199,8 +198,8 @@ def test_with_fronts_of_the_u_shape_the_body_is_frozen_and_tails_alone_learn(tin
     assert changed == {"3"}, "the last of four blocks, which is the tail"
 
 
-def test_an_agent_starts_from_another_run(tiny_config, tmp_path):
-    first = train(tiny_config.override(CODECS | DDPG), tmp_path / "first")
+def test_an_agent_starts_from_another_run(tiny_config, trained, tmp_path):
+    first = trained(tiny_config.override(CODECS | DDPG))
     config = tiny_config.override(CODECS | DDPG | {"control.start_from": str(first.folder)})
     second = train(config, tmp_path / "second")
     agent = load_file(second.folder / "controller" / "activation_up.safetensors")

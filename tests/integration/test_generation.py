@@ -18,7 +18,7 @@ from .tiny_models import CASES, OTHER_CASES, tiny_model
 STATEFUL = ("mamba", "jamba", "lfm2", "qwen3_next")  # mixers whose states are no keys and values
 
 
-@pytest.mark.parametrize(("beams", "padding"), [(1, 0), (1, 2), (3, 2)])
+@pytest.mark.parametrize(("beams", "padding"), [(1, 2), (3, 2), pytest.param(1, 0, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("case", [*CASES, *STATEFUL])
 def test_a_cut_model_writes_the_same_text(case, beams, padding):
     model = tiny_model(case, {**CASES, **OTHER_CASES}[case])
@@ -73,10 +73,10 @@ def test_a_method_that_splits_nothing_writes_too(tiny_config, tmp_path):
     assert run.result["text"]["bytes_per_position"] == []
 
 
-def test_what_cannot_be_evaluated_is_said(tiny_config, tmp_path):
+def test_what_cannot_be_evaluated_is_said(tiny_config, trained, tmp_path):
     with pytest.raises(RunError, match="no run to be found"):
         evaluate_run(tmp_path)
-    run = train(tiny_config, tmp_path / "run")
+    run = trained(tiny_config, tmp_path / "run")
     with pytest.raises(ConfigError, match="no held-out row has a prompt"):
         evaluate_run(run.folder, {"evaluation.text_samples": 3, "data.prompt": ""})
     (run.folder / "result.json").unlink()

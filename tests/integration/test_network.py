@@ -51,9 +51,9 @@ def authority(tmp_path_factory):
 
 
 @pytest.fixture
-def expected(tiny_config, tmp_path):
+def expected(tiny_config, trained):
     """The in-process run that the networked one must equal."""
-    return train(tiny_config.override(TEMPORAL), tmp_path / "in-process")
+    return trained(tiny_config.override(TEMPORAL))
 
 
 def test_the_bits_are_those_of_the_run_in_one_process(forks, authority, tiny_config, tmp_path, expected):
@@ -148,10 +148,10 @@ def test_a_killed_party_that_is_started_again_changes_no_bit(
 
 @pytest.mark.parametrize("victim", ["client", "server"])
 def test_the_u_shape_has_the_same_bits_also_where_a_party_is_killed(
-    forks, authority, tiny_config, tmp_path, victim
+    forks, authority, tiny_config, trained, tmp_path, victim
 ):
     config = tiny_config.override(TEMPORAL | U_SHAPE)
-    expected = train(config, tmp_path / "in-process")
+    expected = trained(config)
     network = Deployment(forks, authority, config, tmp_path, port=free_port()).start_server()
     parties = [client.start() for client in network.clients()]
     network.server.wait_for("round 1 of 2 is done")

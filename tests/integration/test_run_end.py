@@ -38,10 +38,10 @@ def rounds_of(run):
     ],
 )
 def test_what_fails_after_training_is_a_warning_and_is_done_by_resuming(
-    tiny_config, tmp_path, monkeypatch, caplog, step, error, missing
+    tiny_config, trained, tmp_path, monkeypatch, caplog, step, error, missing
 ):
     config = tiny_config.override(TEXTS)
-    whole = train(config, tmp_path / "whole")
+    whole = trained(config)
 
     def fail(*arguments, **options):
         assert RunFolder(tmp_path / "run").result() is not None  # has been written before
@@ -93,8 +93,8 @@ def test_a_finished_run_goes_on_to_the_bits_of_a_longer_one(tiny_config, tmp_pat
         train(config, run.folder, resume=True)
 
 
-def test_settings_that_training_does_not_depend_on_may_change(tiny_config, tmp_path):
-    run = train(tiny_config, tmp_path / "run")
+def test_settings_that_training_does_not_depend_on_may_change(tiny_config, trained, tmp_path):
+    run = trained(tiny_config, tmp_path / "run")
     assert "samples" not in run.result
     before = adapter_of(run)
     asks = {**TEXTS, "links.up_mbps": 2.0, "comparison.seeds": [1, 2]}
@@ -174,8 +174,8 @@ def test_before_and_after_are_of_one_model(tiny_model):
     assert torch.equal(split(ids), tuned) and not torch.equal(base, tuned)
 
 
-def test_a_copy_is_checked_without_the_models_weights(tiny_config, tmp_path, monkeypatch):
-    run = train(tiny_config, tmp_path / "run")
+def test_a_copy_is_checked_without_the_models_weights(tiny_config, trained, tmp_path, monkeypatch):
+    run = trained(tiny_config, tmp_path / "run")
     monkeypatch.setattr("splitcom.models.adapter_folder.load_model", None)
     export_run(run.folder, tmp_path / "out")
     assert (tmp_path / "out" / "adapter_config.json").exists()
@@ -215,8 +215,8 @@ def test_a_run_whose_adapters_have_not_moved_says_so(tiny_config, tmp_path, meth
     assert RunFolder(run.folder).result()["warnings"] == [warning]
 
 
-def test_a_result_that_was_removed_is_made_anew_from_the_checkpoint(tiny_config, tmp_path):
-    run = train(tiny_config, tmp_path / "run")
+def test_a_result_that_was_removed_is_made_anew_from_the_checkpoint(tiny_config, trained, tmp_path):
+    run = trained(tiny_config, tmp_path / "run")
     (run.folder / "result.json").unlink()
     again = train(tiny_config, run.folder, resume=True)
     assert again.result["eval"] == run.result["eval"] and rounds_of(again) == rounds_of(run)

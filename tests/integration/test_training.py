@@ -71,39 +71,47 @@ class StopAt(Observer):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_the_same_seed_gives_the_same_bits(tiny_config, tmp_path, method):
+def test_the_same_seed_gives_the_same_bits(tiny_config, trained, tmp_path, method):
     config = tiny_config.override({"method": method, **TEMPORAL})
-    first, second = (train(config, tmp_path / name) for name in "ab")
+    first, second = trained(config), train(config, tmp_path / "again")
     assert_same_adapter(adapter_of(first), adapter_of(second))
     assert first.result["bytes"] == second.result["bytes"]
     assert first.result["eval"] == second.result["eval"]
     assert first.result["eval"]["loss"] < first.result["eval"]["initial_loss"]
-    other = train(config.override({"seed": 1}), tmp_path / "c")
-    assert any(not torch.equal(adapter_of(first)[n], t) for n, t in adapter_of(other).items())
+
+
+IN_FILES = {"references.store": "file", "references.limit_mb": 0.02}
+CODED = {"evaluation.exact_last": False}  # or else what is evaluated after an interruption builds on nothing
+RESUMED = [
+    ("splitcom", TEMPORAL),
+    ("splitcom", PREDICTED | IN_FILES | CODED | {"evaluation.codec": PREDICTED["flows.activation_up.codec"]}),
+    ("splitcom", REDUCED | IN_FILES),
+    ("splitcom", {"training.body_update": "sequential", "federation.sample": 0.7}),
+    ("splitcom", TEMPORAL | U_SHAPE | CODED | {"evaluation.codec": "temporal(0.99) > delta > int8"}),
+]
+ALSO_RESUMED = [
+    ("splitcom", TEMPORAL | IN_FILES),
+    ("splitcom", REDUCED),
+    ("splitcom", PREDICTED),
+    ("splitcom", TEMPORAL | U_SHAPE | {"training.body_update": "sequential"}),
+]
 
 
 @pytest.mark.parametrize(
-    ("method", "changes"),
+    ("method", "changes", "at"),
     [
-        ("splitcom", TEMPORAL),
-        ("splitcom", TEMPORAL | {"references.store": "file", "references.limit_mb": 0.02}),
-        ("splitcom", REDUCED),
-        ("splitcom", PREDICTED),
-        ("splitcom", PREDICTED | {"references.store": "file", "references.limit_mb": 0.02}),
-        ("splitcom", REDUCED | {"references.store": "file", "references.limit_mb": 0.02}),
-        ("splitcom", {"training.body_update": "sequential", "federation.sample": 0.7}),
-        ("splitcom", TEMPORAL | U_SHAPE),
-        ("splitcom", TEMPORAL | U_SHAPE | {"training.body_update": "sequential"}),
-        ("fedlora", {}),
+        *((*case, (2, 1)) for case in RESUMED),  # in round 2, where references have been saved
+        ("fedlora", {}, (2, 3)),
+        *(pytest.param(*case, (2, 1), marks=pytest.mark.slow) for case in ALSO_RESUMED),
+        *(pytest.param(*case, (1, 2), marks=pytest.mark.slow) for case in (*RESUMED, *ALSO_RESUMED)),
+        pytest.param("fedlora", {}, (1, 3), marks=pytest.mark.slow),
     ],
 )
-@pytest.mark.parametrize("at", [(1, 2), pytest.param((2, 1), marks=pytest.mark.slow)])
 def test_a_run_resumed_after_an_interruption_ends_with_the_same_bits(
-    tiny_config, tmp_path, method, changes, at
+    tiny_config, trained, tmp_path, method, changes, at
 ):
-    config = tiny_config.override({"method": method, "training.rounds": 3, **changes})
-    straight = train(config, tmp_path / "straight")
-    at = at if method == "splitcom" else (at[0], 3)
+    config = tiny_config.override({"method": method, **changes})
+    straight = trained(config)
     with pytest.raises(Stop):
         train(config, tmp_path / "halted", observers=[StopAt(*at)])
     assert not (tmp_path / "halted" / "result.json").exists()
@@ -117,9 +125,7 @@ def test_a_run_resumed_after_an_interruption_ends_with_the_same_bits(
 
 
 def test_projections_train_alike_with_a_tenth_of_the_references(tiny_config, tmp_path):
-    first, second = (train(tiny_config.override(REDUCED), tmp_path / name) for name in "ab")
-    assert_same_adapter(adapter_of(first), adapter_of(second))
-    assert first.result["bytes"] == second.result["bytes"]
+    first = train(tiny_config.override(REDUCED), tmp_path / "run")
     skipped = [line["skip_ratio"] for line in lines_of(first) if line["round"] == 2]
     assert all(0 < sum(ratio[flow] for ratio in skipped) < 3 for flow in ("activation_up", "gradient_down"))
 
@@ -174,8 +180,8 @@ def test_one_uncompressed_client_trains_as_if_nothing_were_split(tiny_config, tm
     assert set(whole.result["bytes"].values()) == {0}
 
 
-def test_the_books_add_up(tiny_config, tmp_path):
-    run = train(tiny_config.override(TEMPORAL), tmp_path / "run")
+def test_the_books_add_up(tiny_config, trained):
+    run = trained(tiny_config.override({"method": "splitcom", **TEMPORAL}))
     lines = lines_of(run)
     result = run.result
     finish = dict.fromkeys(("control", "down", "total"), 3 * 2)  # the last message comes after the last line
@@ -197,11 +203,11 @@ def test_the_books_add_up(tiny_config, tmp_path):
 @pytest.mark.parametrize("codec", ["none", "delta > int8 > zstd", PREDICTED["flows.activation_up.codec"]])
 @pytest.mark.parametrize("tail_blocks", [0, 1])
 def test_held_out_samples_cost_what_has_changed_of_them_and_the_last_loss_is_exact(
-    tiny_config, tmp_path, codec, tail_blocks
+    tiny_config, trained, codec, tail_blocks
 ):
     changes = {"evaluation.codec": codec, "model.tail_blocks": tail_blocks, "training.rounds": 3}
-    run = train(tiny_config.override(changes), tmp_path / "run")
-    plain = train(tiny_config.override(changes | {"evaluation.codec": "none"}), tmp_path / "plain")
+    run = trained(tiny_config.override(changes))
+    plain = trained(tiny_config.override(changes | {"evaluation.codec": "none"}))
     assert_same_adapter(adapter_of(run), adapter_of(plain))
     found = run.result["eval"]
     assert found["exact"] and found["loss"] == plain.result["eval"]["loss"]
@@ -217,12 +223,17 @@ def test_held_out_samples_cost_what_has_changed_of_them_and_the_last_loss_is_exa
         whole = sum(line["uncompressed_bytes"]["evaluation"] for line in lines_of(run) if line["round"] == 1)
         assert size[1] < whole
         assert size[3] > size[2], "the exact one"
-    unmarked = train(tiny_config.override(changes | {"evaluation.exact_last": False}), tmp_path / "coded")
-    assert unmarked.result["eval"]["exact"] == (codec == "none")
 
 
-def test_uncompressed_split_training_saves_nothing(tiny_config, tmp_path):
-    run = train(tiny_config.override({"method": "splitlora"}), tmp_path / "run")
+@pytest.mark.parametrize("codec", ["none", "delta > int8 > zstd"])
+def test_a_loss_is_exact_if_nothing_is_coded(tiny_config, tmp_path, codec):
+    changes = {"evaluation.codec": codec, "evaluation.exact_last": False, "training.rounds": 1}
+    run = train(tiny_config.override(changes), tmp_path / "run")
+    assert run.result["eval"]["exact"] == (codec == "none")
+
+
+def test_uncompressed_split_training_saves_nothing(tiny_config, trained):
+    run = trained(tiny_config.override({"method": "splitlora"}))
     assert run.result["bytes"] == run.result["uncompressed_bytes"]
     assert run.result["saving"] == {"up": 0.0, "down": 0.0, "total": 0.0}
 
@@ -259,9 +270,9 @@ def test_divergence_is_named_and_no_client_is_blamed(tiny_config, tmp_path, capl
     assert "refused" not in caplog.text
 
 
-def test_a_used_folder_and_a_changed_configuration_are_refused(tiny_config, tmp_path):
+def test_a_used_folder_and_a_changed_configuration_are_refused(tiny_config, trained):
     config = tiny_config.override({"method": "splitlora"})
-    run = train(config, tmp_path / "run")
+    run = trained(config)
     before = {path: path.read_bytes() for path in run.folder.rglob("*") if path.is_file()}
     with pytest.raises(RunError, match=r"exists; continue it with --resume"):
         train(config, run.folder)

@@ -112,21 +112,16 @@ def test_a_head_that_is_tied_to_the_embeddings_is_not_trained_and_costs_no_secon
 
 
 @pytest.mark.parametrize("method", ["splitcom", "frozen_front"])
-def test_the_same_seed_gives_the_same_bits_and_the_books_add_up(tiny_config, tmp_path, method):
-    config = tiny_config.override({**U_SHAPE, "method": method})
-    runs = [train(config, tmp_path / name) for name in "ab"]
-    one, other = map(adapter_of, runs)
-    assert all(torch.equal(one[name], other[name]) for name in one)
-    result = runs[0].result
-    assert result["bytes"] == runs[1].result["bytes"]
-    assert result["eval"] == runs[1].result["eval"]
+def test_the_books_add_up(tiny_config, tmp_path, method):
+    run = train(tiny_config.override({**U_SHAPE, "method": method}), tmp_path / "run")
+    result = run.result
     assert result["eval"]["loss"] < result["eval"]["initial_loss"]
     sent, whole = result["bytes"], result["uncompressed_bytes"]
     assert len({whole[flow] for flow in FLOWS}) == 1 and whole["activation_up"] > 0
     assert sent["labels_up"] == 0
     assert sent["total"] == sent["up"] + sent["down"]
     assert sent["total"] == sum(size for flow, size in sent.items() if flow not in ("up", "down", "total"))
-    last = lines_of(runs[0])[-1]
+    last = lines_of(run)[-1]
     assert set(last["skip_ratio"]) >= set(FLOWS[:2])
     assert last["skip_ratio"]["activation_up"] > 0
     frozen = method == "frozen_front"
@@ -199,32 +194,38 @@ def test_a_tail_that_does_not_fit_is_refused(tiny_config, tmp_path):
         tiny_config.override({"model.tail_blocks": 1, "training.split": False})
 
 
+IN_STANDARD_FORM = ("activation_up", "gradient_down", "evaluation_up")
+IN_U_SHAPE = (*FLOWS, "evaluation_up", "evaluation_down")
+
+
 @pytest.mark.parametrize(
-    ("tail_blocks", "flow"),
+    ("tail_blocks", "flows"),
     [
-        *((0, flow) for flow in ("activation_up", "gradient_down", "evaluation_up")),
-        *((1, flow) for flow in (*FLOWS, "evaluation_up", "evaluation_down")),
+        (0, IN_STANDARD_FORM),
+        (1, IN_U_SHAPE),
+        *(pytest.param(0, [flow], marks=pytest.mark.slow) for flow in IN_STANDARD_FORM),
+        *(pytest.param(1, [flow], marks=pytest.mark.slow) for flow in IN_U_SHAPE),
     ],
 )
 @pytest.mark.parametrize("side", ["client", "server"])
 def test_a_lost_reference_is_sent_again_on_every_flow(
-    tiny_config, tmp_path, messages, tail_blocks, flow, side
+    tiny_config, tmp_path, messages, tail_blocks, flows, side
 ):
     config = tiny_config.override(U_SHAPE | {"model.tail_blocks": tail_blocks})
     simulation = Simulation(config, load_texts(config), load_parts(config), tmp_path)
     for lines in simulation.federation.run():
         if lines[0]["round"] == 1:
             if side == "server":
-                stores = {flow: simulation.federation.states["client-1"].channels[flow].references}
+                channels = simulation.federation.states["client-1"].channels
+                stores = {flow: channels[flow].references for flow in flows}
             else:
                 stores = dict(simulation._clients["client-1"]._trainer.references())
-            stores[flow].clear()
+            for flow in flows:
+                stores[flow].clear()
     lost = [message for data in messages if (message := Message.FromString(data)).HasField("reference_lost")]
-    receives = (side == "server") == flow.endswith("_up")
-    num_batches = 1 if flow.startswith("evaluation") else 2
-    assert len(lost) == (num_batches if receives else 0), (
-        "once for each batch of the client's, the receiver's only"
-    )
+    received = [flow for flow in flows if (side == "server") == flow.endswith("_up")]
+    num_batches = sum(1 if flow.startswith("evaluation") else 2 for flow in received)
+    assert len(lost) == num_batches, "once for each batch of the client's, the receiver's only"
     assert simulation.federation.eval_losses[2] < simulation.federation.eval_losses[0]
 
 

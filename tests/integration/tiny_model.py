@@ -9,8 +9,11 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from splitcom.data import HELD_OUT_DOMAIN, generate
 
 
-def write_tiny_model(folder: Path) -> Path:
-    """A Llama of four blocks with random weights, and a tokenizer for the generated data."""
+def write_tiny_model(folder: Path, vocabulary: int = 500) -> Path:
+    """A Llama of four blocks with random weights, and a tokenizer for the generated data.
+
+    With a `vocabulary` of 300 texts are twice as long, and their training takes longer.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -18,7 +21,7 @@ def write_tiny_model(folder: Path) -> Path:
     tokenizer.train_from_iterator(
         texts,
         trainers.BpeTrainer(
-            vocab_size=300,
+            vocab_size=vocabulary,
             special_tokens=["<s>", "</s>"],
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,

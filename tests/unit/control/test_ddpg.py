@@ -38,7 +38,7 @@ def plant(controller, num_runs):
     return chosen
 
 
-@pytest.mark.parametrize("best", [0.4, 0.75])
+@pytest.mark.parametrize("best", [0.4, pytest.param(0.75, marks=pytest.mark.slow)])
 def test_it_finds_the_best_threshold_of_a_known_plant(best):
     price = 2 * DAMAGE * (1 - best)  # where -DAMAGE (1 - x)**2 - price x is greatest at x = best
     controller = parse(f"ddpg({LOW}, {HIGH}, price={price}, discount=0.5)", seed=2)

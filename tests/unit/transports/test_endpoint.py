@@ -127,7 +127,7 @@ def test_a_message_larger_than_the_window_passes_and_goes_on_in_its_middle():
 def test_small_chunks_take_little_more_memory_than_the_message():
     end = Endpoint(Limits(message_bytes=1 << 17))
     end.position()
-    size = 1 << 16
+    size = 1 << 14
     tracemalloc.start()
     for offset in range(size):
         message = end.receive(unpack(pack(chunk(offset=offset, size=size, data=bytes([offset % 251])))))
