@@ -35,6 +35,7 @@ VALUES: dict[str, Any] = {
     "federation.max_restarts": 3,
     "federation.max_update_ratio": 4.0,
     "federation.max_weight_ratio": 8.0,
+    "federation.max_gradient_ratio": 2.0,
     "federation.deadline_s": 2.0,
     "control.controller": "bangbang(0.95, 0.995)",
     "control.start_from": "/runs/before",

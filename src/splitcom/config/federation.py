@@ -51,7 +51,11 @@ class FederationConfig(Section):
     """
     max_weight_ratio: PositiveFloat | None = 10.0
     """How many labels a client that trains unsplit may claim, in multiples of the median of the others'
-    claims. None: off.
+    claims, and how large a loss, if the server does not compute it. None: off.
+    """
+    max_gradient_ratio: PositiveFloat | None = None
+    """What the norm of one client's part in the body's gradients may be, in multiples of the median of its
+    step (per label). A larger one is clipped, if three clients step together. None: off, which is faster.
     """
     max_samples_per_client: PositiveInt = 1_000_000
     """How many samples a client may claim to have; one with more is refused."""

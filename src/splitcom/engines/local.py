@@ -1,6 +1,7 @@
 """The body in this process: forward, loss, backward and step, in passes of bounded size.
 
-A step whose samples fit one pass runs as one. Else gradients add up over its passes, and what is between the passes
+A step whose samples fit one pass runs as one, unless each client's part in the gradients is bounded: then each has passes
+of its own. Else gradients add up over its passes, and what is between the passes
 forward and backward in the U-shape is computed again, so that no more than one graph is in memory.
 """
 
@@ -13,6 +14,7 @@ from splitcom.codecs import Ragged
 from splitcom.config import Config
 from splitcom.engines.engine import LARGEST, Arrival, Gradient, Passage, Position, StepResult
 from splitcom.engines.passes import Pass, Rows, plan_passes, samples_of
+from splitcom.engines.shares import Shares
 from splitcom.errors import NonFiniteError
 from splitcom.models import Body, adapter_state, load_adapter_state, without_adapters
 from splitcom.seeds import derive_seed
@@ -47,6 +49,8 @@ class LocalEngine:
         self._device = next(body.parameters()).device
         self._dtype = next(body.parameters()).dtype
         self._optimizer = Optimizer((p for p in body.parameters() if p.requires_grad), config.training)
+        most = config.federation.max_gradient_ratio
+        self._shares = None if most is None else Shares(self._optimizer.parameters, most)
         shape, classes = body.model.config.get_text_config(), config.data.classes
         self.hidden_size: int = shape.hidden_size
         self.num_labels: int = shape.vocab_size if classes is None else len(classes)
@@ -60,6 +64,7 @@ class LocalEngine:
         gradients: dict[int, torch.Tensor] = {}
         losses, corrects, owners = [], [], []
         self._body.train()
+        self._begin_shares()
         for one in self._passes(rows, position):
             one.hidden.requires_grad_(rows.trains_fronts)
             assert one.labels is not None
@@ -68,9 +73,11 @@ class LocalEngine:
             self._check("the loss", found.losses)
             self._check("the gradient at the cut", one.hidden.grad)
             gradients |= one.real_tokens(one.hidden.grad)
+            self._take_share(rows, one)
             losses.append(found.losses.detach())
             corrects.append(found.correct)
             owners.append(torch.tensor(one.rows, device=self._device)[found.rows])
+        self._give_shares({client: rows.num_labels_of(client) for client in rows.spans})
         self._optimizer.step(progress)
 
         loss, correct, owner = torch.cat(losses), torch.cat(corrects), torch.cat(owners)
@@ -116,10 +123,13 @@ class LocalEngine:
                 row: (part, number / total) for row, part in zip(rows.spans[client], parts, strict=True)
             }
         at_cut: dict[int, torch.Tensor] = {}
+        self._begin_shares()
         for one, out in self._graphs(passage):
             torch.autograd.backward(out, _weighed(arrived, one, out))
             self._check("the gradient at the cut", one.hidden.grad)
             at_cut |= one.real_tokens(one.hidden.grad)
+            self._take_share(rows, one)
+        self._give_shares(numbers)
         self._optimizer.step(progress)
         return {
             client: StepResult(_scaled(rows, client, at_cut, total / number), 0.0, number)
@@ -205,7 +215,25 @@ class LocalEngine:
         self._optimizer.load_state(sections["optimizer"])
 
     def _plan(self, rows: Rows) -> list[list[int]]:
-        return plan_passes(rows.lengths, self._max_tokens)
+        if self._shares is None:
+            return plan_passes(rows.lengths, self._max_tokens)
+        return [
+            [span[row] for row in part]
+            for span in rows.spans.values()
+            for part in plan_passes(rows.lengths[span.start : span.stop], self._max_tokens)
+        ]
+
+    def _begin_shares(self) -> None:
+        if self._shares is not None:
+            self._shares.begin()
+
+    def _take_share(self, rows: Rows, one: Pass) -> None:
+        if self._shares is not None:
+            self._shares.take(next(client for client, span in rows.spans.items() if one.rows[0] in span))
+
+    def _give_shares(self, num_labels: Mapping[str, int]) -> None:
+        if self._shares is not None:
+            self._shares.give(num_labels)
 
     def _passes(self, rows: Rows, position: Position | None = None) -> Iterator[Pass]:
         """One pass after the other, each with the draws that are its own at this position."""

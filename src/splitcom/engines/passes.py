@@ -68,7 +68,12 @@ class Rows:
     @property
     def num_labels(self) -> int:
         """Labels that a loss is computed of: the first token of a text is predicted from nothing."""
-        return sum(1 if len(row) == 1 else int((row[1:] != IGNORED).sum()) for row in self.labels)
+        return _num_labels(self.labels)
+
+    def num_labels_of(self, client: str) -> int:
+        """Those of one client."""
+        span = self.spans[client]
+        return _num_labels(self.labels[span.start : span.stop])
 
     def ragged(self, rows: Iterable[int], parts: Mapping[int, torch.Tensor]) -> Ragged:
         """The `parts` [tokens, hidden] of these rows together."""
@@ -88,6 +93,10 @@ class Rows:
         for place, row in enumerate(rows):
             labels[place, : len(self.labels[row])] = torch.from_numpy(self.labels[row])
         return labels.to(device)
+
+
+def _num_labels(labels: Iterable[Labels]) -> int:
+    return sum(1 if len(row) == 1 else int((row[1:] != IGNORED).sum()) for row in labels)
 
 
 def samples_of(ragged: Ragged) -> Sequence[torch.Tensor]:

@@ -131,6 +131,19 @@ def test_several_passes_give_the_gradients_of_one(tiny_model, config, tail_block
             assert others[name].loss_sum == pytest.approx(result.loss_sum, rel=1e-5)
 
 
+@pytest.mark.parametrize("limit", [None, 12])
+@pytest.mark.parametrize("tail_blocks", [0, 1])
+def test_bounded_parts_that_are_like_the_others_give_the_gradients_of_one_pass(
+    tiny_model, config, tail_blocks, limit
+):
+    whole, _ = one_step(tiny_model, config, tail_blocks)
+    bounded = {"federation.max_gradient_ratio": 100.0, "engine.max_tokens_per_pass": limit}
+    split, _ = one_step(tiny_model, config.override(bounded), tail_blocks)
+    assert split.keys() == whole.keys()
+    for key, expected in whole.items():
+        assert (split[key] - expected).abs().max() <= 1e-5 * expected.abs().max(), key
+
+
 @pytest.mark.parametrize("tail_blocks", [0, 1])
 def test_a_step_that_fits_one_pass_has_the_bits_of_one(tiny_model, config, tail_blocks):
     whole, _ = one_step(tiny_model, config, tail_blocks)
