@@ -151,12 +151,16 @@ def wide(value: float) -> Change:
 
 def more_samples(message: Message) -> None:
     """Twice as many, of new ids."""
-
-    def double(values: torch.Tensor, lengths: list[int], ids: list[int]) -> tuple:
-        return torch.cat([values, values]), lengths * 2, [*ids, *(sample + 1000 for sample in ids)]
-
-    activation(double, WIDE_CODEC)(message)
+    activation(twice, WIDE_CODEC)(message)
     labels(lambda rows: rows | {sample + 1000: row for sample, row in rows.items()})(message)
+
+
+def twice(values: torch.Tensor, lengths: list[int], ids: list[int]) -> tuple:
+    return torch.cat([values, values]), lengths * 2, [*ids, *(sample + 1000 for sample in ids)]
+
+
+def of_others(values: torch.Tensor, lengths: list[int], ids: list[int]) -> tuple:
+    return values, lengths, [sample + 1000 for sample in ids]
 
 
 def only_the_first(values: torch.Tensor, lengths: list[int], ids: list[int]) -> tuple:
@@ -222,6 +226,7 @@ ROUND_END = [
         Attack("wrong round", "", fields("round_end", round=7), "the end of round 7; it is in round 1"),
     ]
 ]
+MANY = 1 << 60  # of anything
 NO_STEP = Attack("no step", "activation", becomes(round_end={"round": 1}), "a round without a step", at=1)
 EVALUATION = [
     replace(attack, kind="evaluation_batch", at=2)
@@ -242,6 +247,9 @@ WHOLE = [
         Attack("activation", "round_end", becomes(activation={}), "a run that is not split"),
         Attack("NaN evaluation", "evaluation_end", fields("evaluation_end", loss_sum=nan), "a loss of nan"),
         Attack("many evaluated", "evaluation_end", fields("evaluation_end", num_labels=1 << 60), "labelled tokens"),
+        Attack("more right than there are", "round_end", fields("round_end", num_correct=MANY), "labels told right"),
+        Attack("more right", "evaluation_end", fields("evaluation_end", num_correct=MANY), "labels told right"),
+        Attack("negative loss", "evaluation_end", fields("evaluation_end", loss_sum=-1.0), "a loss of -1.0"),
         Attack("evaluation batch", "evaluation_end", becomes(evaluation_batch={}), "a run that is not split"),
     ]
 ]  # fmt: skip
@@ -256,8 +264,19 @@ U_SHAPE = [
             "step 2 of a round of 2, after 1",
         ),
         Attack("NaN", "gradient_up", nan_packet, "not finite"),
+        Attack("many samples", "activation_up", activation(twice), "8 samples in a batch; at most 4"),
         Attack("of other tokens", "gradient_up", activation(only_the_first), "of other samples or tokens"),
         Attack("no labels", "gradient_up", fields("gradient_up", num_labels=0), "for 0 of [0-9]+ tokens"),
+        Attack(
+            "many labels",
+            "gradient_up",
+            fields("gradient_up", num_labels=2**32 - 1),
+            "for 4294967295 of [0-9]+ tokens",
+        ),
+        Attack("more right", "round_end", fields("round_end", num_correct=MANY), "told right", at=1),
+        Attack(
+            "many evaluated", "evaluation_end", fields("evaluation_end", num_labels=MANY), "labelled tokens"
+        ),
         Attack("NaN loss", "round_end", fields("round_end", loss_sum=nan), "a loss of nan", at=1),
         Attack("NaN evaluation", "evaluation_end", fields("evaluation_end", loss_sum=nan), "a loss of nan"),
     ]
@@ -273,6 +292,16 @@ U_SHAPE += [
             "flows.activation_up.controller": "freeze(0.9, 0.9, patience=0, after=0)",
         },
         codec="temporal(0.9) > int8",
+    )
+]
+U_SHAPE += [
+    Attack(
+        "samples it does not have",
+        "activation_up",
+        activation(of_others, "delta > int8"),
+        "samples; it has said that it has",
+        codec="delta > int8",
+        settings={"model.tail_blocks": 1},
     )
 ]
 HALF_U_SHAPE = HALF | {"model.tail_blocks": 1, "flows.gradient_up.codec": WIDE_CODEC, "lora.dropout": 0.0}

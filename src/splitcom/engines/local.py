@@ -1,7 +1,7 @@
 """The body in this process: forward, loss, backward and step, in passes of bounded size.
 
-A step whose samples fit one pass runs as one, unless each client's part in the gradients is bounded: then each has passes
-of its own. Else gradients add up over its passes, and what is between the passes
+A step whose samples fit one pass runs as one, unless each client's part in the gradients is bounded: then each has
+passes of its own. Else gradients add up over its passes, and what is between the passes
 forward and backward in the U-shape is computed again, so that no more than one graph is in memory.
 """
 

@@ -48,6 +48,12 @@ class Snapshot:
     clients: Mapping[str, ClientTraffic] = field(default_factory=dict)
     standings: Mapping[str, Standing] = field(default_factory=dict)
     is_ready: bool = False  # clients can take part
+    against_others: Mapping[str, Mapping[str, float]] = field(
+        default_factory=dict
+    )  # of the last round, by client
+    unlike: Mapping[str, int] = field(
+        default_factory=dict
+    )  # in how many of these a client is far from the others
 
     @classmethod
     def of(cls, fields: Mapping[str, Any]) -> "Snapshot":
@@ -88,6 +94,8 @@ class Monitor(Observer):
         self._held_out_accuracy: float | None = None
         self._standings: Callable[[], Mapping[str, Standing]] | None = None
         self._saved_at: float | None = None
+        self._against_others: Mapping[str, Mapping[str, float]] = {}
+        self._unlike: Mapping[str, int] = {}
 
     def on_begin(self, standings: Callable[[], Mapping[str, Standing]]) -> None:
         """Remember whom to ask."""
@@ -106,7 +114,9 @@ class Monitor(Observer):
         self._report, self._round = report, report.round
 
     def on_round(self, lines: Sequence[Mapping[str, Any]]) -> None:
-        """Remember the held-out loss and accuracy."""
+        """Remember the held-out loss and accuracy, and how clients lie among the others."""
+        self._against_others = {line["client"]: line.get("against_others", {}) for line in lines}
+        self._unlike = {line["client"]: len(line.get("unlike", [])) for line in lines}
         for line in lines:
             self._round = line["round"]
             if line["eval_loss"] is not None:
@@ -133,6 +143,8 @@ class Monitor(Observer):
             standings={} if self._standings is None else self._standings(),
             is_ready=self._server is not None and self._standings is not None,
             clients={} if self._server is None else self._server.traffic(),
+            against_others=self._against_others,
+            unlike=self._unlike,
         )
 
 
@@ -202,8 +214,18 @@ def _families(snapshot: Snapshot) -> Iterator[_Family]:
     for name, kind, help_text, value_of in of_standing:
         values_of = [({"client": client}, value_of(standing)) for client, standing in standings]
         yield f"splitcom_client_{name}", kind, help_text, values_of
+    yield from _among_others(snapshot)
     states = [({"client": client, "state": standing.state}, 1) for client, standing in standings]
     yield "splitcom_client_state", "gauge", "What the client is at.", states
+
+
+def _among_others(snapshot: Snapshot) -> Iterator[_Family]:
+    """How clients lie among the others: `server/outliers.py` says what is compared."""
+    against = snapshot.against_others.items()
+    compared = [({"client": client, "what": kind}, v) for client, own in against for kind, v in own.items()]
+    yield "splitcom_client_against_others", "gauge", "Last round, beside the others' median.", compared
+    unlike = [({"client": client}, number) for client, number in snapshot.unlike.items()]
+    yield "splitcom_client_unlike", "gauge", "In how many of these it is far from the others.", unlike
 
 
 class MonitorPage:

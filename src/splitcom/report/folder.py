@@ -147,6 +147,7 @@ class ClientRound(_Record):
     eval_rows: int | None = None  # held-out samples that eval_loss is over
     threshold: dict[str, float | None] = {}
     skip_ratio: dict[str, float | None] = {}
+    unlike: list[str] = []  # in what the client was far from the others
     steps: int = 0
     bytes: dict[str, int] = {}
     uncompressed_bytes: dict[str, int] = {}

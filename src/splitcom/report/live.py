@@ -19,6 +19,8 @@ from splitcom.transports.grpc_server import ClientTraffic
 def progress_table(folder: Path, num_rounds: int, last: int = 20) -> Table:
     """Build a table of the last rounds of a run that may still be running; raises RunError as `load_run` does.
 
+    Clients that were far from the others in a round are named, if there are any.
+
     Losses in nats per token, means over the clients; thresholds and shares of skipped samples of each flow that has
     a threshold, in the flows' order.
     """
@@ -31,7 +33,11 @@ def progress_table(folder: Path, num_rounds: int, last: int = 20) -> Table:
     )
     for name in ("round", "loss", "held-out", "threshold", "skipped", *SUMS):
         table.add_column(name, justify="right", no_wrap=True)
-    for lines in rounds[-last:]:
+    shown = rounds[-last:]
+    names_clients = any(line.unlike for lines in shown for line in lines)
+    if names_clients:
+        table.add_column("unlike the others")
+    for lines in shown:
         table.add_row(
             str(lines[0].round),
             _mean_loss(line.loss for line in lines),
@@ -39,6 +45,7 @@ def progress_table(folder: Path, num_rounds: int, last: int = 20) -> Table:
             _per_flow(lines, lambda line: line.threshold, "{:.4g}".format),
             _per_flow(lines, lambda line: line.skip_ratio, format_percent),
             *(format_bytes(_sum(lines, key)) for key in SUMS),
+            *([", ".join(str(line.client) for line in lines if line.unlike)] if names_clients else []),
         )
     if rounds:
         table.add_section()

@@ -20,9 +20,7 @@ class Admission:
         batch_size = max(config.training.batch_size, config.evaluation.batch_size)
         self.max_batch_bytes = batch_size * config.data.max_tokens * hidden_size * 4
 
-    def admit(
-        self, decoded: Decoded, labels: Mapping[int, Labels] | None, trains_front: bool = True
-    ) -> Arrival:
+    def admit(self, decoded: Decoded, labels: Mapping[int, Labels] | None) -> Arrival:
         """Join a client's batch with its labels, None in the U-shape.
 
         Raises RemoteProtocolError if they do not fit this model.
@@ -38,7 +36,7 @@ class Admission:
                 f"an activation of {bad[0]} tokens; expected {self._shortest} to {self._longest}"
             )
         if labels is None:
-            return Arrival(decoded, [], trains_front)
+            return Arrival(decoded, [])
         if missing := [sample for sample in decoded.ids if sample not in labels]:
             raise RemoteProtocolError(f"no labels for sample ids {missing}")
         rows = [labels[sample] for sample in decoded.ids]
@@ -48,4 +46,4 @@ class Admission:
             if int(row.max()) >= self._num_labels:
                 kind = "number of classes" if self._classifies else "vocabulary's size"
                 raise RemoteProtocolError(f"a label of {int(row.max())}; the {kind} is {self._num_labels}")
-        return Arrival(decoded, rows, trains_front)
+        return Arrival(decoded, rows)

@@ -5,7 +5,7 @@ What cannot be raises RemoteProtocolError or PacketError; a packet that builds o
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from splitcom.codecs import Decoded
 from splitcom.config import Config
@@ -14,7 +14,7 @@ from splitcom.errors import RemoteProtocolError, UnknownReference
 from splitcom.protocol.labels import Labels, unpack_labels
 from splitcom.protocol.messages_pb2 import GradientUp, Message, ReferenceLost
 from splitcom.server.admission import Admission
-from splitcom.server.claims import check_step
+from splitcom.server.claims import check_batch, check_step, check_tail_labels
 from splitcom.server.conversations import Conversations
 from splitcom.server.state import ClientStates
 from splitcom.training.channel import Channel, held_out
@@ -53,30 +53,29 @@ class Arrivals:
         content = getattr(message, due)
         state, num_samples = self._states[name], self._clients.peers[name].num_samples
         check_step(content.step, state.task, num_samples, self._config)
-        labels = None
-        if not self._is_u_shape:
-            batch_size = self._config.training.batch_size
-            labels = self._with(state.labels, content.labels, num_samples, batch_size)
+        possible = num_samples, self._config.training.batch_size
+        labels = None if self._is_u_shape else self._with(state.labels, content.labels, *possible)
         trains_front = self._config.lora.train_front and not (state.task is not None and state.task.is_frozen)
         channel = state.channels["activation_up"]
-        return self._arrival(channel, content.activation, content.step, labels, trains_front)
+        arrival = self._arrival(channel, content.activation, content.step, labels, possible)
+        return arrival if isinstance(arrival, Lost) else replace(arrival, trains_front=trains_front)
 
     def held_out(self, name: str, message: Message, step: int, *, exact: bool) -> Arrival | Lost:
         """A batch to evaluate, which is number `step` of its client's."""
-        state, num_samples = self._states[name], self._clients.peers[name].num_held_out
+        state = self._states[name]
+        possible = self._clients.peers[name].num_held_out, self._config.evaluation.batch_size
         channel = held_out(state.channels, "up", exact=exact)
         if self._is_u_shape:
-            return self._arrival(channel, message.evaluation_up.activation, step, None)
-        content, batch_size = message.evaluation_batch, self._config.evaluation.batch_size
-        labels = self._with(state.held_out_labels, content.labels, num_samples, batch_size)
-        return self._arrival(channel, content.activation, step, labels)
+            return self._arrival(channel, message.evaluation_up.activation, step, None, possible)
+        content = message.evaluation_batch
+        labels = self._with(state.held_out_labels, content.labels, *possible)
+        return self._arrival(channel, content.activation, step, labels, possible)
 
     def from_tail(self, name: str, content: GradientUp, sent: Arrival) -> Gradient | Lost:
         """What a client's tail answers to what the body made of `sent`, in the U-shape."""
         batch, num_tokens = sent.decoded.batch, len(sent.decoded.batch.values)
         task = self._states[name].task
-        if not 0 < content.num_labels <= num_tokens:
-            raise RemoteProtocolError(f"a gradient for {content.num_labels} of {num_tokens} tokens")
+        check_tail_labels(content.num_labels, sent.decoded, self._config)
         if task is not None and task.is_frozen:
             if content.gradient:
                 raise RemoteProtocolError(
@@ -94,6 +93,7 @@ class Arrivals:
             raise RemoteProtocolError(
                 f"a gradient of width {decoded.batch.hidden}; the model's is {batch.hidden}"
             )
+        self._states[name].counts.gradient.add(decoded.batch.values)
         return decoded.batch, content.num_labels
 
     def _arrival(
@@ -102,14 +102,16 @@ class Arrivals:
         packet: bytes,
         step: int,
         labels: Mapping[int, Labels] | None,
-        trains_front: bool = True,
+        possible: tuple[int, int],
     ) -> Arrival | Lost:
+        """`possible` is how many samples there can be, and how many of them in a batch."""
         decoded = self._decode(channel, packet, step)
         if isinstance(decoded, Lost):
             return decoded
+        check_batch(decoded, channel.references, *possible)
         if labels is not None and (missing := [sample for sample in decoded.ids if sample not in labels]):
             return Lost(step, missing)
-        return self._admission.admit(decoded, labels, trains_front)
+        return self._admission.admit(decoded, labels)
 
     def _with(
         self, labels: dict[int, Labels], data: bytes, num_samples: int, batch_size: int

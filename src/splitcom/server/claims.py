@@ -1,31 +1,39 @@
 """What clients claim of themselves, compared with what is possible: steps, rounds, counts, losses.
 
-A claim that cannot be raises RemoteProtocolError with the reason. What can be checked is form, not intent: see
-docs/deploy.md for what clients must be trusted with.
+A claim that cannot be raises RemoteProtocolError with the reason; one that could be and is far from the others' counts
+as far as they allow, with a warning. Every number of a client's messages that the server believes passes here, or is
+bounded by the format that carries it: docs/deploy.md lists all of them, and what clients must be trusted with.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from math import isfinite
 from statistics import median
 
+from splitcom.codecs import Decoded
 from splitcom.config import Config
 from splitcom.engines.engine import StepResult
 from splitcom.errors import RemoteProtocolError
 from splitcom.protocol.messages_pb2 import EvaluationEnd, Hello, ReferenceLost, RoundEnd
-from splitcom.server.state import ClientState, Task
+from splitcom.server.state import ClientState, Counts, Task
 from splitcom.training.plan import num_round_batches
 
 _LOG = logging.getLogger(__name__)
 _FAR_MORE = 20
+_LEAST_NATS = 1.0  # a loss below is not far above anybody's, however small the others' are
 
 
 def check_hello(hello: Hello, config: Config) -> None:
-    """It claims no more samples than a client may have: others wait until it has trained on them."""
+    """It claims no more samples than a client may have, for whose training others wait, and states of this run."""
     most = config.federation.max_samples_per_client
     for what, number in (("samples", hello.num_samples), ("held-out samples", hello.num_held_out)):
         if number > most:
             raise RemoteProtocolError(f"{number} {what}; federation.max_samples_per_client = {most}")
+    rounds = config.training.rounds
+    if len(hello.saved_rounds) > rounds + 1 or max(hello.saved_rounds, default=0) > rounds:
+        raise RemoteProtocolError(
+            f"{len(hello.saved_rounds)} saved rounds up to {max(hello.saved_rounds)}, in a run of {rounds}"
+        )
 
 
 def warn_of_sizes(num_samples: Mapping[str, int]) -> None:
@@ -47,6 +55,25 @@ def check_step(step: int, task: Task | None, num_samples: int, config: Config) -
         raise RemoteProtocolError(f"step {step} of a round of {possible}, after {done}")
 
 
+def check_batch(decoded: Decoded, references: Sized | None, num_samples: int, batch_size: int) -> None:
+    """It is no larger than a batch, and brings no more samples than the client has said it has.
+
+    `references` are the server's of this flow, the batch's among them: what they take grows with the samples that come.
+    """
+    if len(decoded.ids) > batch_size:
+        raise RemoteProtocolError(f"{len(decoded.ids)} samples in a batch; at most {batch_size} are possible")
+    if references is not None and len(references) > num_samples:
+        raise RemoteProtocolError(f"{len(references)} samples; it has said that it has {num_samples}")
+
+
+def check_tail_labels(num_labels: int, sent: Decoded, config: Config) -> None:
+    """By so many labels its gradient weighs: no more than can be learnt of what it has sent."""
+    tokens = len(sent.batch.values)
+    most = _most_labels(tokens, len(sent.ids), config)
+    if not 0 < num_labels <= most:
+        raise RemoteProtocolError(f"a gradient for {num_labels} of {tokens} tokens; 1 to {most} are possible")
+
+
 def check_lost_gradient(lost: ReferenceLost, state: ClientState) -> None:
     """It is the last one that has been sent in this round."""
     done = _done(state.task)
@@ -63,45 +90,95 @@ def check_round_end(end: RoundEnd, task: Task, num_samples: int, config: Config)
     if config.training.split:
         if not task.next_step:
             raise RemoteProtocolError("the end of a round without a step")
-        _check_finite(end.loss_sum)
+        _check_sums(end, task.num_labels)
         return
     _check_count("steps", end.num_steps, num_round_batches(num_samples, config, task.round))
-    max_tokens = num_samples * config.data.max_tokens * config.training.local_epochs
-    _check_count("tokens trained on", end.num_tokens, max_tokens)
-    _check_count("labelled tokens", end.num_labels, end.num_tokens)
-    _check_finite(end.loss_sum)
+    seen = num_samples * config.training.local_epochs
+    _check_count("tokens trained on", end.num_tokens, seen * config.data.max_tokens)
+    least = seen if config.data.classes is not None else end.num_steps  # samples: a batch has one or more
+    _check_count("labelled tokens", end.num_labels, _most_labels(end.num_tokens, least, config))
+    _check_sums(end, end.num_labels)
 
 
-def check_evaluation_end(end: EvaluationEnd, num_held_out: int, config: Config) -> None:
-    """It claims a loss that can be; if the server has the labels, it has computed it itself."""
-    if not config.training.split or config.model.tail_blocks:
-        most = num_held_out * (1 if config.data.classes is not None else config.data.max_tokens)
-        _check_count("labelled tokens", end.num_labels, most)
-        _check_finite(end.loss_sum)
+def check_evaluation_end(
+    end: EvaluationEnd, num_held_out: int, num_tokens: int | None, config: Config
+) -> None:
+    """It claims a loss that can be; if the server has the labels, it has computed it itself.
+
+    `num_tokens` are those that the server has seen of the samples; None if it sees none.
+    """
+    if config.training.split and not config.model.tail_blocks:
+        return
+    tokens = num_held_out * config.data.max_tokens if num_tokens is None else num_tokens
+    _check_count("labelled tokens", end.num_labels, _most_labels(tokens, num_held_out, config))
+    _check_sums(end, end.num_labels)
 
 
-def bounded_losses(claimed: Mapping[str, StepResult], max_weight: float | None) -> list[StepResult]:
-    """What clients claim of their held-out samples; none weighs more than `max_weight` times the others' median."""
+def bounded_losses(claimed: Mapping[str, StepResult], max_ratio: float | None) -> list[StepResult]:
+    """What clients claim of their held-out samples, as far as the others' claims allow.
+
+    None weighs more than `max_ratio` times the others' median, nor has a larger loss per label.
+    """
+    if max_ratio is None:
+        return list(claimed.values())
     bounded = []
+    sums = bounded_sums({name: (own.loss_sum, own.num_labels) for name, own in claimed.items()}, max_ratio)
     for name, own in claimed.items():
         others = [other.num_labels for peer, other in claimed.items() if peer != name]
-        most = (
-            max(int(max_weight * median(others)), 1) if others and max_weight is not None else own.num_labels
-        )
+        most = max(int(max_ratio * median(others)), 1) if others else own.num_labels
         if own.num_labels > most:
             _LOG.warning(
                 "%s: it claims %d held-out labels, far more than the others; its loss weighs as of %d",
                 name, own.num_labels, most,
             )  # fmt: skip
-            part = most / own.num_labels
-            own = StepResult(None, own.loss_sum * part, most, int(own.num_correct * part))
-        bounded.append(own)
+        part = min(most / own.num_labels, 1.0)
+        bounded.append(
+            StepResult(None, sums[name] * part, min(own.num_labels, most), int(own.num_correct * part))
+        )
     return bounded
 
 
-def _check_finite(loss_sum: float) -> None:
-    if not (isfinite(loss_sum) and loss_sum >= 0):
-        raise RemoteProtocolError(f"a loss of {loss_sum}")
+def bound_training_losses(done: Mapping[str, Counts], config: Config) -> None:
+    """Have sums of losses that clients claim of a round count as far as the others' claims allow."""
+    max_ratio = config.federation.max_weight_ratio
+    if max_ratio is None or (config.training.split and not config.model.tail_blocks):
+        return
+    claimed = {
+        name: (counts.loss_sum, counts.num_labels) for name, counts in done.items() if counts.num_labels
+    }
+    for name, loss_sum in bounded_sums(claimed, max_ratio).items():
+        done[name].loss_sum = loss_sum
+
+
+def bounded_sums(claimed: Mapping[str, tuple[float, int]], max_ratio: float) -> dict[str, float]:
+    """Claimed sums of losses, each over a number of labels.
+
+    None has a mean above `max_ratio` times the others' median, or that of 1 nat if this is more.
+    """
+    means = {name: loss_sum / number for name, (loss_sum, number) in claimed.items()}
+    bounded = {}
+    for name, (loss_sum, number) in claimed.items():
+        others = [other for peer, other in means.items() if peer != name]
+        most = max_ratio * max(median(others), _LEAST_NATS) if others else means[name]
+        if means[name] > most:
+            _LOG.warning(
+                "%s: it claims a loss of %.4g nats per label, far more than the others; it counts as %.4g",
+                name, means[name], most,
+            )  # fmt: skip
+        bounded[name] = min(loss_sum, most * number)
+    return bounded
+
+
+def _most_labels(num_tokens: int, num_samples: int, config: Config) -> int:
+    """Of these samples: the first token of each is predicted from nothing; of classes there is one a sample."""
+    return num_samples if config.data.classes is not None else num_tokens - num_samples
+
+
+def _check_sums(end: RoundEnd | EvaluationEnd, num_labels: int) -> None:
+    if not (isfinite(end.loss_sum) and end.loss_sum >= 0):
+        raise RemoteProtocolError(f"a loss of {end.loss_sum}")
+    if end.num_correct > num_labels:
+        raise RemoteProtocolError(f"{end.num_correct} of {num_labels} labels told right")
 
 
 def _check_count(what: str, number: int, possible: int) -> None:

@@ -39,6 +39,7 @@ class _Progress:
     position: tuple[int, int]  # round and number of the batch
     exact: bool
     num_samples: int = 0
+    num_tokens: int = 0  # of these, as far as the server sees them
     arrival: Arrival | None = None  # its last batch
     hidden: Ragged | None = None  # what its tail needs of that
     recovery: Recovery = field(default_factory=Recovery)
@@ -105,6 +106,7 @@ class Evaluation(ServerPart):
             return _NOTHING
         progress.recovery = Recovery()
         progress.num_samples += arrival.num_samples
+        progress.num_tokens += len(arrival.decoded.batch.values)
         if progress.num_samples > (num_held_out := self._clients.peers[name].num_held_out):
             raise RemoteProtocolError(f"more than the {num_held_out} held-out samples it has")
         progress.arrival = arrival
@@ -123,10 +125,11 @@ class Evaluation(ServerPart):
         end = message.evaluation_end
         if self._body is None:
             progress.num_samples = self._clients.peers[name].num_held_out
-        check_evaluation_end(end, progress.num_samples, self._config)
+        seen = None if self._body is None else progress.num_tokens
+        check_evaluation_end(end, progress.num_samples, seen, self._config)
         if self._body is not None and self._body.tails is None:
             return _NOTHING  # the server has computed it
-        return StepResult(None, end.loss_sum, end.num_labels, min(end.num_correct, end.num_labels))
+        return StepResult(None, end.loss_sum, end.num_labels, end.num_correct)
 
     def _send_hidden(self, name: str, progress: _Progress, *, self_contained: bool = False) -> None:
         """Send a client what its tail needs of its last batch."""

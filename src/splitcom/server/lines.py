@@ -33,7 +33,7 @@ def line_of(
         "labels": done.num_labels,
         "updates": done.updates,
         "staleness": done.staleness / done.updates if done.updates else None,
-        "loss": done.loss_sum / done.num_labels if done.num_labels else None,
+        "loss": done.loss,
         "eval_loss": eval_loss,
         "eval_rows": eval_rows,
         "threshold": {

@@ -27,12 +27,13 @@ from splitcom.protocol.limits import KindLimits
 from splitcom.protocol.messages_pb2 import Message, SaveState, Welcome
 from splitcom.server.best import Best
 from splitcom.server.body import ServerBody
-from splitcom.server.claims import warn_of_sizes
+from splitcom.server.claims import bound_training_losses, warn_of_sizes
 from splitcom.server.controllers import Controllers
 from splitcom.server.conversations import Conversations, Rejoined
 from splitcom.server.evaluation import Evaluation, HeldOut
 from splitcom.server.lines import line_of
 from splitcom.server.observe import Observer
+from splitcom.server.outliers import told
 from splitcom.server.part import ServerRun
 from splitcom.server.shared import SharedAdapter
 from splitcom.server.state import ClientStates
@@ -263,6 +264,9 @@ class Federation:
         server_s = 0.0 if self._body is None else self._body.engine.take_seconds()
         self.members = self._clients.present
         self.participation.add(self.round, [name for name, of in self.states.items() if of.counts.updates])
+        bound_training_losses({name: state.counts for name, state in self.states.items()}, self.config)
+        brought = {name: state.counts.brought for name, state in self.states.items() if state.counts.steps}
+        others = told(self.round, brought, self._shared.take_compared())
         for name in self._clients.peers:
             sent, state = counted.get(name, {}), self.states[name]
             done = state.counts
@@ -272,6 +276,7 @@ class Federation:
                 loss, rows = self.eval_losses.get(self.round), self.eval_rows.get(self.round)
                 num_rows = None if rows is None else sum(rows.values())
                 line = line_of(name, self.round, loss, num_rows, state, sent, adapters, seconds)
+                line |= others.get(name, {})
                 if self.config.data.classes is not None:
                     line["accuracy"] = done.num_correct / done.num_labels if done.num_labels else None
                     line["eval_accuracy"] = self.eval_accuracies.get(self.round)

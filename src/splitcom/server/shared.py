@@ -16,6 +16,7 @@ import torch
 from splitcom.aggregation import Update
 from splitcom.aggregation import parse as parse_aggregator
 from splitcom.aggregation.bounds import clipped, weighed
+from splitcom.aggregation.comparison import Compared, compared
 from splitcom.config import Config
 from splitcom.errors import RemoteProtocolError
 from splitcom.protocol.adapters import MAX_PACKETS, pack_packets
@@ -52,6 +53,7 @@ class SharedAdapter:
         self._seed = config.seed
         self._in_use = in_use
         self._uncompressed: dict[str, Counter[str]] = defaultdict(Counter)
+        self._compared: dict[str, Compared] = {}
         self.version = 1
         self.tensors = {name: tensor.detach().cpu().float() for name, tensor in sorted(tensors.items())}
         self._packets: list[bytes] = []  # the last ones, each of which makes the next version
@@ -74,6 +76,7 @@ class SharedAdapter:
             if self._up.needs_base:
                 self._older[self.version] = self.tensors
             self.version += 1
+            self._compared |= compared(self.tensors, new)
             self._put(self._aggregator.merge(self.tensors, self._bounded(new)))
             used = self._in_use()
             self._older = {version: old for version, old in self._older.items() if version in used}
@@ -120,6 +123,11 @@ class SharedAdapter:
         self._uncompressed[name]["adapter_up"] += uncompressed_adapter_size(base)
         return adapter
 
+    def take_compared(self) -> dict[str, Compared]:
+        """How the updates that were merged since the last call lay among those they were merged with, by client."""
+        found, self._compared = self._compared, {}
+        return found
+
     def take_uncompressed(self, name: str) -> Mapping[str, int]:
         """What a client's adapters since the last call take with the plain fp16 codec, by flow."""
         return self._uncompressed.pop(name, Counter())
@@ -143,6 +151,7 @@ class SharedAdapter:
         self._packets = [packet.numpy().tobytes() for _, packet in packets]
         self._older = {int(version): older for version, older in sections_of(sections["older"]).items()}
         self._uncompressed.clear()
+        self._compared.clear()
         self._aggregator.load_state(State(sections["aggregator"], state.scalars["aggregator"]))
 
     def _put(self, tensors: Mapping[str, torch.Tensor]) -> None:

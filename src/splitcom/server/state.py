@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from splitcom.codecs import Ragged
 from splitcom.protocol.labels import Labels
+from splitcom.server.outliers import Brought, Seen
 from splitcom.training.channel import Channels
 
 
@@ -36,6 +37,18 @@ class Counts:
     num_correct: int = 0
     updates: int = 0
     staleness: int = 0  # versions, summed over these updates
+    activation: Seen = field(default_factory=Seen)
+    gradient: Seen = field(default_factory=Seen)  # of tails
+
+    @property
+    def loss(self) -> float | None:
+        """The mean in training, nats per label; None if there are no labels."""
+        return self.loss_sum / self.num_labels if self.num_labels else None
+
+    @property
+    def brought(self) -> Brought:
+        """What of this is held against the other clients'."""
+        return Brought(self.activation, self.gradient, self.loss)
 
 
 @dataclass

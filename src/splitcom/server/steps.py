@@ -155,6 +155,7 @@ class Steps(ServerPart):
         assert task is not None
         counts.steps += 1
         counts.tokens += len(arrival.decoded.batch.values)
+        counts.activation.add(arrival.decoded.batch.values)
         counts.loss_sum += result.loss_sum
         counts.num_labels += result.num_labels
         counts.num_correct += result.num_correct
@@ -207,7 +208,7 @@ class Steps(ServerPart):
             self._note_unseen(name, end, task)
         elif self._config.model.tail_blocks:
             state.counts.loss_sum = end.loss_sum
-            state.counts.num_correct = min(end.num_correct, state.counts.num_labels)
+            state.counts.num_correct = end.num_correct
         is_new = self._renews(task)
         adapter = self._adapter.read(name, end.adapter, task.version) if is_new else self._adapter.tensors
         state.task = None
@@ -226,7 +227,7 @@ class Steps(ServerPart):
         counts.tokens += end.num_tokens
         counts.loss_sum += end.loss_sum
         counts.num_labels += end.num_labels
-        counts.num_correct += min(end.num_correct, end.num_labels)
+        counts.num_correct += end.num_correct
         mean = end.loss_sum / end.num_labels
         total = self._ledger.totals()["total"]
         self._observer.on_step(StepReport(task.round, end.num_steps, end.num_steps, mean, 0.0, total))

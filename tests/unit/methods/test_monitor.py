@@ -24,12 +24,15 @@ def test_a_running_monitor_can_be_scraped():
         assert read(f"http://127.0.0.1:{page.port}/healthz") == "ok round 0\n"
         assert "splitcom_loss_nats" not in read(f"http://127.0.0.1:{page.port}/metrics")
         monitor.on_step(StepReport(2, 3, 9, 1.5, 0.25, 1000, {"activation_up": 0.98}))
-        monitor.on_round([{"round": 2, "eval_loss": 1.25, "eval_accuracy": 0.75}])
-        monitor.on_round([{"round": 2, "eval_loss": None, "eval_accuracy": None}])
+        monitor.on_round([{"round": 2, "client": "a", "eval_loss": 1.25, "eval_accuracy": 0.75}])
+        others = {"against_others": {"update_norm": 213.5, "loss": 1.5}, "unlike": ["update_norm"]}
+        monitor.on_round([{"round": 2, "client": "a", "eval_loss": None, "eval_accuracy": None, **others}])
         lines = read(f"http://127.0.0.1:{page.port}/metrics").splitlines()
         for line in ("splitcom_round 2.0", "splitcom_loss_nats 1.5", "splitcom_held_out_loss_nats 1.25",
                      "splitcom_held_out_accuracy 0.75",
                      "splitcom_skip_ratio 0.25", "splitcom_bytes_total 1000.0", "splitcom_rounds 5.0",
+                     'splitcom_client_against_others{client="a",what="update_norm"} 213.5',
+                     'splitcom_client_unlike{client="a"} 1.0',
                      'splitcom_threshold{flow="activation_up"} 0.98'):  # fmt: skip
             assert line in lines
         with pytest.raises(urllib.error.HTTPError, match="404"):

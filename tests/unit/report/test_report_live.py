@@ -70,3 +70,14 @@ def test_watch_shows_rounds_and_of_a_server_also_its_clients(
     monkeypatch.setattr("splitcom.methods.admin.ask", lambda run, ask: {"snapshot": asdict(snapshot)})
     served = CliRunner().invoke(app, ["watch", str(run_folder)])
     assert "round 4 of 4" in served.output and "clinic-a  gone  since" in served.output
+
+
+def test_clients_that_are_unlike_the_others_are_named_beside_their_round(run_folder: Path) -> None:
+    assert "unlike" not in shown(run_folder, 4)
+    path = run_folder / "metrics.jsonl"
+    *before, last = map(json.loads, path.read_text().splitlines())
+    lines = [*before, last | {"unlike": ["update_norm"], "client": "mallory"}]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    table = progress_table(run_folder, 4)
+    column = next(column for column in table.columns if column.header == "unlike the others")
+    assert [str(cell) for cell in column.cells if str(cell)] == ["mallory"]

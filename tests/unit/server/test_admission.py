@@ -42,6 +42,6 @@ def test_what_does_not_fit_the_model_is_refused(admission, batch, labels, messag
 
 def test_what_fits_has_its_labels_in_the_order_of_its_samples(admission):
     rows = {0: np.array([1, 2, 299]), 1: np.array([4, 5])}
-    arrival = admission.admit(decoded(3, 2), dict(reversed(rows.items())), trains_front=False)
+    arrival = admission.admit(decoded(3, 2), dict(reversed(rows.items())))
     assert [row.tolist() for row in arrival.labels] == [[1, 2, 299], [4, 5]]
-    assert arrival.num_samples == 2 and not arrival.trains_front
+    assert arrival.num_samples == 2 and arrival.trains_front

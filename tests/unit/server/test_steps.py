@@ -236,7 +236,7 @@ def test_of_clients_that_train_alone_what_they_say_is_counted():
         "num_tokens": 30,
         "num_labels": 10,
         "loss_sum": 25.0,
-        "num_correct": 99,
+        "num_correct": 10,
     }
     [update] = world.steps.receive({"a": Message(round_end=end)}).updates.values()
     counts = world.states["a"].counts

@@ -1,0 +1,134 @@
+"""Which clients are unlike the others of a round: by what has come from them, in a few numbers; knows no conversation.
+
+    update_norm, update_cosine     of what a client changes of the adapter, see `aggregation/comparison.py`
+    activation_norm                of a token, geometric mean, so that few large ones do not count
+    activation_cosine              of the mean token with the mean of the others'
+    gradient_norm                  of a token that is learnt from, in the U-shape
+    loss                           in training, per label
+
+Ratios are to the median of the others. Whoever is far from them gets a line in the log: that is a reason to look, and
+no proof. Nothing is done about it.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import exp
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from splitcom.aggregation.comparison import Compared
+
+_LOG = logging.getLogger(__name__)
+_FEWEST = 3
+_FAR = 3.0  # of norms, either way: honest clients stay below 2.3, see docs/poison.md
+_HIGHER = 2.0  # of losses
+_LEAST_COSINE = {"update_cosine": 0.0, "activation_cosine": 0.5}
+
+
+@dataclass
+class Seen:
+    """What has come of one flow in a round, token by token; rows of zeros say nothing."""
+
+    tokens: int = 0
+    log_norms: float = 0.0
+    total: Tensor | None = None  # fp32 [hidden]
+
+    def add(self, values: Tensor) -> None:
+        """Take in values [tokens, hidden]."""
+        norms = torch.linalg.vector_norm(values.float(), dim=1)
+        norms = norms[norms > 0]
+        self.tokens += len(norms)
+        self.log_norms += float(norms.log().sum())
+        added = values.float().sum(0).cpu()
+        self.total = added if self.total is None else self.total + added
+
+    @property
+    def norm(self) -> float | None:
+        """The geometric mean; None of nothing."""
+        return exp(self.log_norms / self.tokens) if self.tokens else None
+
+    @property
+    def mean(self) -> Tensor | None:
+        """The mean token, fp32 [hidden]; None of nothing."""
+        return self.total / self.tokens if self.total is not None and self.tokens else None
+
+
+@dataclass(frozen=True)
+class Brought:
+    """What a client has brought in a round; None if nothing of that kind."""
+
+    activation: Seen
+    gradient: Seen
+    loss: float | None
+
+
+def against_others(
+    brought: Mapping[str, Brought], updates: Mapping[str, Compared]
+) -> dict[str, dict[str, float]]:
+    """Each client's numbers beside those of the others, of those kinds that three clients or more have."""
+    found: dict[str, dict[str, float]] = {name: {} for name in brought}
+    for client, one in updates.items():
+        found.setdefault(client, {}).update(update_norm=one.ratio, update_cosine=one.cosine)
+    for kind, values in (
+        ("activation_norm", {name: one.activation.norm for name, one in brought.items()}),
+        ("gradient_norm", {name: one.gradient.norm for name, one in brought.items()}),
+        ("loss", {name: one.loss for name, one in brought.items()}),
+    ):
+        for client, ratio in _ratios(values).items():
+            found[client][kind] = ratio
+    means = {name: mean for name, one in brought.items() if (mean := one.activation.mean) is not None}
+    if len(means) >= _FEWEST:
+        total = torch.stack(list(means.values())).sum(0)
+        for client, own in means.items():
+            rest = total - own
+            found[client]["activation_cosine"] = float(torch.cosine_similarity(own, rest, dim=0))
+    return {client: {kind: round(value, 4) for kind, value in own.items()} for client, own in found.items()}
+
+
+def outlying(own: Mapping[str, float]) -> list[str]:
+    """In which of these numbers a client is far from the others."""
+    return [kind for kind, value in own.items() if _is_far(kind, value)]
+
+
+def say_who_is_unlike(round_index: int, client: str, own: Mapping[str, float], kinds: list[str]) -> None:
+    """Log what a client is unlike the others in."""
+    what = "; ".join(
+        f"{kind} {own[kind]:.3g}" + ("" if kind in _LEAST_COSINE else " times theirs") for kind in kinds
+    )
+    _LOG.warning("%s, round %d: unlike the others: %s", client, round_index, what)
+
+
+def told(
+    round_index: int, brought: Mapping[str, Brought], updates: Mapping[str, Compared]
+) -> dict[str, dict[str, Any]]:
+    """What the lines of metrics.jsonl have of this, by client; who is far from the others is logged."""
+    lines: dict[str, dict[str, Any]] = {}
+    for client, own in against_others(brought, updates).items():
+        kinds = outlying(own)
+        norm = updates[client].norm if client in updates else None
+        lines[client] = {"update_norm": norm, "against_others": own, "unlike": kinds}
+        if kinds:
+            say_who_is_unlike(round_index, client, own, kinds)
+    return lines
+
+
+def _ratios(values: Mapping[str, float | None]) -> dict[str, float]:
+    known = {name: value for name, value in values.items() if value is not None}
+    if len(known) < _FEWEST:
+        return {}
+    found = {}
+    for name, value in known.items():
+        usual = median(other for peer, other in known.items() if peer != name)
+        if usual > 0:
+            found[name] = value / usual
+    return found
+
+
+def _is_far(kind: str, value: float) -> bool:
+    if kind in _LEAST_COSINE:
+        return value < _LEAST_COSINE[kind]
+    return value > _HIGHER if kind == "loss" else not 1 / _FAR <= value <= _FAR
