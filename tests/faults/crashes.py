@@ -122,9 +122,9 @@ class Campaign:
         started = time.monotonic()
         with self._parties("memory", "undisturbed") as (deployment, server, clients, proxy):
             trap = {"code": "|".join(CODE.values()), "line": 0, "delay_s": 0.0}
-            server.start(trap).wait_for("listening")
+            server.start(trap=trap).wait_for("listening")
             for client in clients:
-                client.start(trap)
+                client.start(trap=trap)
             for party in (server, *clients):
                 party.end()
             self.seconds = time.monotonic() - started
@@ -202,13 +202,13 @@ class Campaign:
                 "delay_s": point.delay_s,
             }
         server, *clients = parties
-        server.start(trap if server is first else None)
+        server.start(trap=trap if server is first else None)
         if point.kind.startswith("frame"):
             server.wait_for("listening")  # or client-0's connections would not be numbered as in other runs
             when = _SHARES[point.kind.removeprefix("frame ")]
             proxy.hold_at = (_CONVERSATION, 1 + int(point.share * self.pieces), when)
         for client in clients:
-            client.start(trap if client is first else None)
+            client.start(trap=trap if client is first else None)
         if trap:
             wait([first.process.sentinel], PATIENCE_S)
             first.process.join()

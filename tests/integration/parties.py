@@ -67,13 +67,16 @@ class Party:
         self._arguments = [str(argument) for argument in arguments]
         self._namespace = namespace
 
-    def start(self, trap: dict[str, Any] | None = None) -> "Party":
-        """`trap` is where the process is to kill itself; see process.py."""
+    def start(
+        self, *more: object, trap: dict[str, Any] | None = None, poison: tuple[int, float] | None = None
+    ) -> "Party":
+        """`more` arguments are of this time; `trap` and `poison` as in process.py."""
         globals_ = {
-            "ARGUMENTS": self._arguments,
+            "ARGUMENTS": [*self._arguments, *map(str, more)],
             "LOG": str(self._log),
             "NAMESPACE": self._namespace,
             "TRAP": trap,
+            "POISON": poison,
         }
         self.process = self._forks.Process(
             target=runpy.run_path, args=(str(PROCESS), globals_, "__main__"), daemon=True

@@ -4,6 +4,7 @@ Run by path (runpy) with these set; what the process prints goes to LOG.
 
     ARGUMENTS   of the command
     NAMESPACE   the network namespace to be in, or None
+    POISON      if it is set, the round from which on a client sends its adapter so many times as large, and how many
     TRAP        None, or where the process is to be killed: {"code": what to search for in "path:function", "line":
                 before the how manieth line that is executed there, "delay_s": or so much later}; line 0 only counts
 """
@@ -54,6 +55,20 @@ def set_trap(code, line, delay_s):
     return executed
 
 
+def poison(from_round, factor):
+    """Have this client send adapters that are so many times as large, from this round on."""
+    from splitcom.client.client import Client
+
+    made = Client._made
+
+    def poisoned(self, round_index):
+        if round_index >= from_round:
+            self._trainer.load_adapter({name: t * factor for name, t in self._trainer.adapter().items()})
+        return made(self, round_index)
+
+    Client._made = poisoned
+
+
 def killer(delay_s):
     """What has this process killed: at once, or from outside after a delay, wherever it is then."""
     victim = os.getpid()
@@ -79,6 +94,8 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     if NAMESPACE is not None:  # noqa: F821
         enter(NAMESPACE)  # noqa: F821
+    if attack := globals().get("POISON"):
+        poison(*attack)
     executed = set_trap(**TRAP) if TRAP else Counter()  # noqa: F821
     try:
         main()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from splitcom.cli.log import LogFormat, MetricsAddress
-from splitcom.cli.train import Assignments, Trackers
+from splitcom.cli.train import Assignments, FromRound, Trackers
 
 if TYPE_CHECKING:
     from splitcom.config import Config
@@ -24,6 +24,7 @@ def serve(
     resume: Annotated[
         bool, typer.Option(help="Continue the run in --out, or begin it where there is none.")
     ] = False,
+    from_round: FromRound = None,
     metrics: MetricsAddress = None,
     log_format: LogFormat = "text",
     track: Trackers = None,
@@ -55,7 +56,7 @@ def serve(
             if metrics is not None:
                 stack.enter_context(MonitorPage(page.snapshot, *address_of(metrics)))
             watching = [stack.enter_context(tracker) for tracker in trackers(track or [], out, settings)]
-            options = ServeOptions(listen, authority, out, resume)
+            options = ServeOptions(listen, authority, out, resume, from_round=from_round)
             finished = run(settings, options, [page, *watching], page.watch)
     except Drained as drained:
         terminal.say(str(drained))

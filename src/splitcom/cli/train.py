@@ -17,6 +17,15 @@ Trackers = Annotated[
     typer.Option("--track", metavar="NAME", help="tensorboard, mlflow or wandb. Repeatable."),
 ]
 
+FromRound = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        metavar="N",
+        help="With --resume: go back to round N, of those that are kept, and on from there.",
+    ),
+]
+
 
 def train(
     config: Annotated[
@@ -25,6 +34,7 @@ def train(
     assignments: Assignments = None,
     out: Annotated[Path, typer.Option(help="Run folder to write.")] = Path("runs/run"),
     resume: Annotated[bool, typer.Option(help="Continue an interrupted run in --out.")] = False,
+    from_round: FromRound = None,
     controller_from: Annotated[
         Path | None,
         typer.Option(metavar="RUN", help="Start from what this run's controllers have learned."),
@@ -61,5 +71,5 @@ def train(
     with ExitStack() as stack:
         bar = stack.enter_context(ProgressBar(settings.method, settings.training.rounds, terminal))
         watching = [stack.enter_context(tracker) for tracker in trackers(track or [], out, settings)]
-        finished = run(settings, out, resume=resume, observers=[bar, *watching])
+        finished = run(settings, out, resume=resume, from_round=from_round, observers=[bar, *watching])
     show_end(terminal, finished)

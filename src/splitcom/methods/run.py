@@ -21,6 +21,7 @@ from splitcom.methods.ending import Ending, Trained, export, texts_of, write_tex
 from splitcom.methods.findings import comparable, effective, findings
 from splitcom.methods.given import Given, Rows
 from splitcom.methods.record import Record
+from splitcom.methods.rollback import DEFENCES, check_from_round, go_back
 from splitcom.methods.settings import PLACES, check_model
 from splitcom.methods.text import Writer
 from splitcom.metrics.record import RunFolder
@@ -95,6 +96,7 @@ def train(
     out: str | Path,
     *,
     resume: bool = False,
+    from_round: int | None = None,
     label: str | None = None,
     observers: Sequence[Observer] = (),
     model: "PreTrainedModel | None" = None,
@@ -109,17 +111,23 @@ def train(
     that the run can be resumed, evaluated and exported without them.
 
     Observers hear of what goes on (see `splitcom.server.observe`). Where the run is interrupted, by a signal, an error
-    or a crash, `resume=True` continues it after the last completed round to the same bits. Raises RunError where the
+    or a crash, `resume=True` continues it after the last completed round to the same bits, and with `from_round` after
+    that one, of those that are kept; then what bounds updates may be changed. Raises RunError where the
     folder exists and is not to be resumed, or was started with another configuration;
     and what a wrong configuration, model or data set raises.
     """
     folder = RunFolder(out)
+    check_from_round(from_round, resume=resume)
     with folder.locked():
         if not resume:
             folder.refuse_if_used()
         given = Given(model, tokenizer, data, held_out).keep(folder, resume=resume)
         config = with_chat(with_classes(configured(config.override(given) if given else config)))
         config = with_adapter(config)
+        if from_round is not None:
+            check_resumable(folder, config, also=DEFENCES)
+            go_back(folder, from_round)
+            folder.begin(config.to_toml())
         return _train_into(folder, config, resume, label, observers)
 
 

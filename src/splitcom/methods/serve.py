@@ -20,6 +20,7 @@ from splitcom.methods.admin import Admin, Drain, listening
 from splitcom.methods.ending import Ending, export
 from splitcom.methods.monitor import Monitor
 from splitcom.methods.record import Record
+from splitcom.methods.rollback import DEFENCES, check_from_round, go_back
 from splitcom.methods.run import Run, check_resumable, configured, ended_with, run_rounds, trained_of
 from splitcom.methods.seats import Seats
 from splitcom.methods.settings import check_model
@@ -52,6 +53,7 @@ class ServeOptions:
     out: Path
     resume: bool = False
     timeouts: Timeouts = SERVER_TIMEOUTS
+    from_round: int | None = None  # of those that are kept, to go back to
 
 
 def serve(
@@ -77,7 +79,7 @@ def _serve_into(
     observers: Sequence[Observer],
     on_listening: Callable[[GrpcServer], None],
 ) -> Run:
-    if (result := _ended(folder, config, resume=options.resume)) is not None:
+    if (result := _ended(folder, config, options)) is not None:
         return Run(folder.path, result)
     identity = load_server_identity(options.authority)
     seats = Seats(config.federation.names, folder.path)
@@ -141,12 +143,20 @@ class _Operated:
         self.listening = partial(listening, folder.path, admin)
 
 
-def _ended(folder: RunFolder, config: Config, *, resume: bool) -> dict[str, Any] | None:
-    """The result of a run that is resumed though it has ended; refuses a folder in which this run cannot be."""
-    if not resume:
+def _ended(folder: RunFolder, config: Config, options: ServeOptions) -> dict[str, Any] | None:
+    """The result of a run that is resumed though it has ended; refuses a folder in which this run cannot be.
+
+    One that goes back has not ended.
+    """
+    check_from_round(options.from_round, resume=options.resume)
+    if not options.resume:
         folder.refuse_if_used()
         return None
-    check_resumable(folder, config, also=["federation.clients"])
+    if options.from_round is None:
+        check_resumable(folder, config, also=["federation.clients"])
+    else:
+        check_resumable(folder, config, also=["federation.clients", *DEFENCES])
+        go_back(folder, options.from_round)
     if (result := ended_with(folder, config)) is not None:
         _LOG.info("%s: this run has ended already; there is nothing left to serve", folder.path)
         _retire(folder, config)

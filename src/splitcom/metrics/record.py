@@ -115,6 +115,11 @@ class RunFolder:
         """Write result.json."""
         self._write("result.json", json.dumps(result, indent=2, ensure_ascii=False) + "\n")
 
+    def forget_result(self) -> None:
+        """Have the run not be over: it goes back, and will end with another one."""
+        with self._explained():
+            (self.path / "result.json").unlink(missing_ok=True)
+
     def result(self) -> dict[str, Any] | None:
         """The outcome of a finished run; None where it has not ended. Raises RunError where it cannot be read."""
         path = self.path / "result.json"

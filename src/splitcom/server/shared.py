@@ -141,7 +141,9 @@ class SharedAdapter:
             tensors[f"packet.{index}"] = torch.frombuffer(bytearray(packet), dtype=torch.uint8)
         for version, older in self._older.items():
             tensors |= {f"older.{version}.{name}": tensor for name, tensor in older.items()}
-        return State(tensors, {"version": self.version, "aggregator": aggregator.scalars})
+        return State(
+            tensors, {"version": self.version, "aggregator": aggregator.scalars, "by": self._aggregator.name}
+        )
 
     def load_state(self, state: State) -> None:
         """Go back to a version that has been kept."""
@@ -152,7 +154,10 @@ class SharedAdapter:
         self._older = {int(version): older for version, older in sections_of(sections["older"]).items()}
         self._uncompressed.clear()
         self._compared.clear()
-        self._aggregator.load_state(State(sections["aggregator"], state.scalars["aggregator"]))
+        if state.scalars.get("by", self._aggregator.name) == self._aggregator.name:
+            self._aggregator.load_state(State(sections["aggregator"], state.scalars["aggregator"]))
+        else:  # a run that has gone back may have another one, which begins anew
+            self._aggregator.load_state(State())
 
     def _put(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Encode what is to be the present version."""
