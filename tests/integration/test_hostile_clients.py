@@ -159,8 +159,8 @@ def twice(values: torch.Tensor, lengths: list[int], ids: list[int]) -> tuple:
     return torch.cat([values, values]), lengths * 2, [*ids, *(sample + 1000 for sample in ids)]
 
 
-def of_others(values: torch.Tensor, lengths: list[int], ids: list[int]) -> tuple:
-    return values, lengths, [sample + 1000 for sample in ids]
+def many_short(values: torch.Tensor, lengths: list[int], ids: list[int]) -> tuple:
+    return values[:16], [2] * 8, [*range(8)]
 
 
 def only_the_first(values: torch.Tensor, lengths: list[int], ids: list[int]) -> tuple:
@@ -264,7 +264,7 @@ U_SHAPE = [
             "step 2 of a round of 2, after 1",
         ),
         Attack("NaN", "gradient_up", nan_packet, "not finite"),
-        Attack("many samples", "activation_up", activation(twice), "8 samples in a batch; at most 4"),
+        Attack("many samples", "activation_up", activation(many_short), "8 samples in a batch; at most 4"),
         Attack("of other tokens", "gradient_up", activation(only_the_first), "of other samples or tokens"),
         Attack("no labels", "gradient_up", fields("gradient_up", num_labels=0), "for 0 of [0-9]+ tokens"),
         Attack(
@@ -292,16 +292,6 @@ U_SHAPE += [
             "flows.activation_up.controller": "freeze(0.9, 0.9, patience=0, after=0)",
         },
         codec="temporal(0.9) > int8",
-    )
-]
-U_SHAPE += [
-    Attack(
-        "samples it does not have",
-        "activation_up",
-        activation(of_others, "delta > int8"),
-        "samples; it has said that it has",
-        codec="delta > int8",
-        settings={"model.tail_blocks": 1},
     )
 ]
 HALF_U_SHAPE = HALF | {"model.tail_blocks": 1, "flows.gradient_up.codec": WIDE_CODEC, "lora.dropout": 0.0}

@@ -6,8 +6,8 @@
     gradient_norm                  of a token that is learnt from, in the U-shape
     loss                           in training, per label
 
-Ratios are to the median of the others. Whoever is far from them gets a line in the log: that is a reason to look, and
-no proof. Nothing is done about it.
+Ratios are to the median of the others, those of losses to 1 nat if this is more. Whoever is far from them gets a line
+in the log: that is a reason to look, and no proof. Nothing is done about it.
 """
 
 import logging
@@ -24,9 +24,11 @@ from splitcom.aggregation.comparison import Compared
 
 _LOG = logging.getLogger(__name__)
 _FEWEST = 3
-_FAR = 3.0  # of norms, either way: honest clients stay below 2.3, see docs/poison.md
+# Honest clients reach 4.1 (with 20 times the rows), 1.3, -0.10 (other kinds of text) and 0.80: docs/poison.md.
+_FAR = 5.0  # of norms, either way
 _HIGHER = 2.0  # of losses
-_LEAST_COSINE = {"update_cosine": 0.0, "activation_cosine": 0.5}
+_LEAST_NATS = 1.0  # among losses below, none is far from the others
+_LEAST_COSINE = {"update_cosine": -0.15, "activation_cosine": 0.5}
 
 
 @dataclass
@@ -73,12 +75,12 @@ def against_others(
     found: dict[str, dict[str, float]] = {name: {} for name in brought}
     for client, one in updates.items():
         found.setdefault(client, {}).update(update_norm=one.ratio, update_cosine=one.cosine)
-    for kind, values in (
-        ("activation_norm", {name: one.activation.norm for name, one in brought.items()}),
-        ("gradient_norm", {name: one.gradient.norm for name, one in brought.items()}),
-        ("loss", {name: one.loss for name, one in brought.items()}),
+    for kind, values, least in (
+        ("activation_norm", {name: one.activation.norm for name, one in brought.items()}, 0.0),
+        ("gradient_norm", {name: one.gradient.norm for name, one in brought.items()}, 0.0),
+        ("loss", {name: one.loss for name, one in brought.items()}, _LEAST_NATS),
     ):
-        for client, ratio in _ratios(values).items():
+        for client, ratio in _ratios(values, least).items():
             found[client][kind] = ratio
     means = {name: mean for name, one in brought.items() if (mean := one.activation.mean) is not None}
     if len(means) >= _FEWEST:
@@ -116,13 +118,13 @@ def told(
     return lines
 
 
-def _ratios(values: Mapping[str, float | None]) -> dict[str, float]:
+def _ratios(values: Mapping[str, float | None], least: float) -> dict[str, float]:
     known = {name: value for name, value in values.items() if value is not None}
     if len(known) < _FEWEST:
         return {}
     found = {}
     for name, value in known.items():
-        usual = median(other for peer, other in known.items() if peer != name)
+        usual = max(median(other for peer, other in known.items() if peer != name), least)
         if usual > 0:
             found[name] = value / usual
     return found

@@ -47,8 +47,8 @@ class Counts:
 
     @property
     def brought(self) -> Brought:
-        """What of this is held against the other clients'."""
-        return Brought(self.activation, self.gradient, self.loss)
+        """What of this is held against the other clients'; the loss only of ended rounds, as it may come then."""
+        return Brought(self.activation, self.gradient, self.loss if self.updates else None)
 
 
 @dataclass

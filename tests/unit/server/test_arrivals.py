@@ -50,6 +50,16 @@ def test_a_batch_is_joined_with_its_labels_which_are_sent_once():
         assert arrival.decoded.batch.values[0].tolist() == [9.0, 10.0] and arrival.trains_front
 
 
+def test_samples_beyond_those_that_a_client_has_said_it_has_are_refused_also_without_labels():
+    world = World("delta > int8", num_samples=3, **{"model.tail_blocks": 1})
+    world.arrivals.to_train("a", world.message([7, 9], [3, 2], kind="activation_up"))
+    world.arrivals.to_train("a", world.message([9], [2], kind="activation_up"))
+    with pytest.raises(RemoteProtocolError, match="4 samples; it has said that it has 3"):
+        world.arrivals.to_train("a", world.message([1, 2], [3, 2], kind="activation_up"))
+    with pytest.raises(RemoteProtocolError, match="5 samples in a batch; at most 4"):
+        world.arrivals.to_train("a", world.message([1, 2, 3, 4, 5], [2] * 5, kind="activation_up"))
+
+
 def test_labels_or_references_that_are_lacking_are_lost():
     assert World().arrivals.to_train("a", World().message([7, 9], [3, 2], [9])) == Lost(0, [7])
     world = World("temporal(0.5) > delta > int8")
