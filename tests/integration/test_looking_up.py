@@ -33,7 +33,7 @@ def test_an_unknown_setting_is_refused_with_what_there_is(monkeypatch, capsys):
 
 
 def test_words_are_shown_with_arguments_and_an_example():
-    assert "uniform(step, dead_zone=0.0, prompt=1)" in shown("codecs")
+    assert "uniform(step, dead_zone=0.0, prompt=1, first=1.0)" in shown("codecs")
     assert "such as bangbang(0.95, 0.995)" in shown("controllers")
     assert "trimmed_mean(part)" in shown("aggregators")
 

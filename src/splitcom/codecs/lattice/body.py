@@ -42,6 +42,8 @@ class BodyCoding:
 
     predict: Predict | None
     dead_zone: float
+    first_dead_zone: float
+    """Of samples without a reference."""
 
     def plan(self, coordinates: Floats, tokens: Tokens, flow: Flow, weights: npt.NDArray[np.float64]) -> Body:
         """What is cheapest for `coordinates` `[tokens, directions]`; only the sender does."""
@@ -49,7 +51,7 @@ class BodyCoding:
         # what is far beyond the limit of what can be coded could be beyond fp32 when squared
         coordinates = coordinates.clip(-_FAR, _FAR)
         if self.predict is None:
-            codes = quantized(coordinates, self.dead_zone, units)
+            codes = quantized(coordinates, self.first_dead_zone, units)
             return Body(None, Modes.all_usual(len(codes)), codes)
         own, update, matrix = tokens.reference, None, None
         if tokens.known.any():
@@ -60,8 +62,9 @@ class BodyCoding:
             )
             own, matrix = _moved(own, rows, drift, update)
         window = tokens.window(bool(self.predict.window))
+        dead_zones = np.where(tokens.known, self.dead_zone, self.first_dead_zone)
         modes, codes, restored = plan(
-            coordinates, own, tokens.known, tokens.lengths, window, self.dead_zone, units
+            coordinates, own, tokens.known, tokens.lengths, window, dead_zones, units
         )
         return Body(update, modes, codes, restored, matrix)
 

@@ -167,7 +167,7 @@ class LatticeCodec(Codec):
 
     @property
     def _bodies(self) -> BodyCoding:
-        return BodyCoding(self.predict, self.uniform.dead_zone)
+        return BodyCoding(self.predict, self.uniform.dead_zone, self.uniform.first * self.uniform.dead_zone)
 
     def _window(self, fresh: bool) -> int:
         return 0 if fresh or self.predict is None else self.predict.window

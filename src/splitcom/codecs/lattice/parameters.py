@@ -87,6 +87,8 @@ class Uniform(Parameter):
             keeps the sum): of the first packet; of each, where klt keeps the sum and nothing is predicted. A
             controller can set another for a packet, from 1/8 to 32 times this one in eighths of it.
         dead_zone: values up to this part of a step beyond half a step are taken for zero.
+        first: of samples without a reference the dead zone is this part as wide, 0 for none: what it shrinks there
+            costs more than a larger step does.
         prompt: tokens that nothing is learnt from or at (a prompt's) have a step this many times as large. Where this
             is more than 1, packets say which tokens these are, about a byte for each sample: so the receiver knows.
     """
@@ -98,12 +100,15 @@ class Uniform(Parameter):
     step: float
     dead_zone: float = 0.0
     prompt: int = 1
+    first: float = 1.0
 
     def __post_init__(self) -> None:
         if not 1e-3 <= self.step <= 1e3:
             raise ArgumentError("step", f"must be 0.001 to 1000, not {self.step:g}")
         if not -0.5 <= self.dead_zone <= 0.5:
             raise ArgumentError("dead_zone", f"must be -0.5 to 0.5, not {self.dead_zone:g}")
+        if not 0 <= self.first <= 1:
+            raise ArgumentError("first", f"must be 0 to 1, not {self.first:g}")
         if not 1 <= self.prompt <= 16:
             raise ArgumentError("prompt", f"must be 1 to 16, not {self.prompt}")
 

@@ -149,20 +149,22 @@ def plan(
     known: Bools,
     lengths: Ints,
     window: Window,
-    dead_zone: float,
+    dead_zones: npt.NDArray[np.float64],
     units: Points,
 ) -> tuple[Modes, Codes, Points]:
     """Modes, codes and what `replay` makes of them: the cheapest prediction of each token, chosen greedily from left
     to right; only the sender does.
 
-    `own` `[tokens, directions]` is what each token's own reference predicts, of samples that are `known`; `units`
-    `[tokens, 1]` are the steps of the codes.
+    `own` `[tokens, directions]` is what each token's own reference predicts, of samples that are `known`;
+    `dead_zones` `[batch]` are as in `quantized`; `units` `[tokens, 1]` are the steps of the codes.
     """
     modes = Modes.all_usual(len(coordinates))
     codes, restored = np.zeros(own.shape, np.int32), np.zeros_like(own)
     distances = []
     end = 0
-    for length, is_known in zip(lengths.tolist(), known.tolist(), strict=True):
+    for length, is_known, dead_zone in zip(
+        lengths.tolist(), known.tolist(), dead_zones.tolist(), strict=True
+    ):
         end, start = end + length, end
         rows = slice(start, end)
         predicted = own[rows]

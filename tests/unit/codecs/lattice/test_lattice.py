@@ -204,7 +204,9 @@ def test_the_receiver_replays_what_the_sender_planned(
     recent = np.rint(coordinates_of(seed, 12, 5))
     coordinates = recent[draws(seed).integers(0, 12, tokens)] + coordinates_of(seed + 1, tokens, 5, 8.0)
     own = np.where(np.repeat(known, lengths)[:, None], np.rint(coordinates) + 3, np.float32(0))
-    modes, codes, planned = plan(coordinates, own, known, lengths, Window(recent, tokens), 0.0, units)
+    modes, codes, planned = plan(
+        coordinates, own, known, lengths, Window(recent, tokens), np.zeros(len(known)), units
+    )
     writer, width = Writer(), int(12 + tokens).bit_length()
     ModeModel.new().code(writer, modes, known, lengths, width)
     read = ModeModel.new().code(Reader(writer.finish()), None, known, lengths, width)
@@ -410,6 +412,22 @@ def test_a_prompt_has_the_larger_error_of_the_larger_step_and_that_saves_bytes()
     assert of_parts[0] == pytest.approx(2 * errors[0], rel=0.2)
     assert of_parts[1] == pytest.approx(errors[1], rel=0.1)
     assert same == pytest.approx(errors) and all_text_size <= size + 8
+
+
+@pytest.mark.parametrize(("first", "restored"), [(0, [0.0, 1.0, 1.0]), (1, [0.0, 0.0, 1.0])])
+def test_a_dead_zone_may_begin_with_the_second_visit(first: int, restored: list[float]) -> None:
+    """In one direction and steps: 0.6 is 1 without a dead zone, and 0 with one of 0.3."""
+    values = torch.tensor([0.0, 0.6, 1.0, -0.6, -1.0, 3.0, -3.0])[:, None] * torch.ones(1, 4)
+    spread = float(values.square().mean().sqrt())
+    # along (1, 1, 1, 1) / 2 these are twice as long
+    codec = parse(
+        f"predict(window=0, rank=0) > klt(1) > uniform({2 / spread}, dead_zone=0.3, first={first}) > range"
+    )
+    store, lengths = MemoryReferences(), torch.tensor([7])
+    for change in (0.0, 0.6):  # what is within the dead zone on the second visit
+        changed = values + change * torch.eye(7)[:, :1]
+        batch = codec.encode(Ragged(changed, lengths), [1], Context(store)).reconstruction
+        assert batch.values[:3, 0].tolist() == pytest.approx(restored, abs=0.1)
 
 
 def test_the_mean_stays_where_it_is_when_the_spread_changes() -> None:
