@@ -1,11 +1,11 @@
-"""What a run's defaults teach: held-out loss by rate, targets, batch and schedule, and how long a run takes.
+"""What a run's defaults teach: held-out loss by targets, rate, batch and schedule, on the bundled model and on others.
 
     python experiments/defaults.py runs/defaults                  the bundled model, the default data
     python experiments/defaults.py runs/defaults --model MODEL    another one, on fewer of them: a step takes seconds
-    python experiments/defaults.py runs/defaults --most 1         at most one run, then the table
+    python experiments/defaults.py runs/defaults --whole          splitcom, three clients, five rounds, as `train` does
 
-Each line is a run of `splitcom train` with these settings changed, seed 0; the table is of all runs that are there.
-What is there is not run again.
+Each line is a run with these settings changed, seed 0, of one client that trains the whole model: what a codec and more
+clients change is another question, which --whole answers for the two that matter. What is there is not run again.
 """
 
 import argparse
@@ -23,25 +23,19 @@ ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_pro
 PEFT = ["q_proj", "v_proj"]  # peft's choice for this family
 BEFORE = {"lora.targets": PEFT, "training.lr": 1e-3, "training.batch_size": 8, "training.schedule": "linear"}
 """What the defaults were."""
-CHANGES: dict[str, list[dict[str, Any]]] = {
-    "bundled": [
-        {},
-        {"lora.targets": ALL, "training.lr": 3e-3},
-        {"lora.targets": ALL},
-        {"training.lr": 3e-3},
-        {"lora.targets": ALL, "training.lr": 3e-3, "training.batch_size": 4},
-        {"lora.targets": ALL, "training.lr": 1e-2},
-        {"lora.targets": ALL, "training.lr": 3e-3, "training.schedule": "cosine"},
-    ],
-    "other": [
-        {},
-        {"lora.targets": ALL},
-        {"lora.targets": ALL, "training.lr": 3e-3},
-        {"training.lr": 3e-3},
-        {"lora.targets": ALL, "training.batch_size": 4},
-    ],
-}
-FEW = {"data.samples": 96, "data.held_out_samples": 24, "training.rounds": 3}
+SPLIT = [{}, {"lora.targets": ALL, "training.lr": 3e-3, "training.batch_size": 4}]
+CHANGES: list[dict[str, Any]] = [
+    {},
+    {"lora.targets": ALL},
+    {"lora.targets": ALL, "training.lr": 3e-3},
+    {"lora.targets": ALL, "training.lr": 3e-3, "training.batch_size": 4},
+    {"lora.targets": ALL, "training.lr": 1e-2},
+    {"training.lr": 3e-3},
+    {"lora.targets": ALL, "training.lr": 3e-3, "training.schedule": "cosine"},
+]
+SMALL = {"method": "centralised", "federation.clients": 1, "evaluation.generate": 0}
+BUNDLED = {"data.samples": 160, "data.held_out_samples": 40, "training.rounds": 3}
+OTHER = {"data.samples": 40, "data.held_out_samples": 12, "training.rounds": 2}
 
 
 def main() -> None:
@@ -51,15 +45,16 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="of the runs")
     parser.add_argument("--model", default="bundled")
     parser.add_argument("--most", type=int, default=100, help="how many runs at most")
+    parser.add_argument("--whole", action="store_true", help="the default method, clients, data and rounds")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    is_bundled = arguments.model == "bundled"
-    changes = CHANGES["bundled" if is_bundled else "other"]
+    changes = SPLIT if arguments.whole else CHANGES
+    few = SMALL | (BUNDLED if arguments.model == "bundled" else OTHER)
     missing = [one for one in changes if RunFolder(_place(arguments, one)).result() is None]
     for one in missing[: arguments.most]:
-        settings = {"model.source": arguments.model, "evaluation.generate": 0, **BEFORE, **one}
+        settings = {"model.source": arguments.model, **BEFORE, **one, **({} if arguments.whole else few)}
         place = _place(arguments, one)
-        train(Config().override(settings | ({} if is_bundled else FEW)), place, resume=place.exists())
+        train(Config().override(settings), place, resume=place.exists())
     print("| targets | rate | batch | schedule | loss before | after | MB | of them adapters | s |")
     print("| --- | ---: | ---: | --- | ---: | ---: | ---: | ---: | ---: |")
     for one in changes:
@@ -69,7 +64,8 @@ def main() -> None:
 
 def _place(arguments: argparse.Namespace, change: Mapping[str, Any]) -> Path:
     words = [f"{key.partition('.')[2]}-{'all' if value == ALL else value}" for key, value in change.items()]
-    return arguments.folder / Path(arguments.model).name / ("-".join(words) or "before")
+    kind = "whole" if arguments.whole else "one-client"
+    return arguments.folder / Path(arguments.model).name / kind / ("-".join(words) or "before")
 
 
 def _line(settings: Mapping[str, Any], result: Mapping[str, Any]) -> str:

@@ -44,6 +44,7 @@ def tiny_config(tiny_model: Path) -> Config:
         {
             "model.source": str(tiny_model),
             "model.device": "cpu",
+            "lora.targets": None,
             "data.samples": 25,
             "data.held_out_samples": 7,
             "training.rounds": 2,

@@ -4,6 +4,8 @@ from typing import Annotated
 
 import typer
 
+from splitcom.cli.train import Assignments
+
 
 def inspect(
     model: Annotated[
@@ -18,14 +20,22 @@ def inspect(
     ] = 0,
     tokens: Annotated[int, typer.Option(help="Tokens of a sample.")] = 512,
     train_head: Annotated[bool, typer.Option("--train-head", help="LoRA on the LM head too.")] = False,
+    client: Annotated[
+        bool, typer.Option("--client", help="What a client needs of memory, by what it is for.")
+    ] = False,
+    samples: Annotated[int, typer.Option(min=1, help="Samples of that client.")] = 200,
+    assignments: Assignments = None,
 ) -> None:
     """Show parameters and memory of each part, and the bytes of each flow in a step; loads no weights."""
 
+    from splitcom.config import Config
     from splitcom.methods.inspect import bytes_of_step
+    from splitcom.methods.need import need_of_client
     from splitcom.models import describe
     from splitcom.report.format import format_bytes
-    from splitcom.report.inspection import flow_table, part_table
+    from splitcom.report.inspection import flow_table, need_table, part_table
     from splitcom.report.terminal import Terminal
+    from splitcom.settings.tree import parse_assignment
 
     terminal = Terminal()
     found = describe(
@@ -54,6 +64,19 @@ def inspect(
         f"{_tie(found.tied_embeddings, tail_blocks)}\n"
     )
     flows = bytes_of_step(found.hidden_size, batch_size, tokens, tail_blocks)
+    if client:
+        given = {
+            "model.source": model,
+            "model.cut": cut,
+            "model.tail_blocks": tail_blocks,
+            "lora.rank": rank,
+            "lora.train_head": train_head,
+            "training.batch_size": batch_size,
+        }
+        settings = Config().override(given | dict(map(parse_assignment, assignments or [])))
+        need = need_of_client(settings, samples, tokens)
+        title = f"a client with {samples} samples, weights in {settings.model.dtype}"
+        terminal.print(need_table(vars(need), title))
     terminal.print(flow_table(flows, f"uncompressed fp16, {batch_size} samples of {tokens} tokens"))
 
 

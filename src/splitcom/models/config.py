@@ -43,9 +43,11 @@ class LoraConfig(Section):
     """
     dropout: PartBelowOne = 0.0
     """The part of an adapter's inputs that is dropped in training."""
-    targets: Annotated[list[str], Field(min_length=1)] | Annotated[str, Field(min_length=1)] | None = None
-    """Names of the modules that get adapters, a regular expression of their whole names, or "all-linear"; None
-    takes peft's choice for the family.
+    targets: Annotated[list[str], Field(min_length=1)] | Annotated[str, Field(min_length=1)] | None = (
+        "all-linear"
+    )
+    """The modules that get adapters: "all-linear" (of the blocks, without experts), names, or a regular expression
+    of whole names; None takes peft's choice for the family, which sends less and learns less.
     """
     train_front: bool = True
     """Whether the front learns; if false, each activation is the same in every epoch."""

@@ -108,7 +108,7 @@ def with_adapter(config: Config) -> Config:
     for name, value in settings_of_adapter(config.lora.init).items():
         given = getattr(config.lora, name)
         given = sorted(given) if isinstance(given, list) else given
-        if given not in (value, getattr(defaults, name)):
+        if given not in (value, getattr(defaults, name), None):
             raise ConfigError(
                 f"lora.{name} = {given!r}: the adapter in lora.init = {config.lora.init!r} has {value!r}; leave it out"
             )

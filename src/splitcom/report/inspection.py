@@ -43,6 +43,15 @@ def flow_table(flows: Mapping[str, int], title: str) -> Table:
     return table
 
 
+def need_table(need: Mapping[str, int], title: str) -> Table:
+    """A row for each thing that takes memory, with the sum."""
+    table = _table(title, "memory", "at most")
+    for what, size in need.items():
+        table.add_row(what, format_bytes(size))
+    table.add_row("together", format_bytes(sum(need.values())), style="bold")
+    return table
+
+
 def _table(title: str, *columns: str) -> Table:
     table = Table(title=title)
     for index, column in enumerate(columns):

@@ -1,0 +1,137 @@
+"""What a client of a run needs of memory, from its configuration and the model's shape; loads no weights."""
+
+import re
+from collections.abc import Callable
+from dataclasses import astuple, dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from splitcom.codecs import parse
+from splitcom.codecs.lattice import LatticeCodec
+from splitcom.config import Config
+from splitcom.models import Part, recompute
+from splitcom.models.memory import peak_of, shapes_of
+from splitcom.parties.parts import adapt
+
+_MOMENTS = {"adamw": 8, "adamw_fused": 8, "adamw8bit": 2}  # bytes per number that is trained
+_ADAPTER_COPIES = 4  # weights, gradients, the shared one as it came, and the one that is sent
+_CODEC_COPIES = 6  # of a step's hidden states in fp32: packed, compared, coded, rebuilt
+_LATTICE_PART = 1 / 7  # of what its references take as fp16, at most
+_NUMBER_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes of a client at its peak, by what they are for; `libraries` is what Python has before anything is loaded."""
+
+    libraries: int
+    weights: int
+    adapter: int
+    optimizer: int
+    activations: int
+    codec: int
+    references: int
+
+    @property
+    def total(self) -> int:
+        """All of it at once."""
+        return sum(astuple(self))
+
+
+def need_of_client(config: Config, num_samples: int, num_tokens: int) -> Need:
+    """The need of a client with so many samples of so many tokens, all of which are learnt.
+
+    On the CPU, as far as operations show it. Raises CutError and AdapterError as cutting and adding LoRA would.
+    """
+    weights, trained, peak, moments = 0, 0, 0, 0
+    for name in _held(config):
+        part = _adapted(name, config)
+        weights += sum(tensor.nbytes for tensor in part.parameters() if not tensor.requires_grad)
+        own = [tensor.shape for tensor in part.parameters() if tensor.requires_grad]
+        trained += sum(shape.numel() for shape in own)
+        moments += sum(map(_moments_of(config), own))
+        peak = max(peak, peak_of(part, _step(config, num_tokens)))
+    width = part.anatomy.width
+    hidden = config.training.batch_size * num_tokens * width
+    return Need(
+        libraries=_resident_bytes(),
+        weights=weights,
+        adapter=trained * 4 * _ADAPTER_COPIES,
+        optimizer=moments,
+        activations=peak,
+        codec=hidden * 4 * _CODEC_COPIES if config.training.split else 0,
+        references=_references(config, num_samples * num_tokens, width),
+    )
+
+
+def _held(config: Config) -> list[str]:
+    if not config.training.split:
+        return ["front", "body"]
+    return ["front", "tail"] if config.model.tail_blocks else ["front"]
+
+
+def _adapted(name: str, config: Config) -> Part:
+    model = config.model
+    dtype = getattr(torch, model.dtype)
+    part = shapes_of(model.source, name, model.cut, model.tail_blocks, dtype, config.data.classes)
+    adapt(part, config, trains=name != "front" or config.lora.train_front)
+    if config.client.checkpointing:
+        recompute(part)
+    return part
+
+
+def _step(config: Config, num_tokens: int) -> Callable[[Part], None]:
+    """A forward and a backward pass on one pass' samples."""
+    rows = -(-config.training.batch_size // config.training.accumulate)
+
+    def step(part: Part) -> None:
+        mask = torch.ones(rows, num_tokens, dtype=torch.int64)
+        if part.span.first:
+            out = part(torch.zeros_like(mask), mask)
+            if out.requires_grad:
+                torch.autograd.backward(out, torch.ones_like(out))
+            return
+        given = torch.zeros(rows, num_tokens, part.anatomy.width, dtype=part.dtype).requires_grad_()
+        at = None
+        if config.data.classes is None:  # every token but the first has a label
+            at = tuple(torch.meshgrid(torch.arange(rows), torch.arange(num_tokens - 1), indexing="ij"))
+            at = tuple(places.reshape(-1) for places in at)
+        logits = part(given, mask, at=at).float()
+        torch.autograd.backward(F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.int64)))
+
+    return step
+
+
+def _moments_of(config: Config) -> Callable[[torch.Size], int]:
+    def size(shape: torch.Size) -> int:
+        if config.training.optimizer == "adafactor":
+            return 4 * (sum(shape) if len(shape) > 1 else shape.numel())
+        return _MOMENTS[config.training.optimizer] * shape.numel()
+
+    return size
+
+
+def _references(config: Config, num_tokens: int, width: int) -> int:
+    """Of all flows at the cut, as this client keeps them."""
+    if not config.training.split:
+        return 0
+    limit = None if config.references.limit_mb is None else int(config.references.limit_mb * 1e6)
+    total = 0
+    for flow in config.cut_flows.values():
+        codec = parse(flow.codec)
+        if not codec.needs_references:
+            continue
+        size = num_tokens * width * _NUMBER_BYTES[config.references.precision]
+        if isinstance(codec, LatticeCodec):
+            size = int(num_tokens * width * 2 * _LATTICE_PART)
+        total += size if limit is None else min(size, limit)
+    return total
+
+
+def _resident_bytes() -> int:
+    """What this process holds, which has imported what a client imports; 0 where that is not told."""
+    status = Path("/proc/self/status")
+    found = re.search(r"VmRSS:\s+(\d+) kB", status.read_text()) if status.exists() else None
+    return int(found[1]) * 1024 if found else 0
