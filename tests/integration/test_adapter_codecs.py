@@ -11,6 +11,7 @@ from splitcom.server.observe import Observer
 from splitcom.simulation.simulation import Simulation
 
 DELTA = "delta > topk(0.1) > int8 > zstd"
+GRID = "delta > grid(2.8)"
 TIMES = {"links.step_s": 0.1, "links.server_step_s": 0.02}
 SLOW = TIMES | {"links.clients": {"client-2": {"step_s": 0.7}}}
 WAYS = {
@@ -53,21 +54,24 @@ class StopAt(Observer):
 def test_fewer_bytes_hardly_another_loss_and_the_same_adapter_at_both_ends(tiny_config, tmp_path):
     runs = {
         codec: train(tiny_config.override(coded(codec) | {"training.rounds": 3}), tmp_path / str(index))
-        for index, codec in enumerate(("fp16", "int8", DELTA))
+        for index, codec in enumerate(("fp16", "int8", DELTA, GRID))
     }
-    whole, half, little = (run.result["bytes"] for run in runs.values())
+    whole, half, little, least = (run.result["bytes"] for run in runs.values())
     for flow in ("adapter_up", "adapter_down"):
         assert half[flow] < 0.6 * whole[flow], flow
         assert whole[flow] == runs["fp16"].result["uncompressed_bytes"][flow]
         assert runs[DELTA].result["uncompressed_bytes"][flow] == whole[flow]
+        assert runs[GRID].result["uncompressed_bytes"][flow] == whole[flow]
     assert little["adapter_up"] < 0.2 * whole["adapter_up"]
-    assert little["adapter_down"] < 0.9 * whole["adapter_down"]  # the first is whole, and in fp32
+    assert little["adapter_down"] < 0.2 * whole["adapter_down"]  # of the first nothing is sent
+    for flow in ("adapter_up", "adapter_down"):
+        assert least[flow] < 0.1 * whole[flow], flow  # so small an adapter that heads are a third of it
     losses = [run.result["eval"]["loss"] for run in runs.values()]
-    assert losses == pytest.approx([losses[0]] * 3, rel=0.02)
+    assert losses == pytest.approx([losses[0]] * 4, rel=0.02)
     assert losses[0] < runs["fp16"].result["eval"]["initial_loss"]
 
 
-@pytest.mark.parametrize("codec", ["fp16", "int8", DELTA])
+@pytest.mark.parametrize("codec", ["fp16", "int8", DELTA, GRID])
 def test_all_clients_end_with_the_server_s_adapter_to_the_bit(tiny_config, tmp_path, codec):
     config = configured(tiny_config.override(coded(codec) | {"federation.sample": 0.67}))
     simulation = Simulation(config, load_texts(config), load_parts(config), tmp_path)

@@ -101,6 +101,29 @@ def test_integers(batch: Ragged, bits: int, group: int, rounding: str, seed: int
 
 
 @few
+@given(batches(), st.sampled_from([0.01, 0.5, 2.8, 50]), st.sampled_from([-0.4, 0.05, 0.5]))
+def test_what_a_grid_gives_is_as_long_as_the_numbers_along_them(
+    batch: Ragged, step: float, dead_zone: float
+) -> None:
+    exact, restored = (
+        batch.values.double(),
+        round_trip(f"grid({step}, dead_zone={dead_zone})", batch).double(),
+    )
+    energy = exact.square().sum()
+    if exact.abs().max() < 1e-30:  # the gain, which is fp32, is not exact any more
+        return
+    assert float((restored * exact).sum() / energy) == pytest.approx(1, rel=1e-5)
+    assert ((restored == 0) | (restored.sign() == exact.sign())).all()
+    assert restored.abs().max() <= 10 * max(1, step) * exact.abs().max()
+
+
+def test_a_grid_sends_numbers_that_all_have_one_magnitude_exactly() -> None:
+    signs = torch.randn(40, 64, generator=torch.Generator().manual_seed(0)).sign()
+    restored = round_trip("grid(2.8)", Ragged(0.003 * signs, torch.tensor([40])))
+    assert torch.allclose(restored, 0.003 * signs, rtol=1e-6)
+
+
+@few
 @given(batches(), st.floats(0.01, 1), st.sampled_from(["topk", "randtopk"]))
 def test_sparse_elements_are_exact_or_zero(batch: Ragged, ratio: float, name: str) -> None:
     restored = round_trip(f"{name}({ratio}) > none", batch)

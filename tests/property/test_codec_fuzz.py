@@ -11,6 +11,7 @@ SPECS = [
     "none",
     "fp16",
     "int4(group=3)",
+    "delta > grid(0.7)",
     "topk(0.3) > int8",
     "topk(0.9) > bf16",
     "randtopk(0.2) > none",

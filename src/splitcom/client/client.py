@@ -31,7 +31,7 @@ from splitcom.protocol.messages_pb2 import (
 )
 from splitcom.protocol.session import PROTOCOL_VERSION, Form, Role, Session, State
 from splitcom.seeds import derive_seed
-from splitcom.training.adapters import AdapterCodec
+from splitcom.training.adapters import AdapterCodec, digest_of
 from splitcom.training.channel import Channels
 from splitcom.training.optimize import DIVERGED
 from splitcom.training.plan import LocalRound
@@ -116,13 +116,14 @@ class Client:
         self.name = name
         self._trainer = trainer
         self._channels = channels
-        self._held = Held()
         self._is_paused = False
         self._has_tail = bool(config.model.tail_blocks)
         self._seed = config.seed
         self._up = AdapterCodec(config.flows.codec("adapter_up"))
         self._down = AdapterCodec(config.flows.codec("adapter_down"))
         self._fingerprint = model_fingerprint
+        # as the server's first version, if that was drawn alike; the server knows by the digest
+        self._held = Held(trainer.adapter(), 1) if self._down.needs_base else Held()
         self._store = store
         self._session = Session(Role.CLIENT, form=Form.of(config.model.tail_blocks), limits=limits)
         self._conversation = self._converse()
@@ -167,6 +168,7 @@ class Client:
                 num_samples=self._trainer.num_samples,
                 num_held_out=self._trainer.num_held_out,
                 saved_rounds=self._store.rounds(),
+                adapter_digest=digest_of(self._held.tensors),
             )
         )
         if message.welcome.HasField("round"):
@@ -229,7 +231,7 @@ class Client:
     def _take_adapter(self, version: int, data: bytes) -> None:
         """Have the trainer go on from this version of the shared adapter; of one that is held nothing has come."""
         held = self._held
-        if version != held.version:
+        if data or version != held.version:
             held.tensors = self._read(data) if data else {}
             held.version, held.is_in_place = version, False
         if not held.is_in_place:

@@ -15,8 +15,8 @@ def parse(text: str) -> Codec:
 
     Stages stand in this order, each kind at most once; a chain without a number format sends fp16.
 
-        temporal ─► delta | projection ─► svd | topk | randtopk ─► none | fp16 | bf16 | int8 | int4 | int2 ─► zstd
-                    predict ─► klt ─► uniform ─► range
+      temporal ─► delta | projection ─► svd | topk | randtopk ─► none | fp16 | bf16 | int8 | int4 | int2 | grid ─► zstd
+                  predict ─► klt ─► uniform ─► range
 
     Of the second line, only predict may be left out; nothing else goes with them.
 

@@ -34,7 +34,7 @@ from splitcom.errors import LocalProtocolError, RemoteProtocolError
 from splitcom.protocol.limits import LIMITS, KindLimits, kind_of
 from splitcom.protocol.messages_pb2 import Message
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 
 
 class Role(Enum):

@@ -330,6 +330,7 @@ class Conversations:
         peer = self.peers[name]
         peer.num_samples, peer.num_held_out = hello.num_samples, hello.num_held_out
         peer.saved_rounds = list(hello.saved_rounds)
+        peer.adapter_digest = hello.adapter_digest
 
     def _count(self, name: str, message: Message, size: int, *, upwards: bool) -> None:
         if self._counts:

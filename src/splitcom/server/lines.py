@@ -20,7 +20,7 @@ def line_of(
 ) -> dict[str, Any]:
     """Make the line from what the server has counted; takes the channels' traffic.
 
-    `adapters` is what those that were sent take uncompressed, by flow.
+    `adapters` is what a round's take uncompressed, by flow; also those that need not be sent.
     """
     done = state.counts
     traffic = {flow: channel.take_traffic() for flow, channel in state.channels.items()}
@@ -55,7 +55,7 @@ def _uncompressed(
 ) -> dict[str, int]:
     """What the same round sends with fp16 flows."""
     uncompressed = dict(sent)
-    whole = {flow: size for flow, size in adapters.items() if sent[flow]}  # a party alone sends nothing
+    whole = dict(adapters) if sent["total"] else {}  # a party alone sends nothing
     for flow in traffic.keys() & set(AT_CUT):
         # What else crosses a cut has the shape of the activation, also where a frozen front saves it.
         whole[flow] = traffic["activation_up"].uncompressed_bytes

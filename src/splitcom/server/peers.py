@@ -35,6 +35,7 @@ class Peer:
     num_samples: int = 0  # that it says it trains on
     num_held_out: int = 0
     saved_rounds: Sequence[int] = ()  # that it says it can go on from
+    adapter_digest: bytes = b""  # of what it begins with
 
     @property
     def is_present(self) -> bool:

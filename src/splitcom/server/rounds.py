@@ -203,8 +203,8 @@ class Federation:
     def _welcome(self) -> None:
         """Answer every hello: go on from the last saved round if both sides have it, else begin anew."""
         for name in self._clients.greeted:
-            state, theirs = self.states[name], self._clients.peers[name].saved_rounds
-            if state.acknowledged_round != self._saved_round or self._saved_round not in theirs:
+            state, peer = self.states[name], self._clients.peers[name]
+            if state.acknowledged_round != self._saved_round or self._saved_round not in peer.saved_rounds:
                 if state.acknowledged_round:  # after round 0 there is nothing to lose
                     _LOG.warning(
                         "%s has no state of round %d any more: it goes on with a new optimizer and no references",
@@ -212,6 +212,7 @@ class Federation:
                         self._saved_round,
                     )
                 state.begin_anew()
+                state.adapter_version = self._shared.held_by(peer.adapter_digest)
             welcome = Welcome(config_toml=self._told, round=state.acknowledged_round)
             self._clients.send(name, Message(welcome=welcome))
 

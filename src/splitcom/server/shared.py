@@ -23,10 +23,14 @@ from splitcom.protocol.adapters import MAX_PACKETS, pack_packets
 from splitcom.protocol.messages_pb2 import EvaluationStart, RoundStart
 from splitcom.seeds import derive_seed
 from splitcom.state import State
-from splitcom.training.adapters import AdapterCodec, uncompressed_adapter_size
+from splitcom.training.adapters import AdapterCodec, digest_of, uncompressed_adapter_size
 from splitcom.training.store import sections_of
 
 _Start = TypeVar("_Start", RoundStart, EvaluationStart)
+
+
+DRAWN = -1
+"""In place of a version: the first, which a client has drawn itself; nothing of it has been sent."""
 
 
 class Holder(Protocol):
@@ -56,6 +60,7 @@ class SharedAdapter:
         self._compared: dict[str, Compared] = {}
         self.version = 1
         self.tensors = {name: tensor.detach().cpu().float() for name, tensor in sorted(tensors.items())}
+        self._drawn = digest_of(self.tensors)
         self._packets: list[bytes] = []  # the last ones, each of which makes the next version
         if not self._down.needs_base:
             self._put(self.tensors)
@@ -87,11 +92,17 @@ class SharedAdapter:
             updates = weighed(updates, self._max_weight)
         return updates if self._max_ratio is None else clipped(self.tensors, updates, self._max_ratio)
 
+    def held_by(self, digest: bytes) -> int:
+        """What a client holds that begins with an adapter of this digest: DRAWN, or 0 for none."""
+        return DRAWN if self._down.needs_base and digest == self._drawn else 0
+
     def offer(self, name: str, client: Holder, message: _Start) -> _Start:
         """Put the adapter into a message, but for a client that holds this version already."""
         message.adapter_version = self.version
+        held = 1 if client.adapter_version == DRAWN else client.adapter_version
         if client.adapter_version != self.version and self.tensors:
-            message.adapter = self._payload(client.adapter_version)
+            if held != self.version:
+                message.adapter = self._payload(held)
             # as pack_packets has one packet
             self._uncompressed[name]["adapter_down"] += 1 + uncompressed_adapter_size(self.tensors)
         client.adapter_version = self.version

@@ -57,7 +57,7 @@ class ClientState:
 
     channels: Channels
     acknowledged_round: int | None = None  # after which both sides have kept their state
-    adapter_version: int = 0  # that the client holds; 0: none
+    adapter_version: int = 0  # that the client holds; 0: none, DRAWN: see `shared`
     labels: dict[int, Labels] = field(default_factory=dict)
     held_out_labels: dict[int, Labels] = field(default_factory=dict)
     task: Task | None = None

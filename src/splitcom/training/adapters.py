@@ -6,6 +6,7 @@ Names and shapes are known to both ends, so they are not sent. A codec that buil
 which both ends have: they fill a store with it for each packet, and the packet's digest tells if the two differ.
 """
 
+import hashlib
 from collections.abc import Mapping
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from splitcom.codecs import Codec, Context, MemoryReferences, Ragged, parse, uncompressed_size
+from splitcom.codecs.wire import tensor_bytes
 from splitcom.errors import NonFiniteError, PacketError, UnknownReference
 from splitcom.training.optimize import DIVERGED
 
@@ -101,6 +103,15 @@ def uncompressed_adapter_size(adapter: Tensors) -> int:
         return 0
     lengths = [_num_rows(tensor) for tensor in adapter.values()]
     return uncompressed_size(range(len(adapter)), lengths, _WIDTH)
+
+
+def digest_of(adapter: Tensors) -> bytes:
+    """Eight bytes that tell whether two adapters have the same names, shapes and numbers (as fp32)."""
+    digest = hashlib.sha256()
+    for name in sorted(adapter):
+        digest.update(f"{name} {list(adapter[name].shape)}\n".encode())
+        digest.update(tensor_bytes(adapter[name].float()))
+    return digest.digest()[:8]
 
 
 def num_rows_of(adapter: Tensors) -> tuple[int, int]:

@@ -36,11 +36,11 @@ def test_a_flow_at_the_cut_would_have_taken_what_the_activation_takes_in_fp16():
     channels["activation_up"].encode(Ragged(torch.ones(5, 8), lengths), [1, 2], (1, 0))
     plain = uncompressed_size([1, 2], [3, 2], 8)
     counted = {"activation_up": 50, "up": 60, "total": 60, "control": 10}  # no gradient: the front is frozen
-    found = line(ClientState(channels), counted, {"adapter_up": 400, "adapter_down": 400})
+    found = line(ClientState(channels), counted, {"adapter_down": 400})
     whole = found["uncompressed_bytes"]
     assert whole["activation_up"] == whole["gradient_down"] == plain
-    assert whole["up"] == 60 - 50 + plain and whole["down"] == plain
+    assert whole["up"] == 60 - 50 + plain and whole["down"] == plain + 400
     assert whole["total"] == whole["up"] + whole["down"]
-    assert whole["adapter_up"] == 0  # none was sent
+    assert whole["adapter_up"] == 0 and whole["adapter_down"] == 400  # the client has drawn it itself
     assert found["skip_ratio"] == {"activation_up": 0.0}
     assert channels["activation_up"].traffic.samples == 0  # has been taken

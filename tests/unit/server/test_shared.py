@@ -12,7 +12,7 @@ from splitcom.protocol.adapters import unpack_packets
 from splitcom.protocol.messages_pb2 import RoundStart
 from splitcom.server.shared import SharedAdapter
 from splitcom.state import State
-from splitcom.training.adapters import AdapterCodec, uncompressed_adapter_size
+from splitcom.training.adapters import AdapterCodec, digest_of, uncompressed_adapter_size
 
 DELTA = "delta > topk(0.1) > int8 > zstd"
 
@@ -87,6 +87,25 @@ def test_deltas_are_far_smaller_and_a_chain_is_sent_as_long_as_it_is_smaller_tha
     assert shared.take_uncompressed("client")["adapter_down"] == (2 + 1 + len(sizes)) * (
         1 + uncompressed_adapter_size(shared.tensors)
     )
+
+
+@pytest.mark.parametrize("codec", ["fp16", DELTA])
+def test_what_a_client_has_drawn_itself_is_not_sent_but_counted_as_what_fp16_would_send(codec):
+    shared, early, late = SharedAdapter(initial(), config(codec), set), Client(codec), Client(codec)
+    whole = 1 + uncompressed_adapter_size(shared.tensors)
+    assert shared.held_by(digest_of(initial() | {"a": torch.zeros(7)})) == 0
+    for client in (early, late):
+        client.tensors = initial()
+        client.adapter_version = shared.held_by(digest_of(initial()))
+    first = len(early.take(shared))
+    assert first == (whole if codec == "fp16" else 0)
+    assert shared.take_uncompressed("client")["adapter_down"] == whole
+    for seed in range(2):
+        shared.merge(updates(shared, seed))
+        early.take(shared)
+    shared.take_uncompressed("client")
+    assert len(late.take(shared)) < whole / 2 or codec == "fp16"  # the two packets in between
+    assert shared.take_uncompressed("client")["adapter_down"] == whole
 
 
 def test_an_update_is_read_with_the_version_it_began_from():

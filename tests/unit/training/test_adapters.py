@@ -13,6 +13,7 @@ from splitcom.training.adapters import AdapterCodec, uncompressed_adapter_size
 CODECS = ["none", "fp16", "bf16", "int8", "int4", "topk(0.1) > int8", "delta > topk(0.1) > int8 > zstd"]
 CODECS += [
     "temporal(0.999) > delta > int4 > zstd",
+    "delta > grid(1.5)",
     "randtopk(0.2) > fp16",
     "delta > int8(rounding=stochastic)",
 ]
