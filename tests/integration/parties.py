@@ -5,17 +5,19 @@ Processes are forked from one that has imported what takes seconds and has no th
 
 import json
 import multiprocessing
+import os
 import re
 import runpy
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
 
+from splitcom.client.front import FrontTrainer
 from splitcom.config import Config
 from splitcom.methods.run import Run, configured
 from splitcom.models import fingerprint
@@ -31,6 +33,7 @@ PRELOADED = [
     "splitcom.methods.join",
     "splitcom.report",
 ]
+CRASHED = 9
 PATIENCE_S = 60.0  # of the tests, never used up where all is well
 
 
@@ -58,6 +61,24 @@ def free_port() -> int:
         return int(server.getsockname()[1])
 
 
+def _run_spoilt(how: str, at: int, arguments: dict[str, Any]) -> None:
+    step, count = FrontTrainer._step, 0
+
+    def spoilt(self: Any, *content: Any) -> Generator[Any, Any, bool]:
+        nonlocal count
+        count += 1
+        if count == at:
+            if how == "crashes":
+                os._exit(CRASHED)
+            if how == "fails":
+                raise OSError(28, "No space left on device")
+            time.sleep(600)
+        return (yield from step(self, *content))
+
+    FrontTrainer._step = spoilt  # type: ignore[method-assign]
+    runpy.run_path(str(PROCESS), arguments, "__main__")
+
+
 class Party:
     """A process that runs a command; started anew by `start`, in the network namespace of that name if there is one."""
 
@@ -81,6 +102,13 @@ class Party:
         self.process = self._forks.Process(
             target=runpy.run_path, args=(str(PROCESS), globals_, "__main__"), daemon=True
         )
+        self.process.start()
+        return self
+
+    def start_spoilt(self, how: str, at: int) -> "Party":
+        """A client that at its `at`-th step is "silent", which answers pings, "fails" with an error, or "crashes"."""
+        globals_ = {"ARGUMENTS": self._arguments, "LOG": str(self._log), "NAMESPACE": None, "TRAP": None}
+        self.process = self._forks.Process(target=_run_spoilt, args=(how, at, globals_), daemon=True)
         self.process.start()
         return self
 

@@ -20,6 +20,7 @@ from splitcom.transports import tls
 from .parties import Deployment, Party, fork_server, free_port, make_authority
 
 REPLACEMENT = "clinic-x"
+STEPS_OF_A_ROUND = 2  # of the last client
 
 
 @pytest.fixture(scope="module")
@@ -63,11 +64,11 @@ def as_replacement(network: Deployment, index: int, name: str = REPLACEMENT, *op
     return client
 
 
-def stalled(network: Deployment, round_index: int, rounds: int) -> list[Party]:
-    """Clients of a run of which the last is killed after a round, so that the others wait for it for ever."""
-    parties = [client.start() for client in network.start_server().clients()]
-    network.server.wait_for(f"round {round_index} of {rounds} is done")
-    parties[2].kill()
+def stalled(network: Deployment) -> list[Party]:
+    """Clients of a run of which the last crashes in the second round, so that the others wait for it for ever."""
+    *honest, last = network.start_server().clients()
+    parties = [*(client.start() for client in honest), last.start_spoilt("crashes", at=STEPS_OF_A_ROUND + 1)]
+    last.process.join(60)
     wait_until(network, "client-2", "gone")
     return parties
 
@@ -77,7 +78,7 @@ def test_list_says_who_is_waited_for_and_drop_frees_a_round_also_after_a_restart
 ) -> None:
     config = tiny_config.override({"training.rounds": 3})
     network = Deployment(forks, authority, config, tmp_path, port=free_port())
-    parties = stalled(network, 1, 3)
+    parties = stalled(network)
     folder = network.out / ".admin"
     assert [stat.S_IMODE(path.stat().st_mode) for path in (folder, folder / "socket")] == [0o700, 0o600]
     listed = admin("list", network.out)
@@ -116,7 +117,7 @@ def test_another_takes_the_place_of_a_client_and_the_result_says_who_took_part_w
     changes = {"training.rounds": 4, "federation.names": ["client-0", "client-1", "client-2"]}
     config = tiny_config.override(changes)
     network = Deployment(forks, authority, config, tmp_path, port=free_port())
-    parties = stalled(network, 1, 4)
+    parties = stalled(network)
     stranger = as_replacement(network, 2, "stranger").start()
     stranger.process.join(60)
     assert stranger.process.exitcode == 1 and "has not named it in federation.names" in stranger.log

@@ -1,22 +1,18 @@
 """Clients as processes that fall silent, fail, or crash again and again: the others end the run, and it says so."""
 
 import json
-import os
-import runpy
 import time
 from collections import Counter
-from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from splitcom.client.front import FrontTrainer
 from splitcom.config import Config
 from splitcom.methods.admin import snapshot_of
 from splitcom.methods.run import train
 
-from .parties import PROCESS, Deployment, Party, fork_server, free_port, make_authority
+from .parties import Deployment, Party, fork_server, free_port, make_authority
 
 SPOILT = 2  # the last client, which nobody's bits depend on once it is gone
 
@@ -29,32 +25,6 @@ def forks() -> Any:
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_authority(tmp_path_factory.mktemp("authority"))
-
-
-def _run_spoilt(how: str, at: int, arguments: dict[str, Any]) -> None:
-    """A client that at its `at`-th step is "silent", which answers pings, "fails" with an error, or "crashes"."""
-    step, count = FrontTrainer._step, 0
-
-    def spoilt(self: Any, *content: Any) -> Generator[Any, Any, bool]:
-        nonlocal count
-        count += 1
-        if count == at:
-            if how == "crashes":
-                os._exit(9)
-            if how == "fails":
-                raise OSError(28, "No space left on device")
-            time.sleep(600)
-        return (yield from step(self, *content))
-
-    FrontTrainer._step = spoilt  # type: ignore[method-assign]
-    runpy.run_path(str(PROCESS), arguments, "__main__")
-
-
-def start_spoilt(party: Party, how: str, at: int) -> Party:
-    arguments = {"ARGUMENTS": party._arguments, "LOG": str(party._log), "NAMESPACE": None, "TRAP": None}
-    party.process = party._forks.Process(target=_run_spoilt, args=(how, at, arguments), daemon=True)
-    party.process.start()
-    return party
 
 
 def deployed(
@@ -81,7 +51,7 @@ def test_a_client_that_is_connected_and_silent_is_dropped(
 ) -> None:
     config = tiny_config.override({"federation.step_timeout_s": 3.0, **scheduling})
     network, honest, other = deployed(forks, authority, config, tmp_path)
-    start_spoilt(other, "silent", at=2)
+    other.start_spoilt("silent", at=2)
     network.server.wait_for("round 0 of 2 is done")
     name = network.names[SPOILT]
     while (snapshot_of(network.out).standings[name].waited_s or 0.0) < 1.0:
@@ -103,7 +73,7 @@ def test_a_client_that_crashes_again_and_again_is_excluded(
     config = tiny_config.override({"federation.max_restarts": 2})
     network, honest, other = deployed(forks, authority, config, tmp_path)
     for _ in range(3):
-        start_spoilt(other, "crashes", at=2)
+        other.start_spoilt("crashes", at=2)
         other.process.join(60)
         assert other.process.exitcode == 9, other.log
     other.start().process.join(60)
@@ -119,7 +89,7 @@ def test_a_client_that_ends_with_an_error_and_comes_back_changes_no_bit(
     forks: Any, authority: Path, tiny_config: Config, tmp_path: Path
 ) -> None:
     network, honest, other = deployed(forks, authority, tiny_config, tmp_path)
-    start_spoilt(other, "fails", at=3)  # in the second round
+    other.start_spoilt("fails", at=3)  # in the second round
     other.process.join(60)
     assert other.process.exitcode == 1
     name = network.names[SPOILT]
