@@ -25,7 +25,8 @@ _ROW_STEPS = (
     32  # rows as sent have 1/32 of the step as their unit: their error is a tenth of the coordinates'
 )
 _EXACT = 256  # directions of larger matrices are found by subspace iteration, at most as many
-_FEW = 16  # that are looked for first: mostly none is missing
+_LATER = 64  # in one packet, when there is a basis: the next may bring more
+_FEW = 32  # that are looked for first: mostly few are missing
 _ROUNDS = 4
 _FP32_RANGE = 1e12
 _BLOCK = 128  # tokens whose numbers a core's cache holds while they are computed
@@ -167,6 +168,7 @@ class _Outside:
         if min(shape) <= _EXACT:
             return principal(self.whole().double().cpu().numpy())
         subspace, size = self.values.new_empty(shape[1], 0), _FEW
+        most = _LATER if len(self.directions) else _EXACT
         generator = torch.Generator().manual_seed(0)
         while True:
             new = torch.randn(shape[1], size - subspace.shape[1], generator=generator).to(self.values)
@@ -175,9 +177,9 @@ class _Outside:
                 subspace = torch.linalg.qr(self.squared_times(subspace)).Q
             subspace, energies = _left_vectors(self.squared_times(subspace))
             spread = np.sqrt(energies.double().cpu().numpy() / shape[0])
-            if size == _EXACT or (spread > threshold).sum() <= size // 2:
+            if size == most or (spread > threshold).sum() <= size // 2:
                 return spread, subspace.mT.double().cpu().numpy()
-            size *= 4
+            size *= 2
 
 
 def _left_vectors(matrix: Tensor) -> tuple[Tensor, Tensor]:
