@@ -146,6 +146,34 @@ def test_a_killed_party_that_is_started_again_changes_no_bit(
     network.assert_same_run(expected)
 
 
+def test_all_go_back_to_the_last_round_of_a_client_whose_disk_has_damaged_later_ones(
+    forks, authority, tiny_config, tmp_path
+):
+    longer = {"training.rounds": 4, "training.keep_checkpoints": 3, "federation.clients": 2}
+    config = tiny_config.override(TEMPORAL | longer)
+    expected = train(config, tmp_path / "in-process")
+    network = Deployment(forks, authority, config, tmp_path, port=free_port()).start_server()
+    parties = [client.start() for client in network.clients()]
+    network.server.wait_for("round 3 of 4 is done")
+    for party in (network.server, parties[1]):
+        party.kill()
+    states = sorted(network.state_of(1).glob("*/*/round-*"))
+    for damaged in states[1:]:
+        content = bytearray((damaged / "state.safetensors").read_bytes())
+        content[-1] ^= 1
+        (damaged / "state.safetensors").write_bytes(content)
+    network.server.start()
+    parties[1].start()
+    last = int(states[0].name.removeprefix("round-"))
+    network.server.wait_for(
+        rf"client-1: no whole state of round \d; everybody goes back to round {last}, which"
+    )
+    for party in (*parties, network.server):
+        party.end()
+    assert len(states) == 3 and 1 <= last <= 2
+    assert not network.assert_same_run(expected)["warnings"]
+
+
 @pytest.mark.parametrize("victim", ["client", "server"])
 def test_the_u_shape_has_the_same_bits_also_where_a_party_is_killed(
     forks, authority, tiny_config, trained, tmp_path, victim

@@ -14,7 +14,7 @@ from splitcom.methods.evaluate import evaluate_run, writer_of
 from splitcom.methods.export import export_run
 from splitcom.methods.run import train
 from splitcom.metrics.record import RunFolder
-from splitcom.models import add_lora, cut, load_model, without_adapters
+from splitcom.models import add_lora, check_adapter, cut, load_model, without_adapters
 from splitcom.models.load import stored_dtype
 
 TEXTS = {"evaluation.generate": 2, "evaluation.text_samples": 2, "evaluation.max_new_tokens": 4}
@@ -180,10 +180,34 @@ def test_a_copy_is_checked_without_the_models_weights(tiny_config, trained, tmp_
     export_run(run.folder, tmp_path / "out")
     assert (tmp_path / "out" / "adapter_config.json").exists()
     weights = run.adapter / "adapter_model.safetensors"
+    (run.adapter / "checksums.json").unlink()  # as that of another tool, which has none
     save_file({name: tensor[..., 1:].contiguous() for name, tensor in load_file(weights).items()}, weights)
     with pytest.raises(AdapterError, match="no PEFT adapter that fits"):
         export_run(run.folder, tmp_path / "other")
     assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("file", ["adapter_model.safetensors", "adapter_config.json"])
+def test_a_damaged_adapter_is_not_used_and_written_again_on_resume(tiny_config, tmp_path, file):
+    run = train(tiny_config.override({"training.rounds": 1}), tmp_path / "run")
+    export_run(run.folder, tmp_path / "copy")
+    before = (run.adapter / file).read_bytes()
+    for folder in (run.adapter, tmp_path / "copy"):
+        content = bytearray((folder / file).read_bytes())
+        content[-3] ^= 1
+        (folder / file).write_bytes(content)
+    for use in (
+        lambda: export_run(run.folder, tmp_path / "out"),
+        lambda: export_run(run.folder, tmp_path / "out", merge=True),
+        lambda: writer_of(run.folder),
+    ):
+        with pytest.raises(RunError, match=rf"the checksum of {file} does not hold.* --resume"):
+            use()
+    with pytest.raises(AdapterError, match=rf"damaged adapter \(the checksum of {file} does not hold\)"):
+        check_adapter(tiny_config.model.source, tmp_path / "copy")
+    train(tiny_config.override({"training.rounds": 1}), run.folder, resume=True)
+    assert (run.adapter / file).read_bytes() == before
+    export_run(run.folder, tmp_path / "out")
 
 
 def test_merging_keeps_the_dtype_that_the_base_is_stored_in(tiny_config, tiny_model, tmp_path):

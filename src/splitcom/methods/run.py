@@ -48,8 +48,9 @@ AFTER_TRAINING = (
     "comparison.",
     "references.keep",
     "training.keep_checkpoints",
+    "control.start_from",
 )
-"""Settings that training does not depend on: they may be changed when a run is resumed."""
+"""Settings that training does not depend on, or no longer: they may be changed when a run is resumed."""
 
 LIVENESS = (
     "federation.names",
@@ -91,6 +92,11 @@ def configured(config: Config) -> Config:
     return METHODS[config.method].configure(config)
 
 
+def completed(config: Config) -> Config:
+    """The configuration with what its method prescribes, and its rows and the adapter it begins from tell."""
+    return with_adapter(with_chat(with_classes(configured(config))))
+
+
 def train(
     config: Config,
     out: str | Path,
@@ -122,8 +128,7 @@ def train(
         if not resume:
             folder.refuse_if_used()
         given = Given(model, tokenizer, data, held_out).keep(folder, resume=resume)
-        config = with_chat(with_classes(configured(config.override(given) if given else config)))
-        config = with_adapter(config)
+        config = completed(config.override(given) if given else config)
         if from_round is not None:
             check_resumable(folder, config, also=DEFENCES)
             go_back(folder, from_round)
@@ -207,13 +212,14 @@ def run_rounds(federation: Federation, observer: Observer) -> list[str]:
     for lines in federation.run():
         observer.on_round(lines)
     losses, rows, kept = federation.eval_losses, federation.eval_rows, federation.kept_round
-    return findings(before, effective(federation.whole_adapter), losses, federation.config, rows, kept)
+    found = findings(before, effective(federation.whole_adapter), losses, federation.config, rows, kept)
+    return [*federation.warnings, *found]
 
 
 def ended_with(folder: RunFolder, config: Config) -> dict[str, Any] | None:
     """The result of a run that has trained as long as it is to, and has its adapter; else None."""
     result = folder.result()
-    if result is None or not folder.adapter.exists():
+    if result is None or not folder.has_adapter:
         return None
     ((setting, value),) = result.get("ended_by", {"rounds": result["rounds"]}).items()
     now = getattr(config.training, setting)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from splitcom import lock
+from splitcom.checksums import fault_in
 from splitcom.durable import is_partial, make_folder, sync, write_atomic
 from splitcom.errors import RunError
 
@@ -136,14 +137,21 @@ class RunFolder:
             ) from error
         return result
 
+    @property
+    def has_adapter(self) -> bool:
+        """Whether the adapter is there, as it was written."""
+        return self.adapter.exists() and fault_in(self.adapter) is None
+
     def ended_adapter(self) -> Path:
         """The adapter of a finished run; RunError where the run has not ended, or could not write its adapter."""
         if self.result() is None:
             raise RunError(f"{self.path}: the run has not ended; continue it with `splitcom train --resume`")
-        if not self.adapter.exists():
+        if not self.has_adapter:
+            fault = fault_in(self.adapter)
+            why = "could not be written" if fault is None else f"is damaged ({fault})"
             raise RunError(
-                f"{self.path}: the run has ended, but its adapter could not be written; `splitcom train --resume` "
-                "writes it from the checkpoint"
+                f"{self.path}: the run has ended, but its adapter {why}; `splitcom train --resume` writes it from the "
+                "checkpoint"
             )
         return self.adapter
 

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from splitcom.checksums import NAME, fault_in, write_checksums
 from splitcom.durable import write_atomic
 from splitcom.errors import AdapterError
 from splitcom.models.adapters import State, head_module, leaf, linear_modules
@@ -87,6 +88,7 @@ def export_adapter(
     Path(folder).mkdir(parents=True, exist_ok=True)
     lora.save_pretrained(str(folder))
     save_file(_as_peft_has_it(state), Path(folder) / _WEIGHTS, metadata={"format": "pt"})
+    write_checksums(Path(folder))
 
 
 def _as_peft_has_it(state: State) -> dict[str, Tensor]:
@@ -97,7 +99,8 @@ def _as_peft_has_it(state: State) -> dict[str, Tensor]:
 
 
 def read_adapter(folder: str | Path) -> dict[str, Tensor]:
-    """Read what `export_adapter` has written, by names in the whole model; AdapterError where it cannot be read."""
+    """Read what `export_adapter` has written, by names in the whole model; AdapterError if it is damaged."""
+    _check_whole(folder)
     path = Path(folder) / _WEIGHTS
     try:
         stored = load_file(path)
@@ -110,7 +113,11 @@ def read_adapter(folder: str | Path) -> dict[str, Tensor]:
 
 
 def check_adapter(base: str | Path, folder: str | Path, labels: Labels = None) -> None:
-    """Raise AdapterError where the PEFT adapter in `folder` does not fit the model; loads no weights of the model."""
+    """Raise AdapterError if the PEFT adapter in `folder` is damaged or does not fit the model.
+
+    Loads no weights of the model.
+    """
+    _check_whole(folder)
     model = skeleton(load_config(base, labels), labels=labels)
     try:
         with torch.device("meta"), _peft_is_quiet():
@@ -136,6 +143,7 @@ def copy_adapter(folder: str | Path, base: str | Path, out: str | Path) -> None:
     settings = json.loads(path.read_text(encoding="utf-8"))
     settings["base_model_name_or_path"] = resolve(base)
     write_atomic(path, json.dumps(settings, indent=2, sort_keys=True).encode())
+    write_checksums(Path(out))
 
 
 def load_adapted(
@@ -161,6 +169,15 @@ def merge_adapter(
     with quiet():
         merged.save_pretrained(str(out))
     load_tokenizer(base).save_pretrained(str(out))
+
+
+def _check_whole(folder: str | Path) -> None:
+    """Raise AdapterError if a file of an adapter is not what was written; one that others have made may be anything."""
+    if (fault := fault_in(Path(folder))) is not None:
+        raise AdapterError(
+            f"{folder}: damaged adapter ({fault}); write it again with `splitcom train --resume`, or put back a copy; "
+            f"if it was changed on purpose, remove its {NAME}"
+        )
 
 
 @contextmanager

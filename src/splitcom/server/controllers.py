@@ -12,6 +12,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from splitcom.checksums import fault_in, write_checksums
 from splitcom.codecs import parse as parse_codec
 from splitcom.config import Config
 from splitcom.control import Controller, Decision, Feedback, Knob, parse
@@ -107,6 +108,8 @@ class Controllers:
                 metadata = {"controller": str(steering.controller), "scalars": json.dumps(state.scalars)}
                 content = save(dict(state.tensors), metadata)
                 write_atomic(folder / f"{name}.safetensors", content)
+        if folder.exists():
+            write_checksums(folder)
 
     def _start_from(self, folder: Path) -> None:
         """Load what the controllers of these names have learned in another run."""
@@ -117,6 +120,10 @@ class Controllers:
             raise ConfigError(
                 f"control.start_from: {folder} has no controller for {', '.join(files) or 'this run, which has none'} "
                 f"(there: {there}); name the folder of a finished run whose controllers learn, such as ddpg"
+            )
+        if (fault := fault_in(folder)) is not None:
+            raise ConfigError(
+                f"control.start_from: {folder}: {fault}; put back a copy, or name another run's folder"
             )
         for name, file in found.items():
             controller = self._steered[name].controller

@@ -25,6 +25,7 @@ from splitcom.metrics.tally import Tally
 from splitcom.protocol.labels import pack_labels, unpack_labels
 from splitcom.protocol.limits import KindLimits
 from splitcom.protocol.messages_pb2 import Message, SaveState, Welcome
+from splitcom.server.agreement import Agreement
 from splitcom.server.best import Best
 from splitcom.server.body import ServerBody
 from splitcom.server.claims import bound_training_losses, warn_of_sizes
@@ -113,6 +114,7 @@ class Federation:
         self._clients = Conversations(
             config, transport, self.ledger, model.fingerprint, self.states.begin_anew, model.limits(config)
         )
+        self._agreement = Agreement(self._clients, self.states, store, config.training.keep_checkpoints)
         body = None if model.engine is None else ServerBody(config, model.engine, self._clients, self.states)
         self._body = body
         self._observer = observer = observer or Observer()
@@ -140,6 +142,11 @@ class Federation:
     def kept_round(self) -> int:
         """The round after which the adapter was what is kept; 0: before training."""
         return self.best.round if self.best.adapter and self.best.round is not None else self.round
+
+    @property
+    def warnings(self) -> list[str]:
+        """What there is to be warned of in how the run went."""
+        return self._agreement.warnings
 
     @property
     def ended_by(self) -> dict[str, int]:
@@ -184,6 +191,9 @@ class Federation:
     def _rounds(self) -> Iterator[list[dict[str, Any]]]:
         self._clients.gather()
         warn_of_sizes({name: self._clients.peers[name].num_samples for name in self._clients.present})
+        if (common := self._agreement.common_round(self._saved_round)) != self._saved_round:
+            self._store.go_back_to(common)
+            self._restore()
         self._welcome()
         # Coming together takes no time of the run's, or else one that is resumed would not go on to the same order.
         self._clients.transport.load_state(self._saved_clocks)
@@ -205,12 +215,7 @@ class Federation:
         for name in self._clients.greeted:
             state, peer = self.states[name], self._clients.peers[name]
             if state.acknowledged_round != self._saved_round or self._saved_round not in peer.saved_rounds:
-                if state.acknowledged_round:  # after round 0 there is nothing to lose
-                    _LOG.warning(
-                        "%s has no state of round %d any more: it goes on with a new optimizer and no references",
-                        name,
-                        self._saved_round,
-                    )
+                self._agreement.check(name, self._saved_round)
                 state.begin_anew()
                 state.adapter_version = self._shared.held_by(peer.adapter_digest)
             welcome = Welcome(config_toml=self._told, round=state.acknowledged_round)
@@ -323,6 +328,7 @@ class Federation:
             "exact": self.exact,
             "ledger": self.ledger.state(),
             "uncompressed": self.uncompressed,
+            "warnings": self._agreement.warnings,
             "transport": self._saved_clocks,
             "clients": {
                 name: [client.acknowledged_round, client.adapter_version]
@@ -361,6 +367,7 @@ class Federation:
         self.participation, self.members = Participation(scalars["participation"]), scalars["members"]
         self.exact = None if scalars["exact"] is None else HeldOut(*scalars["exact"])
         self.uncompressed = Counter(scalars["uncompressed"])
+        self._agreement.warnings = scalars["warnings"]
         self.ledger.load_state(scalars["ledger"])
         self._saved_clocks = scalars["transport"]
         self._clients.transport.load_state(self._saved_clocks)

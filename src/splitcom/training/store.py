@@ -12,7 +12,6 @@ disk has damaged the last: a state whose checksums do not hold is as if it had n
 and saves a round has left the course of later ones, so their states are removed.
 """
 
-import hashlib
 import json
 import logging
 import os
@@ -26,14 +25,14 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from splitcom.checksums import changed_files, write_checksums
 from splitcom.codecs import ReferenceStore
 from splitcom.durable import new_folder
 from splitcom.errors import CodecError, RunError
 
 _LOG = logging.getLogger(__name__)
 NamedReferences = Iterable[tuple[str, ReferenceStore]]
-_CHECKSUMS = "checksums.json"
-_FORMAT = 5  # 1, of version 0.1, was not written down
+_FORMAT = 6  # 1, of version 0.1, was not written down
 
 
 class PartyStore:
@@ -79,13 +78,13 @@ class PartyStore:
         final = self._path(round_index)
         try:
             with new_folder(final, private=True) as folder:
-                for name in ("state.safetensors", "state.json", _CHECKSUMS):
+                for name in ("state.safetensors", "state.json"):
                     (folder / name).touch(0o600)
                 save_file(_apart(tensors), folder / "state.safetensors")
                 _write_json(folder / "state.json", {"format": _FORMAT, "scalars": scalars})
                 for name, store in references:
                     store.save(folder / f"references-{name}.safetensors")
-                _write_json(folder / _CHECKSUMS, _checksums(folder))
+                write_checksums(folder)
         except (OSError, SafetensorError, CodecError) as error:
             reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
             raise RunError(
@@ -171,27 +170,13 @@ def _apart(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return apart
 
 
-def _checksums(folder: Path) -> dict[str, str]:
-    """SHA-256 of each file but that of the checksums themselves."""
-    found = {}
-    for path in sorted(folder.iterdir()):
-        if path.name != _CHECKSUMS:
-            with path.open("rb") as file:
-                found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return found
-
-
 def _fault(folder: Path) -> str | None:
     """What is wrong with a saved state, None where nothing is; raises RunError where another version has written it."""
     try:
         state = _read_json(folder / "state.json")
-        if "format" in state:  # 0.1 wrote neither this nor checksums
-            expected, found = _read_json(folder / _CHECKSUMS), _checksums(folder)
-            wrong = sorted(
-                name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)
-            )
-            if wrong:
-                return f"the checksum of {wrong[0]} does not hold"
+        # 0.1 wrote neither a format nor checksums
+        if "format" in state and (changed := changed_files(folder)):
+            return f"the checksum of {changed[0]} does not hold"
     except (OSError, ValueError) as error:
         return str(error)
     if state.get("format") != _FORMAT:

@@ -92,9 +92,10 @@ class World:
             made.append(Counting(*arguments, fails=fails))
             return made[-1]
 
+        self.transport = InProcess(names, lambda name: Client(name, self.told, self.saved), clock)
         self.federation = Federation(
             config,
-            InProcess(names, lambda name: Client(name, self.told, self.saved), clock),
+            self.transport,
             Served(None, {"x": torch.zeros(2)}, "f"),
             lambda name: {},
             self.store,
@@ -157,15 +158,60 @@ def test_a_run_goes_on_from_what_is_kept(tmp_path):
     assert list(again.federation.eval_losses) == [0, 1, 2, 3]
 
 
-def test_a_client_that_has_lost_its_state_begins_anew_and_that_is_said(tmp_path, caplog):
-    first = World(tmp_path, CONFIG.override({"training.rounds": 2}))
+def after_two_rounds(folder):
+    first = World(folder, CONFIG.override({"training.rounds": 2}))
     first.run()
     first.federation.close()
+
+
+def test_all_go_back_to_the_last_round_that_they_have(tmp_path, caplog):
+    after_two_rounds(tmp_path)
+    again = World(tmp_path, saved={"client-0": [1, 2], "client-1": [1]})
+    assert again.run() == [2, 3]
+    assert [again.kinds(name)[0] for name in ("client-0", "client-1")] == [("welcome", 1)] * 2
+    assert again.federation.adapter["x"].tolist() == [3.0, 3.0]
+    assert "client-1: no whole state of round 2; everybody goes back to round 1" in caplog.text
+    assert not again.federation.warnings and again.store.rounds() == [2, 3]
+
+
+def test_so_they_do_if_that_shows_in_the_middle_of_the_run(tmp_path):
+    after_two_rounds(tmp_path)
+
+    config = CONFIG.override({"training.rounds": 4})
+    world = World(tmp_path, config, saved={"client-0": [1, 2], "client-1": [1, 2]})
+    rounds = []
+    for lines in world.federation.run():
+        rounds.append(lines[0]["round"])
+        if rounds == [3]:
+            world.saved["client-1"].remove(3)
+            world.federation._clients.idle()
+            world.transport.reset("client-1")
+    assert rounds == [3, 3, 4]
+    assert not world.federation.warnings
+
+
+def test_a_client_that_never_has_its_state_does_not_keep_the_run_from_ending(tmp_path):
+    class Forgetful(dict):
+        def setdefault(self, name, default):
+            return [0, 1] if name == "client-1" else super().setdefault(name, default)
+
+    after_two_rounds(tmp_path)
+    world = World(tmp_path, CONFIG, saved=Forgetful({"client-0": [1, 2], "client-1": []}), fails=[2, 3])
+    assert world.run() == [2, 3]
+    (warning,) = world.federation.warnings
+    assert "client-1: no whole state of round 2" in warning
+
+
+def test_a_client_that_has_lost_its_state_begins_anew_if_not_all_have_another_and_that_is_said(
+    tmp_path, caplog
+):
+    after_two_rounds(tmp_path)
     again = World(tmp_path, saved={"client-0": [1, 2]})
-    again.run()
+    assert again.run() == [3]
     assert [again.told[index][:2] for index in (0, 1)] == [("client-0", "welcome"), ("client-1", "welcome")]
-    assert "client-1 has no state of round 2 any more: it goes on" in caplog.text
-    assert "client-0 has no state" not in caplog.text
+    (warning,) = again.federation.warnings
+    assert "client-1: no whole state of round 2" in warning and "not that of an undisturbed run" in warning
+    assert warning in caplog.text and "client-0: no whole state" not in caplog.text
 
 
 def test_what_is_forgotten_at_the_end_leaves_the_training(tmp_path):

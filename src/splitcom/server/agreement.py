@@ -1,0 +1,74 @@
+"""From which saved round all parties go on, if a client has lost the state it kept after the last one."""
+
+import logging
+
+from splitcom.server.conversations import Conversations, Rejoined
+from splitcom.server.state import ClientStates
+from splitcom.training.store import PartyStore
+
+_LOG = logging.getLogger(__name__)
+
+
+class Agreement:
+    """Finds the last round that the server and all clients have; `warnings` tell which clients found none.
+
+    A client has everybody go back from a round once: one that comes again and again without its state does not keep
+    the run from ending.
+    """
+
+    def __init__(self, clients: Conversations, states: ClientStates, store: PartyStore, keep: int) -> None:
+        self.warnings: list[str] = []
+        self._clients = clients
+        self._states = states
+        self._store = store
+        self._keep = keep
+        self._settled: set[tuple[str, int]] = set()  # client and round
+
+    def common_round(self, saved_round: int) -> int:
+        """The last round from which all clients that have said hello can go on; `saved_round` if there is no other."""
+        greeted = self._clients.greeted
+        lost = [name for name in greeted if self._has_lost(name, saved_round)]
+        fresh = [name for name in lost if (name, saved_round) not in self._settled]
+        self._settled |= {(name, saved_round) for name in lost}
+        for index in reversed(self._older(saved_round)) if fresh else ():
+            sharing = self._shared_by(index).intersection(greeted)
+            if all(self._can_begin(name, index) for name in sharing):
+                _LOG.warning(
+                    "%s: no whole state of round %d; everybody goes back to round %d, which all have",
+                    ", ".join(fresh),
+                    saved_round,
+                    index,
+                )
+                return index
+        return saved_round
+
+    def check(self, name: str, saved_round: int) -> None:
+        """Warn if a client that is to be welcomed lacks its state; Rejoined if all may yet go back to another."""
+        if not self._has_lost(name, saved_round):
+            return
+        is_settled = (name, saved_round) in self._settled
+        if not is_settled and any(self._can_begin(name, index) for index in self._older(saved_round)):
+            raise Rejoined(name)
+        warning = (
+            f"{name}: no whole state of round {saved_round}, nor had all parties one of an earlier round: it went on "
+            "with a new optimizer and no references, so the adapter is not that of an undisturbed run; see that its "
+            f"disk is sound, or raise training.keep_checkpoints, which is {self._keep}"
+        )
+        _LOG.warning("%s", warning)
+        self.warnings.append(warning)
+
+    def _has_lost(self, name: str, saved_round: int) -> bool:
+        """Whether a client has kept a state after this round and lacks it now; before training none is of use."""
+        kept = self._states[name].acknowledged_round
+        return bool(kept) and kept == saved_round and not self._can_begin(name, saved_round)
+
+    def _can_begin(self, name: str, round_index: int) -> bool:
+        return round_index == 0 or round_index in self._clients.peers[name].saved_rounds
+
+    def _older(self, saved_round: int) -> list[int]:
+        return [index for index in self._store.rounds() if index < saved_round]
+
+    def _shared_by(self, round_index: int) -> set[str]:
+        """The clients that kept their state after this round, as the server did."""
+        _, scalars = self._store.load(round_index)
+        return {name for name, (kept, _) in scalars["clients"].items() if kept == round_index}
