@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -57,6 +58,39 @@ def in_threads(jobs):
 
 def test_a_failure_is_named_and_the_others_end(tiny_config, tmp_path, monkeypatch):
     monkeypatch.setattr(campaign, "_pool", in_threads)
+def test_what_has_been_run_is_known_when_everything_has_been_moved(tiny_config, tiny_model, tmp_path):
+    before, now = tmp_path / "before", tmp_path / "now"
+    (before / "rows").mkdir(parents=True)
+    shutil.copytree(tiny_model, before / "model")
+    for name, rows in (("train", range(20)), ("test", range(20, 24))):
+        lines = [json.dumps({"text": f"row {row} says", "label": "ab"[row % 2]}) for row in rows]
+        (before / "rows" / f"{name}.jsonl").write_text("\n".join(lines))
+
+    def configs(folder):
+        changes = {
+            "training.rounds": 1,
+            "model.source": str(folder / "model"),
+            "data.source": str(folder / "rows" / "train.jsonl"),
+            "data.held_out": f"{folder}/rows[test]",
+            "data.task": "classification",
+            "data.prompt": "{text}",
+            "data.response": "label",
+        }
+        return {"one": variants(tiny_config.override(changes), BASE)}
+
+    run_campaign(configs(before), before / "runs", 1)
+    before.rename(now)
+    results = {path: path.stat().st_mtime_ns for path in now.rglob("result.json")}
+    assert len(results) == 1
+    run_campaign(configs(now), now / "runs", 1)
+    assert results == {path: path.stat().st_mtime_ns for path in now.rglob("result.json")}
+    path = now / "rows" / "test.jsonl"
+    path.write_text(path.read_text().replace("row 20", "row 99"))
+    run_campaign(configs(now), now / "runs", 1)
+    assert len(list(now.rglob("result.json"))) == 2
+
+
+def test_a_failure_is_named_and_the_others_end(tiny_config, tmp_path):
     small = tiny_config.override({"training.rounds": 1})
     broken = VariantConfig(name="broken", set={"data.prompt": "{nowhere}"})
     with pytest.raises(RunError, match=r"broken: .*no column 'nowhere'"):

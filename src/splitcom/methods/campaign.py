@@ -16,7 +16,7 @@ import torch
 from splitcom.config import Config
 from splitcom.errors import RunError, SplitComError
 from splitcom.methods.compare import Planned, go_on, plan, write_comparison
-from splitcom.methods.run import check_resumable, is_complete
+from splitcom.methods.run import check_resumable, completed, is_complete
 from splitcom.metrics.record import RunFolder
 from splitcom.transports.thread import start
 
@@ -40,8 +40,8 @@ def run_campaign(
 ) -> list[Path]:
     """Run the comparisons of `configs` into folders of these names below `out`, `jobs` runs at a time.
 
-    The runs themselves are below `out`/runs, named by the hash of their configuration: what has been run, by any of
-    the comparisons, is not run again, and what was interrupted is continued. Returns the comparisons' folders.
+    The runs themselves are below `out`/runs, named by what they train wherever its files are: what has been run, by any
+    of the comparisons, is not run again, and what was interrupted is continued. Returns the comparisons' folders.
     Raises ConfigError before anything is run; RunError, naming them, after the others have ended, where runs failed.
     """
     out = Path(out)
@@ -49,7 +49,7 @@ def run_campaign(
     distinct = {run.folder: run for planned in plans.values() for run in planned}
     for folder, run in distinct.items():
         if (folder / "config.toml").exists():
-            check_resumable(RunFolder(folder), run.config)
+            check_resumable(RunFolder(folder), completed(run.config))
     failed = _run_all(distinct, jobs, on_progress)
     for name, planned in plans.items():
         results = [RunFolder(run.folder).result() for run in planned]

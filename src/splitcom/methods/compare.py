@@ -1,6 +1,5 @@
 """Several methods on the same data over several seeds: run what is missing, collect the results."""
 
-import hashlib
 import json
 import os
 import re
@@ -12,6 +11,7 @@ from typing import Any
 from splitcom.config import Config, VariantConfig
 from splitcom.durable import write_atomic
 from splitcom.errors import ConfigError
+from splitcom.methods.identity import Identities
 from splitcom.methods.run import configured, train
 from splitcom.server.observe import Observer
 
@@ -48,19 +48,16 @@ def plan(
 ) -> list[Planned]:
     """Every variant with every seed, its configuration checked; folders below `out`, by name.
 
-    With `cache`, folders below that one, by what is run: comparisons that share it share their runs.
+    With `cache`, folders below that one, by what is run (see `Identities`): comparisons that share it share their runs.
     """
-    planned = []
+    planned, identities = [], Identities()
     for seed in list(seeds) or config.comparison.seeds:
         for variant in variants_of(config, methods):
             changes = {**variant.set, "method": variant.method, "seed": seed, "comparison": {}}
             run_config = configured(config.override(changes))
             folder = out / f"{_slug(variant.name)}-seed{seed}"
             if cache is not None:
-                # Without defaults, so that a new setting leaves old runs valid. A default that has changed is noticed
-                # when a run is to be continued, as config.toml is complete.
-                chosen = json.dumps(run_config.model_dump(exclude_defaults=True), sort_keys=True)
-                folder = cache / hashlib.sha256(chosen.encode()).hexdigest()[:16]
+                folder = cache / identities.of(run_config)
             planned.append(Planned(variant, run_config, folder))
     return planned
 

@@ -68,6 +68,18 @@ def with_places(cls: type[BaseModel], tree: Mapping[str, Any], file: Path) -> Tr
     return found
 
 
+def places_of(section: BaseModel, prefix: str = "") -> dict[str, str]:
+    """The places that a section and those below it name, by dotted key."""
+    found: dict[str, str] = {}
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        if isinstance(value, BaseModel):
+            found |= places_of(value, f"{prefix}{name}.")
+        elif isinstance(value, str) and _place_of(field) is not None:
+            found[prefix + name] = value
+    return found
+
+
 def _field_at(cls: type[BaseModel], key: str) -> FieldInfo | None:
     *path, last = key.split(".")
     for part in path:
