@@ -10,7 +10,7 @@ from splitcom.errors import RemoteProtocolError
 from splitcom.transports import tls
 from splitcom.transports.endpoint import Endpoint
 from splitcom.transports.frames_pb2 import Description
-from splitcom.transports.grpc import Timeouts
+from splitcom.transports.grpc import TRANSPORT_VERSION, Timeouts
 from splitcom.transports.grpc_calls import ServerCalls
 from splitcom.transports.grpc_server import GrpcServer
 
@@ -42,7 +42,7 @@ def serving(authority: Path, folder: Path, contents: dict[str, bytes] = CONTENTS
         "127.0.0.1:0",
         tls.load_server_identity(authority),
         tls.Revocations(authority),
-        Description(protocol_version=1),
+        Description(protocol_version=TRANSPORT_VERSION),
         max_clients=1,
         front=lambda: folder,
     ) as server:

@@ -21,7 +21,7 @@ from splitcom.transports.frames_pb2 import Refused
 from splitcom.transports.framing import MAX_FRAME_BYTES
 
 SERVICE = "splitcom.transport.v1.SplitCom"
-TRANSPORT_VERSION = 1
+TRANSPORT_VERSION = 2  # since which a listing of the front has hashes
 PROBE_BYTES = 1 << 18
 PIECE_BYTES = 1 << 16  # of a file; what a connection that is cut early has carried is not lost
 _STREAMS_OF_A_CONNECTION = 8  # a client has one at a time

@@ -480,7 +480,7 @@ def test_files_that_are_no_model_are_not_written(serve, authority, tmp_path, nam
     assert not (tmp_path / "cache").exists()
 
 
-def test_a_link_is_measured_and_another_model_refused(serve, authority):
+def test_a_link_is_measured_and_another_model_refused(serve, authority, tmp_path):
     server = serve()
     identity = tls.load_identity(authority / "clients" / "a.pem")
     with ServerCalls(f"localhost:{server.port}", identity, HASTY) as calls:
@@ -490,7 +490,7 @@ def test_a_link_is_measured_and_another_model_refused(serve, authority):
         with pytest.raises(RefusedError, match="another base model: its fingerprint is 0000"):
             calls.describe("0" * 64)
         with pytest.raises(RefusedError, match="gives no weights away"):
-            calls.fetch_front(Path("nowhere") / "at" / "all", *ANY_FRONT)
+            calls.fetch_front(tmp_path / "front", *ANY_FRONT)
 
 
 def test_a_connection_that_has_gone_silent_is_given_up_and_taken_over(serve, join, through_proxy):
