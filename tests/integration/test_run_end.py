@@ -98,6 +98,7 @@ def test_settings_that_training_does_not_depend_on_may_change(tiny_config, train
     assert "samples" not in run.result
     before = adapter_of(run)
     asks = {**TEXTS, "links.up_mbps": 2.0, "comparison.seeds": [1, 2]}
+    asks |= {"engine.max_tokens_per_pass": 64, "evaluation.batch_size": 2}
     again = train(tiny_config.override(asks), run.folder, resume=True)
     assert len(again.result["samples"]) == 2 and again.result["text"]["prompts"] == 2
     fewer = train(tiny_config.override({**asks, "evaluation.generate": 1}), run.folder, resume=True)
@@ -227,7 +228,9 @@ def test_merging_keeps_the_dtype_that_the_base_is_stored_in(tiny_config, tiny_mo
 def test_a_run_whose_adapters_have_not_moved_says_so(tiny_config, tmp_path, method, caplog):
     moved = train(tiny_config.override({"method": method, "training.rounds": 1}), tmp_path / "moved")
     evaluation = moved.result["eval"]
-    assert evaluation["fell_by"] == evaluation["initial_loss"] - evaluation["loss"] > 0
+    lines = [json.loads(line) for line in (moved.folder / "metrics.jsonl").read_text().splitlines()]
+    assert evaluation["fell_by"] == lines[0]["eval_loss"] - lines[-1]["eval_loss"] > 0
+    assert evaluation["exact"] and (evaluation["loss"] == lines[-1]["eval_loss"]) == (method == "fedlora")
     assert moved.result["warnings"] == []
     idle = tiny_config.override(
         {"method": method, "training.lr": 1e-44, "training.rounds": 1, "evaluation.codec": "none"}

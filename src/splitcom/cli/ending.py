@@ -20,9 +20,14 @@ def show_end(terminal: Terminal, run: Run) -> None:
 
     def show() -> dict[str, object]:
         terminal.print(closing_table([run.result]))
-        loss, initial = (run.result["eval"][key] for key in ("loss", "initial_loss"))
-        change = "over other rows" if run.result["eval"]["fell_by"] is None else f"{loss - initial:+.4f}"
-        terminal.say(f"held-out loss {initial:.4f} → {loss:.4f} nats ({change})")
+        loss, initial, fell_by = (run.result["eval"][key] for key in ("loss", "initial_loss", "fell_by"))
+        if fell_by is None:
+            terminal.say(f"held-out loss {initial:.4f} → {loss:.4f} nats (over other rows)")
+        else:
+            exact = "" if initial - fell_by == loss else f"; without the evaluation's codec {loss:.4f}"
+            terminal.say(
+                f"held-out loss {initial:.4f} → {initial - fell_by:.4f} nats ({-fell_by:+.4f}){exact}"
+            )
         if ending_of_run := as_result(run.result).ending:
             terminal.say(ending_of_run)
         print_samples(terminal, run.result.get("samples", []))

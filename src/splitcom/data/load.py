@@ -1,6 +1,7 @@
 """Rows of prompt and response from the records of any source; knows no tokenizer."""
 
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -22,6 +23,8 @@ DEFAULT_TEMPLATE = "{mr} =>"
 """The prompt that the bundled model was pretrained with."""
 
 Format = Literal["columns", "chat"]
+_UNSEEN = re.compile("[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufe0e\ufe0f\ufeff]")
+"""Marks without a glyph; not the joiners, by which some scripts tell words apart."""
 
 
 @dataclass(frozen=True)
@@ -66,12 +69,14 @@ class Row:
 
 
 def as_label(text: str) -> str:
-    """Return the class that a text stands for: spaces around it mean nothing, and 1.0 is 1.
+    """Return the class that a text stands for: spaces around it and marks without a glyph mean nothing, and 1.0 is 1.
 
-    >>> as_label(" pos"), as_label("1.0"), as_label("2.50")
-    ('pos', '1', '2.50')
+    Texts that Unicode holds to be the same character by character (NFC) are one.
+
+    >>> as_label(" pos"), as_label("1.0"), as_label("2.50"), as_label("\\u200bcafe\\u0301") == "caf\xe9"
+    ('pos', '1', '2.50', True)
     """
-    return re.sub(r"^(-?\d+)\.0+$", r"\1", text.strip())
+    return re.sub(r"^(-?\d+)\.0+$", r"\1", unicodedata.normalize("NFC", _UNSEEN.sub("", text)).strip())
 
 
 def load_rows(

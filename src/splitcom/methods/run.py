@@ -52,6 +52,12 @@ AFTER_TRAINING = (
 )
 """Settings that training does not depend on, or no longer: they may be changed when a run is resumed."""
 
+ROUNDING = ("engine.max_tokens_per_pass", "evaluation.batch_size")
+"""Settings of memory that results do not depend on but for rounding: they may be changed when a run is resumed.
+
+Where all of a step fits into one pass, before and now, the bits are the same.
+"""
+
 LIVENESS = (
     "federation.names",
     "federation.drop_after_s",
@@ -249,7 +255,7 @@ def check_resumable(folder: RunFolder, config: Config, also: Sequence[str] = ())
     started = Config.from_toml(folder.config_toml(), where=str(folder.path / "config.toml"))
     was, now = flat(started.model_dump()), flat(config.model_dump())
     waits = started.federation.waits_for_all
-    free = (*AFTER_TRAINING, *PLACES, *LIVENESS, *also, *(["links."] if waits else []))
+    free = (*AFTER_TRAINING, *ROUNDING, *PLACES, *LIVENESS, *also, *(["links."] if waits else []))
     changed = [
         f"{key} was {was.get(key)!r}, is {now.get(key)!r}"
         for key in sorted(was | now)
@@ -302,7 +308,8 @@ def result_of(federation: Federation, config: Config, label: str, virtual_s: flo
             # of losses before the last, which went through the evaluation's codec, and the last
             "best_loss": min(last, *alike.values()),
             "initial_loss": losses[0],
-            "fell_by": losses[0] - last if 0 in alike else None,
+            # of two losses through the evaluation's codec: beside an exact one, its errors would count as training
+            "fell_by": losses[0] - losses[kept] if 0 in alike else None,
             "exact": exact is not None or not config.codes_evaluation,
             **accuracy,
         },

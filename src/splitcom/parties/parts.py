@@ -76,6 +76,11 @@ def check_parts(config: Config) -> list[str]:
         )
     check_optimizer(config.training.optimizer)
     warnings = []
+    if model.dtype == "float16":
+        warnings.append(
+            "model.dtype = 'float16': losses are not scaled, so that small gradients become 0 and large ones overflow, "
+            "and what is learnt may be wrong; set model.dtype = 'bfloat16', which is as small, or 'float32'"
+        )
     if getattr(whole.config.get_text_config(), "output_router_logits", False):
         warnings.append(
             f"{model.source}: output_router_logits is set, but the auxiliary loss of its router is not trained: losses "

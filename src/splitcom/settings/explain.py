@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -38,6 +38,11 @@ def _line(cls: type[BaseModel], path: list[str], detail: Any, where: str) -> str
         hint = f"did you mean '{close[0]}'?" if close else f"known keys: {', '.join(known)}"
         return f"{where}: {key}: unknown key; {hint}"
     message = detail["msg"].removeprefix("Value error, ")
+    if detail["type"] == "value_error" and isinstance(detail["input"], Mapping | BaseModel):
+        # of a section, whose validator names the field and its value first: not all of the section
+        return (
+            f"{where}: {message}" if not key or message.startswith(f"{key}.") else f"{where}: {key}.{message}"
+        )
     if _may_be_none(cls, path):
         message += "; false stands for none"
     return f"{where}: {key or 'run'} = {detail['input']!r}: {message}" if key else f"{where}: {message}"

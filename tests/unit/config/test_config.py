@@ -278,3 +278,18 @@ def test_a_run_folder_of_0_1_is_read_if_its_adapters_travelled_as_they_do_by_def
         ConfigError, match=r"adapter_dtype is no setting any more: set flows\.adapter_up\.codec"
     ):
         Config.from_toml('[federation]\nadapter_dtype = "float32"', "config.toml")
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"federation.min_clients": 9}, r"federation\.min_clients = 9: there are 3 clients"),
+        ({"references.store": "file"}, r"references\.limit_mb is needed"),
+        ({"training.max_steps": 2}, r"training\.max_steps = 2: they are shared out"),
+        ({"federation.names": ["a"]}, r"federation\.names has 1 different ones"),
+    ],
+)
+def test_what_does_not_fit_within_a_section_names_the_field_alone(changes, expected):
+    with pytest.raises(ConfigError, match=rf"^override: {expected}") as caught:
+        Config().override(changes)
+    assert "{" not in str(caught.value)

@@ -69,6 +69,18 @@ def test_a_closing_token_that_the_template_writes_is_not_doubled():
     assert first.input_ids.tolist() == second.input_ids.tolist() == [1, 2, 9]
 
 
+def test_labels_that_look_the_same_are_one_class() -> None:
+    alike = ["caf\u00e9", "cafe\u0301", "\ufeffcaf\u00e9", "caf\u200b\u00e9", "caf\u00e9\u00ad "]
+    rows = rows_of(*[("", label) for label in [*alike, "tea", "tea"]])
+    assert classes_in(rows) == ["caf\u00e9", "tea"]
+    assert class_indices(rows, ["caf\u00e9", "tea"]) == [0] * 5 + [1] * 2
+    joined = [
+        "\u0645\u06cc\u200c\u062e",
+        "\u0645\u06cc\u062e",
+    ]  # Persian: two words, told apart by the joiner
+    assert len(classes_in(rows_of(*[("", label) for label in joined * 2]))) == 2
+
+
 def test_spaces_around_labels_mean_nothing_and_rows_without_a_label_are_dropped():
     rows = rows_of(("a", "pos"), ("b", "neg"), ("c", ""), ("d", " pos "), ("e", "neg\t"), ("f", "  "))
     assert classes_in(rows_of(*[("", label) for label in ["1", "1.0", "0.0", "0"]])) == ["0", "1"]

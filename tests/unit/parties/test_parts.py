@@ -43,6 +43,13 @@ def test_a_rank_beyond_the_width_is_warned_of(gptj, caplog):
     assert "lora.rank = 17 is more than the width of some modules, which is 16" in caplog.text
 
 
+@pytest.mark.parametrize(("dtype", "number"), [("float16", 1), ("bfloat16", 0), ("float32", 0)])
+def test_training_in_fp16_is_warned_of_since_losses_are_not_scaled(gptj, dtype, number):
+    warnings = check_parts(gptj.override({"model.dtype": dtype}))
+    assert len(warnings) == number
+    assert all("small gradients become 0" in text and "'bfloat16'" in text for text in warnings)
+
+
 def test_an_auxiliary_loss_that_is_not_trained_is_said(tmp_path, caplog):
     sizes = {"vocab_size": 32, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 3}
     heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "num_local_experts": 2}
