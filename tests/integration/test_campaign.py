@@ -56,8 +56,6 @@ def in_threads(jobs):
         yield pool
 
 
-def test_a_failure_is_named_and_the_others_end(tiny_config, tmp_path, monkeypatch):
-    monkeypatch.setattr(campaign, "_pool", in_threads)
 def test_what_has_been_run_is_known_when_everything_has_been_moved(tiny_config, tiny_model, tmp_path):
     before, now = tmp_path / "before", tmp_path / "now"
     (before / "rows").mkdir(parents=True)
@@ -90,7 +88,8 @@ def test_what_has_been_run_is_known_when_everything_has_been_moved(tiny_config, 
     assert len(list(now.rglob("result.json"))) == 2
 
 
-def test_a_failure_is_named_and_the_others_end(tiny_config, tmp_path):
+def test_a_failure_is_named_and_the_others_end(tiny_config, tmp_path, monkeypatch):
+    monkeypatch.setattr(campaign, "_pool", in_threads)
     small = tiny_config.override({"training.rounds": 1})
     broken = VariantConfig(name="broken", set={"data.prompt": "{nowhere}"})
     with pytest.raises(RunError, match=r"broken: .*no column 'nowhere'"):

@@ -6,7 +6,6 @@ A client that begins anew in the middle of this has lost its part of it: everybo
 saved round, so that the run ends with the same bits as an undisturbed one.
 """
 
-import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -45,8 +44,6 @@ from splitcom.training.limits import limits_of
 from splitcom.training.steering import steer
 from splitcom.training.store import PartyStore, sections_of
 from splitcom.transports.events import Transport
-
-_LOG = logging.getLogger(__name__)
 
 
 class Scheduling(Protocol):
