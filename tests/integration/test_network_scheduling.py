@@ -15,6 +15,7 @@ from splitcom.parties.parts import load_parts
 from splitcom.parties.texts import load_texts
 from splitcom.transports import tls
 from splitcom.transports.frames_pb2 import Description
+from splitcom.transports.grpc import TRANSPORT_VERSION
 from splitcom.transports.grpc_client import run_client
 from splitcom.transports.grpc_server import GrpcServer
 
@@ -58,7 +59,7 @@ def run_over_network(config, authority, folder):
                 "localhost:0",
                 tls.load_server_identity(authority),
                 tls.Revocations(authority),
-                Description(protocol_version=1, model_fingerprint=digest),
+                Description(protocol_version=TRANSPORT_VERSION, model_fingerprint=digest),
                 max_clients=3,
             )
         )

@@ -21,7 +21,7 @@ from splitcom.transports.endpoint import Limits
 from splitcom.transports.events import Back, Gone, Joined, Received
 from splitcom.transports.frames_pb2 import Description, Frame, Open, Position, Refused
 from splitcom.transports.framing import Parcel, pack, unpack
-from splitcom.transports.grpc import SERVICE, Timeouts
+from splitcom.transports.grpc import SERVICE, TRANSPORT_VERSION, Timeouts
 from splitcom.transports.grpc_calls import ServerCalls
 from splitcom.transports.grpc_client import run_client
 from splitcom.transports.grpc_server import GrpcServer
@@ -59,7 +59,7 @@ def serve(authority):
                     options.pop("address"),
                     tls.load_server_identity(authority),
                     tls.Revocations(authority),
-                    Description(protocol_version=1, model_fingerprint="f" * 64),
+                    Description(protocol_version=TRANSPORT_VERSION, model_fingerprint="f" * 64),
                     **options,
                 )
             )
@@ -425,7 +425,7 @@ def test_patience_ends(join, authority):
 
 
 def opening(**fields):
-    return pack(Parcel(Frame(open=Open(protocol_version=1, **fields))))
+    return pack(Parcel(Frame(open=Open(protocol_version=TRANSPORT_VERSION, **fields))))
 
 
 @pytest.mark.parametrize(
@@ -562,7 +562,7 @@ def test_a_client_that_is_refused_in_the_middle_is_gone_for_whoever_waits_for_it
     server = serve()
     identity = tls.load_identity(authority / "clients" / "a.pem")
     credentials = grpc.ssl_channel_credentials(identity.authority, identity.key, identity.certificate)
-    opening = Open(protocol_version=1, conversation=bytes(16), position=Position(window_bytes=1 << 16))
+    opening = Open(protocol_version=TRANSPORT_VERSION, conversation=bytes(16), position=Position(window_bytes=1 << 16))
     with grpc.secure_channel(f"localhost:{server.port}", credentials) as channel:
         call = channel.stream_stream(f"/{SERVICE}/Converse")
 
