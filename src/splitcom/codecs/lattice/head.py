@@ -18,6 +18,7 @@ from splitcom.codecs.wire import Ints
 from splitcom.errors import PacketError
 
 _MIN_STEP = 1e-30
+_LEAST_PART = 2.0**-14  # of a mean, that a step is
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,9 @@ class HeadCoding:
         """What fits `values` `[tokens, hidden]`, and their coordinates; only the sender does. Sets the flow's step."""
         if self.sets_step:
             spread = spread_of(values, self.klt.centre == "mean", weights)
-            step = max(self.step * spread, _MIN_STEP)
+            # tokens that are all alike have no spread, and yet a mean that must fit into its code
+            largest = float(values.mean(0).abs().max()) if self.klt.centre == "mean" else 0.0
+            step = max(self.step * spread, largest * _LEAST_PART, _MIN_STEP)
             flow.step_bits = np.array([np.float32(step)]).view(np.int32).astype(np.int64) >> 16
         basis = flow.basis
         if self._sets_mean:

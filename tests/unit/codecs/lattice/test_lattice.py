@@ -566,3 +566,17 @@ def test_tokens_most_of_which_are_zero_have_a_step() -> None:
         Ragged(values, torch.tensor([40])), [1], Context(MemoryReferences())
     )
     assert len(encoded.packet) < 200 and (encoded.reconstruction.values - values).norm() < 0.2 * values.norm()
+
+
+@pytest.mark.parametrize("width", [1, 33, 4096])
+@pytest.mark.parametrize(
+    "text", ["klt(4) > uniform(0.2) > range", "predict > klt(9) > uniform(0.2, prompt=3) > range"]
+)
+def test_tokens_that_are_all_alike_arrive_as_they_are(text: str, width: int) -> None:
+    values, codec = torch.full((5, width), -3.0), parse(text)
+
+    packet = codec.encode(Ragged(values, torch.tensor([2, 3])), [0, 1], Context(MemoryReferences())).packet
+
+    torch.testing.assert_close(
+        codec.decode(packet, MemoryReferences()).batch.values, values, rtol=1e-4, atol=0
+    )
