@@ -31,6 +31,7 @@ ONE_WAY = {
 MOST_LINES, MOST_LINES_OF_A_FUNCTION, MOST_ARGUMENTS = 400, 50, 7
 LARGER = {
     "splitcom.cli.audit.audit": "its options are declared in its signature, and what it prints is one table",
+    "splitcom.cli.inspect.inspect": "its options are declared in its signature, and what it prints are tables",
     "splitcom.cli.init.init": "its options are declared in its signature; the body is short",
     "splitcom.cli.join.join": "the same",
     "splitcom.transports.grpc_server.GrpcServer.__init__": "where it listens, whom it believes, what it offers",

@@ -43,7 +43,11 @@ def result_of(network: Deployment) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     "scheduling",
-    [{}, {"federation.deadline_s": 1.0}, {"federation.scheduling": "asynchronous"}],
+    [
+        {},
+        {"federation.deadline_s": 1.0},
+        {"federation.scheduling": "asynchronous", "training.rounds": 30},
+    ],  # which end without it
     ids=["lockstep", "deadline", "asynchronous"],
 )
 def test_a_client_that_is_connected_and_silent_is_dropped(
@@ -52,7 +56,7 @@ def test_a_client_that_is_connected_and_silent_is_dropped(
     config = tiny_config.override({"federation.step_timeout_s": 3.0, **scheduling})
     network, honest, other = deployed(forks, authority, config, tmp_path)
     other.start_spoilt("silent", at=2)
-    network.server.wait_for("round 0 of 2 is done")
+    network.server.wait_for("round 0 of .* is done")
     name = network.names[SPOILT]
     while (snapshot_of(network.out).standings[name].waited_s or 0.0) < 1.0:
         time.sleep(0.05)
@@ -116,10 +120,10 @@ def test_a_round_samples_a_part_of_all_clients_and_ends_with_as_many_as_it_must(
     other.start()
     network.server.wait_for("round 1 of 5 is done")
     other.kill()
-    network.server.wait_for("client-2 has been gone for 0.5 s and is dropped")
+    network.server.wait_for(r"client-2 has been gone for 0\.5\d* s and is dropped")
     network.server.wait_for("round 2 of 5 is done")
     honest[1].kill()
-    network.server.wait_for("client-1 has been gone for 0.5 s and is dropped")
+    network.server.wait_for(r"client-1 has been gone for 0\.5\d* s and is dropped")
     time.sleep(1.0)  # one client alone ends no round
     before = snapshot_of(network.out).round
     time.sleep(0.5)

@@ -18,7 +18,7 @@ from splitcom.protocol.session import PROTOCOL_VERSION
 from splitcom.transports import tls
 from splitcom.transports.frames_pb2 import Frame, Open, Position
 from splitcom.transports.framing import Parcel, pack, unpack
-from splitcom.transports.grpc import SERVICE, Timeouts
+from splitcom.transports.grpc import SERVICE, TRANSPORT_VERSION, Timeouts
 from splitcom.transports.grpc_calls import ServerCalls
 from splitcom.transports.grpc_client import run_client
 
@@ -245,7 +245,9 @@ def test_strangers_are_told_why_and_disturb_nobody(forks, authority, tiny_config
         converse = channel.stream_stream(f"/{SERVICE}/Converse")
         opening = Open(protocol_version=0, conversation=bytes(16), position=Position())
         (answer,) = converse(iter([pack(Parcel(Frame(open=opening)))]), timeout=5)
-    assert "the protocol version is 0, the server's 1" in unpack(answer).frame.refused.reason
+    assert (
+        f"the protocol version is 0, the server's {TRANSPORT_VERSION}" in unpack(answer).frame.refused.reason
+    )
     server.wait_for("client-2, from .*, is refused: the protocol version is 0")
     other_model = network.client(2, "--model", "bundled", "--dry-run").start()
     other_model.wait_for("error: the server has refused client-2: another base model: its fingerprint is")

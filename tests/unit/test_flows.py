@@ -16,7 +16,9 @@ def test_every_payload_of_a_message_belongs_to_one_flow():
         f"{kind}.{field.name}"
         for kind, message in KINDS.items()
         for field in message.fields
-        if field.type == FieldDescriptor.TYPE_BYTES and kind not in whole
+        if field.type == FieldDescriptor.TYPE_BYTES
+        and kind not in whole
+        and not field.name.endswith("digest")
     }
     assert len(claimed) == len(set(claimed)) and set(claimed) == payloads
     assert whole <= KINDS.keys()

@@ -18,6 +18,7 @@ from splitcom.models.front import plausible_bytes
 LOADERS = {"from_pretrained", "load_dataset", "from_config"}
 WITHOUT_CLASSES = {
     "PeftModel",
+    "AnyPeftConfig",
     "LoraConfig",
     "GenerationConfig",
 }  # these load numbers alone, whatever the folder says

@@ -562,7 +562,9 @@ def test_a_client_that_is_refused_in_the_middle_is_gone_for_whoever_waits_for_it
     server = serve()
     identity = tls.load_identity(authority / "clients" / "a.pem")
     credentials = grpc.ssl_channel_credentials(identity.authority, identity.key, identity.certificate)
-    opening = Open(protocol_version=TRANSPORT_VERSION, conversation=bytes(16), position=Position(window_bytes=1 << 16))
+    opening = Open(
+        protocol_version=TRANSPORT_VERSION, conversation=bytes(16), position=Position(window_bytes=1 << 16)
+    )
     with grpc.secure_channel(f"localhost:{server.port}", credentials) as channel:
         call = channel.stream_stream(f"/{SERVICE}/Converse")
 
