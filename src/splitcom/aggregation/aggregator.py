@@ -9,15 +9,19 @@ A new aggregator is one file with one class under `@register`, imported in `aggr
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil, floor
 from typing import ClassVar
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from splitcom.aggregation.update import Update
 from splitcom.errors import AdapterError
-from splitcom.language import Call, Parser, Registry
+from splitcom.language import ArgumentError, Call, Parser, Registry
 from splitcom.state import State
+
+_ROUNDING = 1e-9  # 0.29 * 100 is a little below 29
 
 
 @dataclass(eq=False)
@@ -69,6 +73,27 @@ class Aggregator(Call, ABC):
 
     def load_state(self, state: State) -> None:
         """Go on from there; an empty one is that before the first merge."""
+
+
+@dataclass(eq=False)
+class Robust(Aggregator):
+    """Leaves out a part of the updates, which may be hostile; all count alike."""
+
+    weighs = False
+    part: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.part < 0.5:
+            raise ArgumentError("part", f"must lie between 0 and 0.5; it is {self.part}")
+
+    @property
+    @override
+    def min_updates(self) -> int:
+        return ceil(1 / self.part - _ROUNDING)
+
+    def num_left_out(self, count: int) -> int:
+        """Of so many updates, rounded down."""
+        return floor(self.part * count + _ROUNDING)
 
 
 def mean(tensors: Sequence[Tensor], weights: Sequence[int]) -> Tensor:

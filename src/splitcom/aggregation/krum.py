@@ -2,23 +2,20 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil, floor
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
-from splitcom.aggregation.aggregator import Aggregator, mean, register
+from splitcom.aggregation.aggregator import Robust, mean, register
 from splitcom.aggregation.update import Update
-from splitcom.language import ArgumentError
 
-_ROUNDING = 1e-9  # 0.29 * 100 is a little below 29
 _FEWEST = 5  # 2 f + 3 with f = 1
 
 
 @register
 @dataclass(eq=False)
-class Krum(Aggregator):
+class Krum(Robust):
     """The one update that lies closest to its neighbours.
 
     Blanchard et al. 2017, "Machine Learning with Adversaries: Byzantine Tolerant Gradient Descent" (1703.02757).
@@ -35,21 +32,15 @@ class Krum(Aggregator):
 
     name = "krum"
     example = "krum(0.2)"
-    weighs = False
-    part: float
-
-    def __post_init__(self) -> None:
-        if not 0 < self.part < 0.5:
-            raise ArgumentError("part", f"must lie between 0 and 0.5; it is {self.part}")
 
     @property
     @override
     def min_updates(self) -> int:
-        return max(ceil(1 / self.part - _ROUNDING), _FEWEST)
+        return max(super().min_updates, _FEWEST)
 
     @override
     def admit(self, shared: Mapping[str, Tensor], updates: Sequence[Update]) -> Sequence[Update]:
-        num_hostile = min(floor(self.part * len(updates) + _ROUNDING), (len(updates) - 3) // 2)
+        num_hostile = min(self.num_left_out(len(updates)), (len(updates) - 3) // 2)
         if num_hostile < 1:
             return updates
         squares = _distances(shared, updates)

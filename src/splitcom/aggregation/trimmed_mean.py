@@ -2,21 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil, floor
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
-from splitcom.aggregation.aggregator import Aggregator, mean, register
-from splitcom.language import ArgumentError
-
-_ROUNDING = 1e-9  # 0.29 * 100 is a little below 29
+from splitcom.aggregation.aggregator import Robust, mean, register
 
 
 @register
 @dataclass(eq=False)
-class TrimmedMean(Aggregator):
+class TrimmedMean(Robust):
     """The mean of each number without the lowest and the highest ones.
 
     Yin et al. 2018, "Byzantine-Robust Distributed Learning" (1803.01498, definition 2).
@@ -29,20 +25,9 @@ class TrimmedMean(Aggregator):
 
     name = "trimmed_mean"
     example = "trimmed_mean(0.2)"
-    weighs = False
-    part: float
-
-    def __post_init__(self) -> None:
-        if not 0 < self.part < 0.5:
-            raise ArgumentError("part", f"must lie between 0 and 0.5; it is {self.part}")
-
-    @property
-    @override
-    def min_updates(self) -> int:
-        return ceil(1 / self.part - _ROUNDING)
 
     @override
     def combine(self, name: str, old: Tensor, new: Sequence[Tensor], weights: Sequence[int]) -> Tensor:
-        left_out = floor(self.part * len(new) + _ROUNDING)
+        left_out = self.num_left_out(len(new))
         ranked = torch.stack(list(new)).sort(0).values[left_out : len(new) - left_out]
         return mean(list(ranked), [1] * len(ranked))

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from splitcom.report.terminal import Terminal, line
+from splitcom.report.terminal import Terminal
 
 Run = Annotated[Path, typer.Argument(help="The run folder that the server was given as --out.")]
 Client = Annotated[str, typer.Argument(help="The client's name.")]
@@ -66,4 +66,4 @@ def drain(run: Run) -> None:
 def _ask(run: Path, **question: str) -> None:
     from splitcom.methods.admin import ask
 
-    Terminal().say(line(ask(run, **question)["said"]).plain)
+    Terminal().say(ask(run, **question)["said"])

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from math import exp
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from splitcom.methods.settings import PLACES, settings_of
 from splitcom.methods.text import Progress, Writer, score_text
 from splitcom.metrics.record import RunFolder
 from splitcom.parties.texts import load_texts
-from splitcom.training.loss import losses_of
+from splitcom.training.loss import losses_of, perplexity
 from splitcom.training.plan import held_out_batches
 
 EVALUATION = "evaluation.json"
@@ -49,7 +48,7 @@ def evaluate_run(
         for batch in held_out_batches(load_texts(config).held_out.samples, config)
     ]
     loss = float(torch.cat([batch.losses for batch in batches]).double().mean())
-    found: dict[str, Any] = {"loss": loss, "perplexity": exp(min(loss, 700.0))}
+    found: dict[str, Any] = {"loss": loss, "perplexity": perplexity(loss)}
     if config.data.classes is not None:
         found["accuracy"] = float(torch.cat([batch.correct for batch in batches]).double().mean())
     elif config.evaluation.text_samples:

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from importlib.metadata import version
-from math import exp
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +33,7 @@ from splitcom.server.observe import Observer, Observers
 from splitcom.server.rounds import Federation
 from splitcom.settings.tree import flat
 from splitcom.simulation.simulation import Simulation
+from splitcom.training.loss import perplexity
 from splitcom.training.store import PartyStore
 
 _LOG = logging.getLogger(__name__)
@@ -303,7 +303,7 @@ def result_of(federation: Federation, config: Config, label: str, virtual_s: flo
         "eval": {
             "round": kept,  # of the adapter that is left
             "loss": last,
-            "perplexity": exp(min(last, 700.0)),
+            "perplexity": perplexity(last),
             "rows": sum(rows[max(losses)].values()),
             # of losses before the last, which went through the evaluation's codec, and the last
             "best_loss": min(last, *alike.values()),

@@ -3,7 +3,6 @@
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from math import exp
 from pathlib import Path
 from statistics import fmean
 from typing import Any, ClassVar, Self
@@ -13,10 +12,10 @@ from splitcom.durable import write_atomic
 from splitcom.errors import ConfigError, MissingExtraError
 from splitcom.server.observe import Observer
 from splitcom.settings.tree import flat
+from splitcom.training.loss import perplexity
 
 _RUNS = "trackers.json"  # in a run folder: what services call the run, so that it goes on under the same name
 _PROJECT = "splitcom"
-_MOST_PERPLEXITY = 700  # nats, of which exp is still a number
 
 
 def numbers_of(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
@@ -28,7 +27,7 @@ def numbers_of(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         found["loss/train"] = fmean(losses)
     if first["eval_loss"] is not None:
         found["loss/held_out"] = first["eval_loss"]
-        found["perplexity/held_out"] = exp(min(first["eval_loss"], _MOST_PERPLEXITY))
+        found["perplexity/held_out"] = perplexity(first["eval_loss"])
     if first.get("eval_accuracy") is not None:
         found["accuracy/held_out"] = first["eval_accuracy"]
     for flow in first["bytes"]:

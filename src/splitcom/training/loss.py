@@ -1,5 +1,6 @@
 """The loss over padded batches, of next-token prediction and of classification; knows no party."""
 
+from math import exp
 from typing import NamedTuple
 
 import torch
@@ -34,6 +35,11 @@ def num_labels_of(labels: torch.Tensor) -> int:
     """How many losses `losses_of` gives for these labels."""
     at = learnt_at(labels)
     return len(labels) if at is None else len(at[0])
+
+
+def perplexity(loss: float) -> float:
+    """Of a loss in nats per token; bounded, so that it is a number whatever the loss."""
+    return exp(min(loss, 700.0))
 
 
 def learnt_tokens(labels: torch.Tensor) -> torch.Tensor | None:

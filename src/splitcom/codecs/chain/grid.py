@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from splitcom.codecs.chain.stage import Number
 from splitcom.codecs.element import register
-from splitcom.codecs.lattice.coder import BitModel, Coder, Writer, code_uints
+from splitcom.codecs.lattice.coder import BitModel, Coder, Writer, code_magnitudes
 from splitcom.codecs.lattice.coder import Reader as BitReader
 from splitcom.codecs.wire import Buffer, Ints, Reader, pack_uints, tensor_bytes, unpack_uints
 from splitcom.errors import PacketError
@@ -150,18 +150,8 @@ _EDGES = [round(2 ** (k / 2)) for k in range(1, _LEVELS)]
 
 
 def _code_elements(coder: Coder, model: BitModel, level: Ints, values: Ints | None) -> Ints:
-    magnitude = np.zeros(len(level), np.int64)
     wanted = None if values is None else np.abs(values)
-    alive = np.arange(len(level))
-    for size in range(_UNARY):
-        more = None if wanted is None else wanted[alive] > size
-        alive = alive[model.code(coder, level[alive] * _UNARY + size, more)]
-        if not len(alive):
-            break
-        magnitude[alive] += 1
-    if len(alive):
-        escaped = None if wanted is None else wanted[alive]
-        magnitude[alive] = code_uints(coder, escaped, len(alive), _ESCAPE_BITS)
+    magnitude = code_magnitudes(coder, model, level, wanted, _UNARY, _ESCAPE_BITS)
     some = np.flatnonzero(magnitude)
     if len(some):
         negative = None if values is None else values[some] < 0

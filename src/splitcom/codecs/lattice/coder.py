@@ -114,7 +114,7 @@ def words_of(data: Buffer) -> npt.NDArray[np.uint32]:
     return np.frombuffer(bytes(data) + bytes(-len(data) % 4), "<u4").astype(np.uint32)
 
 
-def code_uints(coder: Coder, values: Ints | None, count: int, width: int) -> Ints:
+def code_uints(coder: Coder, values: Ints | Codes | None, count: int, width: int) -> Ints:
     """Code `count` numbers of `width` bits each as they are."""
     if not count or not width:
         return np.zeros(count, np.int64)
@@ -198,20 +198,28 @@ class MatrixModel:
             )
 
 
-def _code_elements(coder: Coder, model: BitModel, level: Ints, given: Ints | Codes | None) -> Ints:
-    values = None if given is None else given.reshape(-1)
+def code_magnitudes(
+    coder: Coder, model: BitModel, level: Ints, wanted: Ints | Codes | None, unary: int, escape_bits: int
+) -> Ints:
+    """Code numbers from 0 on, each in the context of its level: one by one to `unary`, the others in `escape_bits`."""
     magnitude = np.zeros(len(level), np.int64)
-    wanted = None if values is None else np.abs(values)
     alive = np.arange(len(level))
-    for size in range(UNARY):
+    for size in range(unary):
         more = None if wanted is None else wanted[alive] > size
-        alive = alive[model.code(coder, level[alive] * UNARY + size, more)]
+        alive = alive[model.code(coder, level[alive] * unary + size, more)]
         if not len(alive):
             break
         magnitude[alive] += 1
     if len(alive):
-        escaped = code_uints(coder, None if wanted is None else wanted[alive], len(alive), MAX_ESCAPE_BITS)
-        magnitude[alive] = escaped
+        escaped = None if wanted is None else wanted[alive]
+        magnitude[alive] = code_uints(coder, escaped, len(alive), escape_bits)
+    return magnitude
+
+
+def _code_elements(coder: Coder, model: BitModel, level: Ints, given: Ints | Codes | None) -> Ints:
+    values = None if given is None else given.reshape(-1)
+    wanted = None if values is None else np.abs(values)
+    magnitude = code_magnitudes(coder, model, level, wanted, UNARY, MAX_ESCAPE_BITS)
     negative = None if values is None else values[magnitude > 0] < 0
     some = np.flatnonzero(magnitude)
     if len(some):
