@@ -34,6 +34,7 @@ LARGER = {
     "splitcom.cli.inspect.inspect": "its options are declared in its signature, and what it prints are tables",
     "splitcom.cli.init.init": "its options are declared in its signature; the body is short",
     "splitcom.cli.join.join": "the same",
+    "splitcom.cli.serve.serve": "the same",
     "splitcom.transports.grpc_server.GrpcServer.__init__": "where it listens, whom it believes, what it offers",
 }
 MESSAGES = {field.name for field in Message.DESCRIPTOR.oneofs_by_name["kind"].fields}

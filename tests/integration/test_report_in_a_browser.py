@@ -109,7 +109,7 @@ def test_a_run_in_a_browser(comparison, tmp_path):
     flows = {row[0]: row for row in cells_of(document) if len(row) == 4}
     for flow in ("activation_up", "gradient_down", "labels_up", "adapter_up", "total"):
         assert flows[flow][1] == format_bytes(result["bytes"][flow])
-        assert flows[flow][2] == format_bytes(result["uncompressed_bytes"][flow])
+        assert flows[flow][3] == format_bytes(result["uncompressed_bytes"][flow])
     times = [row for row in cells_of(document) if len(row) == 3]
     assert len(times) == 2 and all(re.fullmatch(r"[\d.]+ s", row[1]) for row in times)
     assert f"{result['text']['bleu']:.3f}" in document and document.count("<svg") == 4

@@ -17,3 +17,11 @@ MetricsAddress = Annotated[
         help="Serve /metrics, /healthz and /readyz there; a port alone is one of this machine.",
     ),
 ]
+DashboardAddress = Annotated[
+    str | None,
+    typer.Option(
+        "--dashboard",
+        metavar="HOST:PORT",
+        help="Serve a live page there, for a browser; a port alone is one of this machine.",
+    ),
+]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from splitcom.cli.log import LogFormat, MetricsAddress
+from splitcom.cli.log import DashboardAddress, LogFormat, MetricsAddress
 from splitcom.cli.train import Assignments, FromRound, Trackers
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ def serve(
     ] = False,
     from_round: FromRound = None,
     metrics: MetricsAddress = None,
+    dashboard: DashboardAddress = None,
     log_format: LogFormat = "text",
     track: Trackers = None,
 ) -> None:
@@ -38,10 +39,11 @@ def serve(
     from splitcom.cli.ending import show_end
     from splitcom.cli.status import StatusPage, log_to
     from splitcom.methods.admin import Drained
-    from splitcom.methods.monitor import MonitorPage, address_of
+    from splitcom.methods.monitor import monitor_pages
     from splitcom.methods.serve import ServeOptions
     from splitcom.methods.serve import serve as run
     from splitcom.methods.tracking import trackers
+    from splitcom.report.dashboard import Dashboard
     from splitcom.report.terminal import Terminal
 
     terminal = Terminal()
@@ -54,7 +56,9 @@ def serve(
                 StatusPage(settings.training.rounds, terminal, is_json=log_format == "json")
             )
             if metrics is not None:
-                stack.enter_context(MonitorPage(page.snapshot, *address_of(metrics)))
+                stack.enter_context(monitor_pages(page.snapshot, metrics))
+            if dashboard is not None:
+                stack.enter_context(Dashboard(out, dashboard, "--dashboard", page.snapshot))
             watching = [stack.enter_context(tracker) for tracker in trackers(track or [], out, settings)]
             options = ServeOptions(listen, authority, out, resume, from_round=from_round)
             finished = run(settings, options, [page, *watching], page.watch)

@@ -8,7 +8,7 @@ from typing import Any, Self
 from splitcom.foreign import JsonFormatter, LogFormatter
 from splitcom.methods.join import Check
 from splitcom.methods.monitor import Monitor
-from splitcom.report.live import clients_table, headline
+from splitcom.report.live import Rates, clients_table, headline
 from splitcom.report.terminal import Group, RenderableType, Terminal, TerminalLog, line, live_page
 from splitcom.server.observe import StepReport
 
@@ -39,8 +39,7 @@ class StatusPage(Monitor):
         super().__init__(rounds)
         self._terminal = terminal.is_terminal and not is_json
         self._last_line = 0.0
-        self._before: tuple[float, Mapping[str, int]] = (monotonic(), {})
-        self._rates: Mapping[str, float] = {}
+        self._rates = Rates()
         self._live = live_page(terminal, self._render)
 
     def __enter__(self) -> Self:
@@ -70,15 +69,7 @@ class StatusPage(Monitor):
 
     def _render(self) -> RenderableType:
         snapshot = self.snapshot()
-        clients = snapshot.clients
-        now, totals = monotonic(), {name: c.up_bytes + c.down_bytes for name, c in clients.items()}
-        then, before = self._before
-        if now - then >= 1.0:
-            self._rates = {
-                name: (total - before.get(name, 0)) / (now - then) for name, total in totals.items()
-            }
-            self._before = now, totals
-        return Group(line(headline(snapshot), "bold"), clients_table(snapshot, self._rates))
+        return Group(line(headline(snapshot), "bold"), clients_table(snapshot, self._rates.of(snapshot)))
 
 
 def print_check(terminal: Terminal, check: Check) -> None:

@@ -5,10 +5,8 @@ GET /healthz    200 while the server runs, with the round it is in
 GET /readyz     200 when clients can take part, with whom the run waits for; 503 before
 """
 
-import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from time import monotonic
 from typing import Any
 
@@ -16,15 +14,13 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
-from splitcom.errors import RunError
+from splitcom.methods.pages import Answer, Pages, address_of
 from splitcom.server.observe import Observer, StepReport
 from splitcom.server.peers import Standing
 from splitcom.server.waits import describe
 from splitcom.transports.grpc_server import ClientTraffic, GrpcServer
-from splitcom.transports.thread import start
 
 _Family = tuple[str, str, str, Sequence[tuple[Mapping[str, str], float | None]]]  # name, kind, help, samples
-_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -228,66 +224,18 @@ def _among_others(snapshot: Snapshot) -> Iterator[_Family]:
     yield "splitcom_client_unlike", "gauge", "In how many of these it is far from the others.", unlike
 
 
-class MonitorPage:
-    """Serves snapshots over HTTP from a thread of its own, for this machine alone by default; a context manager.
+def monitor_pages(snapshot: Callable[[], Snapshot], address: str) -> Pages:
+    """Serve snapshots to whoever watches servers; `address` as the option --metrics has it."""
 
-    Raises RunError where it cannot listen. `port` is the one it got where 0 was asked for.
-    """
+    def readiness() -> Answer:
+        now = snapshot()
+        if not now.is_ready:
+            return Answer(b"not ready yet\n", status=503)
+        return Answer(f"ready: {now.waiting() or f'round {now.round}'}\n".encode())
 
-    def __init__(self, snapshot: Callable[[], Snapshot], port: int, host: str = "127.0.0.1") -> None:
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                if self.path == "/metrics":
-                    self._answer(200, prometheus(snapshot()))
-                elif self.path == "/healthz":
-                    self._answer(200, f"ok round {snapshot().round}\n".encode())
-                elif self.path == "/readyz":
-                    now = snapshot()
-                    said = now.waiting() or f"round {now.round}"
-                    text = f"ready: {said}\n" if now.is_ready else "not ready yet\n"
-                    self._answer(200 if now.is_ready else 503, text.encode())
-                else:
-                    self._answer(404, b"there is /metrics, /healthz and /readyz\n")
-
-            def _answer(self, status: int, body: bytes) -> None:
-                self.send_response(status)
-                self.send_header("Content-Type", CONTENT_TYPE_LATEST)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, format: str, *arguments: Any) -> None:
-                """Say nothing: a scrape every few seconds is no news."""
-
-        try:
-            self._server = ThreadingHTTPServer((host, port), Handler)
-        except (OSError, OverflowError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise RunError(f"--metrics {host}:{port}: {reason}; choose another address or port") from error
-        self.port = int(self._server.server_address[1])
-        self._thread = start("monitor", self._server.serve_forever, _log_the_end)
-
-    def __enter__(self) -> "MonitorPage":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-
-def address_of(text: str) -> tuple[int, str]:
-    """Port and host of "HOST:PORT", or of a port alone; raises RunError if it is neither.
-
-    >>> address_of("9100"), address_of("0.0.0.0:9100")
-    ((9100, '127.0.0.1'), (9100, '0.0.0.0'))
-    """
-    host, _, port = text.rpartition(":")
-    if not port.isdecimal():
-        raise RunError(f"--metrics {text}: expected HOST:PORT or PORT, such as 0.0.0.0:9100")
-    return int(port), host.strip("[]") or "127.0.0.1"
-
-
-def _log_the_end(error: BaseException) -> None:
-    """Nobody waits for the page, and a run goes on without it."""
-    _LOG.error("the monitor's page is not served any more", exc_info=error)
+    routes = {
+        "/metrics": lambda: Answer(prometheus(snapshot()), CONTENT_TYPE_LATEST),
+        "/healthz": lambda: Answer(f"ok round {snapshot().round}\n".encode()),
+        "/readyz": readiness,
+    }
+    return Pages(routes, address_of(address, "--metrics"), "--metrics")

@@ -1,5 +1,6 @@
 """Reads run and comparison folders and checks them; knows nothing of how they are shown."""
 
+import math
 import os
 import tomllib
 from collections.abc import Mapping
@@ -212,6 +213,51 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
     return Run(folder, result, load_metrics(folder), _read(folder / CONFIG, "copy it back into the folder"))
 
 
+def load_run_so_far(folder: str | os.PathLike[str]) -> Run | None:
+    """Read a run that may still be running: a result as it would be now; None before it has been evaluated once.
+
+    Raises RunError as `load_run` does.
+    """
+    folder = Path(folder)
+    if (folder / RESULT).exists():
+        return load_run(folder)
+    metrics = load_metrics(folder, may_go_on=True) if (folder / METRICS).exists() else []
+    evaluated = {line.round: line for line in metrics if line.eval_loss is not None}
+    if not evaluated:
+        return None
+    losses = [line.eval_loss for line in evaluated.values() if line.eval_loss is not None]
+    last = evaluated[max(evaluated)]
+    config = _read(folder / CONFIG, "copy it back into the folder")
+    settings = tomllib.loads(config)
+    sent, whole = (
+        {key: sum(getattr(line, kind).get(key, 0) for line in metrics) for key in (*FLOWS, *SUMS)}
+        for kind in ("bytes", "uncompressed_bytes")
+    )
+    method = settings.get("method", "")
+    found = Result(
+        method=method,
+        label=method,
+        model=settings.get("model", {}).get("source", ""),
+        seed=settings.get("seed", 0),
+        rounds=metrics[-1].round,
+        clients=len({line.client for line in metrics if line.round == metrics[-1].round}),
+        eval=Evaluation(
+            loss=losses[-1],
+            perplexity=math.exp(min(losses[-1], 700.0)),
+            best_loss=min(losses),
+            initial_loss=losses[0],
+            rows=last.eval_rows,
+            fell_by=losses[0] - losses[-1],
+            accuracy=last.eval_accuracy,
+        ),
+        bytes=sent,
+        uncompressed_bytes=whole,
+        saving={key: 1 - sent[key] / whole[key] if whole[key] else 0.0 for key in SUMS},
+        seconds=Seconds(wall=0.0, virtual=0.0),
+    )
+    return Run(folder, found, metrics, config)
+
+
 def load_comparison(folder: str | os.PathLike[str]) -> Comparison:
     """Read a comparison; raises RunError as `load_run` does.
 
@@ -234,10 +280,14 @@ def as_result(result: Result | Mapping[str, object]) -> Result:
     return result if isinstance(result, Result) else _validate(Result, dict(result), "result")
 
 
-def load_metrics(folder: Path) -> list[ClientRound]:
-    """Read the lines of a run's metrics.jsonl; raises RunError naming the line that is wrong."""
+def load_metrics(folder: Path, *, may_go_on: bool = False) -> list[ClientRound]:
+    """Read the lines of a run's metrics.jsonl; raises RunError naming the line that is wrong.
+
+    Of a run that may go on, the last one may be half written, and is then left out.
+    """
     path = folder / METRICS
-    lines = _read(path, "the run folder is incomplete; run it again").splitlines()
+    text = _read(path, "the run folder is incomplete; run it again")
+    lines = (text[: text.rfind("\n") + 1] if may_go_on else text).splitlines()
     return [_validate(ClientRound, line, f"{path}, line {number}") for number, line in enumerate(lines, 1)]
 
 

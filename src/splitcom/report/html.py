@@ -54,8 +54,8 @@ def _run_page(run: Run) -> str:
     timed = traffic.of_run(run) if result.bytes["total"] else []
     sections = [
         markup.cards(_headlines(run)),
-        _run_figures(run),
-        *([markup.section("Bytes per flow", _flow_table(result))] if result.bytes["total"] else []),
+        run_figures(run),
+        *([markup.section("Bytes per flow", flow_table(result))] if result.bytes["total"] else []),
         *_link_times(timed, [CURVE, BASELINE_COLOUR]),
         *_text_scores(result),
         *_samples(result),
@@ -102,7 +102,8 @@ def _headlines(run: Run) -> list[tuple[str, str, str]]:
     return items
 
 
-def _run_figures(run: Run) -> Markup:
+def run_figures(run: Run) -> Markup:
+    """The plots of a run, as far as it has come."""
     from splitcom.report import plots  # matplotlib takes its time: only where something is drawn
 
     drawn = []
@@ -133,7 +134,8 @@ def _run_figures(run: Run) -> Markup:
     )
 
 
-def _flow_table(result: Result) -> Markup:
+def flow_table(result: Result) -> Markup:
+    """What was sent of each flow, beside what fp16 would have taken."""
     sent, whole = result.bytes, result.uncompressed_bytes
 
     def line(key: str, name: object) -> list[object]:
@@ -142,13 +144,13 @@ def _flow_table(result: Result) -> Markup:
         return [
             name,
             format_bytes(own),
-            format_bytes(uncompressed),
             NONE if share is None else format_percent(share),
+            format_bytes(uncompressed),
         ]
 
     flows = [flow for flow in FLOWS if sent.get(flow, 0) or whole.get(flow, 0)]
     return markup.table(
-        ["Flow", "Sent", "Uncompressed (fp16)", "Part"],
+        ["Flow", "Sent", "Share", "As fp16"],
         [line(flow, markup.swatch(flow_colour(flow), flow)) for flow in flows],
         [line("up", "up"), line("down", "down"), line("total", "total")],
     )

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from statistics import fmean
+from time import monotonic
 
 from splitcom.flows import FLOWS, SUMS
 from splitcom.methods.monitor import Snapshot
@@ -24,7 +25,7 @@ def progress_table(folder: Path, num_rounds: int, last: int = 20) -> Table:
     Losses in nats per token, means over the clients; thresholds and shares of skipped samples of each flow that has
     a threshold, in the flows' order.
     """
-    metrics = load_metrics(folder) if (folder / METRICS).exists() else []
+    metrics = load_metrics(folder, may_go_on=True) if (folder / METRICS).exists() else []
     rounds = [list(lines) for _, lines in groupby(metrics, key=lambda line: line.round)]
     flows = {flow: _sum(metrics, flow) for flow in FLOWS}
     table = Table(
@@ -68,38 +69,74 @@ def headline(snapshot: Snapshot) -> str:
     )
 
 
+class Rates:
+    """Bytes per second of each client, both ways, between two looks that are a second or more apart."""
+
+    def __init__(self) -> None:
+        self._before: tuple[float, Mapping[str, int]] | None = None
+        self._rates: Mapping[str, float] = {}
+
+    def of(self, snapshot: Snapshot) -> Mapping[str, float]:
+        """Those up to this look."""
+        now = monotonic()
+        totals = {name: one.up_bytes + one.down_bytes for name, one in snapshot.clients.items()}
+        then, before = self._before or (now, totals)
+        if now - then >= 1.0:
+            self._rates = {
+                name: (total - before.get(name, 0)) / (now - then) for name, total in totals.items()
+            }
+        if now - then >= 1.0 or self._before is None:
+            self._before = now, totals
+        return self._rates
+
+
 def clients_table(snapshot: Snapshot, rates: Mapping[str, float] | None = None) -> Table:
     """What each client is at, since when it is waited for, and its traffic; `rates` in bytes per second."""
     table = Table()
-    table.add_column("client")
-    table.add_column("is")
-    table.add_column("waited for", no_wrap=True)
-    for column in ("up", "down", *(() if rates is None else ("per second",)), "trouble"):
-        table.add_column(column, justify="right")
+    heads, rows = client_rows(snapshot, rates)
+    for place, head in enumerate(heads):
+        table.add_column(head, justify="left" if place < 3 else "right", no_wrap=place == 2)
+    for name, *cells in rows:
+        client = snapshot.clients.get(name)
+        table.add_row(line(name, "" if client is not None and client.connected else "red"), *cells)
+    return table
+
+
+def client_rows(
+    snapshot: Snapshot, rates: Mapping[str, float] | None = None
+) -> tuple[list[str], list[list[str]]]:
+    """The columns' names and a row for each client, as `clients_table` has them; the first three are texts."""
+    heads = [
+        "client",
+        "is",
+        "waited for",
+        "up",
+        "down",
+        *(() if rates is None else ("per second",)),
+        "trouble",
+    ]
+    rows = []
     for name in sorted(snapshot.clients.keys() | snapshot.standings.keys()):
         client = snapshot.clients.get(name, ClientTraffic(False, 0, 0, 0))
         standing = snapshot.standings.get(name)
-        rate = (
-            ()
-            if rates is None
-            else (f"{format_bytes(int(rates.get(name, 0)))}" if client.connected else NONE,)
-        )
-        table.add_row(
-            line(name, "" if client.connected else "red"),
+        cells = [
+            name,
             *standing_cells(standing),
             format_bytes(client.up_bytes),
             format_bytes(client.down_bytes),
-            *rate,
-            _trouble(client, standing),
-        )
-    return table
+        ]
+        if rates is not None:
+            cells.append(format_bytes(int(rates.get(name, 0))) if client.connected else NONE)
+        rows.append([*cells, _trouble(client, standing)])
+    return heads, rows
 
 
 def _trouble(client: ClientTraffic, standing: Standing | None) -> str:
     counts = {"reconnections": client.reconnections}
     if standing is not None:
         counts |= {"restarts": standing.restarts, "refusals": standing.refusals}
-    return ", ".join(f"{count} {what}" for what, count in counts.items() if count) or NONE
+    said = (f"{count} {what[: -(count == 1) or None]}" for what, count in counts.items() if count)
+    return ", ".join(said) or NONE
 
 
 def standing_cells(standing: Standing | None) -> tuple[str, str]:

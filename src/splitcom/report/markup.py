@@ -21,10 +21,16 @@ _ENVIRONMENT = Environment(
 _ENVIRONMENT.policies["json.dumps_kwargs"] = {"ensure_ascii": False}
 
 
-def page(title: str, subtitle: str, sections: Sequence[Markup], data: object) -> str:
-    """Compose a whole document that fetches nothing; its one script works on `data`, which is JSON."""
+def page(
+    title: str, subtitle: str, sections: Sequence[Markup], data: object, *, is_live: bool = False
+) -> str:
+    """Compose a whole document that fetches nothing; its one script works on `data`, which is JSON.
+
+    One that `is_live` asks whoever has served it, and nobody else, for what is new.
+    """
     folder = files("splitcom.report") / "templates"
-    style, script = ((folder / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    names = ("page.css", "live.js" if is_live else "page.js")
+    style, script = ((folder / name).read_text(encoding="utf-8") for name in names)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return _ENVIRONMENT.get_template("page.html").render(
         title=title,
@@ -33,13 +39,24 @@ def page(title: str, subtitle: str, sections: Sequence[Markup], data: object) ->
         data=data,
         style=style,
         script=script,
-        policy=f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'",
+        policy=f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+        + "; connect-src 'self'" * is_live,
     )
 
 
 def section(title: str, *content: Markup) -> Markup:
     """Put content under a heading."""
     return _element("section", title, content)
+
+
+def part(name: str, content: Markup | str) -> Markup:
+    """Give content a name, by which the script of a live page replaces it."""
+    return _element("part", name, content)
+
+
+def bar(done: float, of: float) -> Markup:
+    """Show how much of something is done."""
+    return _element("bar", done, of)
 
 
 def paragraph(text: object) -> Markup:

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from splitcom.errors import RunError
-from splitcom.methods.monitor import Monitor, MonitorPage, Snapshot, address_of, prometheus
+from splitcom.methods.monitor import Monitor, Snapshot, monitor_pages, prometheus
 from splitcom.server.observe import StepReport
 from splitcom.server.peers import Standing
 from splitcom.transports.grpc_server import ClientTraffic
@@ -20,7 +20,7 @@ def read(url):
 
 def test_a_running_monitor_can_be_scraped():
     monitor = Monitor(rounds=5)
-    with MonitorPage(monitor.snapshot, 0) as page:
+    with monitor_pages(monitor.snapshot, "0") as page:
         assert read(f"http://127.0.0.1:{page.port}/healthz") == "ok round 0\n"
         assert "splitcom_loss_nats" not in read(f"http://127.0.0.1:{page.port}/metrics")
         monitor.on_step(StepReport(2, 3, 9, 1.5, 0.25, 1000, {"activation_up": 0.98}))
@@ -38,12 +38,12 @@ def test_a_running_monitor_can_be_scraped():
         with pytest.raises(urllib.error.HTTPError, match="404"):
             read(f"http://127.0.0.1:{page.port}/other")
         with pytest.raises(RunError, match=f"--metrics 127.0.0.1:{page.port}"):
-            MonitorPage(monitor.snapshot, page.port)
+            monitor_pages(monitor.snapshot, str(page.port))
 
 
 def test_it_is_ready_when_clients_can_take_part_and_says_whom_it_waits_for():
     monitor = Monitor(rounds=5)
-    with MonitorPage(monitor.snapshot, *address_of("localhost:0")) as page:
+    with monitor_pages(monitor.snapshot, "localhost:0") as page:
         address = f"http://127.0.0.1:{page.port}"
         with pytest.raises(urllib.error.HTTPError, match="503"):
             read(f"{address}/readyz")
@@ -69,7 +69,7 @@ def test_it_is_ready_when_clients_can_take_part_and_says_whom_it_waits_for():
 @pytest.mark.parametrize("text", ["", "host", "host:", "host:x", "host:99999", "127.0.0.1:-1"])
 def test_an_address_that_is_none_is_refused_with_what_is_one(text):
     with pytest.raises(RunError, match="--metrics"):
-        MonitorPage(Monitor(1).snapshot, *address_of(text))
+        monitor_pages(Monitor(1).snapshot, text)
 
 
 def test_clients_are_labelled_and_every_metric_is_typed_once():

@@ -50,7 +50,7 @@ def test_clients_are_shown_with_what_they_are_at_and_since_when_they_are_waited_
     console.print(clients_table(snapshot))
     rows = [" ".join(row.split()) for row in console.file.getvalue().splitlines()]
     assert re.match(
-        r"a training since \d\d:\d\d:\d\d \(75 s\) 1.00 kB 2.00 kB 3 reconnections, 1 restarts, 2 refusals",
+        r"a training since \d\d:\d\d:\d\d \(75 s\) 1.00 kB 2.00 kB 3 reconnections, 1 restart, 2 refusals",
         rows[3],
     )
     assert re.match(r"b failed: no space left since .* \(9 s\)", rows[4]) and rows[5].startswith(
