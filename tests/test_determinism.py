@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from splitcom.methods.run import train
+from splitcom.server import parallel
 
 STANDARD = {
     "lora.dropout": 0.1,
@@ -52,3 +53,14 @@ def test_only_the_seed_decides(tiny_config, tmp_path, changes):
     other, other_lines = outcome(config.override({"seed": config.seed + 1}), tmp_path / "other")
     assert not same_tensors(adapter, other)
     assert [line["eval_loss"] for line in lines] != [line["eval_loss"] for line in other_lines]
+
+
+@pytest.mark.parametrize("changes", [U_SHAPE, {"preset": "balanced", "training.rounds": 2}])
+def test_how_many_threads_code_packets_decides_nothing(tiny_config, tmp_path, monkeypatch, changes):
+    config = tiny_config.override(changes)
+    outcomes = []
+    for number in (1, 4):
+        monkeypatch.setattr(parallel, "_num_threads", lambda number=number: number)
+        outcomes.append(outcome(config, tmp_path / str(number)))
+    assert same_tensors(outcomes[0][0], outcomes[1][0])
+    assert outcomes[0][1] == outcomes[1][1]

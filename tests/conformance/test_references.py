@@ -1,6 +1,7 @@
 """What every reference store promises."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -290,6 +291,26 @@ def test_more_file_stores_than_a_process_may_open_files(tmp_path: Path) -> None:
     opened = [path for path in Path("/proc/self/fd").iterdir() if str(tmp_path) in str(path.resolve())]
     assert 0 < len(opened) <= 3 * lmdb_file._MAX_OPEN < 3 * 150
     assert all(store.read([1])[0, 0] == index for index, store in enumerate(stores))
+    for store in stores:
+        store.close()
+
+
+def test_threads_that_use_files_of_their_own_do_not_close_one_anothers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lmdb_file, "_MAX_OPEN", 1)
+    stores = [FileReferences(tmp_path / str(index), limit_bytes=1 << 16) for index in range(4)]
+
+    def use(index: int) -> list[float]:
+        found = []
+        for turn in range(50):
+            put(stores[index], {1: sample(float(index + 4 * turn))}, known=bool(turn))
+            found.append(float(stores[index].read([1])[0, 0]))
+        return found
+
+    with ThreadPoolExecutor(len(stores)) as pool:
+        for index, found in enumerate(pool.map(use, range(len(stores)))):
+            assert found == [index + 4 * turn for turn in range(50)]
     for store in stores:
         store.close()
 

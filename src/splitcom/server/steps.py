@@ -6,7 +6,7 @@
 Which clients step together, and when a round is over, is the business of scheduling.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -21,6 +21,7 @@ from splitcom.server.arrivals import Lost
 from splitcom.server.body import ServerBody
 from splitcom.server.claims import check_lost_gradient, check_round_end
 from splitcom.server.observe import Observer, StepReport
+from splitcom.server.parallel import at_once
 from splitcom.server.part import ServerPart, ServerRun
 from splitcom.server.recovery import Recovery
 from splitcom.server.state import Task
@@ -76,16 +77,32 @@ class Steps(ServerPart):
         """
         arrivals: dict[str, Arrival] = {}
         updates: dict[str, Update] = {}
+        with self._clients.phases("decode"):
+            decoded = at_once(self._decodings(messages))
         for name, message in self._clients.each(messages):
             with self._clients.refusing(name):
-                match self._receive(name, message):
+                match self._receive(name, message, decoded.get(name)):
                     case Update() as update:
                         updates[name] = update
                     case Arrival() as arrival:
                         arrivals[name] = arrival
         return Brought(dict(self._clients.each(arrivals)), updates)
 
-    def _receive(self, name: str, message: Message | None) -> Arrival | Update | None:
+    def _decodings(self, messages: Mapping[str, Message]) -> dict[str, Callable[[], Arrival | Lost]]:
+        """How to read the batches among messages that are due."""
+        if self._body is None:
+            return {}
+        return {
+            name: partial(self._body.arrivals.to_train, name, message)
+            for name, message in messages.items()
+            if (task := self._states[name].task) is not None
+            if not task.is_abandoned and message.WhichOneof("kind") in ("activation", "activation_up")
+        }
+
+    def _receive(
+        self, name: str, message: Message | None, decoded: Callable[[], Arrival | Lost] | None
+    ) -> Arrival | Update | None:
+        """What a client brings; `decoded` reads its message if that is a batch."""
         state, recovery = self._states[name], Recovery()
         while message is not None and (task := state.task) is not None:
             kind = message.WhichOneof("kind")
@@ -107,7 +124,8 @@ class Steps(ServerPart):
                 if self._body is None:
                     raise RemoteProtocolError("an activation, in a run that is not split")
                 with self._clients.phases("decode"):
-                    arrival = self._body.arrivals.to_train(name, message)
+                    read = decoded or partial(self._body.arrivals.to_train, name, message)
+                    arrival, decoded = read(), None
                 if not isinstance(arrival, Lost):
                     return arrival
                 recovery.of_server()
@@ -145,7 +163,10 @@ class Steps(ServerPart):
             return
         for name, result in results.items():
             self._note(name, arrivals[name], result, pause=pause)
-            self._send_gradient(name, arrivals[name])
+        with self._clients.phases("encode"):
+            packets = at_once({name: encode for name in results if (encode := self._encoding(name))})
+        for name in results:
+            self._send_gradient(name, arrivals[name], packets.get(name))
         self._report(arrivals, results, position, num_steps)
 
     def _note(self, name: str, arrival: Arrival, result: StepResult, *, pause: bool) -> None:
@@ -232,19 +253,24 @@ class Steps(ServerPart):
         total = self._ledger.totals()["total"]
         self._observer.on_step(StepReport(task.round, end.num_steps, end.num_steps, mean, 0.0, total))
 
-    def _send_gradient(self, name: str, arrival: Arrival | None = None) -> None:
+    def _encoding(self, name: str, *, again: bool = False) -> Callable[[], bytes] | None:
+        """How to make the packet of what has come of a client's last batch; None if it gets no gradient."""
+        state = self._states[name]
+        if state.gradient is None or state.task is None:
+            return None
+        position = (state.task.round, state.task.next_step - 1)
+        channel = state.channels["gradient_down"]
+        return partial(channel.encode, *state.gradient, position, self_contained=again)
+
+    def _send_gradient(
+        self, name: str, arrival: Arrival | None = None, encode: Callable[[], bytes] | None = None
+    ) -> None:
         """Send what has come of this batch; without one, once more what has been sent before."""
         state, body = self._states[name], self._body
         assert state.task is not None and body is not None
-        step = state.task.next_step - 1
-        message = Gradient(step=step, pause=state.task.is_pausing)
-        if state.gradient is not None:
-            encode = partial(
-                state.channels["gradient_down"].encode,
-                *state.gradient,
-                (state.task.round, step),
-                self_contained=arrival is None,
-            )
+        message = Gradient(step=state.task.next_step - 1, pause=state.task.is_pausing)
+        encode = encode if arrival else self._encoding(name, again=True)
+        if encode is not None:
             with self._clients.phases("encode"):
                 packet = encode() if arrival is None else body.packed_gradient(name, arrival, encode)
             if packet is None:

@@ -7,14 +7,16 @@
 A client that is lost in between has no part in the step.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 from splitcom.codecs import Ragged
 from splitcom.engines.engine import Arrival, Gradient, Position, StepResult
 from splitcom.protocol.messages_pb2 import ActivationDown, Message
 from splitcom.server.arrivals import Arrivals, Lost
 from splitcom.server.conversations import Conversations
+from splitcom.server.parallel import at_once
 from splitcom.server.recovery import Recovery
 from splitcom.server.soundness import SoundEngine
 from splitcom.server.state import ClientStates
@@ -56,25 +58,35 @@ class Tails:
             )
             for name, arrival in arrivals.items()
         }
-        for one in passing.values():
-            self._send_hidden(one)
+        packets = at_once({name: partial(self._encode, one) for name, one in passing.items()})
+        for name, one in passing.items():
+            self._send_hidden(one, packets[name])
         self.gradients = {}
-        for name, message in self._clients.each(self._clients.collect(passing)):
+        messages = self._clients.collect(passing)
+        answers = {name: one for name, one in messages.items() if one.WhichOneof("kind") == "gradient_up"}
+        decoded = at_once({name: partial(self._decode, passing[name], one) for name, one in answers.items()})
+        for name, message in self._clients.each(messages):
             with self._clients.refusing(name):
-                gradient = self._receive(passing[name], message)
+                gradient = self._receive(passing[name], message, decoded.get(name))
                 if gradient is not None:
                     self.gradients[name] = gradient
         return self._engine.backward(passage, self.gradients, arrivals, progress)
 
-    def _receive(self, one: "_Passing", message: Message | None) -> Gradient | None:
-        """The gradient that a client sends back, when neither side lacks a reference; None if it has left."""
+    def _receive(
+        self, one: "_Passing", message: Message | None, decoded: Callable[[], Gradient | Lost] | None
+    ) -> Gradient | None:
+        """The gradient that a client sends back, when neither side lacks a reference; None if it has left.
+
+        `decoded` gives what `message` holds if that is a gradient.
+        """
         recovery = Recovery()
         while message is not None:
             if message.WhichOneof("kind") == "reference_lost":
                 recovery.of_client()
-                self._send_hidden(one, self_contained=True)
+                self._send_hidden(one, partial(self._encode, one, self_contained=True))
             else:
-                gradient = self._arrivals.from_tail(one.name, message.gradient_up, one.arrival)
+                gradient = decoded() if decoded else self._decode(one, message)
+                decoded = None
                 if not isinstance(gradient, Lost):
                     return gradient
                 recovery.of_server()
@@ -82,16 +94,17 @@ class Tails:
             message = self._clients.next_of(one.name)
         return None
 
-    def _send_hidden(self, one: "_Passing", *, self_contained: bool = False) -> None:
+    def _decode(self, one: "_Passing", message: Message) -> Gradient | Lost:
+        return self._arrivals.from_tail(one.name, message.gradient_up, one.arrival)
+
+    def _encode(self, one: "_Passing", *, self_contained: bool = False) -> bytes:
         channel = self._states[one.name].channels["activation_down"]
-        packet = self._engine.packed(
-            one.name,
-            "activation_down",
-            one.arrival,
-            lambda: channel.encode(
-                one.hidden, one.arrival.decoded.ids, one.position, self_contained=self_contained
-            ),
+        return channel.encode(
+            one.hidden, one.arrival.decoded.ids, one.position, self_contained=self_contained
         )
+
+    def _send_hidden(self, one: "_Passing", encode: Callable[[], bytes]) -> None:
+        packet = self._engine.packed(one.name, "activation_down", one.arrival, encode)
         if packet is not None:
             message = ActivationDown(step=one.position[1], activation=packet)
             self._clients.send(one.name, Message(activation_down=message))

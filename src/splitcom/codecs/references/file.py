@@ -5,6 +5,7 @@ import struct
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from threading import RLock
 
 import lmdb
 from typing_extensions import override
@@ -18,6 +19,7 @@ from splitcom.errors import CodecError
 _MIN_MAP_BYTES = 1 << 20
 _MAX_OPEN = 64  # files; a process may have a thousand or so, and a simulation has several for each client
 _OPEN: OrderedDict["FileReferences", lmdb.Environment] = OrderedDict()
+_TURN = RLock()  # threads use files of their own; none may close another's while that is in use
 
 
 class FileReferences(ReferenceStore):
@@ -49,22 +51,24 @@ class FileReferences(ReferenceStore):
 
     @override
     def close(self) -> None:
-        if (environment := _OPEN.pop(self, None)) is not None:
-            environment.close()
+        with _TURN:
+            if (environment := _OPEN.pop(self, None)) is not None:
+                environment.close()
 
     def _open(self) -> lmdb.Environment:
         """Open the file where it is not; of all stores in a process only the last ones used have theirs open."""
-        if self not in _OPEN:
-            if len(_OPEN) >= _MAX_OPEN:
-                next(iter(_OPEN)).close()
-            # sync=False: nothing is read again after a crash, so nothing need be flushed
-            _OPEN[self] = lmdb.open(str(self._path), map_size=self._map_bytes, sync=False, mode=0o600)
-        _OPEN.move_to_end(self)
-        return _OPEN[self]
+        with _TURN:
+            if self not in _OPEN:
+                if len(_OPEN) >= _MAX_OPEN:
+                    next(iter(_OPEN)).close()
+                # sync=False: nothing is read again after a crash, so nothing need be flushed
+                _OPEN[self] = lmdb.open(str(self._path), map_size=self._map_bytes, sync=False, mode=0o600)
+            _OPEN.move_to_end(self)
+            return _OPEN[self]
 
     @override
     def _load(self, sample_ids: Sequence[int]) -> list[Buffer]:
-        with self._open().begin() as transaction:
+        with _TURN, self._open().begin() as transaction:
             items: list[Buffer | None] = [transaction.get(_key(sample_id)) for sample_id in sample_ids]
         found = [item for item in items if item is not None]
         if len(found) < len(items):
@@ -74,14 +78,15 @@ class FileReferences(ReferenceStore):
     @override
     def _write(self, data: Mapping[int, Buffer], removed: Sequence[int]) -> None:
         try:
-            with self._open().begin(write=True) as transaction:
+            with _TURN, self._open().begin(write=True) as transaction:
                 for sample_id in removed:
                     transaction.delete(_key(sample_id))
                 for sample_id, item in data.items():
                     transaction.put(_key(sample_id), item)
         except lmdb.MapFullError:  # free pages are scattered; the map is only address space
             self._map_bytes *= 2
-            self._open().set_mapsize(self._map_bytes)
+            with _TURN:
+                self._open().set_mapsize(self._map_bytes)
             self._write(data, removed)
         except lmdb.Error as error:
             raise CodecError(f"cannot write references to {self._path}: {error}") from error
