@@ -18,6 +18,7 @@ EXAMPLES = {
     "int4": "int4(rounding=stochastic)",
     "int2": "int2",
     "grid": "grid(0.5)",
+    "golomb": "golomb(0.1)",
     "topk": "topk(0.2)",
     "randtopk": "randtopk(0.3)",
     "svd": "svd(2)",
@@ -36,6 +37,7 @@ CHAINS = [
     "temporal(0.999, per=token) > topk(0.25) > bf16",
     "temporal(0.99) > delta > svd(2) > grid(2.8) > zstd",
     "delta > randtopk(0.1) > int2 > zstd(level=9)",
+    "temporal(0.99) > delta > golomb(0.6, least=0.2) > zstd",
     "temporal(0.05, metric=relative_l2) > projection(6, kind=hadamard) > int4 > zstd",
     "temporal(0.99) > projection(5, kind=pca) > svd(2)",
 ]

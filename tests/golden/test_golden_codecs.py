@@ -21,6 +21,7 @@ CODECS = {
     "int4_stochastic": "int4(rounding=stochastic)",
     "int2": "int2(group=7)",
     "grid": "delta > grid(1.2)",
+    "golomb": "delta > golomb(0.2)",
     "topk_indices": "topk(0.05) > none",
     "topk_bitmap": "topk(0.5) > int8",
     "randtopk": "randtopk(0.1) > fp16",
@@ -35,8 +36,19 @@ CODECS = {
     "steps": "predict > klt(37, centre=sum) > uniform(0.3) > range",
     "chain": "temporal(0.98) > delta > int4(group=64) > zstd",
 }
-NOT_OF_OUR_MAKING = {"grid", "int4_stochastic", "randtopk", "svd", "zstd", "chain", "klt", "predict", "steps"}
-"""The sender's bytes depend on torch's random numbers or sums, on LAPACK or on zstd; only decoding is frozen."""
+NOT_OF_OUR_MAKING = {
+    "grid",
+    "golomb",
+    "int4_stochastic",
+    "randtopk",
+    "svd",
+    "zstd",
+    "chain",
+    "klt",
+    "predict",
+    "steps",
+}
+"""The sender's bytes depend on torch's random numbers, ties or sums, on LAPACK or zstd; only decoding is frozen."""
 IDS = [3, 70_000, 1]
 STEPS = {"steps": (0.6, 0.2)}
 """What a controller has set for the visits of some."""

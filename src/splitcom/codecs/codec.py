@@ -39,6 +39,8 @@ class Context:
     """Of the gate, in place of the one in the codec's text."""
     step: float | None = None
     """Of the quantiser, in the units of the one in the codec's text, and in place of it."""
+    share: float | None = None
+    """How far from its least to its own density a codec that has one goes, 0 to 1; None: all the way."""
     self_contained: bool = False
     """Use no reference: the answer to "unknown reference"."""
     seed: int = 0

@@ -15,8 +15,10 @@ def parse(text: str) -> Codec:
 
     Stages stand in this order, each kind at most once; a chain without a number format sends fp16.
 
-      temporal ─► delta | projection ─► svd | topk | randtopk ─► none | fp16 | bf16 | int8 | int4 | int2 | grid ─► zstd
+      temporal ─► delta | projection ─► svd | topk | randtopk ─► a number format ─► zstd
                   predict ─► klt ─► uniform ─► range
+
+    Number formats are none, fp16, bf16, int8, int4, int2, grid and golomb.
 
     Of the second line, only predict may be left out; nothing else goes with them.
 

@@ -21,6 +21,7 @@ import torch
 from torch import Generator, Tensor
 from typing_extensions import override
 
+from splitcom.codecs.chain.golomb import Golomb
 from splitcom.codecs.chain.projection import Projection
 from splitcom.codecs.chain.rows import Rows
 from splitcom.codecs.chain.stage import Entropy, Number, Prediction, Stage, Transform
@@ -97,7 +98,9 @@ class ChainCodec(Codec):
         if self._prediction is not None and reference is not None:
             residual = self._prediction.residual(residual, sent.of(reference))
         generator = torch.Generator(values.device).manual_seed(context.seed)
-        data, restored = self._encode_matrix(residual, sent.lengths, generator)
+        data, restored = self._encode_matrix(
+            self._number_at(context.share), residual, sent.lengths, generator
+        )
         reconstruction = Ragged(self._rebuild(restored, reference, sent), batch.lengths)
 
         body, stored = self._compress(b"".join([bitmap, *data]))
@@ -208,16 +211,22 @@ class ChainCodec(Codec):
         skipped[units] = unpack_bools(body.take(num_bool_bytes(count), "skip bitmap"), count)
         return self._temporal.tokens(skipped, lengths)
 
+    def _number_at(self, share: float | None) -> Number:
+        """The number format, at this share of its density if it has one."""
+        return (
+            self._number.at(share) if share is not None and isinstance(self._number, Golomb) else self._number
+        )
+
     def _encode_matrix(
-        self, values: Tensor, lengths: Ints, generator: Generator
+        self, number: Number, values: Tensor, lengths: Ints, generator: Generator
     ) -> tuple[list[Buffer], Tensor]:
         """Bytes of `values` `[rows, hidden]`, and what `_decode_matrix` will make of them."""
         if not len(values):
             return [], values
         if self._transform is None:
-            return self._number.encode(values, generator)
+            return number.encode(values, generator)
         side, parts = self._transform.forward(values, lengths, generator)
-        coded = [self._number.encode(part, generator) for part in parts]
+        coded = [number.encode(part, generator) for part in parts]
         restored = self._transform.inverse(side, [part for _, part in coded], lengths, values.shape[1])
         return [side, *(item for data, _ in coded for item in data)], restored
 
