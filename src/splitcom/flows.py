@@ -96,7 +96,7 @@ _TABLE = (
         direction="up",
         content="adapter",
         colour="#cc79a7",
-        codec="fp16",
+        codec="delta > grid(2.0)",
         fields=("round_end.adapter",),
     ),
     Flow(
@@ -104,7 +104,7 @@ _TABLE = (
         direction="down",
         content="adapter",
         colour="#7b61c4",
-        codec="fp16",
+        codec="delta > grid(2.0)",
         fields=("round_start.adapter", "evaluation_start.adapter"),
     ),
     # what is payload of no other flow
