@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 # The constraints pin torch among others: an unpinned one pulls gigabytes.
 INSTALL := PIP_CONSTRAINT=constraints.txt $(PIP) install
 
-.PHONY: demo test long faults check docs bench clean
+.PHONY: demo test long faults check docs wheel bench clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -30,11 +30,14 @@ check: $(VENV)/.installed-dev
 docs: $(VENV)/.installed-dev
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet && echo "site/index.html"
 
+wheel: $(VENV)/.created
+	@$(PIP) wheel --no-deps --wheel-dir dist . && ls dist/splitcom-*.whl
+
 bench: $(VENV)/.installed
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 clean:
-	rm -rf $(VENV) site .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) site dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(VENV)/.created: Makefile
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

@@ -67,6 +67,10 @@ def test_a_run_from_file_to_report_and_merged_model(splitcom, config_file, tmp_p
     assert changed and all(re.search(r"\.[qv]_proj\.", name) for name in changed)
     code, out, _ = splitcom("watch", run)
     assert code == 0 and "round 2 of 2" in out
+    assert len(re.findall(r"^round \d of 2  loss .* held-out loss \d", out, re.MULTILINE)) == 3  # a line each
+    assert splitcom("train", "--resume", "--out", run, "--quiet")[:2] == (0, "")
+    code, out, _ = splitcom("train", "--resume", "--out", run, "--json")
+    assert code == 0 and json.loads(out) == json.loads((run / "result.json").read_text())
     code, out, _ = splitcom("evaluate", run, "--prompts", "3", "--set", "evaluation.max_new_tokens=4")
     assert code == 0 and "bleu" in out and (run / "evaluation.json").exists()
     code, out, _ = splitcom("generate", run, "--prompt", "name[Alder] =>", "--max-new-tokens", "3")

@@ -1,13 +1,15 @@
 """`splitcom audit`: what the server could tell of your text."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from splitcom.cli.output import spoken
 from splitcom.cli.train import Assignments
 
 
+@spoken
 def audit(
     run: Annotated[
         Path, typer.Argument(help="Run folder, or a settings file: then with the base model's front.")
@@ -21,11 +23,13 @@ def audit(
         str | None, typer.Option(metavar="FILE", help="Text to learn from; without, generated text.")
     ] = None,
     assignments: Assignments = None,
-) -> None:
+) -> list[dict[str, Any]]:
     """Attack a run of yours as its server could, and show how much of the text comes back.
 
     Writes audit.json into a run folder.
     """
+
+    from dataclasses import asdict
 
     from splitcom.methods.audit import AuditOptions
     from splitcom.methods.audit import audit as attack
@@ -59,3 +63,4 @@ def audit(
         cells = ["–" if share is None else format_percent(share) for share in shares]
         table.add_row(finding.codec or "nothing", f"{finding.error:.3f}", finding.attack, *cells)
     terminal.print(table)
+    return [asdict(finding) for finding in found]

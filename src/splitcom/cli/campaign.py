@@ -6,9 +6,11 @@ from typing import Annotated
 
 import typer
 
+from splitcom.cli.output import spoken
 from splitcom.cli.train import Assignments
 
 
+@spoken
 def campaign(
     configs: Annotated[list[Path], typer.Argument(help="TOML files, a comparison each.")],
     out: Annotated[Path, typer.Option(help="Folder for the comparisons and their runs.")] = Path(

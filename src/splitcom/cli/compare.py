@@ -1,13 +1,15 @@
 """`splitcom compare`: several methods over several seeds."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from splitcom.cli.output import spoken
 from splitcom.cli.train import Assignments
 
 
+@spoken
 def compare(
     config: Annotated[
         Path | None, typer.Argument(help="TOML file; without one, the defaults are used.")
@@ -20,7 +22,7 @@ def compare(
     ] = "",
     assignments: Assignments = None,
     out: Annotated[Path, typer.Option(help="Folder for the comparison.")] = Path("runs/comparison"),
-) -> None:
+) -> dict[str, Any]:
     """Run several methods on the same data and show what each cost and how good it became.
 
     Runs that have ended are not run again, and an interrupted one is continued: give the same command again.
@@ -48,3 +50,4 @@ def compare(
     terminal.print(closing_table(results))
     terminal.print(flow_table(results))
     terminal.say(f"report  {write_report(out)}")
+    return comparison

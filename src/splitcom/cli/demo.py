@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from splitcom.cli.output import spoken
+
 # Small enough for three minutes on two cores, and enough for so small a model to learn something: all linear
 # modules and a high rate.
 _SMALL = {
@@ -16,6 +18,7 @@ _SMALL = {
 }
 
 
+@spoken
 def demo(out: Annotated[Path, typer.Option(help="Folder for the runs.")] = Path("runs/demo")) -> None:
     """Fine-tune the bundled model with three clients in three ways, and compare cost and quality.
 

@@ -36,7 +36,7 @@ def show_end(terminal: Terminal, run: Run) -> None:
     ending.attempt("report", report)
     ending.attempt("summary", show)
     for warning in ending.result["warnings"]:
-        terminal.say(f"warning: {warning}", "yellow")
+        Terminal(stderr=True).say(f"warning: {warning}", "yellow")
     for name, place in places.items():
         if place.exists():
             terminal.say(f"{name:8s} {place}")

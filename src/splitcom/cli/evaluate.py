@@ -1,13 +1,15 @@
 """`splitcom evaluate`: loss and text scores of a finished run."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from splitcom.cli.output import spoken
 from splitcom.cli.train import Assignments
 
 
+@spoken
 def evaluate(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
     prompts: Annotated[
@@ -15,7 +17,7 @@ def evaluate(
     ] = None,
     beams: Annotated[int | None, typer.Option(min=1, help="Beams of the search; 1 is greedy.")] = None,
     assignments: Assignments = None,
-) -> None:
+) -> dict[str, Any]:
     """Evaluate a finished run on its held-out data: loss, perplexity, and BLEU, NIST, ROUGE-L, chrF of its text.
 
     Scores need the extra 'eval'. Writes evaluation.json into the run folder.
@@ -35,8 +37,10 @@ def evaluate(
     table = Table(grid=True)
     table.add_column()
     table.add_column(justify="right")
-    for name, value in (found | found.pop("text", {})).items():
+    scores = {key: value for key, value in found.items() if key != "text"}
+    for name, value in (scores | found.get("text", {})).items():
         shown = ", ".join(f"{part:.1f}" for part in value) if isinstance(value, list) else value
         table.add_row(name.replace("_", " "), f"{shown:.3f}" if isinstance(shown, float) else str(shown))
     terminal.print(table)
     terminal.say(f"written to {run / EVALUATION}")
+    return found

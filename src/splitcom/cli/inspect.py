@@ -1,12 +1,14 @@
 """`splitcom inspect`: what each part of a cut model holds, and what a step sends."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from splitcom.cli.output import spoken
 from splitcom.cli.train import Assignments
 
 
+@spoken
 def inspect(
     model: Annotated[
         str, typer.Argument(help="'bundled', a local folder, or a name on the hub.")
@@ -25,8 +27,10 @@ def inspect(
     ] = False,
     samples: Annotated[int, typer.Option(min=1, help="Samples of that client.")] = 200,
     assignments: Assignments = None,
-) -> None:
+) -> dict[str, Any]:
     """Show parameters and memory of each part, and the bytes of each flow in a step; loads no weights."""
+
+    from dataclasses import asdict
 
     from splitcom.config import Config
     from splitcom.methods.inspect import bytes_of_step
@@ -64,6 +68,7 @@ def inspect(
         f"{_tie(found.tied_embeddings, tail_blocks)}\n"
     )
     flows = bytes_of_step(found.hidden_size, batch_size, tokens, tail_blocks)
+    content: dict[str, Any] = {"model": asdict(found), "bytes_of_step": dict(flows)}
     if client:
         given = {
             "model.source": model,
@@ -77,7 +82,9 @@ def inspect(
         need = need_of_client(settings, samples, tokens)
         title = f"a client with {samples} samples, weights in {settings.model.dtype}"
         terminal.print(need_table(vars(need), title))
+        content["client"] = vars(need)
     terminal.print(flow_table(flows, f"uncompressed fp16, {batch_size} samples of {tokens} tokens"))
+    return content
 
 
 def _tie(tied: bool, tail_blocks: int) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from splitcom.cli.log import LogFormat
+from splitcom.cli.output import spoken
 from splitcom.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from splitcom.report.terminal import Terminal
 
 
+@spoken
 def join(
     address: Annotated[str, typer.Argument(metavar="HOST:PORT", help="The server.")],
     data: Annotated[

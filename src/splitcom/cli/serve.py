@@ -2,17 +2,19 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from splitcom.cli.log import DashboardAddress, LogFormat, MetricsAddress
+from splitcom.cli.output import spoken
 from splitcom.cli.train import Assignments, FromRound, Trackers
 
 if TYPE_CHECKING:
     from splitcom.config import Config
 
 
+@spoken
 def serve(
     listen: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where clients reach this server.")],
     authority: Annotated[Path, typer.Option(help="Folder made by `splitcom certs init`.")],
@@ -29,7 +31,7 @@ def serve(
     dashboard: DashboardAddress = None,
     log_format: LogFormat = "text",
     track: Trackers = None,
-) -> None:
+) -> dict[str, Any]:
     """Wait for the clients that the configuration asks for, train with them, and write the run folder.
 
     With --resume and no CONFIG, the configuration is that of the run folder.
@@ -64,8 +66,9 @@ def serve(
             finished = run(settings, options, [page, *watching], page.watch)
     except Drained as drained:
         terminal.say(str(drained))
-        return
+        return {"drained": str(drained)}
     show_end(terminal, finished)
+    return finished.result
 
 
 def _settings(path: Path | None, assignments: Sequence[str]) -> "Config":

@@ -27,8 +27,11 @@ def log_to(terminal: Terminal, log_format: str = "text") -> None:
     else:
         handler = logging.StreamHandler()
         handler.setFormatter(LogFormatter("%(asctime)s %(levelname)s %(message)s"))
+    for other in [*_LOG.handlers]:  # of --log-level, whose level stays
+        _LOG.removeHandler(other)
     _LOG.addHandler(handler)
-    _LOG.setLevel(logging.INFO)
+    if _LOG.level == logging.NOTSET:
+        _LOG.setLevel(logging.INFO)
     _LOG.propagate = False
 
 

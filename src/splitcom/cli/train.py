@@ -1,9 +1,11 @@
 """`splitcom train`: one run from a configuration file."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from splitcom.cli.output import spoken
 
 Assignments = Annotated[
     list[str] | None,
@@ -27,6 +29,7 @@ FromRound = Annotated[
 ]
 
 
+@spoken
 def train(
     config: Annotated[
         Path | None, typer.Argument(help="TOML file; without one, the defaults are used.")
@@ -40,7 +43,7 @@ def train(
         typer.Option(metavar="RUN", help="Start from what this run's controllers have learned."),
     ] = None,
     track: Trackers = None,
-) -> None:
+) -> dict[str, Any]:
     """Fine-tune a model split between clients and a server, all in this process.
 
     With --resume and no CONFIG, the configuration is that of the run folder.
@@ -73,3 +76,4 @@ def train(
         watching = [stack.enter_context(tracker) for tracker in trackers(track or [], out, settings)]
         finished = run(settings, out, resume=resume, from_round=from_round, observers=[bar, *watching])
     show_end(terminal, finished)
+    return finished.result

@@ -54,6 +54,22 @@ def progress_table(folder: Path, num_rounds: int, last: int = 20) -> Table:
     return table
 
 
+def round_lines(folder: Path, num_rounds: int) -> list[str]:
+    """A line for each round that has ended, as `progress_table` has its rows; raises RunError as it does."""
+    metrics = load_metrics(folder, may_go_on=True) if (folder / METRICS).exists() else []
+    said, total = [], 0
+    for number, of_round in groupby(metrics, key=lambda line: line.round):
+        lines = list(of_round)
+        total += _sum(lines, "total")
+        trained, held_out = (
+            _mean_loss(getattr(line, kind) for line in lines) for kind in ("loss", "eval_loss")
+        )
+        said.append(
+            f"round {number} of {num_rounds}  loss {trained}  held-out loss {held_out}  {format_bytes(total)}"
+        )
+    return said
+
+
 def headline(snapshot: Snapshot) -> str:
     """Where a run is that has a server, what its last step took by phase, and when it was last saved."""
     loss = "" if snapshot.loss is None else f"  loss {snapshot.loss:.3f}"

@@ -8,8 +8,9 @@ no failure to write raises: a run is not lost with the window that it is watched
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from typing import IO, Any, TextIO, cast
 
 from rich.box import SIMPLE_HEAD
@@ -37,7 +38,10 @@ __all__ = [
     "line",
     "live_page",
     "progress",
+    "quiet_terminals",
 ]
+
+_IS_QUIET = ContextVar("_IS_QUIET", default=False)
 
 
 class Terminal(Console):
@@ -48,6 +52,7 @@ class Terminal(Console):
         super().__init__(
             file=cast(IO[str], _Unfailing(stream)),
             stderr=stderr,
+            quiet=_IS_QUIET.get() and not stderr,
             width=width,
             markup=False,
             emoji=False,
@@ -100,6 +105,16 @@ class TerminalLog(RichHandler):
     def __init__(self, terminal: Terminal) -> None:
         super().__init__(console=terminal, show_path=False, show_level=False, markup=False)
         self.setFormatter(LogFormatter())
+
+
+@contextmanager
+def quiet_terminals(quiet: bool) -> Iterator[None]:
+    """If so, have terminals that are made meanwhile say nothing; standard error is not silenced."""
+    token = _IS_QUIET.set(quiet)
+    try:
+        yield
+    finally:
+        _IS_QUIET.reset(token)
 
 
 def line(text: object, style: str = "") -> Text:

@@ -64,12 +64,15 @@ def test_watch_shows_rounds_and_of_a_server_also_its_clients(
     run_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (run_folder / "config.toml").write_text(Config(training={"rounds": 4}).to_toml())
+    lines = CliRunner().invoke(app, ["watch", str(run_folder)]).output.splitlines()  # on a pipe
+    assert [line.split("  ")[0] for line in lines] == [f"round {number} of 4" for number in (1, 2, 3, 4)]
+    monkeypatch.setattr("splitcom.report.terminal.Terminal.is_terminal", True)
     alone = CliRunner().invoke(app, ["watch", str(run_folder)])
     assert alone.exit_code == 0 and "round 4 of 4" in alone.output and "waited for" not in alone.output
     snapshot = Snapshot(rounds=4, standings={"clinic-a": Standing("gone", 75.0)})
     monkeypatch.setattr("splitcom.methods.admin.ask", lambda run, ask: {"snapshot": asdict(snapshot)})
     served = CliRunner().invoke(app, ["watch", str(run_folder)])
-    assert "round 4 of 4" in served.output and "clinic-a  gone  since" in served.output
+    assert re.search(r"round 4 of 4.*clinic-a\S*  gone  since", served.output, re.DOTALL)
 
 
 def test_clients_that_are_unlike_the_others_are_named_beside_their_round(run_folder: Path) -> None:
