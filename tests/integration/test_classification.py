@@ -1,6 +1,7 @@
 """Texts with classes through the one training loop: equal to an uncut model, resumable, and its results in order."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -113,6 +114,12 @@ def test_every_method_learns_classes_and_writes_a_standard_adapter(config, tmp_p
     tuned = PeftModel.from_pretrained(base, run.adapter).eval()
     assert accuracy_of(tuned, written) == pytest.approx(evaluation["accuracy"])
     assert evaluation["accuracy"] > 0.8
+    confusion = run.result["confusion"]
+    assert confusion["labels"] == LABELS
+    held_out = Counter(int(sample.labels) for sample in load_texts(written).held_out.samples)
+    assert [sum(row) for row in confusion["counts"]] == [held_out[place] for place in range(2)]
+    right = sum(row[place] for place, row in enumerate(confusion["counts"]))
+    assert right / held_out.total() == pytest.approx(evaluation["accuracy"])
     lines = lines_of(run)
     assert lines[-1]["eval_accuracy"] == evaluation["accuracy"]
     assert all((line["accuracy"] is None) == (line["round"] == 0) for line in lines)
@@ -233,6 +240,7 @@ def test_a_finished_run_is_evaluated_and_writes_no_text(config, tmp_path):
     assert not {"samples", "text"} & run.result.keys()
     found = evaluate_run(run.folder, {"evaluation.text_samples": 3})
     assert found["accuracy"] == run.result["eval"]["accuracy"]
+    assert found["confusion"] == run.result["confusion"]
     assert found["loss"] == pytest.approx(run.result["eval"]["loss"], rel=1e-4)
     with pytest.raises(ConfigError, match="tells classes and writes no text"):
         writer_of(run.folder).write(["Some text"])

@@ -37,7 +37,7 @@ def evaluate(
     table = Table(grid=True)
     table.add_column()
     table.add_column(justify="right")
-    scores = {key: value for key, value in found.items() if key != "text"}
+    scores = {key: value for key, value in found.items() if key not in ("text", "confusion")}
     for name, value in (scores | found.get("text", {})).items():
         shown = ", ".join(f"{part:.1f}" for part in value) if isinstance(value, list) else value
         table.add_row(name.replace("_", " "), f"{shown:.3f}" if isinstance(shown, float) else str(shown))

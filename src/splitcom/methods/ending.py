@@ -18,6 +18,7 @@ from splitcom.config import Config
 from splitcom.data import Sample
 from splitcom.durable import new_folder
 from splitcom.errors import RunError, SplitComError
+from splitcom.methods.classes import tell_classes
 from splitcom.methods.text import Writer, score_text, write_pairs
 from splitcom.metrics.record import RunFolder
 from splitcom.models import Part, adapter_state, export_adapter
@@ -103,11 +104,12 @@ def write_texts(
     held_out: Callable[[], Sequence[Sample]],
     observer: Observer,
 ) -> None:
-    """Have the model write and be scored, as `evaluation` asks for it, in place of what there is."""
+    """Have the model write, tell classes and be scored, as `evaluation` asks for it, in place of what there is."""
     writer = cache(make_writer)
     steps: dict[str, tuple[str, Callable[[], Any]]] = {
         "samples": ("sample text", lambda: write_pairs(writer(), held_out())),
         "text": ("scores of text", lambda: score_text(writer(), observer.on_text)),
+        "confusion": ("confusion matrix", lambda: tell_classes(writer(), held_out())),
     }
     for key, (what, step) in steps.items():
         ending.result.pop(key, None)
@@ -116,6 +118,8 @@ def write_texts(
 
 
 def texts_of(config: Config) -> set[str]:
-    """What of a result is text that the model has written, or scores of it; a classifier writes none."""
+    """What of a result is text that the model has written, or scores of it; a classifier only tells classes."""
+    if config.data.classes is not None:
+        return {"confusion"}
     wanted = {"samples": config.evaluation.generate, "text": config.evaluation.text_samples}
-    return {key for key, number in wanted.items() if number and config.data.classes is None}
+    return {key for key, number in wanted.items() if number}

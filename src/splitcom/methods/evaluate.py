@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from splitcom.durable import write_atomic
+from splitcom.methods.classes import confusion_of
 from splitcom.methods.settings import PLACES, settings_of
 from splitcom.methods.text import Progress, Writer, score_text
 from splitcom.metrics.record import RunFolder
@@ -37,20 +38,22 @@ def evaluate_run(
 ) -> dict[str, Any]:
     """Evaluate a finished run and write evaluation.json into its folder; returns the content.
 
-    Loss (nats per token, or per sample for classes) and perplexity of the held-out samples. For classes the accuracy;
-    for text, with `evaluation.text_samples`, the scores of `splitcom.metrics.quality` for so many distinct held-out
-    prompts, and what a generated token costs at the cut.
+    Loss (nats per token, or per sample for classes) and perplexity of the held-out samples. For classes the accuracy
+    and the confusion matrix; for text, with `evaluation.text_samples`, the scores of `splitcom.metrics.quality` for so
+    many distinct held-out prompts, and what a generated token costs at the cut.
     """
     writer = writer_of(run, changes, PLACES)
     config = writer.config
-    batches = [
-        losses_of(writer.logits(batch.input_ids, batch.attention_mask), batch.labels)
+    told = [
+        (batch.labels, writer.logits(batch.input_ids, batch.attention_mask))
         for batch in held_out_batches(load_texts(config).held_out.samples, config)
     ]
+    batches = [losses_of(logits, labels) for labels, logits in told]
     loss = float(torch.cat([batch.losses for batch in batches]).double().mean())
     found: dict[str, Any] = {"loss": loss, "perplexity": perplexity(loss)}
     if config.data.classes is not None:
         found["accuracy"] = float(torch.cat([batch.correct for batch in batches]).double().mean())
+        found["confusion"] = confusion_of(config, told)
     elif config.evaluation.text_samples:
         found["text"] = score_text(writer, on_progress)
     write_atomic(Path(run) / EVALUATION, (json.dumps(found, indent=2) + "\n").encode())

@@ -97,6 +97,13 @@ class Text(_Record):
     chrf: float | None = None
 
 
+class Confusion(_Record):
+    """How often each class was told (the columns) for samples of each class (the rows), in the order of `labels`."""
+
+    labels: list[str]
+    counts: list[list[int]]
+
+
 class Result(_Record):
     """`result.json`: the outcome of one run; sizes in bytes, savings as fractions."""
 
@@ -117,6 +124,7 @@ class Result(_Record):
     environment: dict[str, object] = {}
     samples: list[Sample] = []
     text: Text | None = None
+    confusion: Confusion | None = None
 
     @property
     def ending(self) -> str:

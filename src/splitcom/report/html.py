@@ -26,6 +26,8 @@ from splitcom.report.format import format_bytes, format_percent, format_seconds
 from splitcom.report.summary import summarise
 from splitcom.report.tables import NONE, flow_cells, quality_columns, table_cells
 
+_MOST_CLASSES = 20  # of a confusion matrix that can still be read
+
 
 def write_report(folder: str | os.PathLike[str]) -> Path:
     """Write `report.html` into a run or comparison folder and give its path.
@@ -57,6 +59,7 @@ def _run_page(run: Run) -> str:
         run_figures(run),
         *([markup.section("Bytes per flow", flow_table(result))] if result.bytes["total"] else []),
         *_link_times(timed, [CURVE, BASELINE_COLOUR]),
+        *_confusion(result),
         *_text_scores(result),
         *_samples(result),
         markup.section("How it was run", *_provenance(run)),
@@ -166,6 +169,32 @@ def _link_times(timed: list[dict[str, object]], colours: list[str]) -> Iterator[
         yield markup.section(
             "Time on a link", markup.link_times(traffic.SLIDERS, rows), markup.paragraph(traffic.EXPLANATION)
         )
+
+
+def _confusion(result: Result) -> Iterator[Markup]:
+    """The confusion matrix; of many classes what was mistaken most often."""
+    if result.confusion is None:
+        return
+    labels, counts = result.confusion.labels, result.confusion.counts
+    if len(labels) <= _MOST_CLASSES:
+        rows = [
+            [label, *row, format_percent(row[place] / sum(row)) if sum(row) else NONE]
+            for place, (label, row) in enumerate(zip(labels, counts, strict=True))
+        ]
+        table = markup.table(["", *labels, "Right"], rows)
+        read = "A row for each class of held-out samples; the columns say as what they were told."
+    else:
+        mistakes = [
+            (number, right, labels[place])
+            for right, row in zip(labels, counts, strict=True)
+            for place, number in enumerate(row)
+            if number and labels[place] != right
+        ]
+        commonest = sorted(mistakes, reverse=True)[:_MOST_CLASSES]
+        rows = [[right, told, number] for number, right, told in commonest]
+        table = markup.table(["Class", "Told as", "Samples"], rows, texts=2)
+        read = f"The commonest mistakes, of {sum(number for number, *_ in mistakes)}."
+    yield markup.section("Classes of held-out samples", table, markup.paragraph(read))
 
 
 def _text_scores(result: Result) -> Iterator[Markup]:

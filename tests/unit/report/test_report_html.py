@@ -1,6 +1,7 @@
 import json
 import re
 import xml.etree.ElementTree as ElementTree
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -144,6 +145,24 @@ def test_loss_curve_counts_bytes_as_the_result_does(run_folder: Path) -> None:
     sent, losses = loss_curve(run)
     assert len(losses) == 4 and losses[-1] == run.result.eval.loss
     assert sent[-1] == run.result.bytes["total"] + 7
+
+
+def test_classes_are_shown_with_what_they_were_told_as(tmp_path: Path) -> None:
+    few = {"labels": ["<no>", "yes"], "counts": [[3, 1], [0, 0]]}
+    make_run(tmp_path / "few", confusion=few)
+    page = write_report(tmp_path / "few").read_text()
+    cells = [unescape(cell) for cell in re.findall(r"<td[^>]*>(.*?)</td>", page)]
+    place = cells.index("<no>")
+    assert cells[place : place + 8] == ["<no>", "3", "1", "75.0 %", "yes", "0", "0", "–"]
+    names = [f"class {place}" for place in range(30)]
+    counts = [
+        [10 if row == column else row * (column == row - 1) for column in range(30)] for row in range(30)
+    ]
+    make_run(tmp_path / "many", confusion={"labels": names, "counts": counts})
+    page = write_report(tmp_path / "many").read_text()
+    cells = re.findall(r"<td[^>]*>(.*?)</td>", page)
+    place = cells.index("class 29")
+    assert cells[place : place + 3] == ["class 29", "class 28", "29"] and "of 435." in page
 
 
 def test_plot_is_saved_for_the_documentation(comparison_folder: Path, tmp_path: Path) -> None:
