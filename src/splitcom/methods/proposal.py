@@ -38,6 +38,7 @@ _CLASSES = ("label", "class", "category", "sentiment", "intent", "labels")
 _MOST_CLASSES = 50
 _WITHOUT_TEMPLATE = "chatml"
 _TOKENS_STEP, _MOST_TOKENS = 64, 1024
+_HELD_OUT_PART = 5  # one of so many rows, if there are few
 _WEIGHTS_PART = 0.5  # of a client's memory; the rest is for activations, optimizer and references
 
 
@@ -129,7 +130,7 @@ def propose(
         )
         found.set("partition.kind", "column")
         found.set("partition.column", by_column)
-    _set_lengths(found, model, len(records))
+    _set_sizes(found, model, len(records))
     found.set("training.rounds", found.config.training.rounds)
     found.set("training.lr", found.config.training.lr)
     found.settings |= changes
@@ -209,7 +210,10 @@ def _named(columns: Sequence[str], names: Sequence[str]) -> str | None:
     return next((lower[name] for name in names if name in lower), None)
 
 
-def _set_lengths(found: Proposal, model: str, num_rows: int) -> None:
+def _set_sizes(found: Proposal, model: str, num_rows: int) -> None:
+    if (held_out := num_rows // _HELD_OUT_PART) < Config().data.held_out_samples:
+        found.set("data.held_out_samples", max(1, held_out), f"a fifth of the {num_rows} rows")
+
     limit = min(limits_of(model).positions or _MOST_TOKENS, _MOST_TOKENS)
     looked_at = found.config.override({"data.max_tokens": limit, "data.samples": num_rows})
     lengths = preview(looked_at, 0, alone=True).lengths

@@ -8,6 +8,7 @@ import pytest
 from splitcom.config import Config
 from splitcom.errors import ConfigError, DataError
 from splitcom.methods.proposal import propose, write_proposal
+from splitcom.parties.texts import load_texts
 
 
 def rows(folder: Path, *records: dict, name: str = "rows.jsonl") -> str:
@@ -87,3 +88,13 @@ def test_the_file_reads_back_and_is_not_overwritten(tmp_path):
     assert 'source = "rows.jsonl"' in path.read_text()
     with pytest.raises(ConfigError, match="is there already"):
         write_proposal(proposal, path)
+
+
+@pytest.mark.parametrize(("number", "held_out"), [(4, 1), (60, 12), (499, 99), (501, 100)])
+def test_what_is_proposed_can_be_trained_on_whatever_the_number_of_rows(tmp_path, number, held_out):
+    source = rows(tmp_path, *({"question": f"what is {i}?", "answer": f"it is {i}"} for i in range(number)))
+
+    texts = load_texts(propose(source, "bundled").config)
+
+    assert len(texts.held_out.samples) == held_out
+    assert sum(map(len, texts.partition.parts)) == number - held_out and all(texts.partition.parts)
