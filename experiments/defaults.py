@@ -5,7 +5,7 @@
     python experiments/defaults.py runs/defaults --whole          splitcom, three clients, five rounds, as `train` does
 
 Each line is a run with these settings changed, seed 0, of one client that trains the whole model: what a codec and more
-clients change is another question, which --whole answers for the two that matter. What is there is not run again.
+clients change is another question, which --whole answers for those that matter. What is there is not run again.
 """
 
 import argparse
@@ -23,7 +23,14 @@ ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_pro
 PEFT = ["q_proj", "v_proj"]  # peft's choice for this family
 BEFORE = {"lora.targets": PEFT, "training.lr": 1e-3, "training.batch_size": 8, "training.schedule": "linear"}
 """What the defaults were."""
-SPLIT = [{}, {"lora.targets": ALL, "training.lr": 3e-3, "training.batch_size": 4}]
+SPLIT: list[dict[str, Any]] = [
+    {"lora.targets": ALL},
+    {"lora.targets": ALL, "training.lr": 3e-3},
+    {"lora.targets": ALL, "training.lr": 3e-3, "training.batch_size": 4},
+    {"lora.targets": ALL, "training.lr": 1e-2},
+    {"lora.targets": ALL, "training.lr": 2e-3, "training.batch_size": 4},
+    {},
+]
 CHANGES: list[dict[str, Any]] = [
     {},
     {"lora.targets": ALL},
@@ -52,7 +59,8 @@ def main() -> None:
     few = SMALL | (BUNDLED if arguments.model == "bundled" else OTHER)
     missing = [one for one in changes if RunFolder(_place(arguments, one)).result() is None]
     for one in missing[: arguments.most]:
-        settings = {"model.source": arguments.model, **BEFORE, **one, **({} if arguments.whole else few)}
+        scale = {"evaluation.generate": 0} if arguments.whole else few
+        settings = {"model.source": arguments.model, **BEFORE, **one, **scale}
         place = _place(arguments, one)
         train(Config().override(settings), place, resume=place.exists())
     print("| targets | rate | batch | schedule | loss before | after | MB | of them adapters | s |")

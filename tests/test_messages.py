@@ -17,6 +17,7 @@ from pydantic import BaseModel
 import splitcom
 from splitcom.cli import app
 from splitcom.config import Config
+from splitcom.engines import ENGINES
 from splitcom.errors import MissingExtraError, SpecError, UnknownReference
 
 PACKAGE = Path(splitcom.__file__).parent
@@ -99,7 +100,7 @@ LEAVES = {path.rpartition(".")[2] for path in SETTINGS}
 
 def choices() -> dict[str, tuple[str, ...]]:
     """The words that a setting may be, by its last name, of those that are one of several."""
-    found: dict[str, tuple[str, ...]] = {}
+    found: dict[str, tuple[str, ...]] = {"kind": tuple(ENGINES)}
     sections = [field.annotation for field in Config.model_fields.values()]
     for section in [kind for kind in sections if isinstance(kind, type) and issubclass(kind, BaseModel)]:
         for name, field in section.model_fields.items():

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from splitcom.cli.led import led
 from splitcom.cli.log import DashboardAddress, LogFormat, MetricsAddress
 from splitcom.cli.output import spoken
 from splitcom.cli.train import Assignments, FromRound, Trackers
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from splitcom.config import Config
 
 
+@led
 @spoken
 def serve(
     listen: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where clients reach this server.")],
@@ -34,7 +36,8 @@ def serve(
 ) -> dict[str, Any]:
     """Wait for the clients that the configuration asks for, train with them, and write the run folder.
 
-    With --resume and no CONFIG, the configuration is that of the run folder.
+    With --resume and no CONFIG, the configuration is that of the run folder. With engine.kind = "sharded" torchrun
+    starts the command in several processes, on every machine; the first one listens.
     """
     from contextlib import ExitStack
 

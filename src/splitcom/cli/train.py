@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from splitcom.cli.led import led
 from splitcom.cli.output import spoken
 
 Assignments = Annotated[
@@ -29,6 +30,7 @@ FromRound = Annotated[
 ]
 
 
+@led
 @spoken
 def train(
     config: Annotated[
@@ -46,7 +48,8 @@ def train(
 ) -> dict[str, Any]:
     """Fine-tune a model split between clients and a server, all in this process.
 
-    With --resume and no CONFIG, the configuration is that of the run folder.
+    With --resume and no CONFIG, the configuration is that of the run folder. With engine.kind = "sharded" torchrun
+    starts the command in several processes; the first one does as ever.
     """
 
     from contextlib import ExitStack

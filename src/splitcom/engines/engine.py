@@ -10,6 +10,8 @@ from typing import Protocol
 import torch
 
 from splitcom.codecs import Decoded, Ragged
+from splitcom.config import Config
+from splitcom.models import Body
 from splitcom.protocol.labels import Labels
 
 LARGEST = 1e30  # of a step: codecs take up to 1e34, and gradients are weighed before
@@ -124,3 +126,16 @@ class Engine(Protocol):
 
     def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
         """Go on from a checkpoint."""
+
+
+class EngineKind(Protocol):
+    """What makes engines of one kind; the body comes with its adapter."""
+
+    begins_on_cpu: bool
+    """Whether the body comes on the CPU, and the engine brings it to where it runs; else on `model.device`."""
+
+    def __call__(self, body: Body, config: Config) -> Engine:
+        """Make one."""
+
+    def check(self, config: Config) -> None:
+        """Raise ConfigError if this process has not what the engine needs; before anything is loaded."""

@@ -5,7 +5,7 @@ passes of its own. Else gradients add up over its passes, and what is between th
 forward and backward in the U-shape is computed again, so that no more than one graph is in memory.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -39,7 +39,17 @@ class LocalPassage:
 
 
 class LocalEngine:
-    """See `Engine`; at most `engine.max_tokens_per_pass` tokens with their padding go through the body at once."""
+    """See `Engine`; at most `engine.max_tokens_per_pass` tokens with their padding go through the body at once.
+
+    What runs a body elsewhere may take other passes, and settle between processes what has come of them.
+    """
+
+    begins_on_cpu = False
+    keeps_graphs = True
+
+    @classmethod
+    def check(cls, config: Config) -> None:
+        """There is nothing that this process may lack."""
 
     def __init__(self, body: Body, config: Config) -> None:
         self._body = body
@@ -47,7 +57,7 @@ class LocalEngine:
         self._smoothing = config.training.label_smoothing
         self._max_tokens = config.engine.max_tokens_per_pass
         self._device = next(body.parameters()).device
-        self._dtype = next(body.parameters()).dtype
+        self._dtype = body.dtype
         self._optimizer = Optimizer((p for p in body.parameters() if p.requires_grad), config.training)
         most = config.federation.max_gradient_ratio
         self._shares = None if most is None else Shares(self._optimizer.parameters, most)
@@ -74,13 +84,18 @@ class LocalEngine:
             self._check("the gradient at the cut", one.hidden.grad)
             gradients |= one.real_tokens(one.hidden.grad)
             self._take_share(rows, one)
-            losses.append(found.losses.detach())
-            corrects.append(found.correct)
-            owners.append(torch.tensor(one.rows, device=self._device)[found.rows])
+            if one.rows:
+                losses.append(found.losses.detach())
+                corrects.append(found.correct.long())
+                owners.append(torch.tensor(one.rows)[found.rows.cpu()])
+        self._settle()
         self._give_shares({client: rows.num_labels_of(client) for client in rows.spans})
         self._optimizer.step(progress)
 
-        loss, correct, owner = torch.cat(losses), torch.cat(corrects), torch.cat(owners)
+        loss = self._of_all(losses, torch.zeros(0))
+        correct = self._of_all(corrects, torch.zeros(0, dtype=torch.int64))
+        owner = self._of_all(owners, torch.zeros(0, dtype=torch.int64))
+        gradients = self._rows_of_all(rows, gradients)
         results = {}
         for client, span in rows.spans.items():
             mine = (span.start <= owner) & (owner < span.stop)
@@ -95,7 +110,7 @@ class LocalEngine:
         """The first half of a step in the U-shape."""
         rows = Rows(arrivals)
         passage = LocalPassage(rows, position, trains, {})
-        keeps = trains and len(self._plan(rows)) == 1
+        keeps = trains and self.keeps_graphs and len(self._plan(rows)) == 1
         self._body.train(trains)
         for one in self._passes(rows, position):
             with torch.set_grad_enabled(keeps):
@@ -104,6 +119,8 @@ class LocalEngine:
             passage.out.update(one.real_tokens(out.detach()))
             if keeps:
                 passage.graphs.append((one, out))
+        self._settle()
+        passage.out.update(self._rows_of_all(rows, passage.out))
         return passage
 
     def backward(
@@ -129,8 +146,10 @@ class LocalEngine:
             self._check("the gradient at the cut", one.hidden.grad)
             at_cut |= one.real_tokens(one.hidden.grad)
             self._take_share(rows, one)
+        self._settle()
         self._give_shares(numbers)
         self._optimizer.step(progress)
+        at_cut = self._rows_of_all(rows, at_cut)
         return {
             client: StepResult(_scaled(rows, client, at_cut, total / number), 0.0, number)
             for client, number in numbers.items()
@@ -151,7 +170,7 @@ class LocalEngine:
             rows = Rows({"": arrival})
             arrived = {} if at_tail is None else dict(enumerate(samples_of(at_tail)))
             with without_adapters([self._body]):
-                return all(self._is_sound(one, arrived, below) for one in self._passes(rows))
+                return self._all_agree([self._is_sound(one, arrived, below) for one in self._passes(rows)])
         finally:
             if head:
                 load_adapter_state(self._body, trained)
@@ -161,27 +180,29 @@ class LocalEngine:
         one.hidden.requires_grad_()
         if one.labels is not None:
             losses = losses_through(self._body, one.hidden, one.mask, one.labels).losses
-            torch.autograd.backward(losses.mean())
-            return _is_finite(losses) and _is_finite(one.hidden.grad, below)
+            torch.autograd.backward(losses.sum() / max(len(losses), 1))
+            return is_finite(losses) and is_finite(one.hidden.grad, below)
         out = self._body(one.hidden, one.mask)
         if arrived:  # else there is no more to look at than what comes out
             torch.autograd.backward(
                 out, _weighed({row: (part, 1.0) for row, part in arrived.items()}, one, out)
             )
-        return _is_finite(out[one.mask.bool()], below) and _is_finite(one.hidden.grad, below)
+        return is_finite(out[one.mask.bool()], below) and is_finite(one.hidden.grad, below)
 
     @torch.no_grad()
     def evaluate(self, arrival: Arrival) -> StepResult:
         """Loss in nats summed over the labels of a held-out batch, their number, and how many were right."""
         self._body.eval()
-        loss_sum, num_labels, num_correct = 0.0, 0, 0
+        sums = []
         for one in self._passes(Rows({"": arrival})):
             assert one.labels is not None
             found = losses_through(self._body, one.hidden, one.mask, one.labels)
-            loss_sum += float(found.losses.double().sum())
-            num_labels += len(found.losses)
-            num_correct += int(found.correct.sum())
-        return StepResult(None, loss_sum, num_labels, num_correct)
+            if one.rows:
+                numbers = float(found.losses.double().sum()), len(found.losses), int(found.correct.sum())
+                sums.append(torch.tensor(numbers, dtype=torch.float64)[None])
+        rows = self._of_all(sums, torch.zeros(0, 3, dtype=torch.float64)).tolist()
+        loss_sum, num_labels, num_correct = (sum(column) for column in zip(*rows, strict=True))
+        return StepResult(None, loss_sum, int(num_labels), int(num_correct))
 
     @torch.no_grad()
     def pass_held_out(self, arrival: Arrival) -> Ragged:
@@ -191,7 +212,7 @@ class LocalEngine:
         out: dict[int, torch.Tensor] = {}
         for one in self._passes(rows):
             out |= one.real_tokens(self._body(one.hidden, one.mask))
-        found = rows.ragged(range(len(rows.values)), out)
+        found = rows.ragged(range(len(rows.values)), self._rows_of_all(rows, out))
         self._check("what comes out of the body", found.values)
         return found
 
@@ -228,7 +249,7 @@ class LocalEngine:
             self._shares.begin()
 
     def _take_share(self, rows: Rows, one: Pass) -> None:
-        if self._shares is not None:
+        if self._shares is not None and one.rows:
             self._shares.take(next(client for client, span in rows.spans.items() if one.rows[0] in span))
 
     def _give_shares(self, num_labels: Mapping[str, int]) -> None:
@@ -237,11 +258,30 @@ class LocalEngine:
 
     def _passes(self, rows: Rows, position: Position | None = None) -> Iterator[Pass]:
         """One pass after the other, each with the draws that are its own at this position."""
-        for index, part in enumerate(self._plan(rows)):
+        for index, part in self._mine(self._plan(rows)):
             if position is not None:  # dropout
                 draw = (*position, index) if index else position
                 torch.manual_seed(derive_seed(self._seed, "server", *draw))
             yield rows.take(part, self._device, self._dtype)
+
+    def _mine(self, plan: list[list[int]]) -> Iterable[tuple[int, list[int]]]:
+        """Those passes of a plan that this process computes; one without rows computes nothing that counts."""
+        return enumerate(plan)
+
+    def _settle(self) -> None:
+        """Come to an end of a step's passes: together, if there are more processes."""
+
+    def _of_all(self, values: Sequence[torch.Tensor], like: torch.Tensor) -> torch.Tensor:
+        """What all passes have given, one after the other; `like` is of its form, and empty."""
+        return torch.cat([*values])
+
+    def _rows_of_all(self, rows: Rows, parts: Mapping[int, torch.Tensor]) -> dict[int, torch.Tensor]:
+        """What all passes have given of each row."""
+        return dict(parts)
+
+    def _all_agree(self, sound: Sequence[bool]) -> bool:
+        """Whether all passes say so."""
+        return all(sound)
 
     def _graphs(self, passage: LocalPassage) -> Iterator[tuple[Pass, torch.Tensor]]:
         """The forward pass of a step, as it was kept or once more, to the same bits."""
@@ -254,13 +294,16 @@ class LocalEngine:
             yield one, self._body(one.hidden, one.mask)
 
     def _check(self, what: str, values: torch.Tensor | None) -> None:
-        if not _is_finite(values):
+        if not is_finite(values):
             self._optimizer.forget()
             raise NonFiniteError(f"{what} of a step of the body is not finite; {DIVERGED}")
 
 
-def _is_finite(values: torch.Tensor | None, below: float = LARGEST) -> bool:
-    return values is None or bool(values.detach().abs().amax() < below)  # not so if there is a NaN
+def is_finite(values: torch.Tensor | None, below: float = LARGEST) -> bool:
+    """Whether all of it is of magnitudes `below` this one."""
+    if values is None or values.numel() == 0:
+        return True
+    return bool(values.detach().abs().amax() < below)  # not so if there is a NaN
 
 
 def _scaled(rows: Rows, client: str, parts: Mapping[int, torch.Tensor], scale: float) -> Ragged | None:

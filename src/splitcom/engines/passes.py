@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 
 import torch
 
@@ -30,18 +31,36 @@ def plan_passes(lengths: Sequence[int], max_tokens: int | None) -> list[list[int
     return passes
 
 
+def even_passes(lengths: Sequence[int], max_tokens: int | None, num_processes: int) -> list[list[int]]:
+    """Rows in passes for so many processes that work side by side, each pass within `max_tokens` as in `plan_passes`.
+
+    Passes have as many rows as they can; the number of them is that of the fewest turns that will do.
+
+    >>> even_passes([3, 9, 4, 8], None, 2), even_passes([3, 9, 4, 8], 10, 2), even_passes([5], None, 2)
+    ([[0, 2], [3, 1]], [[0], [2], [3], [1]], [[0]])
+    """
+    rows = sorted(range(len(lengths)), key=lambda row: lengths[row])
+    for turns in count(1):
+        size = -(-len(rows) // (turns * num_processes))
+        passes = [rows[first : first + size] for first in range(0, len(rows), size)]
+        largest = max(lengths[part[-1]] * len(part) for part in passes)
+        if size == 1 or max_tokens is None or largest <= max_tokens:
+            return passes
+    raise AssertionError
+
+
 @dataclass(frozen=True)
 class Pass:
     """What goes through the body at once, on its device."""
 
-    rows: list[int]  # of the step
+    rows: list[int]  # of the step; none if this process only keeps others company
     hidden: torch.Tensor  # [batch, tokens, hidden]
     mask: torch.Tensor  # int64 [batch, tokens]
     labels: torch.Tensor | None  # int64 [batch, tokens], or [batch, 1] for classes
 
     def real_tokens(self, padded: torch.Tensor | None) -> dict[int, torch.Tensor]:
         """What `padded` [batch, tokens, hidden] holds of each row, [tokens, hidden]; nothing of None."""
-        if padded is None:
+        if padded is None or not self.rows:
             return {}
         return dict(zip(self.rows, samples_of(Ragged.from_padded(padded, self.mask)), strict=True))
 
@@ -80,15 +99,21 @@ class Rows:
         return join([parts[row] for row in rows])
 
     def take(self, rows: list[int], device: torch.device, dtype: torch.dtype) -> Pass:
-        """Lay rows out as one pass, padded to the longest of them."""
-        ragged = join([self.values[row] for row in rows])
-        mask = mask_of(ragged.lengths)
-        hidden = ragged.to_padded(mask).to(device, dtype)
-        return Pass(rows, hidden, mask.to(device), self._labels_of(rows, device))
+        """Lay rows out as one pass, padded to the longest of them; of no rows two tokens without labels."""
+        if not rows:
+            hidden = torch.zeros(1, 2, self.values[0].shape[1])
+            mask = torch.ones(1, 2, dtype=torch.int64)
+        else:
+            ragged = join([self.values[row] for row in rows])
+            mask = mask_of(ragged.lengths)
+            hidden = ragged.to_padded(mask)
+        return Pass(rows, hidden.to(device, dtype), mask.to(device), self._labels_of(rows, device))
 
     def _labels_of(self, rows: list[int], device: torch.device) -> torch.Tensor | None:
         if not self.labels:
             return None
+        if not rows:
+            return torch.full((1, min(len(self.labels[0]), 2)), IGNORED, device=device)
         labels = torch.full((len(rows), max(len(self.labels[row]) for row in rows)), IGNORED)
         for place, row in enumerate(rows):
             labels[place, : len(self.labels[row])] = torch.from_numpy(self.labels[row])

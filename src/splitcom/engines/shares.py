@@ -7,7 +7,8 @@ those of means over a client's own labels: who has more of them may pull more. I
 `aggregation/bounds.py`, for each step; the direction stays the client's.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import repeat
 from math import sqrt
 from statistics import median
 
@@ -37,6 +38,14 @@ class Shares:
         )
         for parameter in self._parameters:
             parameter.grad = None
+
+    def merge(self, clients: Iterable[str], sum_up: Callable[[], None]) -> None:
+        """Have every client's part be what `sum_up` makes of the gradients it is put into, of all processes."""
+        for client in clients:
+            for parameter, own in zip(self._parameters, self._own.pop(client, repeat(None)), strict=False):
+                parameter.grad = own
+            sum_up()
+            self.take(client)
 
     def give(self, num_labels: Mapping[str, int]) -> None:
         """Put the sum of the clients' parts back, each clipped; those without labels have none."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from splitcom.config import Config
 from splitcom.data import Sample
-from splitcom.engines import check_engine
+from splitcom.engines import ENGINES, check_engine
 from splitcom.errors import ConfigError, RunError
 from splitcom.flows import SUMS
 from splitcom.methods import METHODS
@@ -52,8 +52,8 @@ AFTER_TRAINING = (
 )
 """Settings that training does not depend on, or no longer: they may be changed when a run is resumed."""
 
-ROUNDING = ("engine.max_tokens_per_pass", "evaluation.batch_size")
-"""Settings of memory that results do not depend on but for rounding: they may be changed when a run is resumed.
+ROUNDING = ("engine.max_tokens_per_pass", "engine.kind", "engine.devices", "evaluation.batch_size")
+"""Settings of memory and place that results do not depend on but for rounding: they may be changed on resume.
 
 Where all of a step fits into one pass, before and now, the bits are the same.
 """
@@ -90,12 +90,13 @@ class Run:
 
 def configured(config: Config) -> Config:
     """The configuration with what its method prescribes; raises ConfigError for an unknown method or engine."""
-    check_engine(config)
     if config.method not in METHODS:
         load_plugins()
     if config.method not in METHODS:
         raise ConfigError(f"method = {config.method!r}: no such method; there are {', '.join(METHODS)}")
-    return METHODS[config.method].configure(config)
+    config = METHODS[config.method].configure(config)
+    check_engine(config)
+    return config
 
 
 def completed(config: Config) -> Config:
@@ -156,7 +157,7 @@ def _train_into(
     warnings = check_parts(config)
     texts = load_texts(config)
     observer.on_data(texts.report, str(texts.partition))
-    parts = load_parts(config)
+    parts = load_parts(config, for_engine=True)
     begin_from_adapter(parts, config)
     trained = _train(config, label or config.method, folder, texts, parts, observer)
     trained.result["warnings"][:0] = [*warnings, *texts.train.report.warnings]
@@ -167,6 +168,8 @@ def _train_into(
     ending.attempt("adapter", lambda: export(trained, parts, folder, config))
 
     def writer() -> Writer:
+        if ENGINES[config.engine.kind].begins_on_cpu:  # the body lies where only the engine can run it
+            return Writer.of_run(config, folder.adapter)
         load_joined_state(parts.all, trained.adapter)
         return Writer(parts, config)
 

@@ -136,7 +136,12 @@ class Part(nn.Module):
     def _logits(self, at: Positions, inputs: dict[str, Any]) -> Tensor:
         """The logits [N, V] at N positions: the head, half of a small model's work, sees no others."""
         head = cast(nn.Module, self.model.get_output_embeddings())
-        picked = head.register_forward_pre_hook(lambda _, args: (args[0][at][None], *args[1:]))
+
+        def pick(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            rows, columns = (one.to(args[0].device) for one in at)
+            return args[0][rows, columns][None], *args[1:]
+
+        picked = head.register_forward_pre_hook(pick)
         try:
             return cast(Tensor, self.model(**inputs).logits[0])
         finally:

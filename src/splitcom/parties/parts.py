@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from splitcom.config import Config
+from splitcom.engines import ENGINES, check_processes
 from splitcom.errors import AdapterError, ConfigError
 from splitcom.models import (
     Body,
@@ -51,9 +52,9 @@ class Parts:
         return [part for part in (self.front, self.body, self.tail) if part is not None]
 
 
-def load_parts(config: Config) -> Parts:
-    """All parts with their adapters, on the configured device."""
-    front, body = front_of(config), body_of(config)
+def load_parts(config: Config, *, for_engine: bool = False) -> Parts:
+    """All parts with their adapters, on the configured device; for an engine the body is where that wants it."""
+    front, body = front_of(config), body_of(config, for_engine=for_engine)
     if not config.model.tail_blocks:
         share_embeddings(front, body)
     return Parts(front, body, tail_of(config, front))
@@ -67,6 +68,7 @@ def check_parts(config: Config) -> list[str]:
     For before texts are encoded: the model's own configuration tells how many blocks there are, what they are called
     and which attention its family has.
     """
+    check_processes(config)
     model, classes, rank = config.model, config.data.classes, config.lora.rank
     whole = skeleton(load_config(model.source, classes), labels=classes)
     if model.attention == "sdpa" and not whole._supports_sdpa:
@@ -140,10 +142,12 @@ def front_of(config: Config) -> Front:
     return front
 
 
-def body_of(config: Config) -> Body:
-    """The body with its adapter, on the configured device."""
-    model = config.model
-    body = load_body(model.source, model.cut, model.tail_blocks, **_place(config))
+def body_of(config: Config, *, for_engine: bool = False) -> Body:
+    """The body with its adapter, on the configured device, or where the engine wants it."""
+    model, place = config.model, _place(config)
+    if for_engine and ENGINES[config.engine.kind].begins_on_cpu:
+        place["device"] = "cpu"
+    body = load_body(model.source, model.cut, model.tail_blocks, **place)
     adapt(body, config, trains=True)
     if config.engine.checkpointing if config.training.split else config.client.checkpointing:
         recompute(body)
@@ -231,7 +235,7 @@ def _outlined(config: Config) -> Parts:
         tail = outline(model.source, Tail, model.cut, model.tail_blocks, classes)
         adapt(tail, config, trains=True)
     if config.training.split:
-        return Parts(front, body_of(config), tail)
+        return Parts(front, body_of(config, for_engine=True), tail)
     body = outline(model.source, Body, model.cut, labels=classes)
     adapt(body, config, trains=True)
     return Parts(front, body)

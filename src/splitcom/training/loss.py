@@ -59,7 +59,8 @@ def losses_through(
     smoothing: float = 0.0,
 ) -> Losses:
     """The losses of hidden states [batch, tokens, hidden] that go through the last part; the rest as in `losses_of`."""
-    return losses_of(part(hidden, mask, at=learnt_at(labels)), labels, smoothing)
+    logits = part(hidden, mask, at=learnt_at(labels))
+    return losses_of(logits, labels.to(logits.device), smoothing)  # a part may lie over several devices
 
 
 def losses_of(logits: torch.Tensor, labels: torch.Tensor, smoothing: float = 0.0) -> Losses:

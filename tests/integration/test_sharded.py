@@ -1,0 +1,103 @@
+"""The body over two processes, as torchrun starts them: as in one process, also after one of them was killed."""
+
+import json
+import runpy
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from splitcom.config import Config
+from splitcom.errors import ConfigError
+from splitcom.methods.run import train
+from splitcom.models import read_adapter
+
+from .parties import PATIENCE_S, fork_server
+
+PROCESS = Path(__file__).with_name("engine_process.py")
+
+
+@pytest.fixture(scope="module")
+def forks():
+    return fork_server()
+
+
+def run_two(forks, folder, arguments, model=None, dies_at=None):
+    """Two processes; what they printed and their exit codes, the leader's first. `dies_at` is the other's."""
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    processes, logs = [], []
+    for rank in range(2):
+        told = {
+            "TORCHELASTIC_RUN_ID": "test",
+            "TORCHELASTIC_USE_AGENT_STORE": "True",
+            "TORCHELASTIC_RESTART_COUNT": "0",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(store.port),
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": "2",
+            "LOCAL_WORLD_SIZE": "2",
+        }
+        logs.append(folder / f"process-{rank}.log")
+        logs[-1].unlink(missing_ok=True)
+        globals_ = {
+            "ENVIRONMENT": told,
+            "LOG": str(logs[-1]),
+            "ARGUMENTS": arguments and [str(one) for one in arguments],
+            "MODEL": model,
+            "DIES_AT": dies_at if rank else None,
+        }
+        process = forks.Process(target=runpy.run_path, args=(str(PROCESS), globals_, "__main__"), daemon=True)
+        process.start()
+        processes.append(process)
+    for process, log in zip(processes, logs, strict=True):
+        process.join(PATIENCE_S)
+        assert process.exitcode is not None, log.read_text()
+    return [log.read_text() for log in logs], [process.exitcode for process in processes]
+
+
+def losses_of(folder):
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [
+        (line["round"], line["client"], line["loss"], line["eval_loss"]) for line in lines if line["round"]
+    ]
+
+
+def test_two_processes_give_what_one_does(forks, tmp_path, tiny_model):
+    texts, codes = run_two(forks, tmp_path, None, tiny_model)
+    assert codes == [0, 0], texts
+    assert "as in one process" in texts[0]
+
+
+def test_a_run_goes_on_from_its_checkpoint_after_a_process_was_killed(forks, tmp_path, tiny_config):
+    alone = train(tiny_config, tmp_path / "alone")
+    (tmp_path / "run.toml").write_text(tiny_config.override({"engine.kind": "sharded"}).to_toml())
+    arguments = ["train", tmp_path / "run.toml", "--out", tmp_path / "run"]
+    texts, codes = run_two(forks, tmp_path, arguments, dies_at=(2, 1))
+    assert codes[0] == 1 and codes[1] < 0
+    assert "a process of the engine has ended" in texts[0] and "--resume" in texts[0]
+    assert {round_index for round_index, *_ in losses_of(tmp_path / "run")} == {1}
+
+    texts, codes = run_two(forks, tmp_path, [*arguments, "--resume"])
+    assert codes == [0, 0], texts
+    found, expected = losses_of(tmp_path / "run"), losses_of(alone.folder)
+    assert [line[:2] for line in found] == [line[:2] for line in expected]
+    torch.testing.assert_close(
+        [line[2:] for line in found], [line[2:] for line in expected], rtol=1e-4, atol=0
+    )
+    state, other = read_adapter(tmp_path / "run" / "adapter"), read_adapter(alone.adapter)
+    assert state.keys() == other.keys()
+
+
+def test_one_process_is_told_how_to_start_more(tmp_path, tiny_config):
+    with pytest.raises(ConfigError, match="torchrun … -m splitcom serve"):
+        train(tiny_config.override({"engine.kind": "sharded"}), tmp_path / "run")
+
+
+def test_processes_that_have_nothing_to_do_are_refused(monkeypatch, tmp_path, tiny_config):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "test")
+    with pytest.raises(ConfigError, match=r"engine.kind = 'local' runs in one process"):
+        train(tiny_config, tmp_path / "run")
+    with pytest.raises(ConfigError, match="nothing is split"):
+        train(Config().override({"method": "fedlora", "engine.kind": "sharded"}), tmp_path / "run")
