@@ -5,6 +5,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 # The constraints pin torch among others: an unpinned one pulls gigabytes.
 INSTALL := PIP_CONSTRAINT=constraints.txt $(PIP) install
+# Half as many again as there are cores: tests of processes wait for one another a third of their time. Bytecode is kept,
+# or every process that a test starts would compile the package again.
+WORKERS = $$(($$(getconf _NPROCESSORS_ONLN) * 3 / 2))
+PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest
 
 .PHONY: demo test long faults check docs wheel bench clean
 .DELETE_ON_ERROR:
@@ -13,13 +17,13 @@ demo: $(VENV)/.installed
 	@$(BIN)/splitcom demo
 
 test: $(VENV)/.installed-dev
-	@$(BIN)/python -m pytest -n auto --dist worksteal
+	@$(PYTEST) -n $(WORKERS) --dist worksteal
 
 long: $(VENV)/.installed-dev
-	@$(BIN)/python -m pytest -n auto --dist worksteal -m slow
+	@$(PYTEST) -n $(WORKERS) --dist worksteal -m slow --hypothesis-profile=default
 
 faults: $(VENV)/.installed-dev
-	@$(BIN)/python -m pytest tests/faults -m ""
+	@$(PYTEST) tests/faults -m ""
 
 check: $(VENV)/.installed-dev
 	@$(BIN)/ruff check .

@@ -1,6 +1,7 @@
 """A tiny model, made here, and where real models and data are."""
 
 import os
+import random
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,8 +10,10 @@ from typing import TYPE_CHECKING
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported, and for the processes of tests
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from splitcom.config import Config
 
@@ -20,6 +23,19 @@ if TYPE_CHECKING:
     from splitcom.methods.run import Run
 
 torch.set_num_threads(1)
+# The same examples each time, so that no run fails by chance; other ones with --hypothesis-profile=default.
+settings.register_profile(
+    "same", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("same")
+
+
+@pytest.fixture(autouse=True)
+def same_draws() -> None:
+    """What a test draws from the global generators is the same whatever ran before it."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")

@@ -9,22 +9,16 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 
-import splitcom
 from splitcom.flows import FLOWS
 from splitcom.protocol.messages_pb2 import Message
 
-ROOT = Path(splitcom.__file__).parent
-MODULES = {
-    ".".join(("splitcom", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__"): path
-    for path in sorted(ROOT.rglob("*.py"))
-    if not path.name.endswith("_pb2.py")
-}
-TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
-PACKAGES = {name: TREES[name] for name, path in MODULES.items() if path.name == "__init__.py"}
+from .sources import MODULES, PACKAGES, ROOT, TREES
+
 ONE_WAY = {
     flow.name for flow in FLOWS.values() if flow.direction != "both"
 }  # the others are words of their own
@@ -38,7 +32,12 @@ LARGER = {
     "splitcom.transports.grpc_server.GrpcServer.__init__": "where it listens, whom it believes, what it offers",
 }
 MESSAGES = {field.name for field in Message.DESCRIPTOR.oneofs_by_name["kind"].fields}
-EXPORTING = [name for name, tree in PACKAGES.items() if "__all__" in ast.dump(tree)]
+
+
+@cache
+def exporting() -> set[str]:
+    """The packages that say what they export."""
+    return {name for name, tree in PACKAGES.items() if "__all__" in ast.dump(tree)}
 
 
 def imports_of(name: str) -> Iterator[tuple[str, str]]:
@@ -73,7 +72,7 @@ def test_all_is_what_a_package_exports(name):
 @pytest.mark.parametrize("name", TREES)
 def test_nobody_imports_from_a_package_what_it_does_not_export(name):
     for package, imported in imports_of(name):
-        if package in EXPORTING and f"{package}.{imported}" not in MODULES:
+        if package in exporting() and f"{package}.{imported}" not in MODULES:
             assert imported in importlib.import_module(package).__all__, (
                 f"{package} does not export {imported}"
             )

@@ -7,6 +7,7 @@ import ast
 import re
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -14,13 +15,13 @@ import pytest
 import typer
 from pydantic import BaseModel
 
-import splitcom
 from splitcom.cli import app
 from splitcom.config import Config
 from splitcom.engines import ENGINES
 from splitcom.errors import MissingExtraError, SpecError, UnknownReference
 
-PACKAGE = Path(splitcom.__file__).parent
+from .sources import TREES
+
 REPOSITORY = Path(__file__).parents[1]
 
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
@@ -87,13 +88,18 @@ def raised(tree: ast.AST) -> Iterator[tuple[int, str]]:
             yield from strings(node.exc)
 
 
-TREES = {
-    str(path.relative_to(PACKAGE)): ast.parse(path.read_text(encoding="utf-8"))
-    for path in sorted(PACKAGE.rglob("*.py"))
-    if not path.name.endswith("_pb2.py")
-}
-TEXTS = [(f"{module}:{line}", text) for module, tree in TREES.items() for line, text in strings(tree)]
-RAISED = [(f"{module}:{line}", text) for module, tree in TREES.items() for line, text in raised(tree)]
+@cache
+def all_texts() -> list[tuple[str, str]]:
+    """Every text of the package, and where it is."""
+    return [(f"{module}:{line}", text) for module, tree in TREES.items() for line, text in strings(tree)]
+
+
+@cache
+def raised_texts() -> list[tuple[str, str]]:
+    """Every text of an exception that the package raises, and where it is."""
+    return [(f"{module}:{line}", text) for module, tree in TREES.items() for line, text in raised(tree)]
+
+
 SETTINGS = set(paths(Config))
 LEAVES = {path.rpartition(".")[2] for path in SETTINGS}
 
@@ -134,12 +140,12 @@ def invented_keys(text: str) -> set[str]:
 
 
 def test_settings_in_errors_are_real():
-    found = {where: invented for where, text in RAISED if (invented := invented_settings(text))}
+    found = {where: invented for where, text in raised_texts() if (invented := invented_settings(text))}
     assert not found
 
 
 def test_settings_in_all_texts_are_real():
-    prose = [(where, text) for where, text in TEXTS if " " in text]
+    prose = [(where, text) for where, text in all_texts() if " " in text]
     assert not {where: invented for where, text in prose if (invented := invented_keys(text))}
 
 
@@ -154,13 +160,13 @@ def test_what_is_invented_is_seen():
     assert not invented_settings(
         "set data.max_tokens = 3; scheduling = 'synchronous' waits; see config.json, set that"
     )
-    assert len(RAISED) > 200 and len(SETTINGS) > 60
+    assert len(raised_texts()) > 200 and len(SETTINGS) > 60
 
 
 def test_values_in_errors_are_possible():
     pairs = [
         (where, name.rpartition(".")[2], value)
-        for where, text in RAISED
+        for where, text in raised_texts()
         for name, value in VALUE.findall(text)
     ]
     assert pairs
@@ -169,14 +175,14 @@ def test_values_in_errors_are_possible():
 
 def test_options_in_texts_are_real():
     real = options(typer.main.get_command(app)) | {"--help"}
-    found = [(where, option) for where, text in TEXTS for option in OPTION.findall(text)]
+    found = [(where, option) for where, text in all_texts() for option in OPTION.findall(text)]
     assert len(found) > 20
     assert not [pair for pair in found if pair[1] not in real]
 
 
 def test_commands_in_texts_are_real():
     commands = typer.main.get_command(app).commands
-    found = [(where, *names) for where, text in TEXTS for names in COMMAND.findall(text)]
+    found = [(where, *names) for where, text in all_texts() for names in COMMAND.findall(text)]
     assert found
     for where, command, below in found:
         assert command in commands, where
@@ -186,7 +192,10 @@ def test_commands_in_texts_are_real():
 def test_extras_in_texts_are_real():
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     named = [
-        (where, extra) for where, text in TEXTS for names in EXTRA.findall(text) for extra in names.split(",")
+        (where, extra)
+        for where, text in all_texts()
+        for names in EXTRA.findall(text)
+        for extra in names.split(",")
     ]
     for module, tree in TREES.items():
         for call in ast.walk(tree):

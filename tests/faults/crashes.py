@@ -67,7 +67,7 @@ CHANGES = {
 _SHARES = {"before": 0.0, "during": 0.5, "after": 1.0}
 _CONVERSATION = 2  # client-0's second connection through its proxy; the first asks what the run is
 _POLL_S = 0.05
-_PATIENCE_S = 10  # of a client whose server is gone: it has to notice that nothing is left to do
+_PATIENCE_S = 30  # of a client whose server is gone: it has to notice that nothing is left to do
 
 
 @dataclass(frozen=True)

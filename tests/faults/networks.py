@@ -151,7 +151,7 @@ def _run(deployment: Deployment, clients: list[Party], scenario: Scenario, proxi
         for proxy in proxies:
             proxy.black_hole(scenario.black_hole_s)
     for party in (*clients, deployment.server):
-        party.end(RUN_S)
+        party.end(patience_s=RUN_S)
 
 
 def _times(expected: Run, deployment: Deployment, scenario: Scenario, resets: int) -> dict[str, float]:

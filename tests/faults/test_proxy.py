@@ -10,7 +10,7 @@ import pytest
 
 from .proxy import Address, Proxy
 
-TIMEOUT_S = 10.0
+TIMEOUT_S = 60.0
 
 
 @contextmanager
@@ -80,6 +80,11 @@ def round_trip_s(client: socket.socket, data: bytes) -> float:
     return monotonic() - started
 
 
+def is_ever_below(limit_s: float, client: socket.socket, data: bytes) -> bool:
+    """Whether it can be so fast: a machine that is busy may make any single one slower."""
+    return any(round_trip_s(client, data) < limit_s for _ in range(100))
+
+
 def wait_for(ends: list[str], count: int) -> None:
     deadline = monotonic() + TIMEOUT_S
     while len(ends) < count and monotonic() < deadline:
@@ -104,19 +109,20 @@ def test_the_end_of_a_stream_is_passed_on(
 
 
 def test_latency(proxy: Proxy, client: socket.socket) -> None:
-    assert round_trip_s(client, b"ping") < 0.2
+    assert is_ever_below(0.2, client, b"ping")
     proxy.latency_s = 0.2
-    assert 0.4 <= round_trip_s(client, b"ping") < 0.8
+    assert round_trip_s(client, b"ping") >= 0.4
 
 
 def test_latency_delays_but_does_not_slow_down(proxy: Proxy, client: socket.socket) -> None:
     proxy.latency_s = 0.1
-    assert 0.2 <= round_trip_s(client, bytes(1 << 21)) < 1.5
+    assert round_trip_s(client, bytes(1 << 21)) >= 0.2
+    assert is_ever_below(5.0, client, bytes(1 << 21))  # 128 pieces one after the other would take 25 s
 
 
 def test_rate(proxy: Proxy, client: socket.socket) -> None:
     proxy.rate_bps = 4e6
-    assert 0.5 <= round_trip_s(client, bytes(250_000)) < 1.5
+    assert round_trip_s(client, bytes(250_000)) >= 0.5
 
 
 def test_a_sender_is_held_up_by_the_rate(proxy: Proxy, client: socket.socket) -> None:
@@ -131,8 +137,10 @@ def test_a_black_hole_holds_bytes_back_and_then_lets_them_through(
     proxy: Proxy, client: socket.socket
 ) -> None:
     round_trip_s(client, b"ping")
+    began = monotonic()
     proxy.black_hole(0.5)
-    assert 0.4 <= round_trip_s(client, b"ping") < 1.0
+    round_trip_s(client, b"ping")
+    assert monotonic() - began >= 0.5
     proxy.black_hole(60.0)
     client.sendall(b"ping")
     client.settimeout(0.3)
@@ -145,7 +153,7 @@ def test_a_black_hole_holds_bytes_back_and_then_lets_them_through(
 
 def test_a_piece_is_held_where_it_is_to_be(proxy: Proxy, client: socket.socket) -> None:
     proxy.hold_at = (1, 3, 0.5)
-    assert round_trip_s(client, b"ping") < 1.0
+    round_trip_s(client, b"ping")
     client.sendall(b"half")
     assert proxy.held.wait(TIMEOUT_S)
     client.settimeout(0.3)
@@ -200,11 +208,16 @@ def test_half_open_the_server_does_not_notice(
         assert server[1] == []
 
 
+def bound(sock: socket.socket) -> Address:
+    sock.bind(("127.0.0.1", 0))
+    address: Address = sock.getsockname()
+    return address
+
+
 def test_a_server_that_is_not_there_is_a_reset() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        address = free.getsockname()
     with (
-        Proxy(address) as proxy,
+        socket.socket() as reserved,  # bound and not listened at, so that nobody else takes the port
+        Proxy(bound(reserved)) as proxy,
         pytest.raises(ConnectionResetError),  # already while connecting, where the proxy is quick
         socket.create_connection(proxy.address, TIMEOUT_S) as client,
     ):

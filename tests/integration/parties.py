@@ -10,14 +10,13 @@ import re
 import runpy
 import socket
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
 
-from splitcom.client.front import FrontTrainer
 from splitcom.config import Config
 from splitcom.methods.run import Run, configured
 from splitcom.models import fingerprint
@@ -25,6 +24,7 @@ from splitcom.parties.texts import load_texts
 from splitcom.transports import tls
 
 PROCESS = Path(__file__).with_name("process.py")
+HELD = Path(__file__).with_name("held.py")
 PRELOADED = [
     "torch",
     "transformers",
@@ -33,8 +33,7 @@ PRELOADED = [
     "splitcom.methods.join",
     "splitcom.report",
 ]
-CRASHED = 9
-PATIENCE_S = 60.0  # of the tests, never used up where all is well
+PATIENCE_S = 180.0  # of the tests, never used up where all is well
 
 
 def fork_server() -> Any:
@@ -56,48 +55,70 @@ def make_authority(folder: Path, num_clients: int = 3, hosts: Sequence[str] = ()
     return folder
 
 
+_RESERVED: list[socket.socket] = []
+
+
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
+    """A port that nobody else is given until this process ends, so that a server can come back to it.
+
+    It is bound and not listened at: a server may listen there nevertheless, and until one does nobody answers.
+    """
+    reserved = socket.socket()
+    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    reserved.bind(("127.0.0.1", 0))
+    _RESERVED.append(reserved)
+    return int(reserved.getsockname()[1])
 
 
-def _run_spoilt(how: str, at: int, arguments: dict[str, Any]) -> None:
-    step, count = FrontTrainer._step, 0
+def wait_until(condition: Callable[[], bool], patience_s: float = PATIENCE_S) -> None:
+    deadline = time.monotonic() + patience_s
+    while not condition():
+        assert time.monotonic() < deadline, "not within the tests' patience"
+        time.sleep(0.02)
 
-    def spoilt(self: Any, *content: Any) -> Generator[Any, Any, bool]:
-        nonlocal count
-        count += 1
-        if count == at:
-            if how == "crashes":
-                os._exit(CRASHED)
-            if how == "fails":
-                raise OSError(28, "No space left on device")
-            time.sleep(600)
-        return (yield from step(self, *content))
 
-    FrontTrainer._step = spoilt  # type: ignore[method-assign]
-    runpy.run_path(str(PROCESS), arguments, "__main__")
+def held(from_round: int, folder: Path) -> dict[str, str]:
+    """The environment of a command by way of HELD that begins no round from this one on, until it is killed."""
+    return os.environ | {"HELD_ROUND": str(from_round), "HELD_GATE": str(folder / "gate")}
 
 
 class Party:
-    """A process that runs a command; started anew by `start`, in the network namespace of that name if there is one."""
+    """A process that runs a command, started anew by `start`.
 
-    def __init__(self, forks: Any, log: Path, *arguments: object, namespace: str | None = None) -> None:
+    In the network namespace of that name if there is one; in `folder`, with its home below that, if one is given.
+    """
+
+    def __init__(
+        self,
+        forks: Any,
+        log: Path,
+        *arguments: object,
+        namespace: str | None = None,
+        folder: Path | None = None,
+    ) -> None:
         self._forks = forks
         self._log = log
         self._arguments = [str(argument) for argument in arguments]
         self._namespace = namespace
+        self._folder = folder
+        self._gate = log.with_suffix(".gate")
+        self.hooks: dict[str, Any] = {}  # of each start
 
-    def start(
-        self, *more: object, trap: dict[str, Any] | None = None, poison: tuple[int, float] | None = None
-    ) -> "Party":
-        """`more` arguments are of this time; `trap` and `poison` as in process.py."""
+    def start(self, *more: object, hold: int | None = None, **hooks: Any) -> "Party":
+        """`more` arguments and `hooks` (see process.py) are of this time.
+
+        A client that is to be held begins no round from that one on until `release`, so that the run cannot end before
+        what a test does to others has happened; `wait_until_held` waits until it has come so far.
+        """
+        if hold is not None:
+            self._gate.unlink(missing_ok=True)
+            hooks["hold"] = (hold, str(self._gate))
         globals_ = {
             "ARGUMENTS": [*self._arguments, *map(str, more)],
             "LOG": str(self._log),
+            "FOLDER": self._folder,
             "NAMESPACE": self._namespace,
-            "TRAP": trap,
-            "POISON": poison,
+            "HOOKS": self.hooks | hooks,
         }
         self.process = self._forks.Process(
             target=runpy.run_path, args=(str(PROCESS), globals_, "__main__"), daemon=True
@@ -105,12 +126,11 @@ class Party:
         self.process.start()
         return self
 
-    def start_spoilt(self, how: str, at: int) -> "Party":
-        """A client that at its `at`-th step is "silent", which answers pings, "fails" with an error, or "crashes"."""
-        globals_ = {"ARGUMENTS": self._arguments, "LOG": str(self._log), "NAMESPACE": None, "TRAP": None}
-        self.process = self._forks.Process(target=_run_spoilt, args=(how, at, globals_), daemon=True)
-        self.process.start()
-        return self
+    def wait_until_held(self) -> None:
+        self.wait_for("held before round")
+
+    def release(self) -> None:
+        self._gate.touch()
 
     @property
     def log(self) -> str:
@@ -118,15 +138,17 @@ class Party:
 
     def wait_for(self, pattern: str, count: int = 1, patience_s: float = PATIENCE_S) -> Any:
         deadline = time.monotonic() + patience_s
-        while len(found := re.findall(pattern, self.log)) < count:
-            assert time.monotonic() < deadline, f"no {pattern!r} in:\n{self.log}"
-            assert self.process.is_alive() or re.search(pattern, self.log), self.log
+        while True:
+            is_alive = self.process.is_alive()  # asked first: what it has said before its end counts
+            if len(found := re.findall(pattern, self.log)) >= count:
+                return found[-1]
+            assert is_alive and time.monotonic() < deadline, f"no {pattern!r} in:\n{self.log}"
             time.sleep(0.02)
-        return found[-1]
 
-    def end(self, patience_s: float = PATIENCE_S) -> None:
+    def end(self, code: int = 0, patience_s: float = PATIENCE_S) -> None:
+        """Wait until it has ended, and with that exit code."""
         self.process.join(patience_s)
-        assert self.process.exitcode == 0, self.log
+        assert self.process.exitcode == code, self.log
 
     def kill(self) -> None:
         self.process.kill()
@@ -180,10 +202,21 @@ class Deployment:
         """Where a client keeps what it goes on from."""
         return self.folder / f"{self.names[index]}-state"
 
-    def start_server(self) -> "Deployment":
-        self.server.start()
+    def start_server(self, **hooks: Any) -> "Deployment":
+        self.server.start(**hooks)
         self.port = int(self.server.wait_for(r"listening on port (\d+)"))
         return self
+
+    @property
+    def clock(self) -> tuple[str]:
+        """The hook of a server whose time is to pass by `pass_time`."""
+        return (str(self.folder / "passed"),)
+
+    def pass_time(self, seconds: float, *names: str) -> None:
+        """Have the server's time make a jump, as soon as these clients are the only ones that owe it an answer."""
+        partial = self.folder / "passed.partial"
+        partial.write_text(" ".join([str(seconds), *names]))
+        partial.rename(*self.clock)
 
     def client(self, index: int, *options: object, address: str | None = None) -> Party:
         name = self.names[index]

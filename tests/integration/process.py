@@ -3,16 +3,24 @@
 Run by path (runpy) with these set; what the process prints goes to LOG.
 
     ARGUMENTS   of the command
+    FOLDER      the working directory, which is also the home then, or None
     NAMESPACE   the network namespace to be in, or None
-    POISON      if it is set, the round from which on a client sends its adapter so many times as large, and how many
-    TRAP        None, or where the process is to be killed: {"code": what to search for in "path:function", "line":
-                before the how manieth line that is executed there, "delay_s": or so much later}; line 0 only counts
+    HOOKS       what is to happen to the process, by name:
+        clock   (path): the server's time makes a jump when that file appears, see `jump`
+        hold    (round, path): a client begins no round from this one on until that file is there
+        poison  (round, factor): a client sends adapters so many times as large, from this round on
+        spoil   (how, step): a client "crashes" at that step, "fails" with an error, or is "silent" and answers pings
+        say     (text,): the standard input is a terminal, at which this is typed
+        trap    {"code": what to search for in "path:function", "line": before the how manieth line that is executed
+                there the process is killed, "delay_s": or so much later}; line 0 only counts
 """
 
 import ctypes
 import functools
+import itertools
 import json
 import os
+import pty
 import re
 import signal
 import sys
@@ -25,6 +33,8 @@ import torch
 from splitcom.cli import main
 
 _NEWNET = 0x40000000
+_POLL_S = 0.05
+CRASHED = 9
 
 
 def enter(namespace):
@@ -69,6 +79,77 @@ def poison(from_round, factor):
     Client._made = poisoned
 
 
+def hold(from_round, path):
+    """Have this client begin no round from this one on until the file is there; the log says that it waits."""
+    from splitcom.client.client import Client
+
+    train = Client._train
+
+    def held(self, start):
+        if start.round >= from_round and not Path(path).exists():
+            print(f"held before round {start.round}", flush=True)
+            while not Path(path).exists():
+                time.sleep(_POLL_S)
+        return (yield from train(self, start))
+
+    Client._train = held
+
+
+def say(text):
+    """Sit this process down at a terminal, and type."""
+    ours, theirs = pty.openpty()
+    os.dup2(theirs, 0)
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115
+    os.write(ours, text.encode())
+
+
+def spoil(how, at):
+    """Have this client come to grief at its `at`-th step."""
+    from splitcom.client.front import FrontTrainer
+
+    step, counted = FrontTrainer._step, itertools.count(1)
+
+    def spoilt(self, *content):
+        if next(counted) == at:
+            if how == "crashes":
+                os._exit(CRASHED)
+            if how == "fails":
+                raise OSError(28, "No space left on device")
+            print("silent from now on")
+            time.sleep(600)
+        return (yield from step(self, *content))
+
+    FrontTrainer._step = spoilt
+
+
+def jump(path):
+    """Have this server's time go on by the seconds that the file names, once the clients it names alone owe an answer.
+
+    So what is waited for in vain is given up at once, and nobody who is slow, whatever the machine is at.
+    """
+    from splitcom.server.conversations import Conversations
+    from splitcom.transports import grpc_server
+
+    take_next, passed_s = Conversations._next, 0.0
+    grpc_server.monotonic = lambda: time.monotonic() + passed_s
+
+    def stepwise(self, deadline):
+        nonlocal passed_s
+        now, until = self.transport.now, float("inf") if deadline is None else deadline
+        while True:
+            if take_next(self, min(now() + _POLL_S, until)):
+                return True
+            if now() >= until:
+                return False
+            if Path(path).exists():
+                seconds, *names = Path(path).read_text().split()
+                if {name for name, peer in self.peers.items() if peer.owes} == set(names):
+                    Path(path).unlink()
+                    passed_s += float(seconds)
+
+    Conversations._next = stepwise
+
+
 def killer(delay_s):
     """What has this process killed: at once, or from outside after a delay, wherever it is then."""
     victim = os.getpid()
@@ -92,11 +173,17 @@ if __name__ == "__main__":
     sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
     sys.argv = ["splitcom", *ARGUMENTS]  # noqa: F821
     torch.set_num_threads(1)
+    if FOLDER is not None:  # noqa: F821
+        os.chdir(FOLDER)  # noqa: F821
+        os.environ["HOME"] = str(Path(FOLDER, "home"))  # noqa: F821
+        os.umask(0)  # as wrong as can be
     if NAMESPACE is not None:  # noqa: F821
         enter(NAMESPACE)  # noqa: F821
-    if attack := globals().get("POISON"):
-        poison(*attack)
-    executed = set_trap(**TRAP) if TRAP else Counter()  # noqa: F821
+    hooks = dict(HOOKS)  # noqa: F821
+    trap = hooks.pop("trap", None)
+    for name, arguments in hooks.items():
+        {"clock": jump, "hold": hold, "poison": poison, "say": say, "spoil": spoil}[name](*arguments)
+    executed = set_trap(**trap) if trap else Counter()
     try:
         main()
     finally:

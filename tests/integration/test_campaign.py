@@ -6,19 +6,20 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import contextmanager, suppress
 
 import pytest
 
+from splitcom.cli import main
 from splitcom.config import VariantConfig
 from splitcom.errors import ConfigError, RunError
 from splitcom.methods import campaign
 from splitcom.methods.campaign import run_campaign
 from splitcom.report import load_comparison
 from splitcom.report.summary import summarise
+
+from .parties import HELD, PATIENCE_S, held, wait_until
 
 
 def variants(config, *chosen):
@@ -27,11 +28,19 @@ def variants(config, *chosen):
     )
 
 
+@contextmanager
+def in_threads(jobs):
+    """In place of processes, each of which imports everything for seconds."""
+    with ThreadPoolExecutor(jobs) as pool:
+        yield pool
+
+
 BASE = VariantConfig(name="base", method="splitlora")
 OURS = VariantConfig(name="ours")
 
 
-def test_shared_runs_run_once_and_a_second_time_nothing_does(tiny_config, tmp_path):
+def test_shared_runs_run_once_and_a_second_time_nothing_does(tiny_config, tmp_path, monkeypatch):
+    monkeypatch.setattr(campaign, "_pool", in_threads)
     small = tiny_config.override({"training.rounds": 1})
     frozen = VariantConfig(name="frozen", method="frozen_front")
     renamed = VariantConfig(name="uncompressed", method="splitlora")
@@ -49,14 +58,10 @@ def test_shared_runs_run_once_and_a_second_time_nothing_does(tiny_config, tmp_pa
     assert times == {path: path.stat().st_mtime_ns for path in times}
 
 
-@contextmanager
-def in_threads(jobs):
-    """In place of processes, each of which imports everything for seconds."""
-    with ThreadPoolExecutor(jobs) as pool:
-        yield pool
-
-
-def test_what_has_been_run_is_known_when_everything_has_been_moved(tiny_config, tiny_model, tmp_path):
+def test_what_has_been_run_is_known_when_everything_has_been_moved(
+    tiny_config, tiny_model, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(campaign, "_pool", in_threads)
     before, now = tmp_path / "before", tmp_path / "now"
     (before / "rows").mkdir(parents=True)
     shutil.copytree(tiny_model, before / "model")
@@ -132,6 +137,15 @@ def test_a_file_extends_another(tmp_path):
         Config.load(top)
 
 
+def is_there(group):
+    """Whether a process of that group is left."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
 @pytest.mark.parametrize(
     "end",
     [
@@ -139,24 +153,26 @@ def test_a_file_extends_another(tmp_path):
         pytest.param(lambda pid: os.kill(pid, signal.SIGKILL), id="kill -9 of the campaign alone"),
     ],
 )
-def test_an_end_ends_the_workers_and_the_same_command_goes_on(tiny_config, tmp_path, end):
+def test_an_end_ends_the_workers_and_the_same_command_goes_on(tiny_config, tmp_path, end, monkeypatch):
     path, out = tmp_path / "slow.toml", tmp_path / "out"
-    slow = variants(tiny_config.override({"training.rounds": 12}), BASE)
-    path.write_text(slow.to_toml())
-    command = [Path(sys.executable).parent / "splitcom", "campaign", path, "--out", out, "--jobs", "1"]
-    process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL)
-    while not any('"round": 1' in path.read_text() for path in out.rglob("metrics.jsonl")):
-        assert process.poll() is None
-        time.sleep(0.2)
+    path.write_text(variants(tiny_config.override({"training.rounds": 3}), BASE).to_toml())
+    command = ["campaign", str(path), "--out", str(out), "--jobs", "1"]
+    process = subprocess.Popen(
+        [sys.executable, HELD, *command],
+        env=held(2, tmp_path),
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+    )
+    wait_until(lambda: any('"round": 1' in path.read_text() for path in out.rglob("metrics.jsonl")))
     end(process.pid)
-    assert process.wait(60) != 0
-    with pytest.raises(ProcessLookupError):  # the last of its group is gone
-        for _ in range(300):
-            os.killpg(process.pid, 0)
-            time.sleep(0.1)
+    assert process.wait(PATIENCE_S) != 0
+    wait_until(lambda: not is_there(process.pid))
     [metrics] = out.rglob("metrics.jsonl")
     assert not any(out.rglob("result.json"))
     before = json.loads(metrics.read_text().splitlines()[0])
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    assert load_comparison(out / "slow").runs[0].result.rounds == 12
+    monkeypatch.setattr(campaign, "_pool", in_threads)
+    monkeypatch.setattr(sys, "argv", ["splitcom", *command])
+    with suppress(SystemExit):
+        main()
+    assert load_comparison(out / "slow").runs[0].result.rounds == 3
     assert json.loads(metrics.read_text().splitlines()[0]) == before

@@ -113,7 +113,7 @@ def test_over_a_network_clients_read_conversations_with_the_servers_settings(
     ):
         assert text in dry.log
     refused = network.client(1, "--columns", "clinic").start()
-    refused.process.join(60)
+    refused.end(code=1)
     assert "asks for the column 'messages', and --columns allows clinic alone" in refused.log
     clients = [client.start() for client in network.clients(*pinned)]
     for party in (*clients, network.server):

@@ -1,12 +1,10 @@
 """The command line as a user meets it: what works, and what wrong input is told."""
 
 import json
-import os
 import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -16,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from splitcom.cli import main
 from splitcom.training import store
 
-BIN = Path(sys.executable).parent
+from .parties import HELD, PATIENCE_S, held, wait_until
 
 
 @pytest.fixture
@@ -191,21 +189,18 @@ def test_an_adapter_of_another_model_is_refused(splitcom, config_file, tmp_path)
 
 
 def test_ctrl_c_leaves_a_checkpoint_that_resumes_to_the_same_bits(splitcom, config_file, tmp_path):
-    long = ["training.rounds=12", "data.samples=9", "data.held_out_samples=3"]
+    long = ["training.rounds=4", "data.samples=9", "data.held_out_samples=3"]
     settings = [word for change in long for word in ("--set", change)]
     halted, straight = tmp_path / "halted", tmp_path / "straight"
     process = subprocess.Popen(
-        [BIN / "splitcom", "train", config_file, *settings, "--out", halted],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        [sys.executable, HELD, "train", config_file, *settings, "--out", halted],
+        env=held(3, tmp_path),
         stderr=subprocess.PIPE,
         text=True,
     )
-    deadline = time.monotonic() + 120
-    while not list((halted / "checkpoint" / "server").glob("round-0000[1-9]")):
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: (halted / "checkpoint" / "server" / "round-00002").exists())
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130 and "--resume" in err
     assert not (halted / "result.json").exists()
     assert splitcom("train", config_file, *settings, "--out", halted, "--resume")[0] == 0

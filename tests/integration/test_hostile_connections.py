@@ -3,7 +3,6 @@
 import re
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -22,7 +21,7 @@ from splitcom.transports import tls
 from splitcom.transports.grpc import SERVICE, Timeouts
 from splitcom.transports.grpc_client import run_client
 
-from .parties import Deployment, fork_server, free_port, make_authority
+from .parties import PATIENCE_S, Deployment, fork_server, free_port, make_authority
 
 STREAMS = 60  # of one certificate, and of the other ones together
 OTHERS = 5
@@ -116,7 +115,7 @@ def test_hostile_messages_and_names_cost_a_server_little_and_leave_no_trace(
     honest = [network.client(index).start() for index in range(2)]
     for index in range(2):
         network.server.wait_for(f"client-{index} is connected")
-    address, hasty = f"localhost:{network.port}", Timeouts(connect_s=5.0, give_up_s=5.0)
+    address, hasty = f"localhost:{network.port}", Timeouts(connect_s=PATIENCE_S, give_up_s=PATIENCE_S)
     insider = tls.load_identity(authority / "clients" / "client-2.pem")
     pid = network.server.process.pid
     before = peak_of(pid)
@@ -143,7 +142,10 @@ def test_hostile_messages_and_names_cost_a_server_little_and_leave_no_trace(
         with pytest.raises(grpc.RpcError, match="client name"):
             describe(address, identity)
     assert "\x1b" not in network.server.log and "pwn" in network.server.log
-    assert all(re.match(r"\d{4}-\d\d-\d\d |[EI]\d{4} ", line) for line in network.server.log.splitlines())
+    assert all(
+        re.match(r"\d{4}-\d\d-\d\d |[EWI]\d{4} |WARNING: All log", line)
+        for line in network.server.log.splitlines()
+    )
     for party in (*honest, network.client(2).start(), network.server):
         party.end()
     assert not [path for path in (*tmp_path.parents, *tmp_path.rglob("*")) if path.name in ("pwn", ".hidden")]
@@ -153,7 +155,7 @@ def test_hostile_messages_and_names_cost_a_server_little_and_leave_no_trace(
 def describe(address: str, identity: tls.Identity) -> None:
     credentials = grpc.ssl_channel_credentials(identity.authority, identity.key, identity.certificate)
     with grpc.secure_channel(address, credentials) as channel:
-        channel.unary_unary(f"/{SERVICE}/Describe")(b"", timeout=10)
+        channel.unary_unary(f"/{SERVICE}/Describe")(b"", timeout=PATIENCE_S)
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="threads are counted in /proc")
@@ -171,11 +173,12 @@ def test_silent_connections_keep_nobody_out(tiny_config: Config, tmp_path: Path)
             stack.enter_context(silent_streams(network.port, own, method, STREAMS // 2))
             for other in others:
                 stack.enter_context(silent_streams(network.port, other, method, STREAMS // OTHERS // 2))
-        time.sleep(0.5)
-        parties = [client.start() for client in network.clients()]
-        network.server.wait_for("round 1 of 2 is done")
+        network.server.wait_for("other-0, from .*federation.names")
+        *others_of_run, last = network.clients()
+        parties = [*(client.start() for client in others_of_run), last.start(hold=2)]
+        last.wait_until_held()
         assert threads_of(network.server.process.pid) < MOST_THREADS
+        last.release()
         for party in (*parties, network.server):
             party.end()
     network.assert_same_run(expected)
-    assert "other-0, from" in network.server.log and "federation.names" in network.server.log

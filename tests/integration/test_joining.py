@@ -1,11 +1,6 @@
 """Clients as processes that share a folder, are started twice, or again on other rows; and what is left on disks."""
 
 import json
-import os
-import pty
-import runpy
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +12,7 @@ from splitcom.errors import DataError, RunError
 from splitcom.methods.run import train
 from splitcom.server.observe import Observer
 
-from .parties import PROCESS, Deployment, Party, fork_server, free_port, make_authority
+from .parties import Deployment, Party, fork_server, free_port, make_authority
 
 CHANGES = {
     "flows.activation_up.codec": "temporal(0.9) > delta > int4 > zstd",
@@ -35,40 +30,29 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_authority(tmp_path_factory.mktemp("authority"))
 
 
-def _in_folder(folder: str, home: str, arguments: dict[str, Any]) -> None:
-    os.chdir(folder)
-    os.environ["HOME"] = home
-    os.umask(0)  # as wrong as can be
-    runpy.run_path(str(PROCESS), arguments, "__main__")
-
-
-class InFolder(Party):
-    """A party in a working directory, where a command without --state and --cache finds its places."""
-
-    folder: Path
-
-    def start(self, trap: dict[str, Any] | None = None) -> "InFolder":
-        arguments = {"ARGUMENTS": self._arguments, "LOG": str(self._log), "NAMESPACE": None, "TRAP": trap}
-        self.process = self._forks.Process(
-            target=_in_folder, args=(str(self.folder), str(self.folder / "home"), arguments), daemon=True
-        )
-        self.process.start()
-        return self
-
-
 def joining(
     network: Deployment, forks: Any, folder: Path, index: int, *options: object, log: str = ""
-) -> InFolder:
-    """README's command, in a folder that clients share; rows for evaluation so that the in-process run is equalled."""
+) -> Party:
+    """README's command, in a folder that clients share; rows for evaluation so that the in-process run is equalled.
+
+    Without --state and --cache it finds its places below the folder.
+    """
     folder.mkdir(exist_ok=True)
     name = network.names[index]
-    party = InFolder(
+    return Party(
         forks, network.folder / f"{name}{log}.log", "join", f"localhost:{network.port}",
         "--data", network.folder / f"{name}-train.jsonl", "--held-out", network.folder / f"{name}-held-out.jsonl",
-        "--identity", network.authority / "clients" / f"{name}.pem", *options,
+        "--identity", network.authority / "clients" / f"{name}.pem", *options, folder=folder,
     )  # fmt: skip
-    party.folder = folder
-    return party
+
+
+def joined(network: Deployment, forks: Any, folder: Path, hold: int, *options: object) -> list[Party]:
+    """Three clients, of which the last begins no round from this one on: the run is at it until it is released."""
+    parties = [joining(network, forks, folder, index, *options) for index in range(3)]
+    for party in parties[:2]:
+        party.start()
+    parties[2].start(hold=hold).wait_until_held()
+    return parties
 
 
 def others_can_read(folder: Path) -> list[Path]:
@@ -82,15 +66,14 @@ def test_three_clients_in_one_folder_have_the_bits_of_one_process_and_leave_noth
     expected = train(config, tmp_path / "in-process")
     network = Deployment(forks, authority, config, tmp_path, port=free_port()).start_server()
     shared = tmp_path / "shared"
-    parties = [joining(network, forks, shared, index).start() for index in range(3)]
-    network.server.wait_for("round 0 of 2 is done")
+    parties = joined(network, forks, shared, 1)
     twin = joining(network, forks, shared, 0, log="-twin").start()
-    twin.process.join(60)
-    assert twin.process.exitcode == 1
+    twin.end(code=1)
     assert f"in use by process {parties[0].process.pid} on" in twin.log
     assert "client-0 takes part in this run there already" in twin.log
     states = shared / "runs" / "client"
     assert not others_can_read(states) and list(states.rglob("rows.json"))
+    parties[2].release()
     for party in (*parties, network.server):
         party.end()
     network.assert_same_run(expected)
@@ -110,8 +93,7 @@ def test_a_killed_client_goes_on_and_what_it_has_left_is_gone_in_the_end(
     config = tiny_config.override(CHANGES)
     network = Deployment(forks, authority, config, tmp_path, port=free_port()).start_server()
     shared = tmp_path / "shared"
-    parties = [joining(network, forks, shared, index).start() for index in range(3)]
-    network.server.wait_for("round 1 of 2 is done")
+    parties = joined(network, forks, shared, 2)
     parties[1].kill()
     network.server.kill()
     (front,) = network.out.rglob("front")
@@ -123,12 +105,12 @@ def test_a_killed_client_goes_on_and_what_it_has_left_is_gone_in_the_end(
     )
     changed = joining(network, forks, shared, 1, log="-changed").start()
     network.server.start()
-    changed.process.join(60)
-    assert changed.process.exitcode == 1
+    changed.end(code=1)
     assert f"of {len(rows) + 2} rows 1 have changed, 0 are gone, and 1 are new" in changed.log
     assert "give another folder with --state" in changed.log
     data.write_text("\n".join(rows))
     parties[1].start()
+    parties[2].release()
     for party in (*parties, network.server):
         party.end()
     result = network.assert_same_run(train(config, tmp_path / "in-process"))
@@ -155,8 +137,8 @@ def test_a_client_sees_what_leaves_it_and_refuses_a_server_that_asks_for_more(
         log: joining(network, forks, shared, 0, *options, log=f"-{log}").start()
         for log, options in tried.items()
     }
-    for party in parties.values():
-        party.process.join(60)
+    for log, party in parties.items():
+        party.end(code=0 if log == "dry" else 1)
     row = json.loads((tmp_path / "client-0-train.jsonl").read_text().splitlines()[0])
     for line in (
         "columns    mr, text; domain are not read",
@@ -172,16 +154,14 @@ def test_a_client_sees_what_leaves_it_and_refuses_a_server_that_asks_for_more(
     assert not list(shared.rglob("round-*")) and "is connected from" not in network.server.log
 
     allowed = ("--columns", "text,mr", "--expect", "data.prompt={mr} =>", "--expect", "model.tail_blocks=0")
-    clients = [joining(network, forks, shared, index, *allowed).start() for index in range(3)]
-    network.server.wait_for("round 0 of 2 is done")
+    clients = joined(network, forks, shared, 1, *allowed)
     for party in (*clients, network.server):
         party.kill()
     for path in (tmp_path / "config.toml", network.out / "config.toml"):  # under the same identifier
         path.write_text(path.read_text().replace('response = "text"', 'response = "mr"'))
     network.server.start()
     again = joining(network, forks, shared, 0, log="-again").start()
-    again.process.join(60)
-    assert again.process.exitcode == 1
+    again.end(code=1)
     assert (
         "than when this client joined the run: data.response was 'text', is 'mr'; nothing has been sent"
         in again.log
@@ -193,28 +173,10 @@ def test_on_a_terminal_whoever_sits_there_is_asked(
     forks: Any, authority: Path, tiny_config: Config, tmp_path: Path
 ) -> None:
     network = Deployment(forks, authority, tiny_config, tmp_path).start_server()
-    ours, theirs = pty.openpty()
-    os.write(ours, b"n\n")
-    said = subprocess.run(
-        [
-            *(
-                sys.executable,
-                "-c",
-                "from splitcom.cli import main; main()",
-                "join",
-                f"localhost:{network.port}",
-            ),
-            *("--data", network.folder / "client-0-train.jsonl", "--state", tmp_path / "state"),
-            *("--identity", authority / "clients" / "client-0.pem"),
-        ],
-        stdin=theirs,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert said.returncode == 1
-    assert "take part? [y/N]" in said.stdout and "labels (the token ids of 'text')" in said.stdout
-    assert "not joined: nothing has been sent" in said.stderr
+    asked = joining(network, forks, tmp_path / "shared", 0).start(say=("n\n",))
+    asked.end(code=1)
+    assert "take part? [y/N]" in asked.log and "labels (the token ids of 'text')" in asked.log
+    assert "not joined: nothing has been sent" in asked.log
     network.server.kill()
 
 
@@ -226,8 +188,7 @@ def test_two_runs_do_not_share_a_folder(
         forks, tmp_path / "twin.log", "serve", tmp_path / "config.toml", "--resume", "--listen", "127.0.0.1:0",
         "--authority", authority, "--out", network.out,
     ).start()  # fmt: skip
-    twin.process.join(60)
-    assert twin.process.exitcode == 1
+    twin.end(code=1)
     assert f"in use by process {network.server.process.pid}" in twin.log
     with pytest.raises(RunError, match=r"in use by process .*choose another folder with --out"):
         train(tiny_config, network.out, resume=True)

@@ -1,6 +1,7 @@
 """Clients as processes that fall silent, fail, or crash again and again: the others end the run, and it says so."""
 
 import json
+import re
 import time
 from collections import Counter
 from pathlib import Path
@@ -12,8 +13,9 @@ from splitcom.config import Config
 from splitcom.methods.admin import snapshot_of
 from splitcom.methods.run import train
 
-from .parties import Deployment, Party, fork_server, free_port, make_authority
+from .parties import Deployment, Party, fork_server, free_port, make_authority, wait_until
 
+CRASHED = 9  # as in process.py
 SPOILT = 2  # the last client, which nobody's bits depend on once it is gone
 
 
@@ -31,7 +33,8 @@ def deployed(
     forks: Any, authority: Path, config: Config, folder: Path
 ) -> tuple[Deployment, list[Party], Party]:
     """A server, the clients that nothing happens to, and the other one, which is not started."""
-    network = Deployment(forks, authority, config, folder, port=free_port()).start_server()
+    network = Deployment(forks, authority, config, folder, port=free_port())
+    network.start_server(clock=network.clock)
     *honest, other = network.clients()
     return network, [client.start() for client in honest], other
 
@@ -46,25 +49,24 @@ def result_of(network: Deployment) -> dict[str, Any]:
     [
         {},
         {"federation.deadline_s": 1.0},
-        {"federation.scheduling": "asynchronous", "training.rounds": 30},
-    ],  # which end without it
+        {"federation.scheduling": "asynchronous", "training.rounds": 3},
+    ],
     ids=["lockstep", "deadline", "asynchronous"],
 )
 def test_a_client_that_is_connected_and_silent_is_dropped(
     forks: Any, authority: Path, tiny_config: Config, tmp_path: Path, scheduling: dict[str, Any]
 ) -> None:
-    config = tiny_config.override({"federation.step_timeout_s": 3.0, **scheduling})
+    config = tiny_config.override({"federation.step_timeout_s": 1000.0, **scheduling})
     network, honest, other = deployed(forks, authority, config, tmp_path)
-    other.start_spoilt("silent", at=2)
-    network.server.wait_for("round 0 of .* is done")
+    other.start(spoil=("silent", 2)).wait_for("silent from now on")
     name = network.names[SPOILT]
-    while (snapshot_of(network.out).standings[name].waited_s or 0.0) < 1.0:
-        time.sleep(0.05)
+    wait_until(lambda: (snapshot_of(network.out).standings[name].waited_s or 0.0) > 0.1)
     snapshot = snapshot_of(network.out)
     assert snapshot.clients[name].connected and snapshot.standings[name].state == "training"
+    network.pass_time(1001.0, name)  # the others have answered by then, and are not waited for
     for party in (*honest, network.server):
         party.end()
-    assert f"{name} has been silent for 3 s and is dropped" in network.server.log
+    assert re.search(rf"{name} has been silent for 10\d\d[.\d]* s and is dropped", network.server.log)
     result = result_of(network)
     assert result["clients"] == 2 and name not in result["participation"]
     assert result["eval"]["loss"] < result["eval"]["initial_loss"]
@@ -77,11 +79,9 @@ def test_a_client_that_crashes_again_and_again_is_excluded(
     config = tiny_config.override({"federation.max_restarts": 2})
     network, honest, other = deployed(forks, authority, config, tmp_path)
     for _ in range(3):
-        other.start_spoilt("crashes", at=2)
-        other.process.join(60)
-        assert other.process.exitcode == 9, other.log
-    other.start().process.join(60)
-    assert other.process.exitcode == 1 and "begun anew 3 times since the last saved round" in other.log
+        other.start(spoil=("crashes", 2)).end(CRASHED)
+    other.start().end(code=1)
+    assert "begun anew 3 times since the last saved round" in other.log
     for party in (*honest, network.server):
         party.end()
     result = result_of(network)
@@ -93,9 +93,7 @@ def test_a_client_that_ends_with_an_error_and_comes_back_changes_no_bit(
     forks: Any, authority: Path, tiny_config: Config, tmp_path: Path
 ) -> None:
     network, honest, other = deployed(forks, authority, tiny_config, tmp_path)
-    other.start_spoilt("fails", at=3)  # in the second round
-    other.process.join(60)
-    assert other.process.exitcode == 1
+    other.start(spoil=("fails", 3)).end(code=1)  # in the second round
     name = network.names[SPOILT]
     network.server.wait_for(f"{name} has failed, and is waited for as if it were gone: .*No space left")
     standing = snapshot_of(network.out).standings[name]
@@ -114,22 +112,23 @@ def test_a_round_samples_a_part_of_all_clients_and_ends_with_as_many_as_it_must(
         "training.rounds": 5,
         "federation.sample": 0.67,  # two of three, and of two that are left
         "federation.min_clients": 2,
-        "federation.drop_after_s": 0.5,
+        "federation.drop_after_s": 1000.0,
     }
-    network, honest, other = deployed(forks, authority, tiny_config.override(changes), tmp_path)
-    other.start()
-    network.server.wait_for("round 1 of 5 is done")
-    other.kill()
-    network.server.wait_for(r"client-2 has been gone for 0\.5\d* s and is dropped")
-    network.server.wait_for("round 2 of 5 is done")
-    honest[1].kill()
-    network.server.wait_for(r"client-1 has been gone for 0\.5\d* s and is dropped")
-    time.sleep(1.0)  # one client alone ends no round
-    before = snapshot_of(network.out).round
-    time.sleep(0.5)
-    assert before == snapshot_of(network.out).round < 5 and network.server.process.is_alive()
-    honest[1].start()
-    for party in (*honest, network.server):
+    network = Deployment(forks, authority, tiny_config.override(changes), tmp_path, port=free_port())
+    network.start_server(clock=network.clock)
+    first, second, third = network.clients()
+    first.start(), second.start(hold=4), third.start(hold=2)
+    for party, name in ((third, "client-2"), (second, "client-1")):
+        party.wait_until_held()
+        party.kill()
+        network.pass_time(1001.0, name)
+        network.server.wait_for(rf"{name} has been gone for 10\d\d[.\d]* s and is dropped")
+        network.pass_time(1001.0)  # while the server waits for it to come back
+    wait_until(lambda: not Path(*network.clock).exists())
+    time.sleep(0.5)  # one client alone ends no round
+    assert "round 4 of 5 is done" not in network.server.log and network.server.process.is_alive()
+    second.start()
+    for party in (first, second, network.server):
         party.end()
     lines = [json.loads(line) for line in (network.out / "metrics.jsonl").read_text().splitlines()]
     updates = Counter(line["round"] for line in lines if line["round"] and line["updates"])

@@ -22,7 +22,7 @@ from splitcom.transports.grpc import SERVICE, TRANSPORT_VERSION, Timeouts
 from splitcom.transports.grpc_calls import ServerCalls
 from splitcom.transports.grpc_client import run_client
 
-from .parties import Deployment, fork_server, free_port, make_authority
+from .parties import PATIENCE_S, Deployment, fork_server, free_port, make_authority
 
 TEMPORAL = {
     "flows.adapter_up.codec": "delta > topk(0.1) > int8 > zstd",
@@ -98,8 +98,7 @@ def test_training_that_diverges_ends_the_run_with_the_remedy_at_all_parties(
     network = Deployment(forks, authority, tiny_config.override(wild), tmp_path).start_server()
     parties = [network.server, *(client.start() for client in network.clients())]
     for party in parties:
-        party.process.join(60)
-        assert party.process.exitcode == 1
+        party.end(code=1)
         assert "training has diverged: lower training.lr" in " ".join(party.log.split()), party.log
         assert "refused" not in party.log
 
@@ -136,11 +135,14 @@ def test_a_killed_party_that_is_started_again_changes_no_bit(
 ):
     network = Deployment(forks, authority, tiny_config.override(TEMPORAL), tmp_path, port=free_port())
     network.start_server()
-    parties = [client.start() for client in network.clients()]
+    *others, last = network.clients()
+    parties = [*(client.start() for client in others), last.start(hold=2)]
+    last.wait_until_held()
     network.server.wait_for("round 1 of 2 is done")
     killed = network.server if victim == "server" else parties[1]
     killed.kill()
     killed.start()
+    last.release()
     for party in (*parties, network.server):
         party.end()
     network.assert_same_run(expected)
@@ -153,7 +155,9 @@ def test_all_go_back_to_the_last_round_of_a_client_whose_disk_has_damaged_later_
     config = tiny_config.override(TEMPORAL | longer)
     expected = train(config, tmp_path / "in-process")
     network = Deployment(forks, authority, config, tmp_path, port=free_port()).start_server()
-    parties = [client.start() for client in network.clients()]
+    other, last = network.clients()
+    parties = [other.start(hold=4), last.start()]
+    other.wait_until_held()
     network.server.wait_for("round 3 of 4 is done")
     for party in (network.server, parties[1]):
         party.kill()
@@ -164,13 +168,14 @@ def test_all_go_back_to_the_last_round_of_a_client_whose_disk_has_damaged_later_
         (damaged / "state.safetensors").write_bytes(content)
     network.server.start()
     parties[1].start()
-    last = int(states[0].name.removeprefix("round-"))
+    other.release()
+    round_index = int(states[0].name.removeprefix("round-"))
     network.server.wait_for(
-        rf"client-1: no whole state of round \d; everybody goes back to round {last}, which"
+        rf"client-1: no whole state of round \d; everybody goes back to round {round_index}, which"
     )
     for party in (*parties, network.server):
         party.end()
-    assert len(states) == 3 and 1 <= last <= 2
+    assert len(states) == 3 and round_index == 1
     assert not network.assert_same_run(expected)["warnings"]
 
 
@@ -181,11 +186,14 @@ def test_the_u_shape_has_the_same_bits_also_where_a_party_is_killed(
     config = tiny_config.override(TEMPORAL | U_SHAPE)
     expected = trained(config)
     network = Deployment(forks, authority, config, tmp_path, port=free_port()).start_server()
-    parties = [client.start() for client in network.clients()]
+    *others, last = network.clients()
+    parties = [*(client.start() for client in others), last.start(hold=2)]
+    last.wait_until_held()
     network.server.wait_for("round 1 of 2 is done")
     killed = network.server if victim == "server" else parties[1]
     killed.kill()
     killed.start()
+    last.release()
     for party in (*parties, network.server):
         party.end()
     result = network.assert_same_run(expected)
@@ -204,7 +212,7 @@ def test_strangers_are_told_why_and_disturb_nobody(forks, authority, tiny_config
         network.server.wait_for(f"{name} is connected")
     address, server = f"localhost:{network.port}", network.server
     mine = tls.load_identity(authority / "clients" / "client-2.pem")
-    impatient = Timeouts(connect_s=5.0, give_up_s=1.0)
+    impatient = Timeouts(connect_s=PATIENCE_S, give_up_s=PATIENCE_S)
 
     def refused(identity, reason):
         with pytest.raises(RefusedError, match=reason), ServerCalls(address, identity, impatient) as calls:
@@ -215,7 +223,7 @@ def test_strangers_are_told_why_and_disturb_nobody(forks, authority, tiny_config
     with grpc.secure_channel(address, credentials) as channel:
         call = channel.unary_unary(f"/{SERVICE}/Describe")
         with pytest.raises(grpc.RpcError):
-            call(b"", timeout=5)
+            call(b"", timeout=PATIENCE_S)
     server.wait_for("PEER_DID_NOT_RETURN_A_CERTIFICATE")
     # of another authority, which does not believe the server either; and one that believes it
     tls.create_authority(tmp_path / "other")
@@ -244,7 +252,7 @@ def test_strangers_are_told_why_and_disturb_nobody(forks, authority, tiny_config
     with grpc.secure_channel(address, credentials_of(mine)) as channel:
         converse = channel.stream_stream(f"/{SERVICE}/Converse")
         opening = Open(protocol_version=0, conversation=bytes(16), position=Position())
-        (answer,) = converse(iter([pack(Parcel(Frame(open=opening)))]), timeout=5)
+        (answer,) = converse(iter([pack(Parcel(Frame(open=opening)))]), timeout=PATIENCE_S)
     assert (
         f"the protocol version is 0, the server's {TRANSPORT_VERSION}" in unpack(answer).frame.refused.reason
     )

@@ -78,17 +78,17 @@ def test_a_run_that_was_poisoned_goes_back_without_the_poisoner_and_reaches_the_
     authority = make_authority(tmp_path / "authority")
     network = Deployment(fork_server(), authority, config, tmp_path, port=free_port()).start_server()
     *honest, mallory = network.clients()
-    for client in honest:
-        client.start()
-    mallory.start(poison=(3, 1000.0))
+    honest[0].start(), honest[1].start(hold=5), mallory.start(poison=(3, 1000.0))
+    honest[1].wait_until_held()
     before = float(network.server.wait_for(r"round 2 of 6 is done, held-out loss ([0-9.]+)"))
-    poisoned = float(network.server.wait_for(r"round [3-5] of 6 is done, held-out loss ([0-9.]+)"))
+    poisoned = float(network.server.wait_for(r"round [34] of 6 is done, held-out loss ([0-9.]+)"))
     network.server.kill()
     mallory.kill()
     assert poisoned > before > clean["loss"]
     assert "client-2, round 3: unlike the others: update_norm" in network.server.log
 
     network.server.start("--from-round", 2, "--set", "federation.clients=2")
+    honest[1].release()
     for party in (network.server, *honest):
         party.end()
     result = json.loads((network.out / "result.json").read_text())

@@ -49,4 +49,4 @@ def test_it_excludes_also_within_a_process_and_waits_where_it_is_to(tmp_path: Pa
     ) as holder:
         assert holder.stdout is not None and holder.stdout.readline() == "held\n"
         with locked(path, "no", waits=True):
-            assert holder.wait(timeout=10) == 0
+            assert holder.wait(timeout=180) == 0

@@ -119,7 +119,7 @@ def write_texts(
 
 def texts_of(config: Config) -> set[str]:
     """What of a result is text that the model has written, or scores of it; a classifier only tells classes."""
-    if config.data.classes is not None:
+    if config.data.task == "classification":  # which classes may not be known yet
         return {"confusion"}
     wanted = {"samples": config.evaluation.generate, "text": config.evaluation.text_samples}
     return {key for key, number in wanted.items() if number}
