@@ -6,8 +6,10 @@ import pytest
 from typer.testing import CliRunner
 
 from splitcom.cli import app
-from splitcom.errors import RunError
+from splitcom.errors import ConfigError, RunError
 from splitcom.methods.run import train
+from splitcom.methods.settings import settings_of
+from splitcom.metrics.record import RunFolder
 
 
 def call(*arguments: object) -> None:
@@ -57,3 +59,27 @@ def test_a_run_its_model_and_its_data_may_be_moved(tiny_config, tiny_model, tmp_
     call(*more, "--set", model)
     with pytest.raises(RunError, match=r"is another one than this run began with; name .* in model\.source"):
         call(*more, "--set", "training.rounds=4", "--set", "model.source=bundled")
+
+
+def test_what_has_been_moved_with_a_run_is_found_and_known_by_its_weights(
+    tiny_config, tiny_model, tmp_path, caplog
+):
+    old, new = tmp_path / "old" / "project", tmp_path / "new"
+    shutil.copytree(tiny_model, old / "models" / "tiny")
+    rows = "".join(f"{index} and,{index + 1}\n" for index in range(30))
+    (old / "rows.csv").write_text("question,answer\n" + rows)
+    changes = {"model.source": str(old / "models" / "tiny"), "data.source": str(old / "rows.csv")}
+    columns = {"data.prompt": "{question}", "data.response": "answer", "training.rounds": 1}
+    train(tiny_config.override(changes | columns), old / "runs" / "first")
+    old.rename(new)
+    run = new / "runs" / "first"
+    call("train", "--resume", "--out", run, "--set", "training.rounds=2")
+    assert f"{new}/models/tiny is taken for it" in caplog.text and f"{new}/rows.csv is taken" in caplog.text
+
+    (new / "models" / "tiny").rename(run / "tiny")
+    assert settings_of(RunFolder(run), needs=("model.source",)).model.source == str(run / "tiny")
+    weights = run / "tiny" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4] + b"\1\2\3\4")
+    told = rf"'{new}/models/tiny': it is not there .* {run}/tiny has other weights than this run began with"
+    with pytest.raises(ConfigError, match=told):
+        settings_of(RunFolder(run), needs=("model.source",))
