@@ -102,6 +102,10 @@ def test_inspect_shows_parts_and_flows(splitcom, tiny_model):
     code, out, _ = splitcom("inspect", tiny_model, "--cut", 1, "--batch-size", 2, "--tokens", 10)
     assert code == 0
     assert all(word in out for word in ("front", "body", "activation_up", "gradient_down"))
+    sizes = dict(re.findall(r"(gradient_down|evaluation of as many held-out samples) +([\d.]+ kB)", out))
+    assert (
+        len(sizes) == 2 and len({*sizes.values()}) == 1
+    )  # activations of an evaluation are as large as a step's
 
 
 WRONG = {

@@ -72,6 +72,11 @@ def cells_of(document):
     return [[unescape(re.sub(r"<[^>]+>", "", cell)) for cell in row] for row in texts]
 
 
+def exchanges_of(lines):
+    batches = max(line["held_out_batches"] for line in lines)
+    return 1 + max(line["steps"] for line in lines) + (1 + batches if batches else 0)
+
+
 def test_a_comparison_in_a_browser(comparison, tmp_path):
     document = rendered(comparison / "report.html", "up=1&down=10&latency=50", tmp_path)
     runs = json.loads((comparison / "comparison.json").read_text())["runs"]
@@ -91,7 +96,7 @@ def test_a_comparison_in_a_browser(comparison, tmp_path):
         seconds = sum(
             8 * max(line["bytes"]["up"] for line in lines) / 1e6
             + 8 * max(line["bytes"]["down"] for line in lines) / 1e7
-            + 2 * 0.05 * (1 + max(line["steps"] for line in lines))
+            + 2 * 0.05 * exchanges_of(lines)
             for lines in rounds.values()
         )
         times = [row[1] for row in cells_of(document) if len(row) == 3 and row[0] == result["label"]]

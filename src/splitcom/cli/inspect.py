@@ -33,7 +33,7 @@ def inspect(
     from dataclasses import asdict
 
     from splitcom.config import Config
-    from splitcom.methods.inspect import bytes_of_step
+    from splitcom.methods.inspect import bytes_of_evaluation, bytes_of_step
     from splitcom.methods.need import need_of_client
     from splitcom.models import describe
     from splitcom.report.format import format_bytes
@@ -67,8 +67,12 @@ def inspect(
         f"{head}, {weights}, in the {holder}{' at each client' if tail_blocks else ''}"
         f"{_tie(found.tied_embeddings, tail_blocks)}\n"
     )
-    flows = bytes_of_step(found.hidden_size, batch_size, tokens, tail_blocks)
-    content: dict[str, Any] = {"model": asdict(found), "bytes_of_step": dict(flows)}
+    shape = (found.hidden_size, batch_size, tokens, tail_blocks)
+    content: dict[str, Any] = {
+        "model": asdict(found),
+        "bytes_of_step": bytes_of_step(*shape),
+        "bytes_of_evaluation": bytes_of_evaluation(*shape),
+    }
     if client:
         given = {
             "model.source": model,
@@ -83,7 +87,8 @@ def inspect(
         title = f"a client with {samples} samples, weights in {settings.model.dtype}"
         terminal.print(need_table(vars(need), title))
         content["client"] = vars(need)
-    terminal.print(flow_table(flows, f"uncompressed fp16, {batch_size} samples of {tokens} tokens"))
+    title = f"uncompressed fp16, {batch_size} samples of {tokens} tokens"
+    terminal.print(flow_table(bytes_of_step(*shape), bytes_of_evaluation(*shape), title))
     return content
 
 

@@ -12,3 +12,13 @@ def bytes_of_step(hidden_size: int, batch_size: int, num_tokens: int, tail_block
     """
     size = uncompressed_size(range(batch_size), [num_tokens] * batch_size, hidden_size)
     return dict.fromkeys(cut_flows(has_tail=bool(tail_blocks)), size)
+
+
+def bytes_of_evaluation(hidden_size: int, batch_size: int, num_tokens: int, tail_blocks: int = 0) -> int:
+    """Bytes of an fp16 evaluation of one batch of held-out samples: activations, in the U-shape there and back.
+
+    >>> bytes_of_evaluation(768, batch_size=8, num_tokens=512)
+    6291490
+    """
+    size = uncompressed_size(range(batch_size), [num_tokens] * batch_size, hidden_size)
+    return size * (2 if tail_blocks else 1)

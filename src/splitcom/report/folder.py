@@ -158,6 +158,7 @@ class ClientRound(_Record):
     skip_ratio: dict[str, float | None] = {}
     unlike: list[str] = []  # in what the client was far from the others
     steps: int = 0
+    held_out_batches: int = 0
     bytes: dict[str, int] = {}
     uncompressed_bytes: dict[str, int] = {}
 

@@ -34,12 +34,13 @@ def part_table(parts: tuple[_Part, ...], title: str) -> Table:
     return table
 
 
-def flow_table(flows: Mapping[str, int], title: str) -> Table:
-    """A row per flow, uncompressed, with the sum."""
+def flow_table(flows: Mapping[str, int], evaluation: int, title: str) -> Table:
+    """A row per flow, uncompressed, with the sum; below it what as many held-out samples cost in an evaluation."""
     table = _table(title, "flow", "bytes of a step")
     for flow, size in flows.items():
         table.add_row(flow, format_bytes(size))
     table.add_row("together", format_bytes(sum(flows.values())), style="bold")
+    table.add_row("evaluation of as many held-out samples", format_bytes(evaluation))
     return table
 
 

@@ -32,8 +32,12 @@ def rounds_of(metrics: Sequence[ClientRound], *, uncompressed: bool = False) -> 
         # In the U-shape, hidden states come back before the gradients go up.
         twice = any(size.get(flow) for size in sizes for flow in AT_CUT if FLOWS[flow].cut == "tail")
         steps = max(line.steps for line in of_round)
+        batches = max(line.held_out_batches for line in of_round)
         up, down = (max(size.get(key, 0) for size in sizes) for key in ("up", "down"))
-        found.append((up, down, 1 + steps * (2 if twice else 1) if up or down else 0))
+        exchanges = (
+            1 + steps * (2 if twice else 1) + batches + (1 if batches else 0)
+        )  # a start, and batch by batch
+        found.append((up, down, exchanges if up or down else 0))
     return found
 
 

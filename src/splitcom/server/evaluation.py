@@ -119,6 +119,7 @@ class Evaluation(ServerPart):
             progress.hidden = replace(hidden, learnt=arrival.decoded.batch.learnt)
             self._send_hidden(name, progress)
         progress.position = (progress.position[0], progress.position[1] + 1)
+        self._states[name].counts.held_out_batches += 1
         return result or _NOTHING  # of none the client is refused
 
     def _end(self, name: str, message: Message, progress: _Progress) -> StepResult:

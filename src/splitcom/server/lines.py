@@ -29,6 +29,7 @@ def line_of(
         "round": round_index,
         "client": name,
         "steps": done.steps,
+        "held_out_batches": done.held_out_batches,
         "tokens": done.tokens,
         "labels": done.num_labels,
         "updates": done.updates,

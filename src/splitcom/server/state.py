@@ -31,6 +31,7 @@ class Counts:
     """What a client has done in a round of the run."""
 
     steps: int = 0
+    held_out_batches: int = 0  # evaluated, also once more exactly
     tokens: int = 0
     loss_sum: float = 0.0  # nats, over `num_labels`
     num_labels: int = 0
