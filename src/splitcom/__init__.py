@@ -3,8 +3,9 @@
 The names below are the public API. They are loaded when first used, so that `import splitcom` takes no time.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from splitcom.lazy import lazy
 
 if TYPE_CHECKING:
     from splitcom.config import Config
@@ -28,16 +29,12 @@ _HOME = {
     "write_report": "splitcom.report",
 }
 
+_named, __dir__ = lazy(__name__, _HOME)
+
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
         from importlib.metadata import version
 
         return version("splitcom")
-    if name not in _HOME:
-        raise AttributeError(f"module 'splitcom' has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+    return _named(name)

@@ -131,7 +131,6 @@ class Codec(ABC):
             In both cases the store is as it was.
         """
 
-    @abstractmethod
     def decode(
         self,
         packet: Buffer,
@@ -154,6 +153,13 @@ class Codec(ABC):
                 case all that the packet builds on are named: it carries one digest for all.
             In both cases the store is as it was.
         """
+        return self._decode(packet, references, limit_bytes, device)
+
+    @abstractmethod
+    def _decode(
+        self, packet: Buffer, references: ReferenceStore | None, limit_bytes: int, device: torch.device | str
+    ) -> Decoded:
+        """Do what `decode` promises."""
 
     def __str__(self) -> str:
         """The canonical text."""

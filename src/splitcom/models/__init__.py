@@ -3,8 +3,9 @@
 The names below are loaded when first used: settings need none of them, and transformers and peft take seconds.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from splitcom.lazy import lazy
 
 if TYPE_CHECKING:
     from splitcom.models.adapter_folder import (
@@ -129,12 +130,4 @@ _HOME = {
     "without_adapters": "splitcom.models.adapters",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy(__name__, _HOME)

@@ -110,13 +110,8 @@ class ChainCodec(Codec):
         return Encoded(packet, lambda: reconstruction, torch.from_numpy(sent.counts == 0), int(skipped.sum()))
 
     @override
-    def decode(
-        self,
-        packet: Buffer,
-        references: ReferenceStore | None = None,
-        *,
-        limit_bytes: int = 1 << 32,
-        device: torch.device | str = "cpu",
+    def _decode(
+        self, packet: Buffer, references: ReferenceStore | None, limit_bytes: int, device: torch.device | str
     ) -> Decoded:
         store = self._checked_store(references)
         reader = Reader(packet)

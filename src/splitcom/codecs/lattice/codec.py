@@ -112,13 +112,8 @@ class LatticeCodec(Codec):
         return Encoded(packet, reconstruct, torch.from_numpy(skipped), int(lengths[skipped].sum()))
 
     @override
-    def decode(
-        self,
-        packet: Buffer,
-        references: ReferenceStore | None = None,
-        *,
-        limit_bytes: int = 1 << 32,
-        device: torch.device | str = "cpu",
+    def _decode(
+        self, packet: Buffer, references: ReferenceStore | None, limit_bytes: int, device: torch.device | str
     ) -> Decoded:
         store = self.store_of(references)
         reader = ByteReader(packet)
