@@ -48,7 +48,7 @@ NO_SETTINGS = {
     "e.g",
     # what other packages and the wire format call so
     "adapter_config.json", "adapter_model.safetensors", "config.json", "hidden_states", "num_hidden_layers",
-    "resize_token_embeddings", "save_pretrained",
+    "resize_token_embeddings", "save_pretrained", "tie_word_embeddings",
     # arguments of codecs and of the package's own functions
     "add_lora", "chunk_bytes", "dead_zone", "limit_bytes", "min_per_client", "window_bytes",
 }  # fmt: skip

@@ -7,6 +7,7 @@ import splitcom
 from splitcom.errors import ConfigError, DataError, RunError
 from splitcom.methods.settings import settings_of
 from splitcom.metrics.record import RunFolder
+from splitcom.models import check_adapter, read_adapter
 
 ROWS = [{"asked": f"what is {i}?", "said": f"{i} is {i}."} for i in range(20)]
 COLUMNS = {"data.prompt": "{asked}", "data.response": "said"}
@@ -33,6 +34,45 @@ def test_a_run_of_objects_is_that_of_files_and_needs_them_no_more(tiny_config, o
     again = splitcom.train(settings.override({"seed": config.seed}), tmp_path / "again")
     assert again.result["eval"]["loss"] == run.result["eval"]["loss"]
     assert run.metrics[-1]["bytes.total"] > 0 and run.metrics[-1]["round"] == 2
+
+
+@pytest.mark.parametrize("tail_blocks", [0, 1])
+def test_tokens_that_were_added_are_learnt(tiny_config, objects, tmp_path, tail_blocks):
+    model, tokenizer = objects["model"], objects["tokenizer"]
+    marks = ["<|ask|>", "<|say|>"]
+    tokenizer.add_special_tokens({"additional_special_tokens": marks})
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ '<|ask|>' if m.role == 'user' else '<|say|>' }}{{ m.content }}{{ eos_token }}"
+        "{% endfor %}{% if add_generation_prompt %}<|say|>{% endif %}"
+    )
+    model.resize_token_embeddings(len(tokenizer))
+    before = model.get_input_embeddings().weight.detach().clone()
+    rows = [
+        {
+            "messages": [
+                {"role": "user", "content": row["asked"]},
+                {"role": "assistant", "content": row["said"]},
+            ]
+        }
+        for row in ROWS
+    ]
+    changes = {
+        "data.samples": None,
+        "data.held_out_samples": 4,
+        "training.rounds": 1,
+        "lora.modules_to_save": ["embed_tokens", "lm_head"],
+        "model.tail_blocks": tail_blocks,
+        "federation.clients": 2,
+    }
+
+    run = splitcom.train(tiny_config.override(changes), tmp_path, model=model, tokenizer=tokenizer, data=rows)
+
+    learnt = read_adapter(run.adapter)["model.embed_tokens.weight"]
+    ids = tokenizer.convert_tokens_to_ids(marks)
+    moved = (learnt - before).abs().amax(dim=1) > 1e-4
+    assert moved[ids].all() and learnt.shape == before.shape
+    assert moved.sum() < len(before) / 2  # no other tokens than those in the rows
+    check_adapter(run.folder / "given" / "model", run.adapter)
 
 
 def test_a_run_goes_on_with_its_rows_and_no_others(tiny_config, tmp_path):

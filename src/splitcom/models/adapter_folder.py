@@ -15,13 +15,14 @@ from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dic
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from splitcom.checksums import NAME, fault_in, write_checksums
 from splitcom.durable import write_atomic
 from splitcom.errors import AdapterError
 from splitcom.models.adapters import State, head_module, leaf, linear_modules
-from splitcom.models.anatomy import survey
+from splitcom.models.anatomy import Anatomy, survey
 from splitcom.models.load import (
     Labels,
     load_config,
@@ -32,6 +33,7 @@ from splitcom.models.load import (
     skeleton,
     stored_dtype,
 )
+from splitcom.models.whole import whole_modules
 
 _WEIGHTS = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
@@ -64,24 +66,23 @@ def export_adapter(
     state = {**front, **body, **(tail or {})}
     linear = linear_modules(model, anatomy) | head_module(model)
     head = {f"{name}.{own}" for name in anatomy.head for own in model.get_submodule(name).state_dict()}
-    lora_state = {name: tensor for name, tensor in state.items() if name not in head}
+    lora_state = {name: tensor for name, tensor in state.items() if ".lora_" in name}
+    whole = _whole_of(state.keys() - head - lora_state.keys(), model, anatomy)
     if missing := head - state.keys():
         raise AdapterError(f"there is no classification head in any part: {sorted(missing)} are missing")
     adapted = sorted({name.rsplit(".lora_", 1)[0] for name in lora_state})
     _check_fit(lora_state, linear, rank)
     _check_sides(adapted, front, anatomy.blocks, cut)
-    leaves = {leaf(name) for name in adapted}
-    whole = adapted == sorted(name for name, _ in model.named_modules() if leaf(name) in leaves)
     lora = LoraConfig(
         r=rank,
         lora_alpha=alpha,
         lora_dropout=dropout,
         use_rslora=rslora,
         use_dora=dora,
-        target_modules=sorted(leaves) if whole else adapted,
+        target_modules=_targets(adapted, model),
         fan_in_fan_out=any(isinstance(linear[name], Conv1D) for name in adapted),
         task_type="SEQ_CLS" if anatomy.classifies else "CAUSAL_LM",
-        modules_to_save=list(anatomy.head) or None,
+        modules_to_save=[*anatomy.head, *whole] or None,
         base_model_name_or_path=resolve(base),
         inference_mode=True,
     )
@@ -89,6 +90,21 @@ def export_adapter(
     lora.save_pretrained(str(folder))
     save_file(_as_peft_has_it(state), Path(folder) / _WEIGHTS, metadata={"format": "pt"})
     write_checksums(Path(folder))
+
+
+def _targets(adapted: list[str], model: PreTrainedModel) -> list[str]:
+    """What peft finds these modules by: the last of their names, if it finds no others by it."""
+    leaves = {leaf(name) for name in adapted}
+    found = sorted(name for name, _ in model.named_modules() if leaf(name) in leaves)
+    return sorted(leaves) if adapted == found else adapted
+
+
+def _whole_of(names: Iterable[str], model: PreTrainedModel, anatomy: Anatomy) -> list[str]:
+    """The modules trained whole that have tensors of these names: in full, since peft compares the ends of names."""
+    modules = {name.rpartition(".")[0] for name in names}
+    if strange := sorted(modules - whole_modules(model, anatomy, sorted(modules)).keys()):
+        raise AdapterError(f"{strange[0]} does not fit the base model: no such module outside its blocks")
+    return sorted(modules)
 
 
 def _as_peft_has_it(state: State) -> dict[str, Tensor]:

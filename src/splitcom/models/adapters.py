@@ -14,7 +14,7 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import check_target_module_exists
-from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING, ModulesToSaveWrapper
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -22,12 +22,12 @@ from transformers.pytorch_utils import Conv1D
 from splitcom.errors import AdapterError
 from splitcom.models.anatomy import Anatomy, survey
 from splitcom.models.split import Part
+from splitcom.models.whole import NAME, widened
 
 Targets = str | list[str] | None
 State = Mapping[str, Tensor]
 
 ALL_LINEAR = "all-linear"
-_NAME = "default"
 _EXPERT_NAMES = {"gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"}
 
 
@@ -70,7 +70,7 @@ def add_lora(
     )
     config.fan_in_fan_out = any(isinstance(module, Conv1D) for module in chosen.values())
     try:
-        inject_adapter_in_model(config, part.model, adapter_name=_NAME)
+        inject_adapter_in_model(config, part.model, adapter_name=NAME)
     except ValueError as error:
         raise AdapterError(f"peft cannot add LoRA: {error}") from error
     for name, module in part.model.named_modules():
@@ -110,12 +110,7 @@ def renew_head(part: Part, seed: int = 0) -> None:
                     drawn.normal_(0.0, std, generator=generator)
                 module.register_parameter(name, nn.Parameter(drawn.to(parameter.device)))
             if isinstance(module, nn.Linear | nn.LayerNorm):
-                module.register_forward_pre_hook(_widened)
-
-
-def _widened(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    weight = next(module.parameters())
-    return tuple(value.to(weight.dtype) if value.is_floating_point() else value for value in inputs)
+                module.register_forward_pre_hook(widened)
 
 
 def adapter_state(part: Part) -> dict[str, Tensor]:
@@ -158,7 +153,8 @@ def load_joined_state(parts: Sequence[Part], state: State) -> None:
 @contextmanager
 def without_adapters(parts: Sequence[Part]) -> Iterator[None]:
     """Have the parts run as the base model does, for the moment."""
-    layers = [module for part in parts for module in part.modules() if isinstance(module, LoraLayer)]
+    kinds = (LoraLayer, ModulesToSaveWrapper)
+    layers = [module for part in parts for module in part.modules() if isinstance(module, kinds)]
     try:
         for layer in layers:
             layer.enable_adapters(False)
@@ -170,7 +166,7 @@ def without_adapters(parts: Sequence[Part]) -> Iterator[None]:
 
 def _trained_parameters(part: Part) -> dict[str, nn.Parameter]:
     return {
-        name.replace(f".{_NAME}.", "."): parameter
+        name.replace(f".modules_to_save.{NAME}.", ".").replace(f".{NAME}.", "."): parameter
         for name, parameter in sorted(part.model.named_parameters())
         if parameter.requires_grad
     }
@@ -253,7 +249,7 @@ def _initialise(layer: LoraLayer, seed: int) -> None:
     if layer.weight.dtype in (torch.float16, torch.bfloat16):
         for tensors in (layer.lora_A, layer.lora_B, layer.lora_magnitude_vector):
             tensors.float()
-    weight = layer.lora_A[_NAME].weight
+    weight = layer.lora_A[NAME].weight
     drawn = torch.empty(weight.shape)
     nn.init.kaiming_uniform_(drawn, a=math.sqrt(5), generator=torch.Generator().manual_seed(seed))
     with torch.no_grad():

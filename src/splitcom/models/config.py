@@ -49,6 +49,11 @@ class LoraConfig(Section):
     """The modules that get adapters: "all-linear" (of the blocks, without experts), names, or a regular expression
     of whole names; None takes peft's choice for the family, which sends less and learns less.
     """
+    modules_to_save: Annotated[list[str], Field(min_length=1)] | None = None
+    """Modules outside the blocks that are trained whole beside the adapters, by peft's name for it: such as
+    ["embed_tokens", "lm_head"] for tokens that were added. They travel whole in every round; not if the LM head is tied
+    to the embeddings.
+    """
     train_front: bool = True
     """Whether the front learns; if false, each activation is the same in every epoch."""
     train_head: bool = False

@@ -12,6 +12,7 @@ _TAKEN = {
     "rank": "r",
     "alpha": "lora_alpha",
     "targets": "target_modules",
+    "modules_to_save": "modules_to_save",
     "use_rslora": "use_rslora",
     "use_dora": "use_dora",
 }
@@ -20,7 +21,6 @@ _EMPTY = (
     "alpha_pattern",
     "layers_to_transform",
     "layer_replication",
-    "modules_to_save",
     "lora_bias",
 )
 _PLAIN = (True, False, "gaussian")  # ways to begin that leave the base model as it is
@@ -41,6 +41,11 @@ def settings_of_adapter(folder: str | Path) -> dict[str, Any]:
         raise AdapterError(
             f"lora.init = {str(folder)!r}: of type {found.peft_type}; only LoRA can be gone on with"
         )
+    if found.task_type == "SEQ_CLS":
+        raise AdapterError(
+            f"lora.init = {str(folder)!r}: the adapter of a classifier, whose head is new in every run; merge it into "
+            "the base model (PeftModel.merge_and_unload), and train on that"
+        )
     odd = [name for name in _EMPTY if getattr(found, name, None)]
     odd += ["bias"] * (found.bias != "none") + ["init_lora_weights"] * (found.init_lora_weights not in _PLAIN)
     if odd:
@@ -50,5 +55,7 @@ def settings_of_adapter(folder: str | Path) -> dict[str, Any]:
             "the base model (PeftModel.merge_and_unload), and train on that"
         )
     settings = {name: getattr(found, key) for name, key in _TAKEN.items()}
-    targets = settings["targets"]
-    return settings | {"targets": targets if targets is None or isinstance(targets, str) else sorted(targets)}
+    return {
+        name: value if isinstance(value, str | int | float | None) else sorted(value)
+        for name, value in settings.items()
+    }

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from splitcom.config import Config
 from splitcom.engines import ENGINES, check_processes
@@ -29,9 +30,11 @@ from splitcom.models import (
     settings_of_adapter,
     share_embeddings,
 )
+from splitcom.models.anatomy import survey
 from splitcom.models.config import LoraConfig
 from splitcom.models.front import outline
 from splitcom.models.load import skeleton
+from splitcom.models.whole import check_whole, train_whole
 from splitcom.seeds import derive_seed
 from splitcom.training.optimize import check_optimizer
 
@@ -89,10 +92,12 @@ def check_parts(config: Config) -> list[str]:
             "are those of the tokens alone"
         )
     check_targets(whole, config.lora.targets)
+    warnings += _check_whole(config, whole)
     kinds = (Front, Body, Tail) if model.tail_blocks else (Front, Body)
     widths = []
     for part in (outline(model.source, kind, model.cut, model.tail_blocks, classes) for kind in kinds):
-        adapt(part, config, trains=config.lora.train_front or not isinstance(part, Front))
+        slim = config.override({"lora.modules_to_save": None})  # whose copies would take memory
+        adapt(part, slim, trains=config.lora.train_front or not isinstance(part, Front))
         if config.client.checkpointing or config.engine.checkpointing:
             recompute(part)
         lora = {name: tensor for name, tensor in adapter_state(part).items() if ".lora_" in name}
@@ -105,6 +110,22 @@ def check_parts(config: Config) -> list[str]:
     for warning in warnings:
         _LOG.warning("%s", warning)
     return warnings
+
+
+def _check_whole(config: Config, model: PreTrainedModel) -> list[str]:
+    """Raise what training modules whole would, and say what it costs."""
+    names = config.lora.modules_to_save
+    if names is None:
+        return []
+    if config.lora.train_head:
+        raise ConfigError(
+            "lora.modules_to_save and lora.train_head both train what is not in blocks; set one"
+        )
+    millions = check_whole(model, survey(model), names) / 1e6
+    return [
+        f"lora.modules_to_save = {names}: {millions:,.1f} million numbers are trained whole beside the adapters, and "
+        "those of clients' parts travel both ways in every round"
+    ]
 
 
 def with_adapter(config: Config) -> Config:
@@ -191,7 +212,10 @@ def device_of(config: Config) -> torch.device:
 
 
 def adapt(part: Part, config: Config, trains: bool) -> None:
-    """Add the configured LoRA to a part, or none where it is not trained; a classification head is new."""
+    """Add the configured LoRA to a part, or none where it is not trained, and what is trained whole.
+
+    A classification head is new.
+    """
     lora = config.lora
     add_lora(
         part,
@@ -205,16 +229,18 @@ def adapt(part: Part, config: Config, trains: bool) -> None:
         seed=derive_seed(config.seed, "lora"),
     )
     renew_head(part, derive_seed(config.seed, "head"))
+    if trains and lora.modules_to_save:
+        train_whole(part, lora.modules_to_save)
 
 
 def load_server_parts(config: Config) -> Parts:
     """The body, and outlines of what clients run: an adapter before training follows from seed, names and shapes alone.
 
-    Where nothing is split, the body is an outline too, since the server only averages. DoRA's adapter begins from the
-    weights, which are read for that and not kept.
+    Where nothing is split, the body is an outline too, since the server only averages. DoRA's adapter and modules
+    trained whole begin from the weights, which are read for that and not kept.
     """
     parts = _outlined(config)
-    if config.lora.use_dora:
+    if config.lora.use_dora or config.lora.modules_to_save:
         split, front = config.training.split, front_of(config)
         theirs = {
             parts.front: front,
