@@ -24,7 +24,7 @@ def show_end(terminal: Terminal, run: Run) -> None:
         if fell_by is None:
             terminal.say(f"held-out loss {initial:.4f} → {loss:.4f} nats (over other rows)")
         else:
-            exact = "" if initial - fell_by == loss else f"; without the evaluation's codec {loss:.4f}"
+            exact = "" if initial - fell_by == loss else f"; measured exactly, {loss:.4f}"
             terminal.say(
                 f"held-out loss {initial:.4f} → {initial - fell_by:.4f} nats ({-fell_by:+.4f}){exact}"
             )

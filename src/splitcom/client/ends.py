@@ -14,7 +14,7 @@ from splitcom.config import Config
 from splitcom.data import Batch, Sample
 from splitcom.models import Front, Tail
 from splitcom.protocol.messages_pb2 import ActivationUp, EvaluationEnd, EvaluationUp, GradientUp, Message
-from splitcom.training.channel import Channels, held_out
+from splitcom.training.channel import Channels, held_out, passing_held_out
 from splitcom.training.loss import Losses, learnt_tokens, losses_through, num_labels_of
 from splitcom.training.plan import LocalRound, held_out_batches, progress_of
 
@@ -134,24 +134,25 @@ class EndsTrainer(PartsTrainer):
         self._front.eval()
         self._tail.eval()
         down, result = held_out(self._channels, "down", exact=exact), EvaluationEnd()
-        for step, batch in enumerate(held_out_batches(self._held_out, self._config)):
-            mask = batch.attention_mask.to(self._device)
-            hidden = self._front(batch.input_ids.to(self._device), mask)
-            ragged = Ragged.from_padded(hidden, mask, learnt_tokens(batch.labels))
-            reply = yield from send(partial(self._held_out_up, batch, ragged, (round_index, step), exact))
-            returned = yield from receive(
-                down,
-                reply,
-                lambda message: message.evaluation_down.activation,
-                step,
-                Shape.of(batch, ragged.hidden),
-            )
-            losses, _, correct = losses_through(
-                self._tail, self._padded(returned, batch), mask, batch.labels.to(self._device)
-            )
-            result.loss_sum += float(losses.double().sum())
-            result.num_labels += len(losses)
-            result.num_correct += int(correct.sum())
+        with passing_held_out(self._channels, exact=exact):
+            for step, batch in enumerate(held_out_batches(self._held_out, self._config)):
+                mask = batch.attention_mask.to(self._device)
+                hidden = self._front(batch.input_ids.to(self._device), mask)
+                ragged = Ragged.from_padded(hidden, mask, learnt_tokens(batch.labels))
+                reply = yield from send(partial(self._held_out_up, batch, ragged, (round_index, step), exact))
+                returned = yield from receive(
+                    down,
+                    reply,
+                    lambda message: message.evaluation_down.activation,
+                    step,
+                    Shape.of(batch, ragged.hidden),
+                )
+                losses, _, correct = losses_through(
+                    self._tail, self._padded(returned, batch), mask, batch.labels.to(self._device)
+                )
+                result.loss_sum += float(losses.double().sum())
+                result.num_labels += len(losses)
+                result.num_correct += int(correct.sum())
         return result
 
     def _held_out_up(

@@ -15,7 +15,7 @@ from splitcom.data import Batch, Sample
 from splitcom.models import Front
 from splitcom.protocol.labels import pack_labels
 from splitcom.protocol.messages_pb2 import Activation, EvaluationBatch, EvaluationEnd, Message
-from splitcom.training.channel import Channel, Channels, held_out
+from splitcom.training.channel import Channel, Channels, held_out, passing_held_out
 from splitcom.training.loss import learnt_tokens
 from splitcom.training.plan import LocalRound, held_out_batches, progress_of
 
@@ -85,11 +85,12 @@ class FrontTrainer(PartsTrainer):
     def evaluate(self, round_index: int, *, exact: bool) -> Generator[Message | None, Message, EvaluationEnd]:
         """Send the held-out samples through the front, one batch at a time."""
         self._front.eval()
-        for step, batch in enumerate(held_out_batches(self._held_out, self._config)):
-            mask = batch.attention_mask.to(self._device)
-            hidden = self._front(batch.input_ids.to(self._device), mask)
-            ragged = Ragged.from_padded(hidden, mask, learnt_tokens(batch.labels))
-            yield from send(partial(self._held_out_batch, batch, ragged, (round_index, step), exact))
+        with passing_held_out(self._channels, exact=exact):
+            for step, batch in enumerate(held_out_batches(self._held_out, self._config)):
+                mask = batch.attention_mask.to(self._device)
+                hidden = self._front(batch.input_ids.to(self._device), mask)
+                ragged = Ragged.from_padded(hidden, mask, learnt_tokens(batch.labels))
+                yield from send(partial(self._held_out_batch, batch, ragged, (round_index, step), exact))
         return EvaluationEnd()
 
     def _held_out_batch(

@@ -7,7 +7,13 @@ from splitcom.codecs.codec import Codec, Context, Decoded, Encoded, Knob, uncomp
 from splitcom.codecs.element import ELEMENTS, register
 from splitcom.codecs.precision import Precision
 from splitcom.codecs.ragged import Ragged
-from splitcom.codecs.references import FileReferences, MemoryReferences, Reference, ReferenceStore
+from splitcom.codecs.references import (
+    FileReferences,
+    MemoryReferences,
+    OverlayReferences,
+    Reference,
+    ReferenceStore,
+)
 from splitcom.codecs.spec import parse
 from splitcom.codecs.wire import WIRE_VERSION
 
@@ -21,6 +27,7 @@ __all__ = [
     "FileReferences",
     "Knob",
     "MemoryReferences",
+    "OverlayReferences",
     "Precision",
     "Ragged",
     "Reference",

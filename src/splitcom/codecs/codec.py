@@ -112,6 +112,11 @@ class Codec(ABC):
         """What `Context` can set; None where the codec has nothing of the kind."""
 
     @property
+    def exact_step(self) -> float | None:
+        """The step in which losses of what arrives are exact to 0.02 %; None if the codec has none."""
+        return None
+
+    @property
     def knows_the_receiver(self) -> bool:
         """Whether the sender has all that the receiver has, and so no NaN in its reconstructions."""
         return True

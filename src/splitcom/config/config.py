@@ -161,8 +161,8 @@ class Config(Section):
 
     @property
     def codes_evaluation(self) -> bool:
-        """Whether held-out losses are of what the evaluation's codec makes of hidden states."""
-        return self.training.split and self.evaluation.codec != "none"
+        """Whether held-out losses differ from exact ones by what the evaluation's codec makes of hidden states."""
+        return self.training.split and self.evaluation.codec not in ("none", "fp16")
 
     @property
     def client_names(self) -> list[str]:

@@ -2,6 +2,7 @@
 
 from splitcom.codecs.config import CodecText
 from splitcom.settings import NonNegativeInt, PositiveInt, Section
+from splitcom.settings.presets import EVALUATION
 
 
 class EvaluationConfig(Section):
@@ -11,10 +12,12 @@ class EvaluationConfig(Section):
     """Rounds between two evaluations."""
     batch_size: PositiveInt = 16
     """Held-out samples of one client in a step."""
-    codec: CodecText = "delta > int8 > zstd"
+    codec: CodecText = EVALUATION
     """The codec of held-out samples, in the U-shape both ways."""
     exact_last: bool = True
-    """Whether the last loss is measured once more without a codec."""
+    """Whether the last loss is measured once more, and exactly: in so fine a step that it is right to 0.02 %, or
+    without a codec if this one has none so fine. With codec = "none" every loss is exact to the last bit.
+    """
     generate: NonNegativeInt = 2
     """How many sentences are generated before and after training."""
     text_samples: NonNegativeInt = 0

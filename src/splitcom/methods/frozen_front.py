@@ -10,10 +10,9 @@ from splitcom.methods.method import Method, without_controllers
 
 def _configure(config: Config) -> Config:
     once = "temporal(0.99) > fp16"  # a batch's padding changes the last bits of an activation, hence not exactly 1
-    changes = {"lora.train_front": False, "flows.activation_up.codec": once, "evaluation.codec": once}
+    changes = {"lora.train_front": False, "flows.activation_up.codec": once}
     if config.model.tail_blocks:  # body and tail learn, so what passes between them changes
         changes |= {f"flows.{flow}.codec": "fp16" for flow in AT_CUT if FLOWS[flow].cut == "tail"}
-        changes["evaluation.codec"] = "fp16"  # of both ways
     return without_controllers(config).override(changes)
 
 

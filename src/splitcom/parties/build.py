@@ -21,7 +21,7 @@ from splitcom.protocol.limits import KindLimits
 from splitcom.scheduling import scheduling_of
 from splitcom.server.observe import Observer
 from splitcom.server.rounds import Federation, Served
-from splitcom.training.channel import Channel, Channels
+from splitcom.training.channel import Channel, Channels, RestChannel
 from splitcom.training.limits import largest, limits_of
 from splitcom.training.store import PartyStore
 from splitcom.transports.events import Transport
@@ -116,7 +116,10 @@ def open_channels(config: Config, client: str, folder: Path) -> Channels:
     for direction in ("up", "down") if config.model.tail_blocks else ("up",):
         base = channels["evaluation_up"] if direction == "down" and has_base else None
         open_channel(f"evaluation_{direction}", text, base)
-        open_channel(f"evaluation_{direction}_exact", "none")
+        rest_base = channels.get("evaluation_up_exact") if base is not None else None
+        channels[f"evaluation_{direction}_exact"] = RestChannel(
+            channels[f"evaluation_{direction}"], rest_base
+        )
     return channels
 
 

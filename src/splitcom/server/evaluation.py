@@ -8,6 +8,7 @@ a packet builds on says `reference_lost`, and is sent it again.
 """
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -21,7 +22,7 @@ from splitcom.server.claims import bounded_losses, check_evaluation_end
 from splitcom.server.observe import Observer
 from splitcom.server.part import ServerPart, ServerRun
 from splitcom.server.recovery import Recovery
-from splitcom.training.channel import held_out
+from splitcom.training.channel import held_out, passing_held_out
 
 
 class HeldOut(NamedTuple):
@@ -56,8 +57,14 @@ class Evaluation(ServerPart):
     def run(self, round_index: int, *, exact: bool = False) -> HeldOut | None:
         """What came of all held-out samples; None if there are none to know of. Raises Rejoined.
 
-        If `exact`, hidden states are sent as they are, and what the flows build on stays as it was.
+        If `exact`, hidden states arrive as good as they are, and what the flows build on stays as it was.
         """
+        with ExitStack() as passes:
+            for name in self._clients.ready:
+                passes.enter_context(passing_held_out(self._states[name].channels, exact=exact))
+            return self._run(round_index, exact)
+
+    def _run(self, round_index: int, exact: bool) -> HeldOut | None:
         peers = self._clients.peers
         names = [name for name in self._clients.ready if peers[name].num_held_out]
         total = sum(peers[name].num_held_out for name in names)

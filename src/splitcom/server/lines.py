@@ -64,9 +64,10 @@ def _uncompressed(
         uncompressed[flow] = size
         uncompressed[FLOWS[flow].direction] += size - sent[flow]
     for direction in ("up", "down"):
-        # An exact evaluation is one with fp16 flows, too.
         if (passed := traffic.get(f"evaluation_{direction}")) is not None:
-            more = traffic["evaluation_up"].uncompressed_bytes - passed.packet_bytes
+            # with fp16 flows no evaluation is done once more
+            again = traffic[f"evaluation_{direction}_exact"].packet_bytes
+            more = traffic["evaluation_up"].uncompressed_bytes - passed.packet_bytes - again
             uncompressed["evaluation"] += more
             uncompressed[direction] += more
     uncompressed["total"] = uncompressed["up"] + uncompressed["down"]

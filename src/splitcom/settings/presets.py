@@ -35,7 +35,7 @@ def _preset_of(activation: float, gradient: float, tail: tuple[float, float]) ->
 
 
 EVALUATION = "predict > klt > uniform(0.125) > range"
-"""The codec of held-out samples, the same for all presets: a loss that is told wrong saves nothing."""
+"""The codec of held-out samples, whatever the preset: a loss that is told wrong saves nothing."""
 PRESETS = {
     "quality": _preset_of(0.3, 1.7, tail=(0.15, 0.42)),
     "balanced": _preset_of(0.7, 2.5, tail=(0.45, 1.05)),

@@ -12,14 +12,25 @@ step. Where `base` is the channel of that flow, the rest alone is coded, and the
 both ends.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Literal
 
 import torch
+from typing_extensions import override
 
-from splitcom.codecs import Codec, Context, Decoded, Ragged, ReferenceStore, uncompressed_size
+from splitcom.codecs import (
+    Codec,
+    Context,
+    Decoded,
+    OverlayReferences,
+    Ragged,
+    ReferenceStore,
+    parse,
+    uncompressed_size,
+)
 from splitcom.control import Decision
 from splitcom.errors import NonFiniteError, OutOfRangeError, PacketError
 from splitcom.seeds import derive_seed
@@ -143,9 +154,48 @@ class Channel:
         self.traffic.uncompressed_bytes += uncompressed_size(ids, batch.lengths.tolist(), batch.hidden)
 
 
+class RestChannel(Channel):
+    """What a flow of held-out samples still lacks: goes on from another channel in the codec's exact step.
+
+    What the other one builds on stays as it is. If the codec has no such step, numbers are sent as they are.
+    """
+
+    def __init__(self, of: Channel, base: Channel | None = None) -> None:
+        self._of, self._step = of, of.codec.exact_step
+        codec, base = (parse("none"), None) if self._step is None else (of.codec, base)
+        super().__init__(f"{of.flow}_exact", of.client, codec, None, of._seed, base)
+
+    @contextmanager
+    def passing(self) -> Iterator[None]:
+        """What is sent meanwhile builds on what the other channel has, and then on itself."""
+        below = self._of.references
+        if self._step is not None and below is not None:
+            self.references = OverlayReferences(below)
+            self.decision = Decision(step=self._step)
+        try:
+            yield
+        finally:
+            self.references, self.decision = None, Decision()
+
+    @property
+    @override
+    def setting(self) -> float | None:
+        return None
+
+
 Channels = Mapping[str, Channel]
 
 
+@contextmanager
+def passing_held_out(channels: Channels, *, exact: bool) -> Iterator[None]:
+    """A pass of held-out samples through one client's channels."""
+    with ExitStack() as stack:
+        for channel in channels.values():
+            if exact and isinstance(channel, RestChannel):
+                stack.enter_context(channel.passing())
+        yield
+
+
 def held_out(channels: Channels, direction: Literal["up", "down"], *, exact: bool) -> Channel:
-    """The channel of held-out samples in one direction; an exact evaluation has one without codec or references."""
+    """The channel of held-out samples in one direction; an exact evaluation has one of its own."""
     return channels[f"evaluation_{direction}{'_exact' if exact else ''}"]

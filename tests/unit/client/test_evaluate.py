@@ -9,7 +9,8 @@ from splitcom.client.whole import WholeTrainer
 from splitcom.codecs import MemoryReferences, Ragged, parse
 from splitcom.protocol.labels import unpack_labels
 from splitcom.protocol.messages_pb2 import EvaluationDown, EvaluationNext, Message, ReferenceLost
-from splitcom.training.channel import Channel
+from splitcom.settings.presets import EVALUATION
+from splitcom.training.channel import Channel, RestChannel, passing_held_out
 from splitcom.training.loss import losses_through
 from splitcom.training.plan import held_out_batches
 
@@ -27,7 +28,7 @@ def sides(codec):
     for flow in ("evaluation_up", "evaluation_down"):
         references = MemoryReferences() if parse(codec).needs_references else None
         made[flow] = Channel(flow, "c", parse(codec), references, 0)
-        made[f"{flow}_exact"] = Channel(f"{flow}_exact", "c", parse("none"), None, 0)
+        made[f"{flow}_exact"] = RestChannel(made[flow])
     return made
 
 
@@ -130,6 +131,25 @@ def test_only_an_exact_evaluation_leaves_references_as_they_were(exact):
     assert found == [[[3, 5], [8]]] * 2
     assert len(trainer._channels["evaluation_up"].references) == (0 if exact else 3)
     assert (packets[0] == packets[1]) == exact
+
+
+def test_an_exact_evaluation_sends_what_the_coded_one_has_left_out_and_changes_nothing():
+    trainer, mine = front_trainer(EVALUATION), sides(EVALUATION)
+    sent, _ = evaluate(trainer, lambda message: NEXT)
+    coded = [mine["evaluation_up"].decode(one.evaluation_batch.activation, 1 << 20) for one in sent]
+    packets, exact = [], []
+    for _ in range(2):
+        sent, _ = evaluate(trainer, lambda message: NEXT, 1, exact=True)
+        packets.append([message.evaluation_batch.activation for message in sent])
+        with passing_held_out(mine, exact=True):
+            exact = [mine["evaluation_up_exact"].decode(packet, 1 << 20) for packet in packets[-1]]
+    assert packets[0] == packets[1]
+    for batch, found, rough in zip(held_out_batches(SAMPLES, BATCHES), exact, coded, strict=True):
+        hidden = Front()(batch.input_ids, batch.attention_mask)
+        values = Ragged.from_padded(hidden, batch.attention_mask).values
+        missed, more = ((one.batch.values - values).norm() / values.norm() for one in (found, rough))
+        assert missed < 0.02 and missed < 0.5 * more
+    assert trainer._channels["evaluation_up_exact"].references is None
 
 
 def test_what_is_held_out_is_not_learnt():

@@ -13,7 +13,7 @@ from splitcom.server.evaluation import Evaluation, HeldOut
 from splitcom.server.observe import Observer
 from splitcom.server.part import ServerRun
 from splitcom.server.state import ClientStates
-from splitcom.training.channel import Channel
+from splitcom.training.channel import Channel, RestChannel
 
 from .exchange import Clients, arrival_of
 
@@ -66,7 +66,7 @@ def channels(name):
     coded = Channel("evaluation_down", name, parse(CODEC), MemoryReferences("fp32"), 0)
     return {
         "evaluation_down": coded,
-        "evaluation_down_exact": Channel("evaluation_down_exact", name, parse("none"), None, 0),
+        "evaluation_down_exact": RestChannel(coded),
     }
 
 
