@@ -63,7 +63,7 @@ def variants(folder: Path) -> dict[str, dict[str, object]]:
     classes = rows_of(folder, [8] * 5, [names[0]] * 5)
     return {
         "as it is": {},
-        "default codecs": {"method": "splitcom"},
+        "paper's codecs": {"method": "splitcom", "preset": "paper"},
         "Dirichlet 0.1 of lengths": {"partition.kind": "dirichlet_length", "partition.alpha": 0.1},
         "one domain a client": {"rows": ([6] * 5, [names[index % len(names)] for index in range(5)])},
         "20 times the rows": {"rows": ([2, 2, 2, 2, 40], [names[0]] * 5)},

@@ -55,9 +55,13 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tiny_config(tiny_model: Path) -> Config:
-    """Three clients of unequal numbers of batches, two rounds, a few seconds."""
+    """Three clients of unequal numbers of batches, two rounds, a few seconds; codecs that take no time."""
     return Config().override(
         {
+            "preset": "paper",
+            "flows.adapter_up.codec": Config().flows.codec("adapter_up"),
+            "flows.adapter_down.codec": Config().flows.codec("adapter_down"),
+            "evaluation.codec": Config().evaluation.codec,
             "model.source": str(tiny_model),
             "model.device": "cpu",
             "lora.targets": None,

@@ -29,7 +29,8 @@ class Flow:
             exist in the U-shape alone.
         base: what has entered the body before in the same step, of which this is what comes out; in the U-shape
             alone. With `residual` only what the body adds is coded.
-        codec: of `flows.<name>.codec` if nothing is set; None: the flow has no codec of its own there.
+        codec: of adapters, if `flows.<name>.codec` is not set; tensors at a cut have a preset's (see
+            `settings.presets`), and other flows none of their own.
         fields: of which messages it is the payload, as "message.field".
         messages: those that belong to it whole.
     """
@@ -52,7 +53,6 @@ _TABLE = (
         content="activation",
         colour="#0072b2",
         cut="front",
-        codec="temporal(0.98) > delta > int4 > zstd",
         fields=("activation.activation", "activation_up.activation"),
     ),
     Flow(
@@ -62,7 +62,6 @@ _TABLE = (
         colour="#56b4e9",
         cut="tail",
         base="activation_up",
-        codec="temporal(0.98) > delta > int4 > zstd",
         fields=("activation_down.activation",),
     ),
     Flow(
@@ -71,7 +70,6 @@ _TABLE = (
         content="gradient",
         colour="#e69f00",
         cut="tail",
-        codec="int8 > zstd",
         fields=("gradient_up.gradient",),
     ),
     Flow(
@@ -81,7 +79,6 @@ _TABLE = (
         colour="#d55e00",
         cut="front",
         base="gradient_up",
-        codec="int8 > zstd",
         fields=("gradient.gradient",),
     ),
     Flow(

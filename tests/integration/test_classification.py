@@ -48,6 +48,8 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def config(tiny_config: Config, texts: Path) -> Config:
     return tiny_config.override(
         {
+            "preset": "quality",  # the codecs that are taken if none are set
+            "evaluation.codec": tiny_config.evaluation.codec,
             "data.task": "classification",
             "data.source": str(texts),
             "data.prompt": "{sentence}",

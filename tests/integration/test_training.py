@@ -8,6 +8,7 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 
+from splitcom.config import Config
 from splitcom.errors import NonFiniteError, RunError
 from splitcom.methods import METHODS
 from splitcom.methods.run import configured, train
@@ -89,6 +90,7 @@ RESUMED = [
     ("splitcom", REDUCED | IN_FILES),
     ("splitcom", {"training.body_update": "sequential", "federation.sample": 0.7}),
     ("splitcom", TEMPORAL | U_SHAPE | CODED | {"evaluation.codec": "temporal(0.99) > delta > int8"}),
+    ("splitcom", {"preset": "quality", "model.tail_blocks": 1} | CODED),
 ]
 ALSO_RESUMED = [
     ("splitcom", TEMPORAL | IN_FILES),
@@ -123,6 +125,18 @@ def test_a_run_resumed_after_an_interruption_ends_with_the_same_bits(
     assert {f: straight.result["bytes"][f] for f in flows} == {f: resumed.result["bytes"][f] for f in flows}
     rounds = [[(line["round"], line["client"]) for line in lines_of(run)] for run in (straight, resumed)]
     assert rounds[0] == rounds[1]
+
+
+@pytest.mark.parametrize("tail_blocks", [0, 1])
+def test_without_codecs_training_is_as_good_as_uncompressed_at_a_fraction_of_the_bytes(
+    tiny_config, trained, tail_blocks
+):
+    config = tiny_config.override({"preset": "quality", "model.tail_blocks": tail_blocks})
+    assert config.flows == Config().flows
+    coded, plain = trained(config), trained(config.override({"method": "splitlora"}))
+    assert coded.result["eval"]["loss"] == pytest.approx(plain.result["eval"]["loss"], rel=0.01)
+    at_cut = [sum(run.result["bytes"][flow] for flow in config.cut_flows) for run in (coded, plain)]
+    assert at_cut[0] < at_cut[1] / 4
 
 
 def test_projections_train_alike_with_a_tenth_of_the_references(tiny_config, tmp_path):

@@ -98,6 +98,7 @@ def test_any_configuration_is_written_and_read_as_it_is(chosen, links, changed):
     config = Config().override(
         {
             "data.task": "classification",
+            "preset": "paper",
             **TEMPORAL,
             **chosen,
             "links.clients": links,

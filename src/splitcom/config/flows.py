@@ -10,8 +10,9 @@ from splitcom.codecs.lattice import LatticeCodec
 from splitcom.control import parse as parse_controller
 from splitcom.control.bangbang import BangBang
 from splitcom.control.config import ControllerText
-from splitcom.flows import FLOWS
+from splitcom.flows import AT_CUT, FLOWS
 from splitcom.settings import Section
+from splitcom.settings.presets import DEFAULT, PRESETS
 
 
 class FlowConfig(Section):
@@ -59,14 +60,23 @@ class FlowSections(Section):
     @model_validator(mode="before")
     @classmethod
     def _codecs_that_are_not_given(cls, flows: Any) -> Any:
-        """A flow of which something else is set keeps its default codec."""
+        """A flow whose codec is not set keeps the default one, and what comes with it."""
         if not isinstance(flows, dict):
             return flows
-        codecs = {flow: field.default.codec for flow, field in cls.model_fields.items()}
+        defaults = {flow: field.default.model_dump() for flow, field in cls.model_fields.items()}
         return {
-            flow: {"codec": codecs[flow], **given} if flow in codecs and isinstance(given, dict) else given
+            flow: {**defaults[flow], **given}
+            if flow in defaults and isinstance(given, dict) and "codec" not in given
+            else given
             for flow, given in flows.items()
         }
+
+
+def _sections() -> dict[str, FlowConfig | AdapterFlowConfig]:
+    """By flow that has a codec of its own, its settings if nothing is set."""
+    at_cut = {name: FlowConfig(**PRESETS[DEFAULT][name]) for name in AT_CUT}
+    adapters = {f.name: AdapterFlowConfig(codec=f.codec) for f in FLOWS.values() if f.codec is not None}
+    return {**at_cut, **adapters}
 
 
 if TYPE_CHECKING:
@@ -76,12 +86,7 @@ else:
         "FlowsConfig",
         __base__=FlowSections,
         __doc__=FlowSections.__doc__,
-        **{
-            flow.name: (kind, kind(codec=flow.codec))
-            for flow in FLOWS.values()
-            if flow.codec is not None
-            for kind in [AdapterFlowConfig if flow.cut is None else FlowConfig]
-        },
+        **{flow: (type(settings), settings) for flow, settings in _sections().items()},
     )
 
 

@@ -1,5 +1,6 @@
-"""What the word in `preset = "balanced"` stands for; knows no codec, only its text."""
+"""What `preset = "balanced"` stands for, and what flows are if nothing is set; knows no codec, only their texts."""
 
+from collections.abc import Collection
 from typing import Any
 
 from splitcom.flows import AT_CUT, FLOWS
@@ -19,7 +20,7 @@ def _preset_of(activation: float, gradient: float, tail: tuple[float, float]) ->
     for flow in (FLOWS[name] for name in AT_CUT):
         match flow.content, flow.cut:
             case "activation", "front":
-                codec = predicted.format("klt", activation, "2, first=0")
+                codec = predicted.format("klt", activation, "2, first=0.0")
             case "activation", _:
                 codec = predicted.format("klt(threshold=0.7)", tail[0], 6)
             case _, "front":
@@ -28,16 +29,45 @@ def _preset_of(activation: float, gradient: float, tail: tuple[float, float]) ->
                 codec = summed.format(tail[1])
         freezes = (flow.content, flow.cut) == ("activation", "front")
         controller = f"freeze({activation}, {activation / 2})" if freezes else None
-        trees[flow.name] = {"codec": codec, "controller": controller}
-        if flow.base is not None:
-            trees[flow.name]["residual"] = True
+        trees[flow.name] = {"codec": codec, "controller": controller, "residual": flow.base is not None}
     return trees
 
 
+def _paper() -> Tree:
+    """SplitCom's own recipe (2602.10564): what is sent again is gated; int4 of differences, gradients as int8."""
+    plain = {"controller": None, "residual": False}
+    at_cut = {"activation": "temporal(0.98) > delta > int4 > zstd", "gradient": "int8 > zstd"}
+    adapters = {name: {"codec": "fp16"} for name, flow in FLOWS.items() if flow.content == "adapter"}
+    return {name: {"codec": at_cut[FLOWS[name].content], **plain} for name in AT_CUT} | adapters
+
+
 EVALUATION = "predict > klt > uniform(0.125) > range"
-"""The codec of held-out samples, whatever the preset: a loss that is told wrong saves nothing."""
-PRESETS = {
+"""The codec of held-out samples, but for the preset paper: a loss that is told wrong saves nothing."""
+PRESETS: dict[str, Tree] = {
     "quality": _preset_of(0.3, 1.7, tail=(0.15, 0.42)),
     "balanced": _preset_of(0.7, 2.5, tail=(0.45, 1.05)),
+    "paper": _paper(),
 }
-"""By name, then by flow: a codec, and a controller or that there is none."""
+"""By name, then by flow: a codec, a controller or that there is none, and whether it is residual."""
+DEFAULT = "quality"
+"""Whose flows are taken if nothing is set."""
+
+
+def let_go(tree: Tree, changed: Collection[str]) -> None:
+    """Take what came with a preset's codec out of a tree, for the flows that get another one.
+
+    Args:
+        tree: of settings, before the change.
+        changed: dotted keys that are about to be set.
+    """
+    for flow in AT_CUT:
+        flows = tree.get("flows")
+        settings = flows.get(flow) if isinstance(flows, dict) else None
+        if f"flows.{flow}.codec" not in changed or not isinstance(settings, dict):
+            continue
+        for preset in PRESETS.values():
+            if settings.get("codec") != preset[flow]["codec"]:
+                continue
+            for key in {"controller", "residual"} & settings.keys():
+                if f"flows.{flow}.{key}" not in changed and settings[key] == preset[flow][key]:
+                    del settings[key]

@@ -8,7 +8,7 @@ from re import fullmatch
 from typing import Any
 
 from splitcom.errors import ConfigError
-from splitcom.settings.presets import EVALUATION, PRESETS, Tree
+from splitcom.settings.presets import EVALUATION, PRESETS, Tree, let_go
 
 _LOG = logging.getLogger(__name__)
 
@@ -57,9 +57,9 @@ def read_tree(path: Path, settle: Callable[[Tree, Path], Tree], extended_by: tup
         return tree
     if not isinstance(base, str):
         raise ConfigError(f"{path}: extends = {base!r}: expected the path of a TOML file")
-    return _layered(
-        read_tree(path.parent / Path(base).expanduser(), settle, (*extended_by, path.resolve())), tree
-    )
+    below = read_tree(path.parent / Path(base).expanduser(), settle, (*extended_by, path.resolve()))
+    let_go(below, flat(tree).keys())
+    return _layered(below, tree)
 
 
 def _layered(below: Mapping[str, Any], above: Mapping[str, Any]) -> Tree:
@@ -98,6 +98,7 @@ def merged(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> Tree:
         }
         _explain_controllers(changes["preset"], "override", sorted(steered - given))
         copied = _layered(copied, _preset(changes.pop("preset"), "override", given))
+    let_go(copied, changes.keys())
     for dotted, value in changes.items():
         *sections, key = dotted.split(".")
         node = copied
@@ -118,7 +119,7 @@ def _preset(name: Any, where: str, given: Collection[str]) -> Tree:
     if not isinstance(name, str) or name not in PRESETS:
         raise ConfigError(f"{where}: preset = {name!r}: there are {', '.join(PRESETS)}")
     flows = {flow: dict(tree) for flow, tree in PRESETS[name].items() if flow not in given}
-    return {"flows": flows, "evaluation": {"codec": EVALUATION}}
+    return {"flows": flows, "evaluation": {"codec": "delta > int8 > zstd" if name == "paper" else EVALUATION}}
 
 
 def _flows_with(key: str, flows: Any) -> list[str]:
@@ -129,6 +130,8 @@ def _flows_with(key: str, flows: Any) -> list[str]:
 def _explain_controllers(name: Any, where: str, flows: Collection[str]) -> None:
     """Say what a controller sets that was written for a codec which is not there."""
     for flow in flows:
+        if name == "paper":  # whose activations have a threshold
+            continue
         _LOG.warning(
             "%s: flows.%s.controller sets the step of the codec that preset = %r gives this flow, and no threshold; "
             "set flows.%s.codec as well if another is meant",

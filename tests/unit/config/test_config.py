@@ -7,7 +7,8 @@ import pytest
 
 from splitcom.config import Config
 from splitcom.errors import ConfigError
-from splitcom.flows import FLOWS
+from splitcom.flows import AT_CUT, FLOWS
+from splitcom.settings.presets import PRESETS
 from splitcom.settings.tree import parse_assignment
 
 
@@ -116,6 +117,51 @@ def test_a_preset_gives_the_codecs_that_are_not_given(tmp_path):
     assert changed.flows.activation_up == Config.from_toml('preset = "quality"').flows.activation_up
 
 
+def test_without_codecs_flows_are_those_of_the_preset_quality():
+    assert Config().flows == Config.from_toml('preset = "quality"').flows
+    assert Config().flows.activation_down.residual and Config().steering.keys() == {"activation_up"}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_are_written_in_canonical_form(name):
+    """A codec that is changed is known by its text to have been the preset's."""
+    read = Config.from_toml(f"preset = '{name}'").flows
+    assert {flow: getattr(read, flow).model_dump() for flow in PRESETS[name]} == PRESETS[name]
+
+
+@pytest.mark.parametrize("below", ["", 'preset = "quality"\n', 'preset = "balanced"\n'])
+def test_who_changes_a_codec_lets_go_what_came_with_it(below, tmp_path):
+    (tmp_path / "base.toml").write_text(below)
+    (tmp_path / "run.toml").write_text(
+        'extends = "base.toml"\n[flows]\nactivation_up = { codec = "int8" }\nactivation_down = { codec = "int4" }'
+    )
+    changes = {"flows.activation_up.codec": "int8", "flows.activation_down.codec": "int4"}
+    for config in (
+        Config.load(tmp_path / "run.toml"),
+        Config.load(tmp_path / "base.toml", changes),
+        Config.load(tmp_path / "base.toml").override(changes),
+    ):
+        assert config.flows.activation_up.model_dump() == {
+            "codec": "int8",
+            "controller": None,
+            "residual": False,
+        }
+        assert not config.flows.activation_down.residual
+        assert config.flows.gradient_down == Config.load(tmp_path / "base.toml").flows.gradient_down
+
+
+def test_what_was_set_by_hand_stays_with_another_codec():
+    own = {"flows.activation_up.controller": "freeze(0.5, 0.25)", "flows.gradient_down.residual": False}
+    finer = {"flows.activation_up.codec": "klt > uniform(0.5) > range", "flows.gradient_down.codec": "int8"}
+    config = Config().override(own).override(finer)
+    assert config.flows.activation_up.controller == "freeze(0.5, 0.25)"
+    together = Config().override({**finer, "flows.activation_up.controller": "freeze(0.3, 0.15)"})
+    assert together.flows.activation_up.controller == "freeze(0.3, 0.15)"
+    gated = {"flows.activation_up.codec": "temporal(0.9)", "flows.activation_up.controller": "fixed(0.9)"}
+    regated = Config().override(gated).override({"flows.activation_up.codec": "temporal(0.8)"})
+    assert regated.flows.activation_up.controller == "fixed(0.9)"
+
+
 def test_a_presets_controller_comes_and_goes_with_its_codec():
     preset = Config.from_toml('preset = "balanced"').flows
     assert preset.activation_up.controller == "freeze(0.7, 0.35)"
@@ -143,7 +189,7 @@ def test_a_presets_controller_comes_and_goes_with_its_codec():
 
 @pytest.mark.parametrize("name", ["'small'", "['quality']"])
 def test_an_unknown_preset_is_refused(name):
-    with pytest.raises(ConfigError, match=r"there are quality, balanced$"):
+    with pytest.raises(ConfigError, match=r"there are quality, balanced, paper$"):
         Config.from_toml(f"preset = {name}")
 
 
@@ -170,8 +216,9 @@ def test_the_text_of_an_aggregator_is_kept_in_its_canonical_form():
 
 
 def test_flows_with_a_codec_have_a_section_each():
-    assert list(type(Config().flows).model_fields) == [f.name for f in FLOWS.values() if f.codec is not None]
-    assert all(Config().flows[name].codec == FLOWS[name].codec for name in type(Config().flows).model_fields)
+    adapters = [name for name, flow in FLOWS.items() if flow.content == "adapter"]
+    assert list(type(Config().flows).model_fields) == [*AT_CUT, *adapters]
+    assert all(Config().flows.codec(name) == FLOWS[name].codec for name in adapters)
 
 
 @pytest.mark.parametrize("written", ["0", "0.0", "false"])
