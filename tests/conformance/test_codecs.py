@@ -32,6 +32,7 @@ EXAMPLES = {
     "range": "predict(window=5, rank=0) > klt(40) > uniform(1) > range",
 }
 CHAINS = [
+    "predict(gain=fitted) > klt(40) > uniform(0.2) > range",
     "temporal(0.98) > delta > int4(group=64) > zstd",
     "temporal(0.05, metric=relative_l2, per=token) > delta > svd(3) > int8 > zstd",
     "temporal(0.999, per=token) > topk(0.25) > bf16",

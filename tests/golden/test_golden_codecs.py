@@ -33,6 +33,7 @@ CODECS = {
     "projection": "temporal(0.98) > projection(16)",
     "klt": "klt(4) > uniform(0.5) > range",
     "predict": "predict > klt(37) > uniform(0.3) > range",
+    "gains": "predict(gain=fitted) > klt(37) > uniform(0.3) > range",
     "steps": "predict > klt(37, centre=sum) > uniform(0.3) > range",
     "chain": "temporal(0.98) > delta > int4(group=64) > zstd",
 }
@@ -46,6 +47,7 @@ NOT_OF_OUR_MAKING = {
     "chain",
     "klt",
     "predict",
+    "gains",
     "steps",
 }
 """The sender's bytes depend on torch's random numbers, ties or sums, on LAPACK or zstd; only decoding is frozen."""

@@ -230,7 +230,7 @@ CHAINS = st.sampled_from(
         "temporal(0.9) > projection(1) > int8",
         "temporal(0.3, metric=relative_l2) > projection(1, kind=pca) > fp16",
         "klt(5, centre=sum) > uniform(0.5) > range",
-        "predict(window=9) > klt(20) > uniform(0.2) > range",
+        "predict(window=9, gain=fitted) > klt(20) > uniform(0.2) > range",
     ]
 )
 

@@ -14,7 +14,7 @@ def _preset_of(activation: float, gradient: float, tail: tuple[float, float]) ->
     What leaves the body is coded as what it adds to what has come in, so its steps are in units of that. When fronts
     learn no more, activations are sent in half of their step.
     """
-    predicted = "predict > {} > uniform({}, dead_zone=0.3, prompt={}) > range"
+    predicted = "predict(gain=fitted) > {} > uniform({}, dead_zone=0.3, prompt={}) > range"
     summed = "predict(window=0, rank=0) > klt(threshold=0.7, centre=sum) > uniform({}) > range"
     trees: Tree = {}
     for flow in (FLOWS[name] for name in AT_CUT):

@@ -8,15 +8,25 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from splitcom.codecs.lattice.coder import Coder, Codes
+from splitcom.codecs.lattice.coder import Coder, Codes, bands_of, code_uints
 from splitcom.codecs.lattice.drift import Update, code_update, fit, predicted, updated
 from splitcom.codecs.lattice.flow import Flow
 from splitcom.codecs.lattice.parameters import Predict
-from splitcom.codecs.lattice.predict import Floats, Modes, plan, quantized, replay, restore
+from splitcom.codecs.lattice.predict import (
+    Floats,
+    Modes,
+    Window,
+    fitted_gains,
+    plan,
+    quantized,
+    replay,
+    restore,
+)
 from splitcom.codecs.lattice.tokens import Tokens
 from splitcom.codecs.wire import Bools, Ints, Points
 
 _FAR = float(1 << 30)
+_GAIN_BITS = 4  # of 0 to 8 eighths
 
 
 @dataclass(frozen=True)
@@ -30,6 +40,8 @@ class Body:
     """What the sender has found these to mean."""
     matrix: Ints | None = None
     """The map that the sender has used."""
+    gains: Ints | None = None
+    """`[bands]`: how many eighths of what a pointer names are taken; None takes all of it."""
 
     def skipped(self, tokens: Tokens) -> Bools:
         """Samples `[batch]` that are their reference, moved by the map, and nothing else."""
@@ -61,17 +73,21 @@ class BodyCoding:
                 coordinates[rows], own[rows], drift, rank, units[rows], weights[rows].astype(np.float32)
             )
             own, matrix = _moved(own, rows, drift, update)
-        window = tokens.window(bool(self.predict.window))
+        gains = None
+        if self.predict.gain == "fitted":
+            new = ~tokens.of_known
+            gains = fitted_gains(coordinates[new], tokens.recent, units[new], bands_of(dims))
+        window = self._window(tokens, gains, dims)
         dead_zones = np.where(tokens.known, self.dead_zone, self.first_dead_zone)
         modes, codes, restored = plan(
             coordinates, own, tokens.known, tokens.lengths, window, dead_zones, units
         )
-        return Body(update, modes, codes, restored, matrix)
+        return Body(update, modes, codes, restored, matrix, gains)
 
     def code(self, coder: Coder, flow: Flow, body: Body | None, tokens: Tokens) -> tuple[Body, Points]:
         """Code a body; gives it, and the coordinates `[tokens, directions]`."""
         dims, num_tokens = len(flow.basis.rows), len(tokens.reference)
-        own, update, modes = tokens.reference, None, Modes.all_usual(num_tokens)
+        own, update, modes, gains = tokens.reference, None, Modes.all_usual(num_tokens), None
         if self.predict is not None:
             if tokens.known.any():
                 update = code_update(coder, None if body is None else body.update, dims)
@@ -83,18 +99,30 @@ class BodyCoding:
             width = int(len(tokens.recent) + num_tokens).bit_length()
             given = None if body is None else body.modes
             modes = flow.modes.code(coder, given, tokens.known, tokens.lengths, width)
+            if self.predict.gain == "fitted" and (~modes.zero & ~(modes.usual & tokens.of_known)).any():
+                fitted = None if body is None else body.gains
+                gains = code_uints(coder, fitted, len(bands_of(dims)), _GAIN_BITS)
         kinds = (modes.usual & tokens.of_known) + 2 * (tokens.factors[:, 0] > 1)
         codes = flow.codes.code(coder, None if body is None else body.codes, num_tokens, dims, kinds)
         coordinates = None if body is None else body.coordinates
         if coordinates is None:
-            coordinates = self._replayed(modes, codes, own, tokens, _units(flow, tokens))
+            restored = Body(update, modes, codes, gains=gains)
+            coordinates = self._replayed(restored, own, tokens, _units(flow, tokens))
         return Body(update, modes, codes), coordinates
 
-    def _replayed(self, modes: Modes, codes: Codes, own: Points, tokens: Tokens, units: Points) -> Points:
+    def _replayed(self, body: Body, own: Points, tokens: Tokens, units: Points) -> Points:
         if self.predict is None:
-            return restore(np.zeros_like(own), codes, units)
+            return restore(np.zeros_like(own), body.codes, units)
+        window = self._window(tokens, body.gains, own.shape[1])
+        return replay(body.modes, body.codes, own, tokens.known, tokens.lengths, window, units)
+
+    def _window(self, tokens: Tokens, gains: Ints | None, dims: int) -> Window:
+        assert self.predict is not None
         window = tokens.window(bool(self.predict.window))
-        return replay(modes, codes, own, tokens.known, tokens.lengths, window, units)
+        if gains is not None:
+            widths = [band.stop - band.start for band in bands_of(dims)]
+            window.gains = np.repeat(gains, widths).astype(np.float32)
+        return window
 
 
 def _units(flow: Flow, tokens: Tokens) -> Points:

@@ -178,7 +178,7 @@ class MatrixModel:
         kinds = np.zeros(rows, np.int64) if kinds is None else kinds
         means = np.where(self.means == 0, _NEW_MEAN, np.maximum(self.means, _MIN_MEAN))
         activity, expected = np.zeros(rows, np.int64), np.zeros(rows, np.int64)
-        for columns in _bands(width):
+        for columns in bands_of(width):
             given = None if matrix is None else matrix[:, columns]
             band = Band(means[:, columns], kinds, activity, expected)
             coder.band(coded[:, columns], band, self.bits, given)
@@ -239,7 +239,7 @@ def levels(numbers: Ints, divisors: Ints) -> Ints:
     return np.asarray((exponents - 1023).clip(0, LEVELS - 1).reshape(-1))
 
 
-def _bands(width: int) -> list[slice]:
+def bands_of(width: int) -> list[slice]:
     """Columns that are coded together: fewer and longer calls, for contexts that know a little less."""
     edges = [0]
     while edges[-1] < width:

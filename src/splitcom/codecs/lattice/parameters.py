@@ -28,6 +28,8 @@ class Predict(Parameter):
     Args:
         window: how many recent tokens a pointer can name; 0 for none.
         rank: of an update of the drift map in one packet; 0 for no map.
+        gain: how much of a token that a pointer names is taken for the prediction: all of it, or by direction what has
+            been "fitted" to the packet's tokens. Similar tokens are alike in strong directions, less so in weak ones.
     """
 
     name = "predict"
@@ -36,6 +38,7 @@ class Predict(Parameter):
 
     window: int = 8192
     rank: int = 4
+    gain: Literal["one", "fitted"] = "one"
 
     def __post_init__(self) -> None:
         if not 0 <= self.window <= 1 << 20:

@@ -24,6 +24,8 @@ Floats = npt.NDArray[np.float32]
 _FLAG_BITS = 4  # about what it costs to depart from the usual prediction
 _SEARCHED = 32  # directions; the later ones hold little
 _BLOCK = 128  # tokens that are searched for at once: their distances fit a core's cache
+_CANDIDATES = 4  # similar tokens in these, of which a jump goes to the cheapest
+_FITTED, _TOO_FEW = 512, 32  # how many tokens gains are fitted to, and how few not
 _RUN = 64  # tokens that are looked at before the next jump is known
 LIMIT = MAX_MAGNITUDE
 """Coordinates are clipped to this magnitude."""
@@ -87,6 +89,8 @@ class Window:
         # half the square, and the first coordinates: what a search multiplies
         self._searched = np.zeros((len(self._tokens), 1 + searched), np.float32)
         self._last_start = self.size = 0
+        self.gains: Points | None = None
+        """`[directions]`: the whole eighths of a token that are its prediction; None takes all of it."""
         self._put(recent)
         self._last_start = max(0, len(recent) - 1)
 
@@ -103,22 +107,30 @@ class Window:
         searched[:, 0] = (searched[:, 1:] ** 2).sum(1) / 2
         self._last_start, self.size = self.size, rows.stop
 
-    def nearest(self, coordinates: Floats) -> Ints:
-        """The most similar token to each of some in the first directions; only the sender searches."""
+    def nearest(self, coordinates: Floats, count: int = 1) -> Ints:
+        """The `count` most similar tokens to each of some in the first directions, `[n, count]`, the nearest first; no
+        more than there are. Only the sender searches.
+        """
         wanted = np.ones((len(coordinates), self._searched.shape[1]), np.float32)
-        best = np.zeros(len(coordinates), np.int64)
+        count = min(count, self.size)
+        best = np.zeros((len(coordinates), count), np.int64)
         with np.errstate(over="ignore", invalid="ignore"):  # far beyond fp32 any token is as good as another
             wanted[:, 1:] = -coordinates[:, : wanted.shape[1] - 1]
             for start in range(0, len(wanted), _BLOCK):
                 rows = slice(start, start + _BLOCK)
-                best[rows] = (wanted[rows] @ self._searched[: self.size].T).argmin(1)
+                distances = wanted[rows] @ self._searched[: self.size].T
+                for place in range(count):
+                    best[rows, place] = nearest = distances.argmin(1)
+                    distances[np.arange(len(nearest)), nearest] = np.inf
         return best
 
     def at(self, pointers: Ints) -> Points:
-        """The tokens at pointers `[n]`; zeros in an empty window."""
+        """What the tokens at pointers `[n]` predict; zeros in an empty window."""
         if not self.size:
             return np.zeros((len(pointers), self._tokens.shape[1]), np.float32)
-        return np.take(self._tokens, pointers.clip(0, self.size - 1), 0)
+        named = np.take(self._tokens, pointers.clip(0, self.size - 1), 0)
+        # exact: integers below 2^24, and a power of two
+        return named if self.gains is None else np.rint(named * self.gains * np.float32(1 / 8))
 
     def pointers(self, jump: Bools, distances: Ints) -> Ints:
         """Where the pointer is at each token of a sample, which begins at the sample before."""
@@ -133,6 +145,28 @@ class Window:
         predicted = self.at(self.pointers(jump, distances))
         predicted[zero] = 0
         return predicted
+
+
+def fitted_gains(coordinates: Floats, recent: Points, units: Points, bands: list[slice]) -> Ints:
+    """How many eighths of a similar token predict a new one best in each band of directions; only the sender does.
+
+    Some of the later ones of new tokens `coordinates` are predicted from the others and from `recent` ones.
+    """
+    half = len(coordinates) // 2
+    some = slice(half, None, max(1, (len(coordinates) - half) // _FITTED))
+    window = Window(np.concatenate([recent, coordinates[:half].astype(np.float32)]), 0)
+    wanted = coordinates[some]
+    named = window.at(window.nearest(wanted)[:, 0]) if window.size else np.zeros_like(wanted)
+    alike = spent(wanted - named, units[some]) < spent(wanted, units[some])
+    wanted, named = wanted[alike].astype(np.float64), named[alike].astype(np.float64)
+    found = np.full(len(bands), 8)
+    if len(wanted) < _TOO_FEW:
+        return found
+    for index, band in enumerate(bands):
+        energy = (named[:, band] ** 2).sum()
+        if energy > 0:
+            found[index] = np.rint(8 * (wanted[:, band] * named[:, band]).sum() / energy).clip(0, 8)
+    return found
 
 
 def spent(residual: Floats, units: Points) -> Floats:
@@ -266,6 +300,8 @@ def _jumps(coordinates: Floats, own: Points | None, window: Window, units: Point
             missed = coordinates - own
             rest = missed - units * np.rint(missed / units)
             some = np.flatnonzero(spent(missed, units) - spent(rest, units) > pointer_bits)
-        best[some] = window.nearest(coordinates[some])
-        cost[some] = spent(coordinates[some] - window.at(best[some]), units[some]) + pointer_bits
+        for place, near in enumerate(window.nearest(coordinates[some], _CANDIDATES).T):
+            spends = spent(coordinates[some] - window.at(near), units[some]) + pointer_bits
+            better = spends + _FLAG_BITS * (place > 0) < cost[some]  # of the nearest a run is likelier
+            cost[some[better]], best[some[better]] = spends[better], near[better]
     return cost, best

@@ -278,6 +278,24 @@ def test_what_a_recent_sample_had_is_not_sent_again() -> None:
     assert without > 0.8 * anew
 
 
+def test_of_a_similar_token_weak_directions_count_less() -> None:
+    """Tokens that are alike in 8 directions and not in 56 others."""
+    strong, chosen = draws(1).normal(size=(40, 64)), draws(2).integers(40, size=900)
+    strong[:, 8:] = 0
+    tokens = 6 * strong[chosen] + draws(3).normal(size=(900, 64))
+    sizes, errors = [], []
+    for text in ("predict > klt > uniform(0.2) > range", "predict(gain=fitted) > klt > uniform(0.2) > range"):
+        codec, store, receiver = parse(text), MemoryReferences(), MemoryReferences()
+        for number, values in enumerate(np.split(tokens, 3)):
+            batch = batch_of(values, [30] * 10)
+            encoded = codec.encode(batch, range(10 * number, 10 * number + 10), Context(store))
+            decoded = codec.decode(encoded.packet, receiver)
+            assert torch.equal(decoded.batch.values, encoded.reconstruction.values)
+        sizes.append(len(encoded.packet))
+        errors.append(float((decoded.batch.values - batch.values).norm()))
+    assert sizes[1] < 0.9 * sizes[0] and errors[1] < 1.02 * errors[0]
+
+
 @pytest.mark.parametrize("tokens", [1, 7, 300])
 def test_the_sum_of_a_packets_tokens_arrives(tokens: int) -> None:
     values = low_rank_tokens(0, tokens) + np.linspace(-1, 1, 64)
