@@ -187,6 +187,7 @@ def test_one_uncompressed_client_trains_as_if_nothing_were_split(tiny_config, tm
         "training.clip_norm": 1e9,  # the norm of the whole is known to nobody where the model is split
         "flows.activation_up.codec": "none",
         "flows.gradient_down.codec": "none",
+        "evaluation.codec": "none",
     }
     split = train(tiny_config.override(exact), tmp_path / "split")
     whole = train(tiny_config.override(exact | {"method": "centralised"}), tmp_path / "whole")

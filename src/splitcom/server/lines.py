@@ -38,7 +38,9 @@ def line_of(
         "eval_loss": eval_loss,
         "eval_rows": eval_rows,
         "threshold": {
-            flow: channel.setting for flow, channel in state.channels.items() if channel.setting is not None
+            flow: channel.setting
+            for flow, channel in state.channels.items()
+            if channel.setting is not None and flow in AT_CUT
         },
         "skip_ratio": {
             flow: passed.skipped / passed.samples

@@ -19,7 +19,6 @@ from time import perf_counter
 from typing import Literal
 
 import torch
-from typing_extensions import override
 
 from splitcom.codecs import (
     Codec,
@@ -176,11 +175,6 @@ class RestChannel(Channel):
             yield
         finally:
             self.references, self.decision = None, Decision()
-
-    @property
-    @override
-    def setting(self) -> float | None:
-        return None
 
 
 Channels = Mapping[str, Channel]

@@ -15,7 +15,9 @@ def line(state, counted, adapters):
 
 
 def test_means_are_over_what_was_counted_and_none_of_nothing():
-    done = ClientState({}, counts=Counts(2, 30, 25.0, 10, 0, updates=4, staleness=6))
+    done = ClientState(
+        {}, counts=Counts(steps=2, tokens=30, loss_sum=25.0, num_labels=10, updates=4, staleness=6)
+    )
     found = line(done, {"adapter_up": 7, "up": 7, "total": 7}, {})
     assert (found["round"], found["client"], found["eval_loss"], found["eval_rows"]) == (3, "a", 1.25, 4)
     assert (found["steps"], found["tokens"], found["labels"], found["loss"]) == (2, 30, 10, 2.5)
