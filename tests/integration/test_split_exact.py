@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
-from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from transformers import CONFIG_MAPPING, AutoModelForSequenceClassification, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from splitcom.errors import CutError
 from splitcom.models import (
@@ -34,6 +35,7 @@ from .tiny_models import (
     CASES,
     CLASSIFIERS,
     OTHER_CASES,
+    RECENT,
     REFUSED,
     loss_of,
     right_padded_batch,
@@ -154,11 +156,26 @@ def test_every_boundary_is_exact(case: str) -> None:
         assert_exact(model, at, tail_blocks)
 
 
-@pytest.mark.parametrize("case", OTHER_CASES)
+@pytest.mark.parametrize("case", sorted(OTHER_CASES.keys() - RECENT.keys()))
 def test_families_that_nobody_listed_are_exact(case: str) -> None:
     model = tiny_model(case, OTHER_CASES[case])
     assert_exact(model, 1, 1)
     assert_exact(model, 2, 0)
+
+
+@pytest.mark.parametrize("case", sorted(RECENT.keys() - CASES.keys()))
+def test_recent_families_are_exact_at_every_boundary(case: str) -> None:
+    model = tiny_model(case, RECENT[case])
+    for at, tail_blocks in boundaries(model.config.num_hidden_layers):
+        assert_exact(model, at, tail_blocks)
+
+
+@pytest.mark.parametrize("case", RECENT)
+def test_recent_families_are_exact_in_16_bits_with_sdpa(case: str) -> None:
+    has_sdpa = MODEL_FOR_CAUSAL_LM_MAPPING[CONFIG_MAPPING[case]]._supports_sdpa
+    model = tiny_model(case, RECENT[case], "sdpa" if has_sdpa else "eager").to(torch.bfloat16)
+    assert_exact(model, 2, 1)
+    assert_exact(model, 1, 0)
 
 
 @pytest.mark.parametrize("case", REFUSED)

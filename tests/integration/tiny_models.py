@@ -162,6 +162,15 @@ OTHER_CASES: dict[str, dict[str, object]] = {
     "roberta": {"is_decoder": True},
 }
 
+# What people fine-tune in 2025 and 2026: Qwen3, Gemma 3, Llama 4, Phi-4, gpt-oss, SmolLM3, Olmo 3, GLM 4, Granite 4.
+RECENT = {
+    name: {**CASES, **OTHER_CASES}[name]
+    for name in (
+        *("qwen3", "qwen3_moe", "gemma3_text", "llama4_text", "phi3", "gpt_oss", "smollm3", "olmo3", "glm4"),
+        *("granite", "granitemoehybrid"),
+    )
+}
+
 # As sequence classifiers: encoders, and the decoders above for which transformers has such a class.
 CLASSIFIERS: dict[str, dict[str, object]] = {
     **{

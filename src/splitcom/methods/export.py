@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from splitcom.durable import new_folder
 from splitcom.errors import RunError
 from splitcom.methods.settings import settings_of
@@ -12,9 +14,16 @@ from splitcom.models import check_adapter, copy_adapter, merge_adapter
 
 
 def export_run(
-    run: str | Path, out: str | Path, *, merge: bool = False, changes: Mapping[str, Any] | None = None
+    run: str | Path,
+    out: str | Path,
+    *,
+    merge: bool = False,
+    dtype: str = "float32",
+    changes: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the adapter of a finished run to `out`, or the base model merged with it; whole or not at all.
+
+    The adapter is of `dtype`; a merged model keeps that of its base.
 
     `changes` to the run's settings say where the model is now, such as {"model.source": "/new/place"}.
 
@@ -22,6 +31,10 @@ def export_run(
     model that the run's configuration names, ModelError where that cannot be loaded.
     """
     folder, out = RunFolder(run), Path(out)
+    if merge and dtype != "float32":
+        raise RunError(
+            f"--dtype {dtype}: a merged model keeps the number format of its base; leave one of the two out"
+        )
     if out.exists():
         raise RunError(f"{out}: exists already; choose another folder")
     config = settings_of(folder, changes, needs=("model.source",))
@@ -32,6 +45,6 @@ def export_run(
                 merge_adapter(adapter, source, partial, labels)
             else:
                 check_adapter(source, adapter, labels)
-                copy_adapter(adapter, source, partial)
+                copy_adapter(adapter, source, partial, getattr(torch, dtype))
     except OSError as error:
         raise RunError(f"{out}: cannot be written: {error.strerror or error}") from error

@@ -152,9 +152,17 @@ def check_adapter(base: str | Path, folder: str | Path, labels: Labels = None) -
         )
 
 
-def copy_adapter(folder: str | Path, base: str | Path, out: str | Path) -> None:
-    """Copy an adapter's folder to `out`, and have the copy name `base` as its model, which may have been moved."""
+def copy_adapter(
+    folder: str | Path, base: str | Path, out: str | Path, dtype: torch.dtype = torch.float32
+) -> None:
+    """Copy an adapter's folder to `out`, and have the copy name `base` as its model, which may have been moved.
+
+    Its tensors are written in `dtype`.
+    """
     shutil.copytree(folder, out, dirs_exist_ok=True)
+    if dtype != torch.float32:
+        tensors = {name: tensor.to(dtype) for name, tensor in load_file(Path(out) / _WEIGHTS).items()}
+        save_file(tensors, Path(out) / _WEIGHTS, metadata={"format": "pt"})
     path = Path(out) / "adapter_config.json"
     settings = json.loads(path.read_text(encoding="utf-8"))
     settings["base_model_name_or_path"] = resolve(base)

@@ -21,6 +21,7 @@ from transformers.pytorch_utils import Conv1D
 
 from splitcom.errors import AdapterError
 from splitcom.models.anatomy import Anatomy, survey
+from splitcom.models.quantised import is_quantised
 from splitcom.models.split import Part
 from splitcom.models.whole import NAME, widened
 
@@ -228,7 +229,8 @@ def _chosen_modules(part: Part, targets: Targets) -> dict[str, nn.Linear | Conv1
 def _is_plain(model: nn.Module, name: str) -> bool:
     # Subclasses may be routers, which return tuples. peft refuses the output projection of state-space mixers,
     # whose kernels read its weight directly.
-    plain = type(model.get_submodule(name)) in (nn.Linear, Conv1D)
+    module = model.get_submodule(name)
+    plain = type(module) in (nn.Linear, Conv1D) or is_quantised(module)
     return plain and not (leaf(name) == "out_proj" and hasattr(model.get_submodule(_parent(name)), "conv1d"))
 
 
@@ -244,9 +246,9 @@ def _parent(name: str) -> str:
 def _initialise(layer: LoraLayer, seed: int) -> None:
     """Draw A as peft does by default, but from a generator of its own; B is zero already.
 
-    As peft does for its own models, both train in float32 where the base has 16 bits.
+    As peft does for its own models, both train in float32 where the base has fewer bits.
     """
-    if layer.weight.dtype in (torch.float16, torch.bfloat16):
+    if layer.weight.dtype != torch.float32:
         for tensors in (layer.lora_A, layer.lora_B, layer.lora_magnitude_vector):
             tensors.float()
     weight = layer.lora_A[NAME].weight

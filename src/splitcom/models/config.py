@@ -17,7 +17,11 @@ class ModelConfig(Section):
     tail_blocks: NonNegativeInt = 0
     """How many blocks the client's tail has (U-shape); 0 is the standard form."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """The number format of the frozen weights."""
+    """The number format of the frozen weights, and of what is computed with them; what is trained is float32."""
+    quantization: Literal["4bit", "8bit"] | None = None
+    """Whether the body's frozen weights are held in 4 or 8 bits (bitsandbytes; fast on CUDA); front and tail keep
+    `dtype`.
+    """
     device: str = "auto"
     """A torch device; "auto" takes cuda if there is one."""
     attention: Literal["auto", "eager", "sdpa"] = "auto"

@@ -30,6 +30,7 @@ from transformers.utils import logging
 from splitcom.errors import CutError, ModelError
 from splitcom.models.anatomy import survey
 from splitcom.models.checkpoint import StoredTensor, stored_tensors
+from splitcom.models.quantised import Quantization, quantised
 from splitcom.models.split import PARTS, Body, Front, Part, Tail, spans, strip
 
 Labels = Sequence[str] | None
@@ -147,11 +148,16 @@ def load_body(
     device: str | torch.device = "cpu",
     attn_implementation: str | None = None,
     labels: Labels = None,
+    quantization: Quantization | None = None,
 ) -> Body:
-    """Load the blocks between front and tail, with final norm and LM head where `tail_blocks` is 0."""
-    return cast(
-        Body, _load_part(source, "body", cut, tail_blocks, dtype, device, attn_implementation, labels)
+    """Load the blocks between front and tail, with final norm and LM head where `tail_blocks` is 0.
+
+    With `quantization`, which needs bitsandbytes, their linear modules hold their weights in 4 or 8 bits.
+    """
+    part = _load_part(
+        source, "body", cut, tail_blocks, dtype, device, attn_implementation, labels, quantization
     )
+    return cast(Body, part)
 
 
 def load_tail(
@@ -199,6 +205,7 @@ def _load_part(
     device: str | torch.device,
     attn_implementation: str | None,
     labels: Labels,
+    quantization: Quantization | None = None,
 ) -> Part:
     config = load_config(source, labels)
     anatomy = survey(skeleton(config, labels=labels))
@@ -226,8 +233,9 @@ def _load_part(
         state_dict=_stored(source, dtype, anatomy.head),
         config=config,
         dtype=dtype,
-        device=device,
+        device=None if quantization else device,
         attn_implementation=attn_implementation,
+        **(quantised(quantization, dtype, device) if quantization else {}),
     )
     return PARTS[name](model, anatomy, span).eval()
 
@@ -249,7 +257,7 @@ def _from_pretrained(
     *,
     name: str | Path,
     head: Sequence[str],
-    device: str | torch.device,
+    device: str | torch.device | None,
     attn_implementation: str | None,
     **options: Any,
 ) -> PreTrainedModel:
@@ -264,7 +272,7 @@ def _from_pretrained(
             f"{name}: the checkpoint lacks {len(missing)} tensors that the model needs, such as "
             f"{missing[:3]}; its files are incomplete or belong to another model"
         )
-    return cast(PreTrainedModel, model.to(device))
+    return cast(PreTrainedModel, model if device is None else model.to(device))
 
 
 @contextlib.contextmanager

@@ -34,6 +34,7 @@ from splitcom.models.anatomy import survey
 from splitcom.models.config import LoraConfig
 from splitcom.models.front import outline
 from splitcom.models.load import skeleton
+from splitcom.models.quantised import check_quantization
 from splitcom.models.whole import check_whole, train_whole
 from splitcom.seeds import derive_seed
 from splitcom.training.optimize import check_optimizer
@@ -80,12 +81,7 @@ def check_parts(config: Config) -> list[str]:
             "model.attention = 'auto' or 'eager'"
         )
     check_optimizer(config.training.optimizer)
-    warnings = []
-    if model.dtype == "float16":
-        warnings.append(
-            "model.dtype = 'float16': losses are not scaled, so that small gradients become 0 and large ones overflow, "
-            "and what is learnt may be wrong; set model.dtype = 'bfloat16', which is as small, or 'float32'"
-        )
+    warnings = _check_precision(config)
     if getattr(whole.config.get_text_config(), "output_router_logits", False):
         warnings.append(
             f"{model.source}: output_router_logits is set, but the auxiliary loss of its router is not trained: losses "
@@ -110,6 +106,27 @@ def check_parts(config: Config) -> list[str]:
     for warning in warnings:
         _LOG.warning("%s", warning)
     return warnings
+
+
+def _check_precision(config: Config) -> list[str]:
+    """Raise what weights of few bits would, or say what they may do to training."""
+    model = config.model
+    if model.quantization is not None:
+        if config.engine.kind != "local":
+            raise ConfigError(
+                f"model.quantization = {model.quantization!r}: quantised weights stay on the device that they are read "
+                "to; set engine.kind = 'local', or model.dtype = 'bfloat16' without model.quantization"
+            )
+        check_quantization(model.quantization)
+    if model.dtype != "float16":
+        return []
+    reason = (
+        "model.dtype = 'float16': losses are not scaled, so that small gradients become 0 and large ones overflow, "
+        "and what is learnt may be wrong; set model.dtype = 'bfloat16', which is as small, or 'float32'"
+    )
+    if device_of(config).type == "cuda":
+        raise ConfigError(reason)
+    return [reason]
 
 
 def _check_whole(config: Config, model: PreTrainedModel) -> list[str]:
@@ -168,7 +185,7 @@ def body_of(config: Config, *, for_engine: bool = False) -> Body:
     model, place = config.model, _place(config)
     if for_engine and ENGINES[config.engine.kind].begins_on_cpu:
         place["device"] = "cpu"
-    body = load_body(model.source, model.cut, model.tail_blocks, **place)
+    body = load_body(model.source, model.cut, model.tail_blocks, quantization=model.quantization, **place)
     adapt(body, config, trains=True)
     if config.engine.checkpointing if config.training.split else config.client.checkpointing:
         recompute(body)
