@@ -22,7 +22,6 @@ class ProgressBar(Observer):
         self._rounds = rounds
         self._terminal = terminal
         self._show_data = show_data
-        self._total_bytes = 0
         self._progress = progress(terminal)
         self._task = self._progress.add_task(label, total=float(rounds), status="loading")
 
@@ -42,7 +41,6 @@ class ProgressBar(Observer):
 
     def on_step(self, report: StepReport) -> None:
         """Move the bar."""
-        self._total_bytes = report.total_bytes
         loss = "" if report.loss is None else f"  loss {report.loss:.3f}"
         skipped = f"  skipped {report.skip_ratio:4.0%}" if report.skip_ratio else ""
         thresholds = format_thresholds(report.thresholds)
@@ -68,7 +66,7 @@ class ProgressBar(Observer):
             trained = f"  loss {fmean(losses):.3f}" if losses else ""
             self._terminal.say(
                 f"{self._label}: round {round_index} of {self._rounds}{trained}{held_out}  "
-                f"{format_bytes(self._total_bytes)}"
+                f"{format_bytes(sum(line['bytes']['total'] for line in lines))} in this round"
             )
         elif held_out:
             self._progress.update(

@@ -4,7 +4,7 @@ All sections are frozen and keyword-only, and refuse unknown keys. Units are in 
 `Config.to_toml` writes one that reads back to an equal configuration.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -182,7 +182,9 @@ class Config(Section):
         `extends = "base.toml"`, it changes what that one says; if it has
         `preset = "balanced"`, flows whose codec it does not give have that preset's (see `settings.presets`).
         """
-        return cls._from_tree(merged(read_tree(Path(path), cls._settled), overrides or {}), str(path))
+        return cls._from_tree(
+            merged(read_tree(Path(path), cls._settled), overrides or {}), str(path), overrides or {}
+        )
 
     @classmethod
     def _settled(cls, tree: Tree, file: Path) -> Tree:
@@ -200,15 +202,15 @@ class Config(Section):
         cls, text: str, where: str = "configuration", overrides: Mapping[str, Any] | None = None
     ) -> Self:
         """Read TOML text; `overrides` maps dotted keys to values and wins over the text."""
-        return cls._from_tree(merged(read_text(text, where), overrides or {}), where)
+        return cls._from_tree(merged(read_text(text, where), overrides or {}), where, overrides or {})
 
     @classmethod
-    def _from_tree(cls, tree: Mapping[str, Any], where: str) -> Self:
+    def _from_tree(cls, tree: Mapping[str, Any], where: str, changed: Collection[str] = ()) -> Self:
         config = cls.__new__(cls)
         try:
             cls.__pydantic_validator__.validate_python(dict(tree), self_instance=config)
         except ValidationError as error:
-            raise ConfigError(explain(error, cls, where)) from error
+            raise ConfigError(explain(error, cls, where, changed)) from error
         return config
 
     def to_toml(self) -> str:

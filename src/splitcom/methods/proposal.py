@@ -60,10 +60,10 @@ class Proposal:
         """The configuration that it makes."""
         return Config().override(self.settings)
 
-    def toml(self, folder: Path) -> str:
-        """A file in this folder: each setting below what it means, and why it is so."""
+    def toml(self, folder: Path, name: str) -> str:
+        """A file of this name in this folder: each setting below what it means, and why it is so."""
         lines = [
-            "# splitcom train run.toml --out runs/first     `splitcom settings` shows all that can be set",
+            f"# splitcom train {name} --out runs/first     `splitcom settings` shows all that can be set",
             "",
         ]
         meanings = {row.key: row.meaning for group in reference() for row in group.settings}
@@ -124,10 +124,7 @@ def propose(
     if by_column is None:
         found.set("federation.clients", clients)
     else:
-        values = {as_text(record.get(by_column)) for record in records}
-        found.set(
-            "federation.clients", len(values), f"{by_column} has {len(values)} values in the first rows"
-        )
+        found.set("federation.clients", *_clients_in(by_column, source, records))
         found.set("partition.kind", "column")
         found.set("partition.column", by_column)
     _set_sizes(found, model, len(records))
@@ -135,6 +132,15 @@ def propose(
     found.set("training.lr", found.config.training.lr)
     found.settings |= changes
     return found
+
+
+def _clients_in(column: str, source: str, records: Sequence[Mapping[str, Any]]) -> tuple[int, str]:
+    """How many clients a column names, and why; raises DataError if there is no such column."""
+    if not any(column in record for record in records):
+        found = ", ".join(map(str, records[0]))
+        raise DataError(f"{source}: no column {column!r} (asked for by --by); found: {found}")
+    number = len({as_text(record.get(column)) for record in records})
+    return number, f"{column} has {number} value{'' if number == 1 else 's'} in the first rows"
 
 
 def _set_cut(found: Proposal, model: str, labels_stay: bool, memory_gb: float | None) -> None:
@@ -225,6 +231,6 @@ def write_proposal(proposal: Proposal, path: Path) -> None:
     """Write the file; raises ConfigError if it is there already."""
     try:
         with path.open("x", encoding="utf-8") as file:
-            file.write(proposal.toml(path.absolute().parent))
+            file.write(proposal.toml(path.absolute().parent, path.name))
     except FileExistsError as error:
         raise ConfigError(f"{path} is there already; name another with --out, or move it away") from error

@@ -38,6 +38,7 @@ from splitcom.training.store import PartyStore
 
 _LOG = logging.getLogger(__name__)
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 AFTER_TRAINING = (
@@ -86,6 +87,18 @@ class Run:
         """A row for each client and round, by dotted key, such as `bytes.total`: `pandas.DataFrame(run.metrics)`."""
         lines = (self.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         return [flat(json.loads(line)) for line in lines]
+
+    def plot(self, what: str = "loss") -> "Figure":
+        """Draw one of the report's plots: `run.plot("bytes").savefig("bytes.png")`.
+
+        "loss": held-out loss against bytes. "bytes": of each flow and round. "training": losses of the clients.
+        "codecs": thresholds, steps and skipped samples, if a controller sets any. "accuracy": of classes.
+        Raises RunError for anything else, and for what this run has nothing of.
+        """
+        from splitcom.report import load_run
+        from splitcom.report.plots import plot
+
+        return plot(load_run(self.folder), what)
 
 
 def configured(config: Config) -> Config:

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
+from splitcom.errors import RunError
 from splitcom.flows import AT_CUT, FLOWS
 from splitcom.report.colour import CURVE, INK, LabelStyle, client_colour, flow_colour, label_styles
 from splitcom.report.folder import ClientRound, Comparison, Run
@@ -81,6 +82,22 @@ def render_png(draw: Callable[[SubjectT], Figure], subject: SubjectT) -> bytes:
     with matplotlib.rc_context(_STYLE):
         draw(subject).savefig(buffer, format="png", dpi=200, facecolor="white", metadata={"Software": None})
     return buffer.getvalue()
+
+
+def plot(run: Run, what: str) -> Figure:
+    """One of the plots of a run, by the names that `Run.plot` of the public API has; raises RunError as that does."""
+    has_codecs = bool(decided(run))
+    drawings: dict[str, Callable[[Run], Figure]] = {
+        "loss": loss_against_bytes,
+        "bytes": bytes_by_round,
+        "training": training_loss,
+        **({"codecs": codec_decisions} if has_codecs else {}),
+        **({"accuracy": accuracy} if run.result.eval.accuracy is not None else {}),
+    }
+    if what not in drawings:
+        raise RunError(f"{run.folder}: no plot {what!r} of this run; there are {', '.join(drawings)}")
+    with matplotlib.rc_context(_STYLE):
+        return drawings[what](run)
 
 
 # --- one run ---

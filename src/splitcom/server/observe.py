@@ -22,7 +22,7 @@ class StepReport:
     num_steps: int
     loss: float | None  # nats per labelled token, mean over the step's clients; None in the U-shape
     skip_ratio: float  # of activation_up, over the step's samples
-    total_bytes: int  # since the start of the run, evaluation not included
+    total_bytes: int  # since the start of the run
     thresholds: Mapping[str, float] = field(
         default_factory=dict
     )  # or steps, by flow, of those a controller sets

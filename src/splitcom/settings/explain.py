@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -12,8 +12,11 @@ from splitcom.settings.types import is_optional
 _MEMBER = re.compile(r"(list|dict|tuple)\[.*\]|constrained-\w+")  # pydantic's names of a union's types
 
 
-def explain(error: ValidationError, cls: type[BaseModel], where: str) -> str:
-    """Turn pydantic's account of what is wrong with a tree of `cls` into lines for its user."""
+def explain(error: ValidationError, cls: type[BaseModel], where: str, changed: Collection[str] = ()) -> str:
+    """Turn pydantic's account of what is wrong with a tree of `cls` into lines for its user.
+
+    `where` names the tree's source; `changed` are dotted keys that were given beside it, by --set.
+    """
     by_path: dict[tuple[str, ...], list[Any]] = {}
     for detail in error.errors():
         path = tuple(str(part) for part in detail["loc"] if not _MEMBER.fullmatch(str(part)))
@@ -24,7 +27,7 @@ def explain(error: ValidationError, cls: type[BaseModel], where: str) -> str:
             cls,
             list(path),
             next((one for one in found if not one["type"].endswith("_type")), found[0]),
-            where,
+            "--set" if _is_changed(".".join(path), found[0]["type"], changed) else where,
         )
         for path, found in by_path.items()
     )
@@ -36,16 +39,27 @@ def _line(cls: type[BaseModel], path: list[str], detail: Any, where: str) -> str
         known = _keys(cls, path[:-1])
         close = difflib.get_close_matches(path[-1], known, n=1)
         hint = f"did you mean '{close[0]}'?" if close else f"known keys: {', '.join(known)}"
-        return f"{where}: {key}: unknown key; {hint}"
+        return f"{_place(where)}{key}: unknown key; {hint}"
     message = detail["msg"].removeprefix("Value error, ")
     if detail["type"] == "value_error" and isinstance(detail["input"], Mapping | BaseModel):
         # of a section, whose validator names the field and its value first: not all of the section
         return (
-            f"{where}: {message}" if not key or message.startswith(f"{key}.") else f"{where}: {key}.{message}"
+            f"{_place(where)}{message}"
+            if not key or message.startswith(f"{key}.")
+            else f"{_place(where)}{key}.{message}"
         )
     if _may_be_none(cls, path):
         message += "; false stands for none"
-    return f"{where}: {key or 'run'} = {detail['input']!r}: {message}" if key else f"{where}: {message}"
+    return _place(where) + (f"{key} = {detail['input']!r}: {message}" if key else message)
+
+
+def _is_changed(key: str, kind: str, changed: Collection[str]) -> bool:
+    """Whether a key was given by --set; one of a section that does not exist stands for the section."""
+    return key in changed or (kind == "extra_forbidden" and any(one.startswith(f"{key}.") for one in changed))
+
+
+def _place(where: str) -> str:
+    return f"{where} " if where == "--set" else f"{where}: "
 
 
 def _may_be_none(cls: type[BaseModel], path: Iterable[str]) -> bool:

@@ -97,6 +97,17 @@ def test_an_assignment_without_a_value_is_refused():
         parse_assignment("training.rounds")
 
 
+def test_what_was_given_beside_a_file_is_not_said_to_be_in_it(tmp_path):
+    path = tmp_path / "run.toml"
+    path.write_text("[training]\nlr = 0.0\n")
+    with pytest.raises(ConfigError) as caught:
+        Config.load(path, {"training.rounds": "zero", "trainin.lr": 1, "data.sourc": "x"})
+    lines = str(caught.value).splitlines()
+    assert {line.split(" ")[0] for line in lines} == {"--set", f"{path}:"}
+    assert next(line for line in lines if "lr = 0.0" in line).startswith(f"{path}: training.lr")
+    assert sum(line.startswith("--set ") for line in lines) == 3
+
+
 def test_a_flow_of_which_something_else_is_set_keeps_its_default_codec():
     flows = Config.from_toml("[flows.activation_down]\nresidual = true").flows
     assert flows.activation_down.residual

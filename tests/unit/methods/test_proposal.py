@@ -76,16 +76,18 @@ def test_a_column_of_clients_gives_their_number(tmp_path):
     ).config
 
     assert (config.federation.clients, config.partition.column) == (4, "clinic")
+    with pytest.raises(DataError, match=r"no column 'clinics' .*; found: text, clinic"):
+        propose(source, "bundled", by_column="clinics")
 
 
 def test_the_file_reads_back_and_is_not_overwritten(tmp_path):
     proposal = propose(rows(tmp_path, {"text": "a b c"}), "bundled", labels_stay=True)
-    path = tmp_path / "run.toml"
+    path = tmp_path / "own.toml"
 
     write_proposal(proposal, path)
 
     assert Config.load(path) == proposal.config and Config.load(path).model.tail_blocks == 1
-    assert 'source = "rows.jsonl"' in path.read_text()
+    assert 'source = "rows.jsonl"' in path.read_text() and "splitcom train own.toml" in path.read_text()
     with pytest.raises(ConfigError, match="is there already"):
         write_proposal(proposal, path)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from splitcom.errors import RunError
+from splitcom.methods.run import Run as PublicRun
 from splitcom.report import load_comparison, load_run, save_plot, write_report
 from splitcom.report.plots import decided, loss_curve
 
@@ -163,6 +164,15 @@ def test_classes_are_shown_with_what_they_were_told_as(tmp_path: Path) -> None:
     cells = re.findall(r"<td[^>]*>(.*?)</td>", page)
     place = cells.index("class 29")
     assert cells[place : place + 3] == ["class 29", "class 28", "29"] and "of 435." in page
+
+
+def test_a_run_draws_itself(run_folder: Path) -> None:
+    run = PublicRun(run_folder, {})
+    for name in ("loss", "bytes", "training"):
+        assert run.plot(name).axes[0].get_ylabel() or name == "bytes"
+    assert run.plot().axes[0].get_xlabel() == "bytes sent, up and down"
+    with pytest.raises(RunError, match="no plot 'accuracy' of this run; there are loss, bytes, training"):
+        run.plot("accuracy")
 
 
 def test_plot_is_saved_for_the_documentation(comparison_folder: Path, tmp_path: Path) -> None:
