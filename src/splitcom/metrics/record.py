@@ -95,8 +95,12 @@ class RunFolder:
         """The configuration the run was started with."""
         try:
             return (self.path / "config.toml").read_text(encoding="utf-8")
+        except (FileNotFoundError, NotADirectoryError):
+            raise RunError(
+                f"{self.path}: no run to be found here; name the folder that a run was given as --out"
+            ) from None
         except OSError as error:
-            raise RunError(f"{self.path}: no run to be found here: {error}") from error
+            raise RunError(f"{self.path}: the run cannot be read: {error.strerror or error}") from error
 
     def append_metrics(self, lines: Sequence[Mapping[str, Any]]) -> None:
         """Add the lines of a round to metrics.jsonl; where it has been written before, they take the place of those."""
