@@ -98,6 +98,20 @@ def test_inspect_shows_a_classifiers_parts(splitcom, tiny_model):
     assert code == 0 and "classification head, trained whole: 64 parameters" in out
 
 
+def test_a_dry_run_foretells_bytes_and_seconds_and_writes_nothing(splitcom, config_file, tmp_path):
+    run = tmp_path / "run"
+    code, out, _ = splitcom("train", config_file, "--out", run, "--dry-run", "--link", "1/4")
+    assert code == 0 and not run.exists()
+    assert "over 1/4 Mbit/s" in out and "2, the last" in out
+    code, _, err = splitcom("train", config_file, "--out", run, "--dry-run", "--link", "fast")
+    assert code == 1 and "--link fast: expected Mbit/s up and down" in err
+
+
+def test_inspect_shows_seconds_on_a_link(splitcom, tiny_model):
+    code, out, _ = splitcom("inspect", tiny_model, "--cut", 1, "--link", "1/4")
+    assert code == 0 and "seconds on the link" in out
+
+
 def test_inspect_shows_parts_and_flows(splitcom, tiny_model):
     code, out, _ = splitcom("inspect", tiny_model, "--cut", 1, "--batch-size", 2, "--tokens", 10)
     assert code == 0

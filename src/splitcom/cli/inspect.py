@@ -1,11 +1,14 @@
 """`splitcom inspect`: what each part of a cut model holds, and what a step sends."""
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from splitcom.cli.output import spoken
 from splitcom.cli.train import Assignments
+
+if TYPE_CHECKING:
+    from splitcom.models.description import Description
 
 
 @spoken
@@ -27,16 +30,21 @@ def inspect(
     ] = False,
     samples: Annotated[int, typer.Option(min=1, help="Samples of that client.")] = 200,
     assignments: Assignments = None,
+    link: Annotated[
+        str | None, typer.Option(metavar="UP/DOWN", help="Mbit/s of a client's link: seconds of each flow.")
+    ] = None,
 ) -> dict[str, Any]:
-    """Show parameters and memory of each part, and the bytes of each flow in a step; loads no weights."""
+    """Show parameters and memory of each part, and the bytes of each flow in a step; loads no weights.
+
+    What codecs make of it depends on the text: "splitcom train --dry-run" tells.
+    """
 
     from dataclasses import asdict
 
     from splitcom.config import Config
-    from splitcom.methods.inspect import bytes_of_evaluation, bytes_of_step
+    from splitcom.methods.inspect import bytes_of_evaluation, bytes_of_step, seconds_of_step
     from splitcom.methods.need import need_of_client
     from splitcom.models import describe
-    from splitcom.report.format import format_bytes
     from splitcom.report.inspection import flow_table, need_table, part_table
     from splitcom.report.terminal import Terminal
     from splitcom.settings.tree import parse_assignment
@@ -56,17 +64,7 @@ def inspect(
         f"{found.vocab_size:,}, {found.parameters:,} parameters in {found.dtype}{tied}"
     )
     terminal.print(part_table(found.parts, title))
-    holder = found.parts[-1].name
-    weights = format_bytes(found.head_parameters * found.dtype.itemsize)
-    head = (
-        f"classification head, trained whole: {found.head_parameters:,} parameters"
-        if classes
-        else f"LM head: {found.vocab_size:,} tokens x {found.hidden_size} = {found.head_parameters:,} parameters"
-    )
-    terminal.print(
-        f"{head}, {weights}, in the {holder}{' at each client' if tail_blocks else ''}"
-        f"{_tie(found.tied_embeddings, tail_blocks)}\n"
-    )
+    terminal.print(_head(found, classes, tail_blocks))
     shape = (found.hidden_size, batch_size, tokens, tail_blocks)
     content: dict[str, Any] = {
         "model": asdict(found),
@@ -88,8 +86,27 @@ def inspect(
         terminal.print(need_table(vars(need), title))
         content["client"] = vars(need)
     title = f"uncompressed fp16, {batch_size} samples of {tokens} tokens"
-    terminal.print(flow_table(bytes_of_step(*shape), bytes_of_evaluation(*shape), title))
+    if link is not None:
+        content["seconds_of_step"] = seconds_of_step(bytes_of_step(*shape), link)
+    seconds = content.get("seconds_of_step")
+    terminal.print(flow_table(bytes_of_step(*shape), bytes_of_evaluation(*shape), title, seconds))
     return content
+
+
+def _head(found: "Description", classes: int, tail_blocks: int) -> str:
+    from splitcom.report.format import format_bytes
+
+    holder = found.parts[-1].name
+    weights = format_bytes(found.head_parameters * found.dtype.itemsize)
+    head = (
+        f"classification head, trained whole: {found.head_parameters:,} parameters"
+        if classes
+        else f"LM head: {found.vocab_size:,} tokens x {found.hidden_size} = {found.head_parameters:,} parameters"
+    )
+    return (
+        f"{head}, {weights}, in the {holder}{' at each client' if tail_blocks else ''}"
+        f"{_tie(found.tied_embeddings, tail_blocks)}\n"
+    )
 
 
 def _tie(tied: bool, tail_blocks: int) -> str:

@@ -1,12 +1,17 @@
 """`splitcom train`: one run from a configuration file."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from splitcom.cli.led import led
 from splitcom.cli.output import spoken
+
+if TYPE_CHECKING:
+    from splitcom.config import Config
+    from splitcom.report.terminal import Terminal
 
 Assignments = Annotated[
     list[str] | None,
@@ -45,22 +50,26 @@ def train(
         typer.Option(metavar="RUN", help="Start from what this run's controllers have learned."),
     ] = None,
     track: Trackers = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Tell what the rounds will send and take, from a short trial.")
+    ] = False,
+    link: Annotated[
+        str, typer.Option(metavar="UP/DOWN", help="Mbit/s of a client's link, for --dry-run.")
+    ] = "10/40",
 ) -> dict[str, Any]:
     """Fine-tune a model split between clients and a server, all in this process.
 
     With --resume and no CONFIG, the configuration is that of the run folder. With engine.kind = "sharded" torchrun
-    starts the command in several processes; the first one does as ever.
+    starts the command in several processes; the first one does as ever. With --dry-run, a part of the data is trained
+    on for up to three rounds, and nothing is written.
     """
 
     from contextlib import ExitStack
 
     from splitcom.cli.ending import show_end
     from splitcom.cli.progress import ProgressBar
-    from splitcom.config import Config
     from splitcom.methods.run import train as run
-    from splitcom.methods.settings import settings_of
     from splitcom.methods.tracking import trackers
-    from splitcom.metrics.record import RunFolder
     from splitcom.report.terminal import Terminal
     from splitcom.settings.tree import parse_assignment
 
@@ -68,15 +77,36 @@ def train(
     overrides = dict(map(parse_assignment, assignments or []))
     if controller_from is not None:
         overrides["control.start_from"] = str(controller_from)
-    if config is not None:
-        settings = Config.load(config, overrides)
-    elif resume:
-        settings = settings_of(RunFolder(out), overrides)
-    else:
-        settings = Config.from_toml("", "defaults", overrides)
+    settings = _settings(config, overrides, out if resume else None)
+    if dry_run:
+        return _foretell(settings, link, terminal)
     with ExitStack() as stack:
         bar = stack.enter_context(ProgressBar(settings.method, settings.training.rounds, terminal))
         watching = [stack.enter_context(tracker) for tracker in trackers(track or [], out, settings)]
         finished = run(settings, out, resume=resume, from_round=from_round, observers=[bar, *watching])
     show_end(terminal, finished)
     return finished.result
+
+
+def _settings(config: Path | None, overrides: Mapping[str, Any], resumed: Path | None) -> "Config":
+    from splitcom.config import Config
+    from splitcom.methods.settings import settings_of
+    from splitcom.metrics.record import RunFolder
+
+    if config is not None:
+        return Config.load(config, overrides)
+    if resumed is not None:
+        return settings_of(RunFolder(resumed), overrides)
+    return Config.from_toml("", "defaults", overrides)
+
+
+def _foretell(settings: "Config", link: str, terminal: "Terminal") -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from splitcom.methods.forecast import forecast
+    from splitcom.report.forecast import forecast_table
+    from splitcom.transports.link import Link
+
+    told = forecast(settings, Link.parse(link))
+    terminal.print(forecast_table(told, link))
+    return {"rounds": [asdict(told.of_round(index)) for index in range(1 + told.num_rounds)]}

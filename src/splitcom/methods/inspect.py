@@ -1,7 +1,8 @@
 """What a step would send, from a model's shape alone."""
 
 from splitcom.codecs import uncompressed_size
-from splitcom.flows import cut_flows
+from splitcom.flows import FLOWS, cut_flows
+from splitcom.transports.link import Link
 
 
 def bytes_of_step(hidden_size: int, batch_size: int, num_tokens: int, tail_blocks: int = 0) -> dict[str, int]:
@@ -22,3 +23,16 @@ def bytes_of_evaluation(hidden_size: int, batch_size: int, num_tokens: int, tail
     """
     size = uncompressed_size(range(batch_size), [num_tokens] * batch_size, hidden_size)
     return size * (2 if tail_blocks else 1)
+
+
+def seconds_of_step(flows: dict[str, int], link: str) -> dict[str, float]:
+    """Seconds of each flow over a link such as "10/40".
+
+    >>> seconds_of_step({"activation_up": 5_000_000, "gradient_down": 5_000_000}, "10/40")
+    {'activation_up': 4.0, 'gradient_down': 1.0}
+    """
+    rates = Link.parse(link)
+    return {
+        flow: rates.seconds(size, 0) if FLOWS[flow].direction == "up" else rates.seconds(0, size)
+        for flow, size in flows.items()
+    }

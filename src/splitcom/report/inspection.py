@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Protocol
 
-from splitcom.report.format import format_bytes
+from splitcom.report.format import format_bytes, format_seconds
 from splitcom.report.terminal import Table
 
 
@@ -34,13 +34,19 @@ def part_table(parts: tuple[_Part, ...], title: str) -> Table:
     return table
 
 
-def flow_table(flows: Mapping[str, int], evaluation: int, title: str) -> Table:
-    """A row per flow, uncompressed, with the sum; below it what as many held-out samples cost in an evaluation."""
-    table = _table(title, "flow", "bytes of a step")
+def flow_table(
+    flows: Mapping[str, int], evaluation: int, title: str, seconds: Mapping[str, float] | None = None
+) -> Table:
+    """A row per flow, uncompressed, with the sum; below it what as many held-out samples cost in an evaluation.
+
+    With the `seconds` of flows on a link, if they are given.
+    """
+    table = _table(title, "flow", "bytes of a step", *([] if seconds is None else ["seconds on the link"]))
     for flow, size in flows.items():
-        table.add_row(flow, format_bytes(size))
-    table.add_row("together", format_bytes(sum(flows.values())), style="bold")
-    table.add_row("evaluation of as many held-out samples", format_bytes(evaluation))
+        table.add_row(flow, format_bytes(size), *([] if seconds is None else [format_seconds(seconds[flow])]))
+    taken = [] if seconds is None else [format_seconds(sum(seconds.values()))]
+    table.add_row("together", format_bytes(sum(flows.values())), *taken, style="bold")
+    table.add_row("evaluation of as many held-out samples", format_bytes(evaluation), *[""] * len(taken))
     return table
 
 

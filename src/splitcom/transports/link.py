@@ -14,6 +14,35 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from splitcom.config import LinkConfig, LinksConfig
+from splitcom.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Link:
+    """Mbit/s of each client's link."""
+
+    up_mbps: float
+    down_mbps: float
+
+    @classmethod
+    def parse(cls, text: str) -> "Link":
+        """Read "UP/DOWN".
+
+        >>> Link.parse("10/40")
+        Link(up_mbps=10.0, down_mbps=40.0)
+        """
+        up, slash, down = text.partition("/")
+        try:
+            link = cls(float(up), float(down))
+            if slash and min(link.up_mbps, link.down_mbps) > 0:
+                return link
+        except ValueError:
+            pass
+        raise ConfigError(f"--link {text}: expected Mbit/s up and down, both above 0, such as 10/40")
+
+    def seconds(self, up_bytes: float, down_bytes: float) -> float:
+        """What so many bytes take, one after the other, as steps wait for one another."""
+        return 8 * (up_bytes / self.up_mbps + down_bytes / self.down_mbps) / 1e6
 
 
 @dataclass

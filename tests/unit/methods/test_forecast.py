@@ -1,0 +1,53 @@
+"""What a short trial foretells is what the run then sends and how long its links take."""
+
+from collections import Counter
+
+import pytest
+
+from splitcom.errors import ConfigError
+from splitcom.methods import forecast as module
+from splitcom.methods.forecast import forecast
+from splitcom.methods.run import train
+from splitcom.transports.link import Link
+
+CHANGES = {
+    "data.samples": 40,
+    "data.held_out_samples": 12,
+    "training.batch_size": 2,
+    "training.rounds": 2,
+    "evaluation.every": 2,
+    "evaluation.batch_size": 2,
+    "evaluation.codec": "int8",
+    "flows.activation_up.codec": "int8",
+}
+
+
+@pytest.mark.parametrize("tail_blocks", [0, 1])
+def test_bytes_and_seconds_of_each_round_are_foretold_from_a_part_of_it(
+    tiny_config, tmp_path, monkeypatch, tail_blocks
+):
+    for limit, value in (("_CLIENTS", 2), ("_BATCHES", 3), ("_HELD_OUT", 1), ("_ROUNDS", 1)):
+        monkeypatch.setattr(module, limit, value)
+    config = tiny_config.override(CHANGES | {"model.tail_blocks": tail_blocks})
+    link = Link(up_mbps=1.0, down_mbps=2.0)
+    told = forecast(config, link)
+    assert told.steps == 3  # of about 7 in each of two rounds
+
+    # with computing that takes no time, the run's seconds are its links'
+    limits = {"links.up_mbps": 1.0, "links.down_mbps": 2.0, "links.step_s": 0.0, "links.server_step_s": 0.0}
+    run = train(config.override(limits), tmp_path / "run")
+    sent, ended = Counter(), {-1: 0.0}
+    for line in run.metrics:
+        sent[line["round"]] += line["bytes.total"]
+        ended[line["round"]] = line["seconds.virtual"]
+    assert sorted(sent) == [0, 1, 2]
+    for index, size in sent.items():
+        one = told.of_round(index)
+        assert one.up_bytes + one.down_bytes == pytest.approx(size, rel=0.15)
+        assert one.link_s == pytest.approx(ended[index] - ended[index - 1], rel=0.2)
+        assert one.computing_s > 0
+
+
+def test_rounds_that_go_by_time_are_not_foretold(tiny_config):
+    with pytest.raises(ConfigError, match=r"federation\.deadline_s"):
+        forecast(tiny_config.override({"federation.deadline_s": 1.0}), Link(10.0, 40.0))
