@@ -16,7 +16,7 @@ _PARTIAL = ".partial"
 
 
 def write_atomic(path: Path, content: bytes, *, private: bool = False) -> Path:
-    """Write a file whole or not at all; raises RunError where the folder cannot be written."""
+    """Write a file whole or not at all; raises RunError if the folder cannot be written."""
     partial = _partial_name(path, f".{os.getpid()}")
     try:
         partial.touch(0o600 if private else 0o666)
@@ -37,7 +37,7 @@ def new_folder(path: Path, *, private: bool = False) -> Iterator[Path]:
     """A folder to write into, which takes the place of `path` when the block ends without an error.
 
     One that is private is its owner's alone, with all that is in it, and so is its parent if that is made here.
-    Raises OSError where it cannot; `path` is then as it was, and nothing else is left.
+    Raises OSError if it cannot; `path` is then as it was, and nothing else is left.
     """
     partial = _partial_name(path)
     shutil.rmtree(partial, ignore_errors=True)
@@ -57,7 +57,7 @@ def new_folder(path: Path, *, private: bool = False) -> Iterator[Path]:
 def put_in_place(partial: Path, path: Path) -> None:
     """Rename a file or a folder when what is in it is on the disk.
 
-    Raises OSError where it cannot, and where `path` is a folder that is not empty.
+    Raises OSError if it cannot, and if `path` is a folder that is not empty.
     """
     _sync_all(partial)
     partial.replace(path)
@@ -65,7 +65,7 @@ def put_in_place(partial: Path, path: Path) -> None:
 
 
 def make_folder(folder: Path, *, private: bool = False) -> None:
-    """Make a folder, and those above it, where there is none, all of them private or none; raises OSError."""
+    """Make a folder, and those above it, if there is none, all of them private or none; raises OSError."""
     if not folder.is_dir():
         make_folder(folder.parent, private=private)
         folder.mkdir(mode=_mode(private), exist_ok=True)

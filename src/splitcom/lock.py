@@ -40,7 +40,7 @@ def locked(path: Path, refusal: str, *, waits: bool = False) -> Iterator[None]:
 
     Raises RunError where another process holds it: `refusal`, which says what to do, after a word on who that is.
     With `waits` it is waited for instead. A file system without locks is warned of, and nothing is locked.
-    Raises OSError where the file cannot be made.
+    Raises OSError if the file cannot be made.
     """
     descriptor = _acquire(path, refusal, waits)
     try:

@@ -103,7 +103,7 @@ def main() -> None:
 
 
 def how_to_go_on(name: str = "") -> str:
-    """What is kept of a command that has been interrupted, and how it goes on; nothing where nothing is kept.
+    """What is kept of a command that has been interrupted, and how it goes on; nothing if nothing is kept.
 
     >>> how_to_go_on("join")
     '; what was trained up to the last completed round is kept: give the same command again to go on'

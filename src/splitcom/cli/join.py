@@ -30,10 +30,10 @@ def join(
     ] = Path("runs/client"),
     model: Annotated[
         str | None,
-        typer.Option(help="The base model, where this machine has it; without, the server sends the front."),
+        typer.Option(help="The base model, if this machine has it; without, the server sends the front."),
     ] = None,
     device: Annotated[
-        str, typer.Option(help="Where to compute; 'auto' takes cuda where there is one.")
+        str, typer.Option(help="Where to compute; 'auto' takes cuda if there is one.")
     ] = "auto",
     cache: Annotated[Path, typer.Option(help="Folder for weights that the server sends.")] = Path(
         "~/.cache/splitcom"

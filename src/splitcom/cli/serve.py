@@ -26,7 +26,7 @@ def serve(
     assignments: Assignments = None,
     out: Annotated[Path, typer.Option(help="Run folder to write.")] = Path("runs/run"),
     resume: Annotated[
-        bool, typer.Option(help="Continue the run in --out, or begin it where there is none.")
+        bool, typer.Option(help="Continue the run in --out, or begin it if there is none.")
     ] = False,
     from_round: FromRound = None,
     metrics: MetricsAddress = None,

@@ -1,4 +1,4 @@
-"""What server and client show in a terminal while they run; plain lines where it is none."""
+"""What server and client show in a terminal while they run; plain lines if it is none."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from splitcom.report.terminal import Group, RenderableType, Terminal, TerminalLo
 from splitcom.server.observe import StepReport
 
 _LOG = logging.getLogger("splitcom")
-_LINE_S = 10.0  # between two lines of progress where there is no terminal
+_LINE_S = 10.0  # between two lines of progress if there is no terminal
 
 
 def log_to(terminal: Terminal, log_format: str = "text") -> None:
@@ -55,7 +55,7 @@ class StatusPage(Monitor):
             self._live.stop()
 
     def on_step(self, report: StepReport) -> None:
-        """Log a line from time to time, where there is no page."""
+        """Log a line from time to time, if there is no page."""
         super().on_step(report)
         if not self._terminal and monotonic() - self._last_line > _LINE_S:
             self._last_line = monotonic()

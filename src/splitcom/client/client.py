@@ -60,9 +60,9 @@ class Trainer(Protocol):
     num_held_out: int
 
     def train(self, local: LocalRound) -> Generator[Message | None, Message, RoundSummary | None]:
-        """Train one round; yields what the server must see, and returns None where the server has it paused.
+        """Train one round; yields what the server must see, and returns None if the server has it paused.
 
-        Raises RoundAborted where the server ends it.
+        Raises RoundAborted if the server ends it.
         """
 
     def evaluate(self, round_index: int, *, exact: bool) -> Generator[Message | None, Message, EvaluationEnd]:
@@ -135,7 +135,7 @@ class Client:
         return self._session.send(hello)
 
     def receive(self, data: bytes) -> bytes | None:
-        """Work on a message and return the answer; None where there is nothing to say.
+        """Work on a message and return the answer; None if there is nothing to say.
 
         Raises RefusedError if the server refuses this client, RemoteProtocolError if it breaks the protocol.
         """

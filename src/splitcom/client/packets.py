@@ -41,7 +41,7 @@ class Shape(NamedTuple):
 def send(make: Callable[[Sequence[int]], Message]) -> Generator[Message, Message, Message]:
     """Send what `make` gives for no lost references and, where the server tells of some, for these; its reply.
 
-    Raises RoundAborted where that is all the server has to say.
+    Raises RoundAborted if that is all the server has to say.
     """
     reply = yield make(())
     while reply.WhichOneof("kind") == "reference_lost":

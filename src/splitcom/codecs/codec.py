@@ -34,7 +34,7 @@ class Context:
     """What a sender's codec is to know beside the batch."""
 
     references: ReferenceStore | None = None
-    """This side's store; None where the codec needs none."""
+    """This side's store; None if the codec needs none."""
     threshold: float | None = None
     """Of the gate, in place of the one in the codec's text."""
     step: float | None = None
@@ -109,7 +109,7 @@ class Codec(ABC):
     @property
     @abstractmethod
     def knob(self) -> Knob | None:
-        """What `Context` can set; None where the codec has nothing of the kind."""
+        """What `Context` can set; None if the codec has nothing of the kind."""
 
     @property
     def exact_step(self) -> float | None:
@@ -148,7 +148,7 @@ class Codec(ABC):
 
         Args:
             packet: what `encode` gave.
-            references: this side's store; None where the codec needs none.
+            references: this side's store; None if the codec needs none.
             limit_bytes: largest batch (as fp32) that is believed.
             device: where the batch is wanted.
 
@@ -176,14 +176,14 @@ class Codec(ABC):
         return zlib.crc32(str(self).encode()) & 0xFFFF
 
     def header_of(self, reader: Reader) -> Header:
-        """Read a packet's header; PacketError where it is of another codec."""
+        """Read a packet's header; PacketError if it is of another codec."""
         header = Header.unpack(reader)
         if header.fingerprint != self.fingerprint:
             raise PacketError(f'packet of another codec than "{self}"')
         return header
 
     def store_of(self, references: ReferenceStore | None) -> ReferenceStore:
-        """The store that this codec needs; CodecError where none was given."""
+        """The store that this codec needs; CodecError if none was given."""
         if references is None:
             raise CodecError(f'"{self}" needs a reference store, none was given')
         return references

@@ -16,7 +16,7 @@ class Ragged:
     Args:
         values: `[tokens, hidden]`, floating point.
         lengths: `[batch]`, int64 on the CPU, every length at least 1, `sum(lengths) == tokens`.
-        learnt: bool `[tokens]` on the CPU, tokens that labels are predicted from, or which have one; None where that
+        learnt: bool `[tokens]` on the CPU, tokens that labels are predicted from, or which have one; None if that
             is not known. A codec may spend more on them than on a prompt.
 
     Raises:

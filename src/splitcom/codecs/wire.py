@@ -81,7 +81,7 @@ class Reader:
         self._device = device
 
     def take(self, size: int, what: str) -> memoryview:
-        """The next `size` bytes; PacketError names `what` where they are missing."""
+        """The next `size` bytes; PacketError names `what` if they are missing."""
         end = self._position + size
         if end > len(self._data):
             raise PacketError(

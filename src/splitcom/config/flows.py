@@ -91,7 +91,7 @@ else:
 
 
 def fitting_knob(setting: str, controller_text: str, codec: str) -> str:
-    """What a controller sets of a codec; raises ValueError, naming the `setting`, where it cannot."""
+    """What a controller sets of a codec; raises ValueError, naming the `setting`, if it cannot."""
     controller, knob = parse_controller(controller_text), parse(codec).knob
     if knob is None:
         raise ValueError(

@@ -69,7 +69,7 @@ class Agent:
 
     @cached_property
     def ddpg(self) -> "DDPG":
-        """The library's object; raises ConfigError where the library is not installed."""
+        """The library's object; raises ConfigError if the library is not installed."""
         try:
             from gymnasium import Env, spaces
             from stable_baselines3 import DDPG

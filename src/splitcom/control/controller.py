@@ -20,9 +20,9 @@ class Feedback:
     progress: float
     """Part of the run that lies behind, 0 to 1."""
     train_loss: float | None
-    """Nats per labelled token, mean over the round; None where it is not known."""
+    """Nats per labelled token, mean over the round; None if it is not known."""
     held_out_loss: float | None
-    """Nats per labelled token after the round; None where it was not evaluated."""
+    """Nats per labelled token after the round; None if it was not evaluated."""
     skip_ratio: float
     """Part of the samples of which nothing was sent, 0 to 1."""
     sent_bytes: int
@@ -61,7 +61,7 @@ class Controller(Call, ABC):
         return Decision.of(self.knob, value, frozen=frozen)
 
     def prepare(self) -> None:
-        """Load what is needed beyond this package; raises ConfigError where that is not installed."""
+        """Load what is needed beyond this package; raises ConfigError if that is not installed."""
 
     def observe(self, feedback: Feedback) -> None:
         """Hear of a round; one of number 0 begins a new run."""
@@ -71,7 +71,7 @@ class Controller(Call, ABC):
         return State()
 
     def load_state(self, state: State) -> None:
-        """Go on from there. Raises KeyError, TypeError, ValueError or RuntimeError where it is not of this kind."""
+        """Go on from there. Raises KeyError, TypeError, ValueError or RuntimeError if it is not of this kind."""
 
 
 CONTROLLERS: Registry[Controller] = Registry("controller", "a controller, such as fixed(0.98)")

@@ -84,7 +84,7 @@ class Ddpg(Controller):
         return self.low, self.high
 
     def prepare(self) -> None:
-        """Build the agent; raises ConfigError where stable-baselines3 is not installed."""
+        """Build the agent; raises ConfigError if stable-baselines3 is not installed."""
         _ = self._agent.ddpg
 
     def observe(self, feedback: Feedback) -> None:

@@ -73,7 +73,7 @@ class DataConfig(Section):
 
     @property
     def classes(self) -> list[str] | None:
-        """The classes of classification, None for generation; ConfigError where they are not known."""
+        """The classes of classification, None for generation; ConfigError if they are not known."""
         if self.task == "generation":
             return None
         if self.labels is None:

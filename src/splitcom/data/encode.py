@@ -242,6 +242,6 @@ def _response_ids(
 
 
 def _separator(tokenizer: "PreTrainedTokenizerBase") -> str:
-    """Return what parts two pieces tokenised alone: nothing where the tokenizer marks word starts itself."""
+    """Return what parts two pieces tokenised alone: nothing if the tokenizer marks word starts itself."""
     first, second = tokenizer(["a", "b"], add_special_tokens=False)["input_ids"]
     return " " if tokenizer.decode(first + second) == "ab" else ""

@@ -26,7 +26,7 @@ class Pins:
     expected: Mapping[str, Any] = field(default_factory=dict)
 
     def check(self, config: Config) -> None:
-        """Raise RefusedError where a setting is another than expected, ConfigError for settings that there are not."""
+        """Raise RefusedError if a setting is another than expected, ConfigError for settings that there are not."""
         for key, value in self.expected.items():
             if config.override({key: value}) != config:
                 theirs = _at(config.model_dump(), key)
@@ -76,7 +76,7 @@ def asked(config: Config, model_fingerprint: str) -> dict[str, Any]:
 
 
 def check_unchanged(agreed: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raise RefusedError where a server asks in the middle of a run for something else than at its beginning."""
+    """Raise RefusedError if a server asks in the middle of a run for something else than at its beginning."""
     changed = [
         f"{key} was {agreed[key]!r}, is {now.get(key)!r}" for key in agreed if agreed[key] != now.get(key)
     ]

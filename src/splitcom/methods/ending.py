@@ -37,7 +37,7 @@ class Ending:
         self.result = {**result, "warnings": list(result.get("warnings", ()))}
 
     def keep(self) -> None:
-        """Write result.json; raises RunError where it cannot be written."""
+        """Write result.json; raises RunError if it cannot be written."""
         self._folder.write_result(self.result)
 
     def attempt(self, what: str, step: Callable[[], Mapping[str, Any]]) -> None:

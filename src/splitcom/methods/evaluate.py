@@ -26,7 +26,7 @@ def writer_of(
 
     `needs` is that of `settings_of`.
 
-    Raises RunError where there is no run or it has not ended, ConfigError, ModelError, AdapterError.
+    Raises RunError if there is no run or it has not ended, ConfigError, ModelError, AdapterError.
     """
     folder = RunFolder(run)
     return Writer.of_run(settings_of(folder, changes, needs), folder.ended_adapter())

@@ -27,8 +27,8 @@ def export_run(
 
     `changes` to the run's settings say where the model is now, such as {"model.source": "/new/place"}.
 
-    Raises RunError where the run has not ended or `out` exists, AdapterError where the adapter does not fit the
-    model that the run's configuration names, ModelError where that cannot be loaded.
+    Raises RunError if the run has not ended or `out` exists, AdapterError if the adapter does not fit the
+    model that the run's configuration names, ModelError if that cannot be loaded.
     """
     folder, out = RunFolder(run), Path(out)
     if merge and dtype != "float32":

@@ -227,7 +227,7 @@ def _inquire(options: JoinOptions, calls: ServerCalls, *, thorough: bool = False
 
 
 def _own_weights(options: JoinOptions, config: Config, description: Description) -> str | None:
-    """Where this client has the base model; None where the server is to send the front."""
+    """Where this client has the base model; None if the server is to send the front."""
     if options.model is not None:
         return options.model
     if config.model.source == _LOCAL and fingerprint(_LOCAL) == description.model_fingerprint:

@@ -68,7 +68,7 @@ class Membership:
 
     @property
     def note(self) -> Note | None:
-        """What was written down; None where this client has not joined, or the file is damaged."""
+        """What was written down; None if this client has not joined, or the file is damaged."""
         try:
             return Note(**json.loads((self.folder / _NOTE).read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):

@@ -131,7 +131,7 @@ def _references(config: Config, num_tokens: int, width: int) -> int:
 
 
 def _resident_bytes() -> int:
-    """What this process holds, which has imported what a client imports; 0 where that is not told."""
+    """What this process holds, which has imported what a client imports; 0 if that is not told."""
     status = Path("/proc/self/status")
     found = re.search(r"VmRSS:\s+(\d+) kB", status.read_text()) if status.exists() else None
     return int(found[1]) * 1024 if found else 0

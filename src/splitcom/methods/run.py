@@ -138,7 +138,7 @@ def train(
 
     Observers hear of what goes on (see `splitcom.server.observe`). Where the run is interrupted, by a signal, an error
     or a crash, `resume=True` continues it after the last completed round to the same bits, and with `from_round` after
-    that one, of those that are kept; then what bounds updates may be changed. Raises RunError where the
+    that one, of those that are kept; then what bounds updates may be changed. Raises RunError if the
     folder exists and is not to be resumed, or was started with another configuration;
     and what a wrong configuration, model or data set raises.
     """
@@ -218,7 +218,7 @@ def _write_again(
 
 
 def _check_rows(folder: RunFolder, config: Config, texts: Texts) -> None:
-    """Raise DataError where a run that goes on would do so on other rows, or on other clients' rows."""
+    """Raise DataError if a run that goes on would do so on other rows, or on other clients' rows."""
     groups = dict(zip(config.client_names, texts.partition.parts, strict=True))
     check_rows(
         folder.checkpoints,

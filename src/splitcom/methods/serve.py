@@ -64,7 +64,7 @@ def serve(
 ) -> Run:
     """Serve one run to its end; `on_listening` is given the server as soon as clients can reach it.
 
-    Raises what `train` does, IdentityError for certificates, and TransportError where it cannot listen.
+    Raises what `train` does, IdentityError for certificates, and TransportError if it cannot listen.
     """
     config = with_adapter(with_chat(configured(config), has_rows=False))
     folder = RunFolder(options.out)

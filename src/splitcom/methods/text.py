@@ -99,7 +99,7 @@ class Writer:
         return cast(torch.Tensor, self._generator(input_ids=ids, attention_mask=mask).logits.cpu())
 
     def room_for(self, prompt: Asked) -> int:
-        """How many tokens can be written behind a prompt; 0 where it fills the model or there is nothing to read."""
+        """How many tokens can be written behind a prompt; 0 if it fills the model or there is nothing to read."""
         return self._room(self._encode(prompt))
 
     @torch.no_grad()
@@ -107,7 +107,7 @@ class Writer:
         """Continue prompts, a batch at a time, by greedy or, with `evaluation.beams`, by beam search.
 
         What is written ends where the model's positions do, and an answer where the chat template ends a turn. Raises
-        ConfigError where the run has learnt classes, or a prompt leaves no room.
+        ConfigError if the run has learnt classes, or a prompt leaves no room.
         """
         if self.config.data.classes is not None:
             raise ConfigError(
@@ -218,7 +218,7 @@ def score_text(writer: Writer, on_progress: Progress | None = None) -> dict[str,
     """Score continuations of the first distinct held-out prompts, each against all responses its rows have.
 
     Also says how they were made, and the bytes of a position at each cut. Prompts that fill the model are left out.
-    Raises ConfigError where no held-out row has a prompt that can be continued.
+    Raises ConfigError if no held-out row has a prompt that can be continued.
     """
     settings = writer.config.evaluation
     references = references_by_prompt(load_all_rows(writer.config).held_out)

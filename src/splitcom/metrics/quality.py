@@ -17,7 +17,7 @@ def text_scores(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) 
     - meteor: 0 to 1, nltk's, averaged; left out where WordNet, which it needs, is not installed
       (`python -m nltk.downloader wordnet`).
 
-    Raises ValueError where a text has no reference, MissingExtraError where the extra `eval` is not installed.
+    Raises ValueError if a text has no reference, MissingExtraError if the extra `eval` is not installed.
     """
     if not hypotheses or len(hypotheses) != len(references) or not all(references):
         raise ValueError(
@@ -33,7 +33,7 @@ def text_scores(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) 
     split = [tokens(text).split() for text in hypotheses]
     split_references = [[tokens(text).split() for text in texts] for texts in references]
     most = max(map(len, references))
-    # sacrebleu wants the first references of all texts, then the second ones, ...; None where there are fewer
+    # sacrebleu wants the first references of all texts, then the second ones, ...; None if there are fewer
     columns = [[texts[i] if i < len(texts) else None for texts in references] for i in range(most)]
     rouge = RougeScorer(["rougeL"], use_stemmer=True)
     scores = {

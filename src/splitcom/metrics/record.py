@@ -58,7 +58,7 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep all other processes from training into this folder; raises RunError where one does."""
+        """Keep all other processes from training into this folder; raises RunError if one does."""
         refusal = "wait until it has ended, or choose another folder with --out"
         try:
             with ExitStack() as stack:
@@ -76,7 +76,7 @@ class RunFolder:
             return lock.is_held(self.path / lock.NAME)
 
     def refuse_if_used(self) -> None:
-        """Raise RunError where the folder holds anything already."""
+        """Raise RunError if the folder holds anything already."""
         with self._explained():
             if self.path.exists() and not (
                 self.path.is_dir() and all(map(_says_nothing, self.path.iterdir()))
@@ -86,7 +86,7 @@ class RunFolder:
                 )
 
     def begin(self, config_toml: str) -> None:
-        """Start a run with this configuration, or go on with one; raises RunError where it cannot be written."""
+        """Start a run with this configuration, or go on with one; raises RunError if it cannot be written."""
         with self._explained():
             make_folder(self.path)
             self._write("config.toml", config_toml)
@@ -103,7 +103,7 @@ class RunFolder:
             raise RunError(f"{self.path}: the run cannot be read: {error.strerror or error}") from error
 
     def append_metrics(self, lines: Sequence[Mapping[str, Any]]) -> None:
-        """Add the lines of a round to metrics.jsonl; where it has been written before, they take the place of those."""
+        """Add the lines of a round to metrics.jsonl; if it has been written before, they take the place of those."""
         if not lines:
             return
         first, last = (pick(int(line["round"]) for line in lines) for pick in (min, max))
@@ -126,7 +126,7 @@ class RunFolder:
             (self.path / "result.json").unlink(missing_ok=True)
 
     def result(self) -> dict[str, Any] | None:
-        """The outcome of a finished run; None where it has not ended. Raises RunError where it cannot be read."""
+        """The outcome of a finished run; None if it has not ended. Raises RunError if it cannot be read."""
         path = self.path / "result.json"
         if not path.exists():
             return None
@@ -147,7 +147,7 @@ class RunFolder:
         return self.adapter.exists() and fault_in(self.adapter) is None
 
     def ended_adapter(self) -> Path:
-        """The adapter of a finished run; RunError where the run has not ended, or could not write its adapter."""
+        """The adapter of a finished run; RunError if the run has not ended, or could not write its adapter."""
         if self.result() is None:
             raise RunError(f"{self.path}: the run has not ended; continue it with `splitcom train --resume`")
         if not self.has_adapter:
@@ -160,7 +160,7 @@ class RunFolder:
         return self.adapter
 
     def guard(self, write: Callable[[], None]) -> None:
-        """Run something that writes into this folder; raises RunError naming the folder where it cannot."""
+        """Run something that writes into this folder; raises RunError naming the folder if it cannot."""
         with self._explained():
             write()
 
@@ -194,7 +194,7 @@ def _says_nothing(path: Path) -> bool:
 
 
 def _round_of(line: bytes) -> int:
-    """The round of a line of metrics.jsonl; -1 where it is not whole."""
+    """The round of a line of metrics.jsonl; -1 if it is not whole."""
     try:
         return int(json.loads(line)["round"]) if line.endswith(b"\n") else -1
     except (ValueError, TypeError, KeyError):

@@ -31,13 +31,13 @@ class Tally:
         self._descriptor: int | None = None
 
     def read(self) -> int:
-        """The number; 0 where there is none."""
+        """The number; 0 if there is none."""
         with suppress(OSError, struct.error):
             return int(_FORMAT.unpack(self._path.read_bytes())[0])
         return 0
 
     def write(self, value: int) -> None:
-        """Replace the number; raises OSError where it cannot be written."""
+        """Replace the number; raises OSError if it cannot be written."""
         if self._descriptor is None:
             make_folder(self._path.parent, private=True)
             self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)

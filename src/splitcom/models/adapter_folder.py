@@ -59,7 +59,7 @@ def export_adapter(
     """Join the parts' states into one standard PEFT adapter for the whole model, a classifier's with its head.
 
     Any of them may be empty (a part without LoRA). `PeftModel.from_pretrained(base_model, folder)` then gives
-    the split model's logits. Raises AdapterError where the states are not those of parts of `base` cut so.
+    the split model's logits. Raises AdapterError if the states are not those of parts of `base` cut so.
     """
     model = skeleton(load_config(base, labels), labels=labels)
     anatomy = survey(model)
@@ -176,7 +176,7 @@ def load_adapted(
     labels: Labels = None,
     dtype: torch.dtype = torch.float32,
 ) -> PeftModel:
-    """Load the whole base model with a PEFT adapter on it; AdapterError where the adapter does not fit."""
+    """Load the whole base model with a PEFT adapter on it; AdapterError if the adapter does not fit."""
     check_adapter(base, folder, labels)
     with _peft_is_quiet():
         return PeftModel.from_pretrained(load_model(base, dtype, labels=labels), str(folder))

@@ -52,7 +52,7 @@ def add_lora(
     the blocks (in mixtures of experts, of their attention); None takes peft's default for the model type or, where peft
     has none, all of them. `rslora` and `dora` are peft's. The initial values depend on `seed` and a module's name in
     the whole model alone, and DoRA's on its weights: not on the cut, the order of calls or the device.
-    Raises AdapterError where no module fits, one lies outside the blocks, or there is LoRA already.
+    Raises AdapterError if no module fits, one lies outside the blocks, or there is LoRA already.
     """
     if adapter_state(part):
         raise AdapterError("the part has LoRA already; add it once per part")
@@ -186,7 +186,7 @@ def linear_modules(model: nn.Module, anatomy: Anatomy) -> dict[str, nn.Linear | 
 
 
 def head_module(model: PreTrainedModel) -> dict[str, nn.Linear | Conv1D]:
-    """Return the LM head by its name; nothing where it is no linear module."""
+    """Return the LM head by its name; nothing if it is no linear module."""
     head = model.get_output_embeddings()
     return {
         name: module

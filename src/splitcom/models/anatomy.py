@@ -172,7 +172,7 @@ class _Recorder(Passed):
 def survey(model: PreTrainedModel) -> Anatomy:
     """Find where `model` (real or on the meta device) can be cut; allocates no weights.
 
-    Raises CutError, saying what was looked for and what was found, where a cut would not be exact.
+    Raises CutError, saying what was looked for and what was found, if a cut would not be exact.
     """
     config = model.config.get_text_config()
     for name, why in UNCUTTABLE.items():

@@ -103,7 +103,7 @@ class Files:
         self._entries: dict[str, dict[str, _Entry]] = {}
 
     def find(self, file: str) -> str | None:
-        """Return a file's path, None where the checkpoint has no such file."""
+        """Return a file's path, None if the checkpoint has no such file."""
         if file not in self._paths:
             path = cached_file(self.source, file, _raise_exceptions_for_missing_entries=False)
             if path is None:
@@ -112,7 +112,7 @@ class Files:
         return self._paths[file]
 
     def fetch(self, file: str) -> str:
-        """Return a file's path; ModelError where the checkpoint has no such file."""
+        """Return a file's path; ModelError if the checkpoint has no such file."""
         if (path := self.find(file)) is None:
             raise ModelError(
                 f"{self.source}: no file {file}; a safetensors checkpoint is expected, whole or in shards with an "
@@ -121,7 +121,7 @@ class Files:
         return path
 
     def entries(self, file: str) -> "dict[str, _Entry]":
-        """Where each tensor of a file is; ValueError where the file is damaged or not whole."""
+        """Where each tensor of a file is; ValueError if the file is damaged or not whole."""
         if file not in self._entries:
             self._entries[file] = _entries_of(Path(self.fetch(file)))
         return self._entries[file]
@@ -130,7 +130,7 @@ class Files:
 def stored_tensors(source: str, widen: bool = False) -> dict[str, StoredTensor]:
     """List a checkpoint's tensors by name, unread; `source` is a folder or a hub name.
 
-    Raises ModelError where there is no safetensors checkpoint, or its index names a file that is missing.
+    Raises ModelError if there is no safetensors checkpoint, or its index names a file that is missing.
     """
     files = Files(source)
     return {name: StoredTensor(files, file, name, widen) for name, file in _names(files)}

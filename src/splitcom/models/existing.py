@@ -29,7 +29,7 @@ _PLAIN = (True, False, "gaussian")  # ways to begin that leave the base model as
 def settings_of_adapter(folder: str | Path) -> dict[str, Any]:
     """The settings of `lora` that the adapter in a folder has been trained with, by name.
 
-    Raises AdapterError where there is no LoRA, or one that parts of a model cannot go on with.
+    Raises AdapterError if there is no LoRA, or one that parts of a model cannot go on with.
     """
     try:
         found = AnyPeftConfig.from_pretrained(str(folder))

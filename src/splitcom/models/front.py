@@ -75,7 +75,7 @@ def write_front(
 def plausible_bytes(source: str | Path, cut: int, tail_blocks: int = 0, labels: Labels = None) -> int:
     """How large the weights that `write_front` writes can be, by the model's configuration alone.
 
-    Raises ModelError where that is none, or of more blocks than any model has.
+    Raises ModelError if that is none, or of more blocks than any model has.
     """
     num_blocks = getattr(load_config(source, labels).get_text_config(), "num_hidden_layers", None) or 0
     if num_blocks > _MAX_BLOCKS:

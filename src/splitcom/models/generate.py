@@ -64,7 +64,7 @@ class _InParts:
     ) -> CausalLMOutputWithPast:
         """Run the positions `input_ids` [B, T] after those in the caches; the mask [B, P + T] covers both.
 
-        The search leaves the mask out where there is no padding.
+        The search leaves the mask out if there is no padding.
         """
         whole = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         context: dict[str, Any] = {"position_ids": position_ids} if self.takes_positions else {}

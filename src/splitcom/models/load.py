@@ -53,7 +53,7 @@ def resolve(source: str | Path) -> str:
 
 
 def load_config(source: str | Path, labels: Labels = None) -> PreTrainedConfig:
-    """Load a model's configuration, with `labels` that of a classifier; ModelError where there is none."""
+    """Load a model's configuration, with `labels` that of a classifier; ModelError if there is none."""
     with failing_as_model_error(source, "configuration"):
         config = AutoConfig.from_pretrained(resolve(source), trust_remote_code=False)
         if "/" in (attention := str(config._attn_implementation)):
@@ -79,13 +79,13 @@ def load_config(source: str | Path, labels: Labels = None) -> PreTrainedConfig:
 
 
 def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
-    """Load a model's tokenizer; ModelError where there is none."""
+    """Load a model's tokenizer; ModelError if there is none."""
     with failing_as_model_error(source, "tokenizer"):
         return AutoTokenizer.from_pretrained(resolve(source), trust_remote_code=False)
 
 
 def load_generation_config(source: str | Path) -> GenerationConfig | None:
-    """Load what a model's folder says of generation, such as which tokens end a text; None where it says nothing."""
+    """Load what a model's folder says of generation, such as which tokens end a text; None if it says nothing."""
     try:
         return GenerationConfig.from_pretrained(resolve(source))
     except OSError:
@@ -109,7 +109,7 @@ def load_model(
     attn_implementation: str | None = None,
     labels: Labels = None,
 ) -> PreTrainedModel:
-    """Load a whole model in evaluation mode; ModelError where it is missing, damaged or incomplete.
+    """Load a whole model in evaluation mode; ModelError if it is missing, damaged or incomplete.
 
     A causal LM, or a classifier for `labels`, whose head is new whatever the checkpoint has.
     """
@@ -173,7 +173,7 @@ def load_tail(
 
 
 def model_class(config: PreTrainedConfig, labels: Labels = None) -> type[PreTrainedModel]:
-    """Return transformers' class of causal LM or sequence classifier; CutError where it has none."""
+    """Return transformers' class of causal LM or sequence classifier; CutError if it has none."""
     kind, classes = (
         ("causal language model", MODEL_FOR_CAUSAL_LM_MAPPING)
         if labels is None

@@ -193,7 +193,7 @@ class _Later(Part):
 
 
 class Body(_Later):
-    """The blocks after the cut; with final norm and LM head where there is no tail."""
+    """The blocks after the cut; with final norm and LM head if there is no tail."""
 
 
 class Tail(_Later):
@@ -210,7 +210,7 @@ class SplitModel:
 
     @property
     def parts(self) -> tuple[Part, ...]:
-        """Front, body and, where there is one, tail."""
+        """Front, body and, if there is one, tail."""
         return (self.front, self.body) if self.tail is None else (self.front, self.body, self.tail)
 
     def __call__(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
@@ -228,7 +228,7 @@ def cut(model: PreTrainedModel, cut: int = 2, tail_blocks: int = 0) -> SplitMode
     """Cut a causal LM or a classifier after its first `cut` blocks and, for the U-shape, before its last `tail_blocks`.
 
     The parts share the storage of the model's weights, which stay as they are; they are left in the mode
-    (training or not) that the model is in. Raises CutError where the model cannot be cut exactly.
+    (training or not) that the model is in. Raises CutError if the model cannot be cut exactly.
     """
     if not isinstance(model, PreTrainedModel):
         raise CutError(
@@ -272,7 +272,7 @@ def strip(model: PreTrainedModel, anatomy: Anatomy, span: Span) -> PreTrainedMod
 
 
 def padding_id(model: PreTrainedModel) -> int:
-    """Return the id by which a classifier of tokens' last position knows padding; 0 where none is set."""
+    """Return the id by which a classifier of tokens' last position knows padding; 0 if none is set."""
     return max(getattr(model.config.get_text_config(), "pad_token_id", None) or 0, 0)
 
 

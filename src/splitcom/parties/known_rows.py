@@ -43,7 +43,7 @@ def check_rows(folder: Path, groups: Mapping[str, Sequence[Sample]], *, goes_on:
 
 
 def _read(path: Path) -> tuple[str, Fingerprints] | None:
-    """What is kept; None where it is missing or damaged."""
+    """What is kept; None if it is missing or damaged."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         return content["salt"], content["rows"]
@@ -67,7 +67,7 @@ def _fingerprint(sample: Sample, salt: str) -> str:
 
 
 def _difference(was: Fingerprints, now: Fingerprints) -> str | None:
-    """What has changed, in words; None where nothing has."""
+    """What has changed, in words; None if nothing has."""
     if was == now:
         return None
     old, new = _flat(was), _flat(now)

@@ -146,7 +146,7 @@ def _check_whole(config: Config, model: PreTrainedModel) -> list[str]:
 
 
 def with_adapter(config: Config) -> Config:
-    """The configuration with what the adapter it begins from settles; ConfigError where it asks for something else."""
+    """The configuration with what the adapter it begins from settles; ConfigError if it asks for something else."""
     if config.lora.init is None:
         return config
     defaults, changes = LoraConfig(), {}
@@ -162,7 +162,7 @@ def with_adapter(config: Config) -> Config:
 
 
 def begin_from_adapter(parts: Parts, config: Config) -> None:
-    """Have parts begin with the adapter in `lora.init`, if there is one; AdapterError where it does not fit them."""
+    """Have parts begin with the adapter in `lora.init`, if there is one; AdapterError if it does not fit them."""
     if config.lora.init is None:
         return
     try:
@@ -214,7 +214,7 @@ def _place(config: Config) -> dict[str, Any]:
 
 
 def device_of(config: Config) -> torch.device:
-    """The configured device; raises ConfigError where it is not there."""
+    """The configured device; raises ConfigError if it is not there."""
     name = config.model.device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"

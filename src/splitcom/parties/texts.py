@@ -340,7 +340,7 @@ def load_client_rows(config: Config) -> Rows:
     """A client's own rows, from `data.source` and `data.held_out`: to train on, in their order, and held out.
 
     A client holds out its share of `data.held_out_samples`. Raises DataError naming file, row and column, and
-    ConfigError where nothing is left to train on.
+    ConfigError if nothing is left to train on.
     """
     _check_held_out(config)
     data = config.data

@@ -52,7 +52,7 @@ def most_label_bytes(num_samples: int, max_tokens: int) -> int:
 
 
 def unpack_labels(data: bytes, max_tokens: int, max_samples: int | None = None) -> dict[int, Labels]:
-    """Read what `pack_labels` wrote; raises RemoteProtocolError where the bytes do not add up.
+    """Read what `pack_labels` wrote; raises RemoteProtocolError if the bytes do not add up.
 
     `max_tokens` bounds the length of one sample, and `max_samples` their number, so that both are checked before memory
     is taken for them.

@@ -147,7 +147,7 @@ class Session:
         self._transitions = TRANSITIONS[form]
 
     def send(self, message: Message) -> bytes:
-        """Serialise a message of ours; raises LocalProtocolError where the table does not allow it now."""
+        """Serialise a message of ours; raises LocalProtocolError if the table does not allow it now."""
         following = self._transitions.get((self.state, self.role, _kind(message)))
         if following is None:
             raise LocalProtocolError(self._describe(self.role, _kind(message)))
@@ -155,7 +155,7 @@ class Session:
         return message.SerializeToString(deterministic=True)
 
     def receive(self, data: bytes) -> Message:
-        """Parse a message of the peer's; raises RemoteProtocolError where it is malformed or out of order.
+        """Parse a message of the peer's; raises RemoteProtocolError if it is malformed or out of order.
 
         One whose kind is not legal now, or that is larger than its kind may be, is not parsed.
         """

@@ -67,7 +67,7 @@ def format_seconds(seconds: float) -> str:
 
 
 def format_thresholds(thresholds: Mapping[str, float]) -> str:
-    """Write what controllers have set, by flow, for a line of progress; nothing where there is none.
+    """Write what controllers have set, by flow, for a line of progress; nothing if there is none.
 
     >>> format_thresholds({"activation_up": 0.98, "activation_down": 0.9512})
     '  θ 0.98 0.951'

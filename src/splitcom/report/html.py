@@ -32,7 +32,7 @@ _MOST_CLASSES = 20  # of a confusion matrix that can still be read
 def write_report(folder: str | os.PathLike[str]) -> Path:
     """Write `report.html` into a run or comparison folder and give its path.
 
-    Raises RunError where the folder is neither, is damaged, or cannot be written.
+    Raises RunError if the folder is neither, is damaged, or cannot be written.
     """
     folder = Path(folder)
     if (folder / COMPARISON).exists():
@@ -277,7 +277,7 @@ def _method_table(results: list[Result]) -> Markup:
     ]
     explained = (
         "Mean ± sample standard deviation over seeds; sizes and times are means. “Share” is the part of "
-        "splitlora's total where that was run, otherwise of the same run with fp16 flows; “saving” is always "
+        "splitlora's total if that was run, otherwise of the same run with fp16 flows; “saving” is always "
         "against the same run with fp16 flows."
     )
     return Markup(markup.table([name.capitalize() for name in names], rows) + markup.paragraph(explained))

@@ -343,7 +343,7 @@ def _legend(figure: Figure, columns: int) -> None:
 
 def _round_axis(axes: Axes, rounds: Iterable[int]) -> None:
     axes.set_xlabel("round")
-    axes.set_xlim(min(rounds) - 0.6, max(rounds) + 0.6)  # also where there is one round only
+    axes.set_xlim(min(rounds) - 0.6, max(rounds) + 0.6)  # also if there is one round only
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
 
 

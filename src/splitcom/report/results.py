@@ -81,7 +81,7 @@ def results_markdown(
 
 
 def save_plot(comparison_folder: str | os.PathLike[str], path: str | os.PathLike[str]) -> Path:
-    """Draw held-out loss against bytes sent as a PNG; raises RunError where it cannot be written."""
+    """Draw held-out loss against bytes sent as a PNG; raises RunError if it cannot be written."""
     from splitcom.report import plots  # matplotlib takes its time: only where something is drawn
 
     return write_atomic(Path(path), plots.render_png(plots.loss_plane, load_comparison(comparison_folder)))

@@ -29,7 +29,7 @@ class Measure:
 
     @classmethod
     def of_known(cls, values: Iterable[float | None]) -> "Measure | None":
-        """Summarise the values that exist; None where there is none."""
+        """Summarise the values that exist; None if there is none."""
         known = [value for value in values if value is not None]
         return cls.of(known) if known else None
 
@@ -38,9 +38,9 @@ class Measure:
 class Row:
     """A method in a comparison: losses in nats per token (classes: sample), sizes in bytes, ratios as fractions.
 
-    `share` is the part of uncompressed SplitLoRA's traffic, or, where that was not run, of what the
+    `share` is the part of uncompressed SplitLoRA's traffic, or, if that was not run, of what the
     same run would send with fp16 flows. `cut` is the part of what the run itself would send of the flows at the cut
-    with fp16, None where nothing is cut. `change` is the held-out loss against SplitLoRA's of the same seed. Both
+    with fp16, None if nothing is cut. `change` is the held-out loss against SplitLoRA's of the same seed. Both
     look at the SplitLoRA of the row's group alone.
     """
 

@@ -53,7 +53,7 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
 def closing_table(results: Sequence[Result | Mapping[str, object]], title: str | None = None) -> Table:
     """Build the table that ends a run, demo or comparison: a row per method, averaged over its seeds.
 
-    Takes results as read by `load_run` or as the dictionary of `result.json`; raises RunError where a
+    Takes results as read by `load_run` or as the dictionary of `result.json`; raises RunError if a
     field is missing or wrong.
     """
     checked = [as_result(result) for result in results]

@@ -31,7 +31,7 @@ class _Steering:
 
 
 class Controllers:
-    """By name: that of the flow, or "shared". Raises ConfigError where one lacks a package or its `start_from`."""
+    """By name: that of the flow, or "shared". Raises ConfigError if one lacks a package or its `start_from`."""
 
     def __init__(self, config: Config) -> None:
         self._rounds = config.training.rounds

@@ -387,7 +387,7 @@ class Federation:
 def forget_clients(store: PartyStore) -> None:
     """Leave of a server's last state what a longer run could begin from: nothing that is made of clients' text.
 
-    The clients of such a run begin with new references. Raises RunError where the state cannot be read or written.
+    The clients of such a run begin with new references. Raises RunError if the state cannot be read or written.
     """
     if (last := store.latest()) is None:
         return

@@ -68,7 +68,7 @@ class Simulation:
 
 
 def _check_times(config: Config) -> None:
-    """Raise ConfigError where the order of events would depend on how busy this machine is."""
+    """Raise ConfigError if the order of events would depend on how busy this machine is."""
     links = config.links
     steps = [links.clients.get(name, links).step_s for name in config.client_names]
     if not config.federation.waits_for_all and None in (*steps, links.server_step_s):

@@ -116,7 +116,7 @@ class Channel:
 
     @property
     def setting(self) -> float | None:
-        """The threshold or step that the sender goes by; None where the codec has neither."""
+        """The threshold or step that the sender goes by; None if the codec has neither."""
         if self.decision.value is not None or self.codec.knob is None:
             return self.decision.value
         return self.codec.knob.value

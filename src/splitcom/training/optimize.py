@@ -33,7 +33,7 @@ def learning_rate(config: TrainingConfig, progress: float) -> float:
 
 
 def check_optimizer(name: str) -> None:
-    """Raise ConfigError where an optimizer's library is not installed, or there is no device that it runs on."""
+    """Raise ConfigError if an optimizer's library is not installed, or there is no device that it runs on."""
     if name != "adamw8bit":
         return
     reason = "bitsandbytes is not installed: pip install 'splitcom[quant]'"
@@ -89,7 +89,7 @@ class Optimizer:
     def step(self, progress: float) -> None:
         """Clip the gradients, take a step at the rate for `progress`, forget the gradients.
 
-        Raises NonFiniteError, and changes nothing, where they are not finite.
+        Raises NonFiniteError, and changes nothing, if they are not finite.
         """
         if self._inner is None:
             return

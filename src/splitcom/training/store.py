@@ -46,14 +46,14 @@ class PartyStore:
     def rounds(self) -> list[int]:
         """The rounds after which a whole state is there, in ascending order; warns of those that are damaged.
 
-        Raises RunError where the state is that of another version.
+        Raises RunError if the state is that of another version.
         """
         return [round_index for round_index in self._saved() if self._is_whole(round_index)]
 
     def latest(self) -> int | None:
-        """The last round after which a whole state is there; None where none was ever saved.
+        """The last round after which a whole state is there; None if none was ever saved.
 
-        Raises RunError where all of them are damaged.
+        Raises RunError if all of them are damaged.
         """
         if rounds := self.rounds():
             return rounds[-1]
@@ -71,7 +71,7 @@ class PartyStore:
         scalars: Mapping[str, Any],
         references: NamedReferences = (),
     ) -> None:
-        """Write the state after a round; raises RunError, and leaves what was there, where it cannot be written.
+        """Write the state after a round; raises RunError, and leaves what was there, if it cannot be written.
 
         States of later rounds, and all but the last that are to be kept, are removed.
         """
@@ -96,7 +96,7 @@ class PartyStore:
         self._remove_all_but(self._keep)
 
     def load(self, round_index: int) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-        """Read tensors and scalars back; raises RunError where they are damaged."""
+        """Read tensors and scalars back; raises RunError if they are damaged."""
         path = self._path(round_index)
         if not self._is_whole(round_index):
             raise _damaged(path, "its checksums do not hold")
@@ -171,7 +171,7 @@ def _apart(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def _fault(folder: Path) -> str | None:
-    """What is wrong with a saved state, None where nothing is; raises RunError where another version has written it."""
+    """What is wrong with a saved state, None if nothing is; raises RunError if another version has written it."""
     try:
         state = _read_json(folder / "state.json")
         # 0.1 wrote neither a format nor checksums

@@ -78,7 +78,7 @@ class Dialler:
 
 
 def diagnose(address: str, identity: Identity, timeout_s: float = 5.0) -> str | None:
-    """Why TLS fails with the server, which gRPC does not say; None where that is not the trouble."""
+    """Why TLS fails with the server, which gRPC does not say; None if that is not the trouble."""
     host, _, port = address.rpartition(":")
     context = ssl.create_default_context(cadata=identity.authority.decode())
     context.set_alpn_protocols(["h2"])

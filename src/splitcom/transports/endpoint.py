@@ -87,7 +87,7 @@ class Endpoint:
         return Position(sequence=self._received, offset=self._partial_bytes, window_bytes=self._granted_bytes)
 
     def resume(self, peer: Position) -> None:
-        """Go on where the peer is; raises RemoteProtocolError where it cannot be there."""
+        """Go on where the peer is; raises RemoteProtocolError if it cannot be there."""
         self._acknowledge(peer.sequence)
         first = self._outbox[0][0] if self._outbox else self._last_sequence + 1
         if peer.sequence + 1 < first:
@@ -103,7 +103,7 @@ class Endpoint:
         self._chunk_bytes = min(FIRST_CHUNK_BYTES, self._limits.chunk_bytes)
 
     def send(self, data: bytes) -> None:
-        """Take a message to be sent; raises LocalProtocolError where it or their number is too large."""
+        """Take a message to be sent; raises LocalProtocolError if it or their number is too large."""
         if len(data) > self._limits.message_bytes:
             raise LocalProtocolError(
                 f"a message of {len(data)} bytes; at most {self._limits.message_bytes} can be sent"
@@ -116,7 +116,7 @@ class Endpoint:
         self._outbox.append((self._last_sequence, data))
 
     def next_parcel(self) -> Parcel | None:
-        """What to send next; None where there is nothing, or no credit for it."""
+        """What to send next; None if there is nothing, or no credit for it."""
         if self._credit_due:
             self._credit_due = False
             return Parcel(Frame(credit=Credit(sequence=self._received, granted_bytes=self._granted_bytes)))
@@ -137,7 +137,7 @@ class Endpoint:
     def receive(self, parcel: Parcel) -> bytes | None:
         """Take a chunk or credit; returns the message that is complete with it.
 
-        Raises RemoteProtocolError where the frame is none that may come now.
+        Raises RemoteProtocolError if the frame is none that may come now.
         """
         match parcel.frame.WhichOneof("kind"):
             case "chunk":

@@ -66,7 +66,7 @@ class Transport(Protocol):
     """For how long a client may be waited for before the log says so; None where waiting takes no time."""
 
     def receive(self, timeout_s: float | None = None) -> Event | None:
-        """Wait for the next event; None where there is none within `timeout_s` (None: wait for ever)."""
+        """Wait for the next event; None if there is none within `timeout_s` (None: wait for ever)."""
 
     def now(self) -> float:
         """Seconds since the run's start; what deadlines are set by."""

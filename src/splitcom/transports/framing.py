@@ -36,7 +36,7 @@ def pack(parcel: Parcel) -> bytes:
 
 
 def unpack(message: bytes) -> Parcel:
-    """Read a message without copying its data; raises RemoteProtocolError where it is malformed."""
+    """Read a message without copying its data; raises RemoteProtocolError if it is malformed."""
     if len(message) < _LENGTH.size:
         raise RemoteProtocolError(f"{len(message)} bytes are no frame")
     (length,) = _LENGTH.unpack_from(message)

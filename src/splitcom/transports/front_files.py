@@ -64,7 +64,7 @@ class FrontFiles:
 
     @classmethod
     def of(cls, listing: FrontListing, limit_bytes: int) -> "FrontFiles":
-        """Believe a list; raises RemoteProtocolError where it is none of a front, or of more bytes than are taken."""
+        """Believe a list; raises RemoteProtocolError if it is none of a front, or of more bytes than are taken."""
         sizes = {file.name: file.size for file in listing.files}
         if len(sizes) != len(listing.files) or not {CONFIG, WEIGHTS} <= sizes.keys():
             raise RemoteProtocolError("the server lists files that are no model")

@@ -51,7 +51,7 @@ class LinkMeasurement:
 class ServerCalls:
     """The calls beside the conversation; a context manager. They wait for a server that is not there yet.
 
-    All raise RefusedError with the server's reason, and TransportError where it cannot be reached in time.
+    All raise RefusedError with the server's reason, and TransportError if it cannot be reached in time.
     """
 
     def __init__(self, address: str, identity: Identity, timeouts: Timeouts | None = None) -> None:
@@ -106,7 +106,7 @@ class ServerCalls:
         """The folder below `cache` that holds the front's files as the server lists them now; fetched if need be.
 
         `check` is given the folder as soon as it has the model's configuration, and how large the weights are said to
-        be; it may raise. Raises RemoteProtocolError where the server sends what is no front, or not what it has
+        be; it may raise. Raises RemoteProtocolError if the server sends what is no front, or not what it has
         listed, or would send more than `limit_bytes`.
         """
         listing = self._channel.unary_unary(

@@ -50,8 +50,8 @@ def run_client(
     """Hold conversations with the server until one is finished; `make_peer` begins each of them.
 
     A connection that is lost is made again and gone on with. A new peer is made where the server has begun anew or
-    asks for it. Raises RefusedError where either side will not go on, TransportError where the server cannot be
-    reached for `give_up_s`, RemoteProtocolError where it breaks the protocol, and whatever the peer raises.
+    asks for it. Raises RefusedError if either side will not go on, TransportError if the server cannot be
+    reached for `give_up_s`, RemoteProtocolError if it breaks the protocol, and whatever the peer raises.
     """
     while True:
         link = _Link(Dialler(address, identity, timeouts or Timeouts()), limits or Limits())

@@ -75,7 +75,7 @@ class GrpcServer:
         front: makes the folder that clients without weights are sent; called once, when the first one asks.
         barred: why a client with this name may take no part, None if it may; asked anew for every frame.
 
-    Raises TransportError where it cannot listen.
+    Raises TransportError if it cannot listen.
     """
 
     def __init__(

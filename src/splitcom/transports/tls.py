@@ -68,7 +68,7 @@ class Issued:
 
 
 def create_authority(folder: str | Path, days: int = AUTHORITY_DAYS) -> None:
-    """Make an authority's certificate, key and empty revocation list; IdentityError where there is one."""
+    """Make an authority's certificate, key and empty revocation list; IdentityError if there is one."""
     folder = Path(folder)
     with _explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -96,7 +96,7 @@ def issue_server(folder: str | Path, hosts: Sequence[str], days: int = CERTIFICA
 
 
 def issue_client(folder: str | Path, name: str, days: int = CERTIFICATE_DAYS) -> Path:
-    """Issue a client's bundle, one file to hand over; IdentityError where the name has one that is not revoked."""
+    """Issue a client's bundle, one file to hand over; IdentityError if the name has one that is not revoked."""
     check_name(name)
     folder = Path(folder)
     bundle = folder / "clients" / f"{name}.pem"
@@ -144,7 +144,7 @@ def list_issued(folder: str | Path) -> list[Issued]:
 
 
 def load_identity(bundle: str | Path) -> Identity:
-    """Read a bundle; IdentityError where it is missing, malformed, or expired."""
+    """Read a bundle; IdentityError if it is missing, malformed, or expired."""
     bundle = Path(bundle)
     with _explained(bundle):
         content = bundle.read_bytes()
@@ -174,7 +174,7 @@ def load_server_identity(folder: str | Path) -> Identity:
 
 
 def common_name(certificate: x509.Certificate) -> str:
-    """The subject's common name; empty where it has none."""
+    """The subject's common name; empty if it has none."""
     names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     return str(names[0].value) if names else ""
 
@@ -197,7 +197,7 @@ def check_name(name: str) -> str:
 class Revocations:
     """The revocation list of an authority's folder, read again whenever the file has changed.
 
-    Raises IdentityError where it is damaged or not signed by the authority: better to refuse all than to let in one.
+    Raises IdentityError if it is damaged or not signed by the authority: better to refuse all than to let in one.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -359,7 +359,7 @@ def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
 
 
 def _write_new(path: Path, content: bytes, *, secret: bool = False) -> None:
-    """Create a file, a secret one for its owner alone from the first moment; IdentityError where it exists."""
+    """Create a file, a secret one for its owner alone from the first moment; IdentityError if it exists."""
     with _explained(path):
         try:
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if secret else 0o644)

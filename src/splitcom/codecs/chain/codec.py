@@ -170,7 +170,7 @@ class ChainCodec(Codec):
         return self.store_of(references) if self.needs_references else None
 
     def _projector(self, values: Tensor, store: ReferenceStore | None, seed: int) -> _Project | None:
-        """What turns values into what the sender keeps of them; None where that is all."""
+        """What turns values into what the sender keeps of them; None if that is all."""
         if self._projection is None or store is None:
             return None
         if store.hidden is None:
@@ -273,7 +273,7 @@ def _read(
     device: torch.device | str,
     projection: Projection | None = None,
 ) -> Tensor | None:
-    """The references of a batch or their projections, fp32 `[tokens, hidden or dim]`, zeros where there is none.
+    """The references of a batch or their projections, fp32 `[tokens, hidden or dim]`, zeros if there is none.
 
     None if all lack.
     """

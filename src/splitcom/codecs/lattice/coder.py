@@ -89,7 +89,7 @@ class Writer(Coder):
 
 
 class Reader(Coder):
-    """Reads bits; raises PacketError where the bytes are none that a writer gives."""
+    """Reads bits; raises PacketError if the bytes are none that a writer gives."""
 
     def __init__(self, data: Buffer) -> None:
         self._decoder = constriction.stream.queue.RangeDecoder(words_of(data))
@@ -108,7 +108,7 @@ class Reader(Coder):
 
 
 def words_of(data: Buffer) -> npt.NDArray[np.uint32]:
-    """The words that a reader reads from a body; PacketError where it ends with a zero byte."""
+    """The words that a reader reads from a body; PacketError if it ends with a zero byte."""
     if data[-1:] == b"\0":
         raise PacketError("a range-coded body ends with a zero byte, which a writer leaves out")
     return np.frombuffer(bytes(data) + bytes(-len(data) % 4), "<u4").astype(np.uint32)
@@ -158,7 +158,7 @@ class MatrixModel:
     def __init__(self, counts: Ints, means: Ints) -> None:
         self.bits = BitModel(counts)
         self.means = means
-        """`[kinds, width]`: magnitudes, clipped to 3, in units of 2^-16; 0 where none has been seen."""
+        """`[kinds, width]`: magnitudes, clipped to 3, in units of 2^-16; 0 if none has been seen."""
 
     @classmethod
     def new(cls, width: int, kinds: int = 1) -> "MatrixModel":

@@ -36,7 +36,7 @@ class Modes:
     """How each token of a batch is predicted: bool `[tokens]` and, of tokens that jump, the new pointer."""
 
     usual: Bools
-    """From its own reference where there is one, else from where the pointer is."""
+    """From its own reference if there is one, else from where the pointer is."""
     jump: Bools
     """From where the pointer jumps to."""
     zero: Bools
@@ -290,7 +290,7 @@ def _choose(coordinates: Floats, own: Points | None, window: Window, units: Poin
 
 
 def _jumps(coordinates: Floats, own: Points | None, window: Window, units: Points) -> tuple[Floats, Ints]:
-    """What a jump of each token costs, and where it goes; infinite where it cannot pay."""
+    """What a jump of each token costs, and where it goes; infinite if it cannot pay."""
     cost = np.full(len(coordinates), np.inf, np.float32)
     best = np.zeros(len(coordinates), np.int64)
     if window.size:

@@ -25,7 +25,7 @@ class Tokens:
     factors: Ints
     """`[tokens, 1]`: how many times the step is to be taken for each token's."""
     reference: Points
-    """`[tokens, dims]`, zeros where there is none."""
+    """`[tokens, dims]`, zeros if there is none."""
     recent: Points
     """`[recent tokens, dims]`, the newest last."""
 
@@ -96,7 +96,7 @@ class Tokens:
 def code_factors(coder: Coder, prompts: BitModel, factor: int, learnt: Tensor | None, lengths: Ints) -> Ints:
     """Code which tokens are a prompt's; gives how many times the step each is to have, 1 or `factor`, `[tokens, 1]`.
 
-    `learnt` is bool `[tokens]`, None where it is read.
+    `learnt` is bool `[tokens]`, None if it is read.
     """
     factors = np.ones((int(lengths.sum()), 1), np.int64)
     if factor > 1:

@@ -9,6 +9,6 @@ class Reference(NamedTuple):
     length: int
     """Tokens."""
     version: int
-    """Counts the times this sample was sent; 1 where it was sent without use of an older reference."""
+    """Counts the times this sample was sent; 1 if it was sent without use of an older reference."""
     checksum: int
     """CRC-32 of its bytes in the store's precision."""

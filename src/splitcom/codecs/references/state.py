@@ -32,7 +32,7 @@ class FlowState:
 
     @classmethod
     def of(cls, flat: Mapping[str, Ints]) -> "FlowState | None":
-        """Inverse of `flat`; None where there is none. KeyError or ValueError where something does not fit."""
+        """Inverse of `flat`; None if there is none. KeyError or ValueError if something does not fit."""
         if "chain" not in flat:
             return None
         names = [name.removeprefix("value.") for name in flat if name.startswith("value.")]

@@ -71,19 +71,19 @@ class ReferenceStore(ABC):
         return iter(self._index)
 
     def peek(self, sample_ids: Iterable[int]) -> list[Reference | None]:
-        """What is known of each reference, None where there is none; counts as no use."""
+        """What is known of each reference, None if there is none; counts as no use."""
         return [self._index.get(sample_id) for sample_id in sample_ids]
 
     def read(self, sample_ids: Sequence[int]) -> Tensor:
         """The values of `sample_ids`, concatenated: a copy, fp32 `[tokens, hidden]` on the CPU.
 
-        Counts as no use (see `update`). KeyError where one is missing.
+        Counts as no use (see `update`). KeyError if one is missing.
         """
         data = bytearray().join(self._load(sample_ids))
         return torch.frombuffer(data, dtype=DTYPES[self.precision]).view(-1, self.hidden or 1).float()
 
     def read_kept(self, sample_ids: Sequence[int]) -> list[Buffer]:
-        """What is stored of `sample_ids`, as `update` got it. KeyError where one is missing."""
+        """What is stored of `sample_ids`, as `update` got it. KeyError if one is missing."""
         return self._load(sample_ids)
 
     def update(
@@ -103,7 +103,7 @@ class ReferenceStore(ABC):
             sample_ids: the batch; none twice.
             lengths: tokens of each sample, `[batch]`.
             values: fp32 `[tokens, hidden]`, the tokens of the changed samples only.
-            changed: which samples get a new reference, `[batch]`; must hold where there is none yet.
+            changed: which samples get a new reference, `[batch]`; must hold if there is none yet.
             known: which samples were coded with use of their old reference, `[batch]`: their version goes up
                 by one; that of the others starts at 1 again.
             kept: of each changed sample, what to keep in place of its values.
@@ -226,7 +226,7 @@ class ReferenceStore(ABC):
 
     @abstractmethod
     def _load(self, sample_ids: Sequence[int]) -> list[Buffer]:
-        """The stored bytes of each sample; KeyError where one is missing."""
+        """The stored bytes of each sample; KeyError if one is missing."""
 
     @abstractmethod
     def _write(self, data: Mapping[int, Buffer], removed: Sequence[int]) -> None:
