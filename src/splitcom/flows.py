@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Literal
 
 Direction = Literal["up", "down", "both"]
-Content = Literal["activation", "gradient", "labels", "adapter", "control", "evaluation"]
+Content = Literal["activation", "gradient", "labels", "adapter", "sketch", "control", "evaluation"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +104,13 @@ _TABLE = (
         codec="delta > grid(2.0)",
         fields=("round_start.adapter", "evaluation_start.adapter"),
     ),
+    Flow(
+        name="sketch_up",
+        direction="up",
+        content="sketch",
+        colour="#4d4d00",
+        fields=("chunk_end.sketch",),
+    ),
     # what is payload of no other flow
     Flow(name="control", direction="both", content="control", colour="#8a8a8a"),
     Flow(
@@ -127,6 +134,7 @@ FLOWS: Mapping[str, Flow] = MappingProxyType({flow.name: flow for flow in _TABLE
 SUMS = ("up", "down", "total")
 """Of all flows: whatever crosses the network is in them."""
 AT_CUT = tuple(flow.name for flow in _TABLE if flow.cut is not None)
+ADAPTERS = tuple(flow.name for flow in _TABLE if flow.content == "adapter")
 WITH_BASE = tuple(flow.name for flow in _TABLE if flow.base is not None)
 
 

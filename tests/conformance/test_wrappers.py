@@ -77,10 +77,10 @@ def test_no_update_is_larger_than_the_bound_and_a_resumed_run_has_the_same_bits(
     bound, norms = 0.05, []
     made = Client._made
 
-    def measured(self, round_index):
+    def measured(self, start):
         theirs, base = self._trainer.adapter(), self._held.base
         norms.append(sum(float((theirs[name] - base[name]).square().sum()) for name in base) ** 0.5)
-        return made(self, round_index)
+        return made(self, start)
 
     monkeypatch.setattr(Client, "_made", measured)
     free = tiny_config.override(WAYS[way])

@@ -225,6 +225,8 @@ def _messages(packets: Sequence[bytes], labels: Sequence[bytes], adapters: Seque
         Message(save_state={"round": 1}),
         Message(state_saved={}),
         Message(round_paused={}),
+        Message(chunk_end={"sketch": bytes(8)}),
+        Message(chunk_next={"more": True}),
         Message(round_abort={}),
         Message(finish={}),
         Message(failure={"reason": "disk full"}),

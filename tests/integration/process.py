@@ -71,10 +71,10 @@ def poison(from_round, factor):
 
     made = Client._made
 
-    def poisoned(self, round_index):
-        if round_index >= from_round:
+    def poisoned(self, start):
+        if start.round >= from_round:
             self._trainer.load_adapter({name: t * factor for name, t in self._trainer.adapter().items()})
-        return made(self, round_index)
+        return made(self, start)
 
     Client._made = poisoned
 

@@ -10,7 +10,8 @@ from torch import Tensor
 class Update:
     """What a client has made of a version of the shared adapter in a round, from so many labels, by which it weighs.
 
-    `adapter` may lack tensors of the shared one: those of layers that this client does not hold.
+    `adapter` may lack tensors of the shared one: those of layers that this client does not hold, or
+    of other segments than the one it has sent.
     """
 
     adapter: Mapping[str, Tensor]
@@ -18,3 +19,4 @@ class Update:
     version: int  # of the adapter it began from
     is_new: bool = True  # false: it has left the adapter as it was
     client: str = ""
+    segment: int = 0

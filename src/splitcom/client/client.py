@@ -6,7 +6,7 @@ client receives. What training means is the trainer's business: `FrontTrainer` (
 """
 
 from collections.abc import Generator, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 from math import isfinite
 from typing import Any, Protocol
 
@@ -15,11 +15,12 @@ import torch
 from splitcom.client.packets import RoundAborted
 from splitcom.codecs import ReferenceStore
 from splitcom.config import Config
-from splitcom.errors import NonFiniteError, RefusedError
+from splitcom.errors import NonFiniteError, RefusedError, RemoteProtocolError
 from splitcom.foreign import PEER_CHARACTERS, visible
 from splitcom.protocol.adapters import unpack_packets
 from splitcom.protocol.limits import LIMITS, KindLimits
 from splitcom.protocol.messages_pb2 import (
+    ChunkEnd,
     EvaluationEnd,
     EvaluationStart,
     Hello,
@@ -31,12 +32,14 @@ from splitcom.protocol.messages_pb2 import (
 )
 from splitcom.protocol.session import PROTOCOL_VERSION, Form, Role, Session, State
 from splitcom.seeds import derive_seed
-from splitcom.training.adapters import AdapterCodec, digest_of
+from splitcom.training.adapters import AdapterCodec, AdapterSender, digest_of
 from splitcom.training.channel import Channels
 from splitcom.training.optimize import DIVERGED
 from splitcom.training.plan import LocalRound
+from splitcom.training.segments import segment_of
 from splitcom.training.steering import follow
 from splitcom.training.store import PartyStore, sections_of
+from splitcom.training.variance import estimate_of, flat_of
 
 Conversation = Generator[Message | None, Message, Any]
 _EXACT = AdapterCodec("none")
@@ -51,6 +54,11 @@ class RoundSummary:
     loss_sum: float = 0.0
     num_labels: int = 0
     num_correct: int = 0
+
+    def __add__(self, other: "RoundSummary") -> "RoundSummary":
+        return RoundSummary(
+            *(mine + theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True))
+        )
 
 
 class Trainer(Protocol):
@@ -95,6 +103,7 @@ class Held:
     version: int = 0  # 0: none
     is_in_place: bool = False  # what the trainer has is this, untrained
     base: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    before: Mapping[str, torch.Tensor] = field(default_factory=dict)  # that of the round before
 
 
 class Client:
@@ -119,8 +128,10 @@ class Client:
         self._is_paused = False
         self._has_tail = bool(config.model.tail_blocks)
         self._seed = config.seed
-        self._up = AdapterCodec(config.flows.codec("adapter_up"))
-        self._down = AdapterCodec(config.flows.codec("adapter_down"))
+        self._up = AdapterSender(config.flows.adapter("adapter_up"))
+        self._down = AdapterSender(config.flows.adapter("adapter_down")).codec
+        self._variance = config.federation.variance
+        self._num_segments = config.federation.segments
         self._fingerprint = model_fingerprint
         # as the server's first version, if that was drawn alike; the server knows by the digest
         self._held = Held(trainer.adapter(), 1) if self._down.needs_base else Held()
@@ -189,17 +200,14 @@ class Client:
     def _train(self, start: RoundStart) -> Generator[Message | None, Message, Message | None]:
         if start.first_step == 0:
             self._take_adapter(start.adapter_version, start.adapter)
-            self._held.base = self._held.tensors
+            self._held.before, self._held.base = self._held.base, self._held.tensors
         keeps_adapter = start.frozen and not self._has_tail
         if start.first_step or not keeps_adapter:
             self._held.is_in_place = False
         self._is_paused = False
         follow(self._channels, start)
-        place = start.place if start.HasField("place") else start.round
         try:
-            summary = yield from self._trainer.train(
-                LocalRound(start.round, place, start.first_step, start.frozen)
-            )
+            summary = yield from self._trained(start)
         except RoundAborted:
             return None
         if summary is None:
@@ -213,9 +221,30 @@ class Client:
                 loss_sum=summary.loss_sum,
                 num_labels=summary.num_labels,
                 num_correct=summary.num_correct,
-                adapter=b"" if keeps_adapter else self._made(start.round),
+                adapter=b"" if keeps_adapter else self._made(start),
             )
         )
+
+    def _trained(self, start: RoundStart) -> Generator[Message | None, Message, RoundSummary | None]:
+        """Train the round, or chunk after chunk of it until the server says that it is enough."""
+        place = start.place if start.HasField("place") else start.round
+        local = LocalRound(start.round, place, start.first_step, start.frozen, start.chunk_steps or None)
+        summary = yield from self._trainer.train(local)
+        while start.chunk_steps and summary is not None:
+            verdict = yield Message(chunk_end=ChunkEnd(sketch=self._sketch(start)))
+            if not verdict.chunk_next.more:
+                break
+            local = replace(local, first_step=local.first_step + start.chunk_steps)
+            more = yield from self._trainer.train(local)
+            summary = None if more is None else summary + more
+        return summary
+
+    def _sketch(self, start: RoundStart) -> bytes:
+        """What tells how far this client has gone since the round began."""
+        held = self._held
+        before = held.before if start.along_last else None
+        estimate = estimate_of(self._variance, self._seed, start.round, held.base, before)
+        return estimate.pack(flat_of(self._trainer.adapter()) - flat_of(held.base))
 
     def _evaluate(self, start: EvaluationStart) -> Generator[Message | None, Message, Message]:
         own = self._trainer.adapter() if self._is_paused else None
@@ -246,10 +275,16 @@ class Client:
             tensors = codec.decode(packet, tensors)
         return dict(tensors)
 
-    def _made(self, round_index: int) -> bytes:
-        """The packet of what this client has made of the shared adapter."""
-        seed = derive_seed(self._seed, self.name, "adapter_up", round_index)
-        return self._up.encode(self._trainer.adapter(), self._held.base, seed)[0]
+    def _made(self, start: RoundStart) -> bytes:
+        """The packet of what this client has made of the shared adapter, or of the segment that is due."""
+        if start.segment >= self._num_segments:
+            raise RemoteProtocolError(f"segment {start.segment} of {self._num_segments} is wanted")
+        made, base = (
+            segment_of(tensors, start.segment, self._num_segments)
+            for tensors in (self._trainer.adapter(), self._held.base)
+        )
+        seed = derive_seed(self._seed, self.name, "adapter_up", start.round)
+        return self._up.encode(made, base, seed, start.share if start.HasField("share") else None)[0]
 
     def _save(self, round_index: int) -> None:
         held = self._held
@@ -257,7 +292,8 @@ class Client:
             "adapter": self._trainer.adapter() if self._is_paused else {},
             "trainer": self._trainer.state(),
             "held": held.tensors,
-            "base": held.base if self._is_paused else {},
+            "base": held.base if self._is_paused or self._variance.estimate else {},
+            "residual": self._up.residual,
         }
         tensors = {f"{s}.{name}": tensor for s, named in sections.items() for name, tensor in named.items()}
         scalars = {"version": held.version, "paused": self._is_paused}
@@ -267,6 +303,7 @@ class Client:
         tensors, scalars = self._store.load(round_index)
         sections = sections_of(tensors)
         self._held = Held(sections["held"], scalars["version"], base=sections["base"])
+        self._up.residual = dict(sections["residual"])
         self._is_paused = scalars["paused"]
         if self._is_paused:
             self._trainer.load_adapter(sections["adapter"])

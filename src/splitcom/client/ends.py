@@ -16,7 +16,7 @@ from splitcom.models import Front, Tail
 from splitcom.protocol.messages_pb2 import ActivationUp, EvaluationEnd, EvaluationUp, GradientUp, Message
 from splitcom.training.channel import Channels, held_out, passing_held_out
 from splitcom.training.loss import Losses, learnt_tokens, losses_through, num_labels_of
-from splitcom.training.plan import LocalRound, held_out_batches, progress_of
+from splitcom.training.plan import LocalRound, held_out_batches
 
 
 class EndsTrainer(PartsTrainer):
@@ -52,9 +52,9 @@ class EndsTrainer(PartsTrainer):
         trains = self._config.lora.train_front and not local.is_frozen
         self._front.train(trains)  # a frozen front has no dropout: it never changes
         self._tail.train()
-        for step, batch in enumerate(plan):
+        for step, batch in plan:
             losses, _, correct = yield from self._step(batch, (local.index, step), trains, local.is_frozen)
-            self._optimizer.step(progress_of(self._config, local.place, step, len(plan)))
+            self._optimizer.step(self._progress(local, step, len(plan)))
             loss_sum += float(losses.detach().sum())
             num_labels += len(losses)
             num_correct += int(correct.sum())

@@ -17,7 +17,7 @@ from splitcom.protocol.labels import pack_labels
 from splitcom.protocol.messages_pb2 import Activation, EvaluationBatch, EvaluationEnd, Message
 from splitcom.training.channel import Channel, Channels, held_out, passing_held_out
 from splitcom.training.loss import learnt_tokens
-from splitcom.training.plan import LocalRound, held_out_batches, progress_of
+from splitcom.training.plan import LocalRound, held_out_batches
 
 
 class FrontTrainer(PartsTrainer):
@@ -51,12 +51,14 @@ class FrontTrainer(PartsTrainer):
         plan = self._begin(local)
         trains = not local.is_frozen and bool(self._optimizer.parameters)
         self._front.train(trains)  # a frozen front has no dropout: it never changes
-        for step in range(local.first_step, len(plan)):
-            progress = progress_of(self._config, local.place, step, len(plan))
-            pauses = yield from self._step(plan[step], (local.index, step), progress, trains)
-            if pauses and step + 1 < len(plan):
+        for step, batch in plan:
+            if step < local.first_step:  # before the pause
+                continue
+            progress = self._progress(local, step, len(plan))
+            pauses = yield from self._step(batch, (local.index, step), progress, trains)
+            if pauses and step != plan[-1][0]:
                 return None
-        return RoundSummary(sum(int(batch.lengths.sum()) for batch in plan), len(plan))
+        return RoundSummary(sum(int(batch.lengths.sum()) for _, batch in plan), len(plan))
 
     def _step(
         self, batch: Batch, position: tuple[int, int], progress: float, trains: bool

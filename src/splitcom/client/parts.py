@@ -12,7 +12,7 @@ from splitcom.models import Part, joined_state, load_joined_state
 from splitcom.seeds import derive_seed
 from splitcom.training.channel import Channels
 from splitcom.training.optimize import Optimizer
-from splitcom.training.plan import LocalRound, round_batches
+from splitcom.training.plan import LocalRound, chunk_batches, progress_of, round_batches
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,21 @@ class PartsTrainer:
             config.client.proximal or 0.0,
         )
 
-    def _begin(self, local: LocalRound) -> list[Batch]:
-        """The batches of a round that begins, or goes on from a pause."""
+    def _begin(self, local: LocalRound) -> list[tuple[int, Batch]]:
+        """Steps and batches of all of a round that begins, or goes on from a pause, or of a chunk of it."""
         if local.first_step == 0:
             self._optimizer.begin_round()
-        return round_batches(self._samples, self._config, self._name, local.index)
+        if local.chunk_steps is None:
+            return list(enumerate(round_batches(self._samples, self._config, self._name, local.index)))
+        steps = range(local.first_step, local.first_step + local.chunk_steps)
+        found = chunk_batches(self._samples, self._config, self._name, local.index, steps)
+        return list(zip(steps, found, strict=True))
+
+    def _progress(self, local: LocalRound, step: int, num_steps: int) -> float:
+        """That of the run at a step; where nobody knows how many a round has, that of the round's middle."""
+        if local.chunk_steps is not None:
+            return progress_of(self._config, local.place, 0, 1)
+        return progress_of(self._config, local.place, step, num_steps)
 
     def _parts_of(self, batch: Batch) -> list[Batch]:
         return batch.parts(self._config.training.accumulate)

@@ -11,7 +11,7 @@ from splitcom.data import Batch, Sample
 from splitcom.models import Body, Front
 from splitcom.protocol.messages_pb2 import EvaluationEnd, Message
 from splitcom.training.loss import Losses, losses_through, num_labels_of
-from splitcom.training.plan import LocalRound, held_out_batches, progress_of
+from splitcom.training.plan import LocalRound, held_out_batches
 
 
 class WholeTrainer(PartsTrainer):
@@ -36,7 +36,7 @@ class WholeTrainer(PartsTrainer):
         plan = self._begin(local)
         self._front.train()
         self._body.train()
-        for step, batch in enumerate(plan):
+        for step, batch in plan:
             labels_of_step, draw = num_labels_of(batch.labels), self._draw(local.index, step)
             for index, part in enumerate(self._parts_of(batch)):
                 draw(index)
@@ -45,7 +45,7 @@ class WholeTrainer(PartsTrainer):
                 loss_sum += float(losses.detach().sum())
                 num_labels += len(losses)
                 num_correct += int(correct.sum())
-            self._optimizer.step(progress_of(self._config, local.place, step, len(plan)))
+            self._optimizer.step(self._progress(local, step, len(plan)))
             num_tokens += int(batch.lengths.sum())
         yield from ()
         return RoundSummary(num_tokens, len(plan), loss_sum, num_labels, num_correct)

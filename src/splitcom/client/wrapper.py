@@ -8,7 +8,9 @@ A new one is a subclass of `Wrapper` that overrides what it changes, a setting i
 
 import logging
 from collections.abc import Generator, Iterator, Mapping
+from math import exp
 
+import torch
 from torch import Tensor
 
 from splitcom.client.client import RoundSummary, Trainer
@@ -116,8 +118,59 @@ class ClipUpdate(Wrapper):
 _BEGAN = "clip_update."
 
 
+class Mixing(Wrapper):
+    """Begins a round from the shared adapter x mixed with what this client made in its last round, t rounds ago.
+
+        x  <-  (1 - w) * x + w * own        w = exp(-rate * t)
+
+    EcoLoRA (2506.02001): of segments that a client has not sent, its own training is not lost at once. In the first
+    round there is nothing to mix in, nor while the front is frozen.
+    """
+
+    def __init__(self, inner: Trainer, name: str, rate: float) -> None:
+        super().__init__(inner, name)
+        self._rate = rate
+        self._own: dict[str, Tensor] = {}
+        self._round = 0
+
+    def train(self, local: LocalRound) -> Generator[Message | None, Message, RoundSummary | None]:
+        """Mix, and train one round."""
+        if local.first_step == 0 and self._own and not local.is_frozen:
+            part = exp(-self._rate * (local.index - self._round))
+            self.load_adapter(
+                {
+                    name: (shared.double() * (1 - part) + self._own[name].double() * part).to(shared.dtype)
+                    for name, shared in self.adapter().items()
+                }
+            )
+        summary = yield from super().train(local)
+        if summary is not None:
+            self._own, self._round = self.adapter(), local.index
+        return summary
+
+    def state(self) -> dict[str, Tensor]:
+        """What it made, and when."""
+        own = {f"{_OWN}{name}": tensor for name, tensor in self._own.items()}
+        return super().state() | own | {_ROUND: torch.tensor(self._round)}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from a checkpoint."""
+        state = dict(state)
+        self._round = int(state.pop(_ROUND))
+        self._own = {
+            name.removeprefix(_OWN): state.pop(name) for name in list(state) if name.startswith(_OWN)
+        }
+        super().load_state(state)
+
+
+_OWN = "mixing.own."
+_ROUND = "mixing.round"
+
+
 def wrapped(trainer: Trainer, name: str, config: Config) -> Trainer:
     """A client's trainer with all that the configuration asks for around it."""
+    if config.client.mixing is not None:
+        trainer = Mixing(trainer, name, config.client.mixing)
     if config.client.clip_update is not None:
         trainer = ClipUpdate(trainer, name, config.client.clip_update)
     return trainer

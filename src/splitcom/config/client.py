@@ -1,6 +1,6 @@
 """The settings of what a client does to what it trains and sends."""
 
-from splitcom.settings import PositiveFloat, Section
+from splitcom.settings import NonNegativeFloat, PositiveFloat, Section
 
 
 class ClientConfig(Section):
@@ -15,4 +15,8 @@ class ClientConfig(Section):
     proximal: PositiveFloat | None = None
     """How strongly a client's loss draws it back to where a round began (mu in FedProx), such as 0.01; None: not
     at all.
+    """
+    mixing: NonNegativeFloat | None = None
+    """How fast a client forgets its own adapter (beta in EcoLoRA): a round begins from the shared one and a part
+    exp(-mixing * rounds since its last one) of what it made then; None: from the shared one.
     """

@@ -45,7 +45,9 @@ class Config(Section):
     """
 
     method: str = "splitcom"
-    """The method: splitcom, splitlora (no codec), frozen_front, fedlora (whole models at clients), centralised."""
+    """The method: splitcom, splitlora (no codec), frozen_front, fedlora (whole models at clients), eco_lora (segments
+    of these, sparse), fda_opt (these, averaged when clients have moved apart), centralised.
+    """
     seed: NonNegativeInt = 0
     """All that is drawn at random follows from it."""
     model: ModelConfig = ModelConfig()
@@ -112,6 +114,24 @@ class Config(Section):
                     f"flows.{flow}.residual = true: it needs what has been sent of {base} at both ends, of which "
                     f"the sender of {codec!r} keeps projections only; take another codec there, or leave residual out"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _rounds_of_one_kind(self) -> Self:
+        if self.training.max_steps is not None and self.federation.variance.estimate is not None:
+            raise ValueError(
+                f"training.max_steps = {self.training.max_steps}: with federation.variance.estimate = "
+                f"{self.federation.variance.estimate!r} how many steps a round has is seen as it goes; leave one out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _clipped_is_what_is_sent(self) -> Self:
+        if self.client.clip_update is not None and self.flows.adapter("adapter_up").error_feedback:
+            raise ValueError(
+                f"client.clip_update = {self.client.clip_update:g}: with flows.adapter_up.error_feedback = true what "
+                "is kept from earlier rounds is added after clipping, beyond the bound; leave one of them out"
+            )
         return self
 
     @model_validator(mode="after")

@@ -1,8 +1,8 @@
 """The settings of a federation: who takes part in a round, and who waits for whom."""
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from splitcom.aggregation import parse as parse_aggregator
 from splitcom.aggregation.config import AggregatorText
@@ -22,6 +22,21 @@ class AsynchronousConfig(Section):
     """How fast older updates lose weight: the part of one is `mixing * (1 + s) ** -staleness`."""
 
 
+class VarianceConfig(Section):
+    """When a round ends: as soon as clients are too far apart (FDA-Opt), told from a few numbers of each."""
+
+    estimate: Literal["linear", "ams", "naive"] | None = None
+    """How the variance of what clients have made is estimated: linear (8 bytes a client), ams (a sketch) or naive
+    (4 bytes, the norm alone). None: a round has training.local_epochs, however far they are apart.
+    """
+    max_chunks: PositiveInt | None = None
+    """How often training.local_epochs may be trained in a round at most; None: 2 * local_epochs + 8."""
+    depth: PositiveInt = 3
+    """Rows of the sketch of ams, whose median counts."""
+    width: Annotated[int, Field(ge=1, le=65_536, strict=True)] = 500
+    """Numbers in a row of the sketch: the estimate is off by about sqrt(2 / width)."""
+
+
 class FederationConfig(Section):
     """The clients of a round, who waits for whom, and how their adapters travel."""
 
@@ -36,6 +51,14 @@ class FederationConfig(Section):
     aggregator: AggregatorText = "fedavg"
     """How a round's adapters become one: fedavg, fedavgm(momentum=0.9), fedadam(lr=0.01), fedyogi(lr=0.01),
     norm_clip(bound), trimmed_mean(0.2), median, krum(0.2), multi_krum(0.2).
+    """
+    segments: PositiveInt = 1
+    """In how many segments adapters are sent to the server: a client sends one of them in a round, another in
+    each (EcoLoRA). 1: all of it.
+    """
+    density_rate: NonNegativeFloat = 0.0
+    """How fast adapters' codecs that have a density fall from it to their least one, with the training loss: by
+    exp(-density_rate * (first loss - last loss)). 0: not at all.
     """
     drop_after_s: PositiveFloat | None = None
     """Seconds after which a lost client is dropped from the run; None waits for ever."""
@@ -66,6 +89,7 @@ class FederationConfig(Section):
     over_select: NonNegativeFloat = 0.0
     """Sample this part more clients, and end the round with the first to finish."""
     asynchronous: AsynchronousConfig = AsynchronousConfig()
+    variance: VarianceConfig = VarianceConfig()
 
     @model_validator(mode="before")
     @classmethod
@@ -95,6 +119,36 @@ class FederationConfig(Section):
             raise ValueError(
                 f"over_select = {self.over_select:g}: all {self.clients} clients are sampled already; "
                 "lower sample, such as sample = 0.5"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _segments_of_a_round(self) -> Self:
+        if self.segments > 1 and self.scheduling == "asynchronous":
+            raise ValueError(
+                f"segments = {self.segments}: they are shared out over the clients of a round, which asynchronously "
+                "there is not; leave one of them out"
+            )
+        if self.segments > 1 and self.aggregator.partition("(")[0] in ("krum", "multi_krum"):
+            raise ValueError(
+                f"aggregator = {self.aggregator!r} compares whole updates, of which segments = {self.segments} leave "
+                "one part each; take another aggregator, such as median, or segments = 1"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _variance_of_whole_updates(self) -> Self:
+        if self.variance.estimate is None:
+            return self
+        if not self.waits_for_all:
+            raise ValueError(
+                f"federation.variance.estimate = {self.variance.estimate!r}: clients are compared after equal "
+                "steps, so all wait for all; leave out deadline_s, over_select and scheduling = 'asynchronous'"
+            )
+        if self.segments > 1:
+            raise ValueError(
+                f"federation.variance.estimate = {self.variance.estimate!r}: the variance is of whole adapters, and "
+                f"with segments = {self.segments} clients send parts; leave one of them out"
             )
         return self
 

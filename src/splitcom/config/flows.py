@@ -43,6 +43,10 @@ class AdapterFlowConfig(Section):
 
     codec: Annotated[CodecText, AfterValidator(_holds_whole_references)]
     """The codec of the adapters, such as "fp16" or "delta > topk(0.1) > int8 > zstd"."""
+    codec_b: Annotated[CodecText, AfterValidator(_holds_whole_references)] | None = None
+    """The codec of LoRA's matrices B, if it is to be another one; None: that of all others."""
+    error_feedback: bool = False
+    """Whether what a codec has left out or rounded off is kept and added to what is sent the next time."""
 
 
 class FlowSections(Section):
@@ -51,6 +55,11 @@ class FlowSections(Section):
     def __getitem__(self, flow: str) -> FlowConfig:
         """The section of a flow at the cut."""
         settings: FlowConfig = getattr(self, flow)
+        return settings
+
+    def adapter(self, flow: str) -> AdapterFlowConfig:
+        """The section of a flow that carries adapters."""
+        settings: AdapterFlowConfig = getattr(self, flow)
         return settings
 
     def codec(self, flow: str) -> str:

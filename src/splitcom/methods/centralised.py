@@ -5,7 +5,7 @@ parallel body.
 """
 
 from splitcom.config import Config
-from splitcom.flows import FLOWS
+from splitcom.flows import ADAPTERS
 from splitcom.methods.method import Method
 
 
@@ -18,7 +18,7 @@ def _configure(config: Config) -> Config:
             "model.tail_blocks": 0,
             "training.batch_size": batch_size,
             "federation.clients": 1,
-            **{f"flows.{flow.name}.codec": "none" for flow in FLOWS.values() if flow.content == "adapter"},
+            **{f"flows.{flow}": {"codec": "none"} for flow in ADAPTERS},
             "partition.kind": "iid",
             "links.clients": {},
         }

@@ -7,7 +7,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Message(_message.Message):
-    __slots__ = ("hello", "welcome", "round_start", "activation", "gradient", "reference_lost", "round_end", "evaluation_start", "evaluation_batch", "evaluation_next", "evaluation_end", "finish", "failure", "save_state", "state_saved", "activation_up", "activation_down", "gradient_up", "evaluation_up", "evaluation_down", "round_paused", "round_abort")
+    __slots__ = ("hello", "welcome", "round_start", "activation", "gradient", "reference_lost", "round_end", "evaluation_start", "evaluation_batch", "evaluation_next", "evaluation_end", "finish", "failure", "save_state", "state_saved", "activation_up", "activation_down", "gradient_up", "evaluation_up", "evaluation_down", "round_paused", "round_abort", "chunk_end", "chunk_next")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     ROUND_START_FIELD_NUMBER: _ClassVar[int]
@@ -30,6 +30,8 @@ class Message(_message.Message):
     EVALUATION_DOWN_FIELD_NUMBER: _ClassVar[int]
     ROUND_PAUSED_FIELD_NUMBER: _ClassVar[int]
     ROUND_ABORT_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_END_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_NEXT_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     welcome: Welcome
     round_start: RoundStart
@@ -52,7 +54,9 @@ class Message(_message.Message):
     evaluation_down: EvaluationDown
     round_paused: RoundPaused
     round_abort: RoundAbort
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., welcome: _Optional[_Union[Welcome, _Mapping]] = ..., round_start: _Optional[_Union[RoundStart, _Mapping]] = ..., activation: _Optional[_Union[Activation, _Mapping]] = ..., gradient: _Optional[_Union[Gradient, _Mapping]] = ..., reference_lost: _Optional[_Union[ReferenceLost, _Mapping]] = ..., round_end: _Optional[_Union[RoundEnd, _Mapping]] = ..., evaluation_start: _Optional[_Union[EvaluationStart, _Mapping]] = ..., evaluation_batch: _Optional[_Union[EvaluationBatch, _Mapping]] = ..., evaluation_next: _Optional[_Union[EvaluationNext, _Mapping]] = ..., evaluation_end: _Optional[_Union[EvaluationEnd, _Mapping]] = ..., finish: _Optional[_Union[Finish, _Mapping]] = ..., failure: _Optional[_Union[Failure, _Mapping]] = ..., save_state: _Optional[_Union[SaveState, _Mapping]] = ..., state_saved: _Optional[_Union[StateSaved, _Mapping]] = ..., activation_up: _Optional[_Union[ActivationUp, _Mapping]] = ..., activation_down: _Optional[_Union[ActivationDown, _Mapping]] = ..., gradient_up: _Optional[_Union[GradientUp, _Mapping]] = ..., evaluation_up: _Optional[_Union[EvaluationUp, _Mapping]] = ..., evaluation_down: _Optional[_Union[EvaluationDown, _Mapping]] = ..., round_paused: _Optional[_Union[RoundPaused, _Mapping]] = ..., round_abort: _Optional[_Union[RoundAbort, _Mapping]] = ...) -> None: ...
+    chunk_end: ChunkEnd
+    chunk_next: ChunkNext
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., welcome: _Optional[_Union[Welcome, _Mapping]] = ..., round_start: _Optional[_Union[RoundStart, _Mapping]] = ..., activation: _Optional[_Union[Activation, _Mapping]] = ..., gradient: _Optional[_Union[Gradient, _Mapping]] = ..., reference_lost: _Optional[_Union[ReferenceLost, _Mapping]] = ..., round_end: _Optional[_Union[RoundEnd, _Mapping]] = ..., evaluation_start: _Optional[_Union[EvaluationStart, _Mapping]] = ..., evaluation_batch: _Optional[_Union[EvaluationBatch, _Mapping]] = ..., evaluation_next: _Optional[_Union[EvaluationNext, _Mapping]] = ..., evaluation_end: _Optional[_Union[EvaluationEnd, _Mapping]] = ..., finish: _Optional[_Union[Finish, _Mapping]] = ..., failure: _Optional[_Union[Failure, _Mapping]] = ..., save_state: _Optional[_Union[SaveState, _Mapping]] = ..., state_saved: _Optional[_Union[StateSaved, _Mapping]] = ..., activation_up: _Optional[_Union[ActivationUp, _Mapping]] = ..., activation_down: _Optional[_Union[ActivationDown, _Mapping]] = ..., gradient_up: _Optional[_Union[GradientUp, _Mapping]] = ..., evaluation_up: _Optional[_Union[EvaluationUp, _Mapping]] = ..., evaluation_down: _Optional[_Union[EvaluationDown, _Mapping]] = ..., round_paused: _Optional[_Union[RoundPaused, _Mapping]] = ..., round_abort: _Optional[_Union[RoundAbort, _Mapping]] = ..., chunk_end: _Optional[_Union[ChunkEnd, _Mapping]] = ..., chunk_next: _Optional[_Union[ChunkNext, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("protocol_version", "client", "model_fingerprint", "num_samples", "num_held_out", "saved_rounds", "adapter_digest")
@@ -81,7 +85,7 @@ class Welcome(_message.Message):
     def __init__(self, config_toml: _Optional[str] = ..., round: _Optional[int] = ...) -> None: ...
 
 class RoundStart(_message.Message):
-    __slots__ = ("round", "adapter_version", "adapter", "thresholds", "steps", "first_step", "place", "frozen")
+    __slots__ = ("round", "adapter_version", "adapter", "thresholds", "steps", "first_step", "place", "segment", "share", "chunk_steps", "along_last", "frozen")
     class ThresholdsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -103,6 +107,10 @@ class RoundStart(_message.Message):
     STEPS_FIELD_NUMBER: _ClassVar[int]
     FIRST_STEP_FIELD_NUMBER: _ClassVar[int]
     PLACE_FIELD_NUMBER: _ClassVar[int]
+    SEGMENT_FIELD_NUMBER: _ClassVar[int]
+    SHARE_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_STEPS_FIELD_NUMBER: _ClassVar[int]
+    ALONG_LAST_FIELD_NUMBER: _ClassVar[int]
     FROZEN_FIELD_NUMBER: _ClassVar[int]
     round: int
     adapter_version: int
@@ -111,8 +119,12 @@ class RoundStart(_message.Message):
     steps: _containers.ScalarMap[str, float]
     first_step: int
     place: float
+    segment: int
+    share: float
+    chunk_steps: int
+    along_last: bool
     frozen: bool
-    def __init__(self, round: _Optional[int] = ..., adapter_version: _Optional[int] = ..., adapter: _Optional[bytes] = ..., thresholds: _Optional[_Mapping[str, float]] = ..., steps: _Optional[_Mapping[str, float]] = ..., first_step: _Optional[int] = ..., place: _Optional[float] = ..., frozen: _Optional[bool] = ...) -> None: ...
+    def __init__(self, round: _Optional[int] = ..., adapter_version: _Optional[int] = ..., adapter: _Optional[bytes] = ..., thresholds: _Optional[_Mapping[str, float]] = ..., steps: _Optional[_Mapping[str, float]] = ..., first_step: _Optional[int] = ..., place: _Optional[float] = ..., segment: _Optional[int] = ..., share: _Optional[float] = ..., chunk_steps: _Optional[int] = ..., along_last: _Optional[bool] = ..., frozen: _Optional[bool] = ...) -> None: ...
 
 class Activation(_message.Message):
     __slots__ = ("step", "activation", "labels")
@@ -185,6 +197,18 @@ class RoundEnd(_message.Message):
     num_labels: int
     num_correct: int
     def __init__(self, round: _Optional[int] = ..., num_tokens: _Optional[int] = ..., adapter: _Optional[bytes] = ..., num_steps: _Optional[int] = ..., loss_sum: _Optional[float] = ..., num_labels: _Optional[int] = ..., num_correct: _Optional[int] = ...) -> None: ...
+
+class ChunkEnd(_message.Message):
+    __slots__ = ("sketch",)
+    SKETCH_FIELD_NUMBER: _ClassVar[int]
+    sketch: bytes
+    def __init__(self, sketch: _Optional[bytes] = ...) -> None: ...
+
+class ChunkNext(_message.Message):
+    __slots__ = ("more",)
+    MORE_FIELD_NUMBER: _ClassVar[int]
+    more: bool
+    def __init__(self, more: _Optional[bool] = ...) -> None: ...
 
 class RoundPaused(_message.Message):
     __slots__ = ()

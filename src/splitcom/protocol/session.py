@@ -21,6 +21,7 @@ In the U-shape a step takes four messages, and none of their types has a field f
                 evaluation_up                  evaluation_down
     EVALUATING ──────────────► AWAITING_NEXT ──────────────────► EVALUATING
 
+A round may be trained in chunks: `chunk_end` leads from TRAINING to AWAITING_VERDICT, and `chunk_next` back.
 `save_state` and `state_saved` lead from IDLE to SAVING and back. `reference_lost` answers a packet of either side and
 leads back to where it was sent from: it is sent again. `finish` leads from IDLE, `failure` from anywhere, to CLOSED.
 """
@@ -34,7 +35,7 @@ from splitcom.errors import LocalProtocolError, RemoteProtocolError
 from splitcom.protocol.limits import LIMITS, KindLimits, kind_of
 from splitcom.protocol.messages_pb2 import Message
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 
 
 class Role(Enum):
@@ -71,6 +72,7 @@ class State(Enum):
     AWAITING_HIDDEN = "awaiting hidden states"
     IN_TAIL = "in the tail"
     AWAITING_GRADIENT = "awaiting gradient"
+    AWAITING_VERDICT = "awaiting verdict"
     EVALUATING = "evaluating"
     AWAITING_NEXT = "awaiting next"
     SAVING = "saving"
@@ -85,6 +87,8 @@ _COMMON: Transitions = {
     (State.IDLE, S, "round_start"): State.TRAINING,
     (State.AWAITING_GRADIENT, S, "gradient"): State.TRAINING,
     (State.TRAINING, C, "reference_lost"): State.AWAITING_GRADIENT,
+    (State.TRAINING, C, "chunk_end"): State.AWAITING_VERDICT,
+    (State.AWAITING_VERDICT, S, "chunk_next"): State.TRAINING,
     (State.TRAINING, C, "round_end"): State.IDLE,
     (State.IDLE, S, "evaluation_start"): State.EVALUATING,
     (State.EVALUATING, C, "evaluation_end"): State.IDLE,

@@ -21,6 +21,7 @@ from splitcom.server.part import ServerRun
 from splitcom.server.state import Task
 from splitcom.server.steps import Steps
 from splitcom.training.plan import num_round_batches, progress_of
+from splitcom.training.segments import segment_due
 
 
 class ArrivalDriven(Scheduled, ABC):
@@ -95,8 +96,9 @@ class Deadline(ArrivalDriven):
         if sum(peers[name].is_idle for name in sampled) < least:
             self.settle(round_index, is_last=False)  # late clients are needed
         chosen = [name for name in sampled if peers[name].is_idle]
-        for name in chosen:
-            self._steps.begin(name, Task(round_index, self._adapter.version))
+        for place, name in enumerate(chosen):
+            segment = segment_due(place, round_index, settings.segments)
+            self._steps.begin(name, Task(round_index, self._adapter.version, segment=segment))
         updates = self._collect_updates(chosen, round_index, least)
         self._abandon_all()
         if len(updates) < least:

@@ -1,48 +1,100 @@
 """Who trains when, and when a round is over. This is the plain way: everybody waits for everybody."""
 
 from splitcom.aggregation import Update
+from splitcom.scheduling.chunks import Chunks
 from splitcom.scheduling.sampling import sample_clients
 from splitcom.scheduling.scheduled import Scheduled
 from splitcom.server.conversations import Rejoined
+from splitcom.server.part import ServerRun
 from splitcom.server.state import Task
+from splitcom.server.steps import Steps
+from splitcom.state import State
 from splitcom.training.plan import num_round_batches, progress_of
+from splitcom.training.segments import segment_due
 
 
 class Lockstep(Scheduled):
-    """Every step waits for one batch of each client, and a round for every client's last one."""
+    """Every step waits for one batch of each client, and a round for every client's last one.
+
+    With `federation.variance.estimate` a round is trained in chunks of equally many steps, and ends for all at once.
+    """
+
+    def __init__(self, run: ServerRun, steps: Steps) -> None:
+        super().__init__(run, steps)
+        is_chunked = self._config.federation.variance.estimate is not None
+        self._chunks = Chunks(self._config, self._states) if is_chunked else None
 
     def train(self, round_index: int) -> None:
         """Run a round; raises Rejoined where too few clients come to its end."""
-        settings = self._config.federation
+        settings, shared = self._config.federation, self._adapter
         chosen = sample_clients(self._clients.ready, settings.num_sampled, self._config.seed, round_index)
-        for name in chosen:
-            self._steps.begin(name, Task(round_index, self._adapter.version))
-        updates = self._collect_updates(chosen, round_index)
+        num_steps, chunks = self._num_steps(chosen, round_index), self._chunks
+        along_last = chunks is not None and chunks.begin(round_index, shared.version, shared.tensors, chosen)
+        for place, name in enumerate(chosen):
+            task = Task(
+                round_index,
+                shared.version,
+                chunk_steps=0 if chunks is None else num_steps,
+                along_last=along_last,
+                segment=segment_due(place, round_index, settings.segments),
+            )
+            self._steps.begin(name, task)
+        updates = self._collect_updates(chosen, round_index, num_steps)
         if len(updates) < settings.min_clients:
             raise Rejoined(f"round {round_index} ended with {len(updates)} clients")
-        self._adapter.merge([updates[name] for name in chosen if name in updates])
+        brought = [updates[name] for name in chosen if name in updates]
+        if chunks is not None:
+            chunks.end(brought)
+        shared.merge(brought)
 
-    def _collect_updates(self, chosen: list[str], round_index: int) -> dict[str, Update]:
-        """Steps until every client has ended its round; one with fewer batches simply ends earlier."""
-        num_steps = max(
+    def _num_steps(self, names: list[str], round_index: int) -> int:
+        """Of a round, or of a chunk of it: the most that one of these clients has."""
+        return max(
             (
                 num_round_batches(self._clients.peers[name].num_samples, self._config, round_index)
-                for name in chosen
+                for name in names
             ),
             default=1,
         )
+
+    def _collect_updates(self, chosen: list[str], round_index: int, num_steps: int) -> dict[str, Update]:
+        """Steps until every client has ended its round; one with fewer batches simply ends earlier."""
         training = list(chosen)
         updates: dict[str, Update] = {}
         step = 0
         while training:
             brought = self._steps.receive(self._clients.collect(training))
             updates |= brought.updates
-            training = list(brought.arrivals)
-            if training:
+            self._judge(brought.sketches)
+            training = [*brought.arrivals, *brought.sketches]
+            if brought.arrivals:
                 progress = progress_of(self._config, round_index, min(step, num_steps - 1), num_steps)
-                self._steps.step(brought.arrivals, (round_index, step), num_steps, progress)
+                if self._chunks is not None:  # nobody knows how many steps the round will have
+                    progress = progress_of(self._config, round_index, 0, 1)
+                self._steps.step(brought.arrivals, (round_index, step), max(num_steps, step + 1), progress)
                 step += 1
         return updates
 
+    def _judge(self, sketches: dict[str, bytes]) -> None:
+        """Clients have ended a chunk: tell them whether there is another one."""
+        if not sketches or self._chunks is None:
+            return
+        found = {}
+        for name, sketch in sketches.items():
+            with self._clients.refusing(name):
+                found[name] = self._chunks.read(sketch)
+        if found := dict(self._clients.each(found)):
+            self._steps.go_on(found, more=self._chunks.goes_on(found.values()))
+
     def settle(self, round_index: int, *, is_last: bool) -> None:
         """Nothing to do: a round ends when everybody has ended it."""
+
+    def state(self) -> State:
+        """From what the last round began, and how far clients may be apart."""
+        return super().state() if self._chunks is None else self._chunks.state()
+
+    def load_state(self, state: State) -> None:
+        """Go on from a checkpoint."""
+        super().load_state(state)
+        if self._chunks is not None:
+            self._chunks.load_state(state)

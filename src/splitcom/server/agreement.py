@@ -71,4 +71,4 @@ class Agreement:
     def _shared_by(self, round_index: int) -> set[str]:
         """The clients that kept their state after this round, as the server did."""
         _, scalars = self._store.load(round_index)
-        return {name for name, (kept, _) in scalars["clients"].items() if kept == round_index}
+        return {name for name, (kept, *_) in scalars["clients"].items() if kept == round_index}

@@ -50,9 +50,17 @@ def warn_of_sizes(num_samples: Mapping[str, int]) -> None:
 def check_step(step: int, task: Task | None, num_samples: int, config: Config) -> None:
     """A client's steps follow one another, and end with its samples."""
     done = _done(task)
-    possible = num_round_batches(num_samples, config, 1 if task is None else task.round)
+    possible = _most_steps(task, num_samples, config)
     if step != done or step >= possible:
         raise RemoteProtocolError(f"step {step} of a round of {possible}, after {done}")
+
+
+def check_chunk_end(task: Task) -> None:
+    """It ends a chunk, after all steps of it that the server has seen; of a model that is not split it sees none."""
+    if not task.chunk_steps or task.next_step not in (0, (task.chunks + 1) * task.chunk_steps):
+        raise RemoteProtocolError(
+            f"the end of a chunk after {task.next_step} steps; chunks have {task.chunk_steps} here"
+        )
 
 
 def check_batch(decoded: Decoded, references: Sized | None, num_samples: int, batch_size: int) -> None:
@@ -87,13 +95,17 @@ def check_round_end(end: RoundEnd, task: Task, num_samples: int, config: Config)
     """It ends the client's round, and claims no more than can be; what the server has counted itself is not claimed."""
     if end.round != task.round:
         raise RemoteProtocolError(f"the end of round {end.round}; it is in round {task.round}")
+    if task.chunk_steps and (task.goes_on or not task.chunks):
+        raise RemoteProtocolError("the end of a round of which there is more")
     if config.training.split:
         if not task.next_step:
             raise RemoteProtocolError("the end of a round without a step")
         _check_sums(end, task.num_labels)
         return
-    _check_count("steps", end.num_steps, num_round_batches(num_samples, config, task.round))
+    _check_count("steps", end.num_steps, _most_steps(task, num_samples, config))
     seen = num_samples * config.training.local_epochs
+    if task.chunk_steps:
+        seen = end.num_steps * config.training.batch_size
     _check_count("tokens trained on", end.num_tokens, seen * config.data.max_tokens)
     least = seen if config.data.classes is not None else end.num_steps  # samples: a batch has one or more
     _check_count("labelled tokens", end.num_labels, _most_labels(end.num_tokens, least, config))
@@ -172,6 +184,12 @@ def bounded_sums(claimed: Mapping[str, tuple[float, int]], max_ratio: float) -> 
 def _most_labels(num_tokens: int, num_samples: int, config: Config) -> int:
     """Of these samples: the first token of each is predicted from nothing; of classes there is one a sample."""
     return num_samples if config.data.classes is not None else num_tokens - num_samples
+
+
+def _most_steps(task: Task | None, num_samples: int, config: Config) -> int:
+    if task is not None and task.chunk_steps:
+        return task.chunk_steps * (task.chunks + task.goes_on + (not task.chunks))
+    return num_round_batches(num_samples, config, 1 if task is None else task.round)
 
 
 def _check_sums(end: RoundEnd | EvaluationEnd, num_labels: int) -> None:

@@ -287,6 +287,7 @@ class Federation:
                 lines.append(line)
             state.forget_counts()
         self.controllers.observe(self.round, lines)
+        self._shared.observe(lines)
         return lines
 
     def _save_clients(self) -> None:
@@ -328,7 +329,7 @@ class Federation:
             "warnings": self._agreement.warnings,
             "transport": self._saved_clocks,
             "clients": {
-                name: [client.acknowledged_round, client.adapter_version]
+                name: [client.acknowledged_round, client.adapter_version, client.base_version]
                 for name, client in self.states.items()
             },
         }
@@ -345,9 +346,9 @@ class Federation:
         self._shared.load_state(parts["shared"])
         if self.engine is not None:
             self.engine.load_state(sections["body"])
-        for name, (acknowledged_round, adapter_version) in scalars["clients"].items():
+        for name, known in scalars["clients"].items():
             client = self.states[name]
-            client.acknowledged_round, client.adapter_version = acknowledged_round, adapter_version
+            client.acknowledged_round, client.adapter_version, client.base_version = known
             for section, labels in client.all_labels().items():
                 labels.clear()
                 if (saved := sections[section].get(name)) is not None:
@@ -394,6 +395,6 @@ def forget_clients(store: PartyStore) -> None:
     tensors, scalars = store.load(last)
     texts = ("labels.", "held_out_labels.")
     kept = {name: tensor for name, tensor in tensors.items() if not name.startswith(texts)}
-    clients: dict[str, list[int | None]] = {name: [None, 0] for name in scalars["clients"]}
+    clients: dict[str, list[int | None]] = {name: [None, 0, 0] for name in scalars["clients"]}
     store.save(last, kept, {**scalars, "clients": clients})
     store.keep_last()

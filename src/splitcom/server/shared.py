@@ -9,7 +9,7 @@ take less than the whole in fp32. If the codec builds on no base, the last packe
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 
@@ -23,7 +23,9 @@ from splitcom.protocol.adapters import MAX_PACKETS, pack_packets
 from splitcom.protocol.messages_pb2 import EvaluationStart, RoundStart
 from splitcom.seeds import derive_seed
 from splitcom.state import State
-from splitcom.training.adapters import AdapterCodec, digest_of, uncompressed_adapter_size
+from splitcom.training.adapters import AdapterCodec, AdapterSender, digest_of, uncompressed_adapter_size
+from splitcom.training.density import Density
+from splitcom.training.segments import segment_of, segments_of, whole_of
 from splitcom.training.store import sections_of
 
 _Start = TypeVar("_Start", RoundStart, EvaluationStart)
@@ -49,8 +51,12 @@ class SharedAdapter:
         self, tensors: Mapping[str, torch.Tensor], config: Config, in_use: Callable[[], Collection[int]]
     ) -> None:
         self._aggregator = parse_aggregator(config.federation.aggregator)
-        self._up = AdapterCodec(config.flows.codec("adapter_up"))
-        self._down = AdapterCodec(config.flows.codec("adapter_down"))
+        up, down = config.flows.adapter("adapter_up"), config.flows.adapter("adapter_down")
+        self._up = AdapterCodec(up.codec, up.codec_b)
+        self._sender = AdapterSender(down)
+        self._down = self._sender.codec
+        self._num_segments = config.federation.segments
+        self._density = Density(config.federation.density_rate)
         self._exact = AdapterCodec("none")
         self._max_ratio = config.federation.max_update_ratio
         self._max_weight = None if config.training.split else config.federation.max_weight_ratio
@@ -68,6 +74,15 @@ class SharedAdapter:
         self._is_replaced = False
 
     @property
+    def share(self) -> float | None:
+        """How far codecs are to go to their density."""
+        return self._density.share
+
+    def observe(self, lines: Sequence[Mapping[str, Any]]) -> None:
+        """Hear how a round has gone, by its lines of metrics.jsonl."""
+        self._density.observe(lines)
+
+    @property
     def min_updates(self) -> int:
         """Of how many updates at least the aggregator makes more than their mean."""
         return self._aggregator.min_updates
@@ -81,16 +96,26 @@ class SharedAdapter:
             if self._up.needs_base:
                 self._older[self.version] = self.tensors
             self.version += 1
-            self._compared |= compared(self.tensors, new)
-            self._put(self._aggregator.merge(self.tensors, self._bounded(new)))
+            shared = segments_of(self.tensors, self._num_segments)
+            merged = self._aggregator.merge(shared, self._bounded(new))
+            self._put(whole_of(merged, self.tensors, self._num_segments))
             used = self._in_use()
             self._older = {version: old for version, old in self._older.items() if version in used}
 
-    def _bounded(self, updates: Sequence[Update]) -> Sequence[Update]:
-        """Updates as far as they are believed; how many labels they weigh by is a claim if nothing is split."""
+    def _bounded(self, updates: Sequence[Update]) -> list[Update]:
+        """Updates as far as they are believed, compared with those of the same segment; they are sorted by it.
+
+        How many labels they weigh by is a claim if nothing is split.
+        """
         if self._max_weight is not None:
             updates = weighed(updates, self._max_weight)
-        return updates if self._max_ratio is None else clipped(self.tensors, updates, self._max_ratio)
+        bounded: list[Update] = []
+        for segment in range(self._num_segments):
+            alike = [update for update in updates if update.segment == segment]
+            held = segment_of(self.tensors, segment, self._num_segments)
+            self._compared |= compared(held, alike)
+            bounded += alike if self._max_ratio is None else clipped(held, alike, self._max_ratio)
+        return bounded
 
     def held_by(self, digest: bytes) -> int:
         """What a client holds that begins with an adapter of this digest: DRAWN, or 0 for none."""
@@ -123,14 +148,17 @@ class SharedAdapter:
             self.tensors, self._is_replaced = last, False
             self._packets = [] if self._down.needs_base else packets
 
-    def read(self, name: str, packet: bytes, version: int) -> dict[str, torch.Tensor]:
-        """What a client has made of a version; raises PacketError and RemoteProtocolError if it cannot be that."""
+    def read(self, name: str, packet: bytes, version: int, segment: int = 0) -> Mapping[str, torch.Tensor]:
+        """What a client has made of a version, or of a segment of it.
+
+        Raises PacketError and RemoteProtocolError if it cannot be that.
+        """
         base = self.tensors if version == self.version else self._older.get(version)
         if base is None:
             if self._up.needs_base:
                 raise RemoteProtocolError(f"an adapter that builds on version {version}, which is not held")
             base = self.tensors
-        adapter = self._up.decode(packet, base)
+        adapter = self._up.decode(packet, segment_of(base, segment, self._num_segments))
         self._uncompressed[name]["adapter_up"] += uncompressed_adapter_size(base)
         return adapter
 
@@ -152,9 +180,14 @@ class SharedAdapter:
             tensors[f"packet.{index}"] = torch.frombuffer(bytearray(packet), dtype=torch.uint8)
         for version, older in self._older.items():
             tensors |= {f"older.{version}.{name}": tensor for name, tensor in older.items()}
-        return State(
-            tensors, {"version": self.version, "aggregator": aggregator.scalars, "by": self._aggregator.name}
-        )
+        tensors |= {f"residual.{name}": tensor for name, tensor in self._sender.residual.items()}
+        scalars = {
+            "version": self.version,
+            "aggregator": aggregator.scalars,
+            "by": self._aggregator.name,
+            "losses": [self._density.first, self._density.last],
+        }
+        return State(tensors, scalars)
 
     def load_state(self, state: State) -> None:
         """Go back to a version that has been kept."""
@@ -163,6 +196,8 @@ class SharedAdapter:
         packets = sorted(sections["packet"].items(), key=lambda item: int(item[0]))
         self._packets = [packet.numpy().tobytes() for _, packet in packets]
         self._older = {int(version): older for version, older in sections_of(sections["older"]).items()}
+        self._sender.residual = dict(sections["residual"])
+        self._density.first, self._density.last = state.scalars.get("losses", (None, None))
         self._uncompressed.clear()
         self._compared.clear()
         if state.scalars.get("by", self._aggregator.name) == self._aggregator.name:
@@ -173,7 +208,7 @@ class SharedAdapter:
     def _put(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Encode what is to be the present version."""
         seed = derive_seed(self._seed, "adapter_down", self.version)
-        packet, self.tensors = self._down.encode(tensors, self.tensors, seed)
+        packet, self.tensors = self._sender.encode(tensors, self.tensors, seed, self.share)
         if not packet:  # of fronts that do not learn
             return
         self._packets.append(packet)

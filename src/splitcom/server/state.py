@@ -24,6 +24,11 @@ class Task:
     num_labels: int = 0  # trained on so far
     is_pausing: bool = False
     is_abandoned: bool = False
+    chunk_steps: int = 0  # of a round that is trained in chunks
+    chunks: int = 0  # that it has ended
+    goes_on: bool = False  # with another one
+    along_last: bool = False  # in the linear estimate of a chunk
+    segment: int = 0  # of the adapter, that is sent in the end
 
 
 @dataclass
@@ -58,6 +63,7 @@ class ClientState:
 
     channels: Channels
     acknowledged_round: int | None = None  # after which both sides have kept their state
+    base_version: int = 0  # from which its last round began; 0: it has ended none
     adapter_version: int = 0  # that the client holds; 0: none, DRAWN: see `shared`
     labels: dict[int, Labels] = field(default_factory=dict)
     held_out_labels: dict[int, Labels] = field(default_factory=dict)
@@ -72,6 +78,7 @@ class ClientState:
     def begin_anew(self) -> None:
         """Forget what the client no longer shares; what it has done in this round stays counted."""
         self.adapter_version, self.acknowledged_round, self.task, self.gradient = 0, None, None, None
+        self.base_version = 0
         for labels in self.all_labels().values():
             labels.clear()
         for channel in self.channels.values():

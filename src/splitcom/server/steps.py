@@ -6,8 +6,8 @@
 Which clients step together, and when a round is over, is the business of scheduling.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
@@ -16,10 +16,10 @@ from splitcom.aggregation import Update
 from splitcom.engines.engine import Arrival, StepResult
 from splitcom.errors import RemoteProtocolError
 from splitcom.metrics.ledger import Ledger
-from splitcom.protocol.messages_pb2 import Gradient, Message, RoundAbort, RoundEnd, RoundStart
+from splitcom.protocol.messages_pb2 import ChunkNext, Gradient, Message, RoundAbort, RoundEnd, RoundStart
 from splitcom.server.arrivals import Lost
 from splitcom.server.body import ServerBody
-from splitcom.server.claims import check_lost_gradient, check_round_end
+from splitcom.server.claims import check_chunk_end, check_lost_gradient, check_round_end
 from splitcom.server.observe import Observer, StepReport
 from splitcom.server.parallel import at_once
 from splitcom.server.part import ServerPart, ServerRun
@@ -34,6 +34,7 @@ class Brought:
 
     arrivals: dict[str, Arrival]
     updates: dict[str, Update]
+    sketches: dict[str, bytes] = field(default_factory=dict)  # of clients that have ended a chunk
 
 
 class Steps(ServerPart):
@@ -57,11 +58,17 @@ class Steps(ServerPart):
         state = self._states[name]
         if task.next_step == 0:
             task.is_frozen = self.freezes_fronts
+            if not self._renews(task):
+                task.chunk_steps = 0  # nobody moves
         start = RoundStart(
             round=task.round,
             first_step=task.next_step,
             place=task.place,
             frozen=task.is_frozen,
+            segment=task.segment,
+            chunk_steps=task.chunk_steps,
+            along_last=task.along_last,
+            share=self._adapter.share,
         )
         announce(state.channels, start)
         if task.next_step == 0:
@@ -77,16 +84,26 @@ class Steps(ServerPart):
         """
         arrivals: dict[str, Arrival] = {}
         updates: dict[str, Update] = {}
+        sketches: dict[str, bytes] = {}
         with self._clients.phases("decode"):
             decoded = at_once(self._decodings(messages))
         for name, message in self._clients.each(messages):
             with self._clients.refusing(name):
                 match self._receive(name, message, decoded.get(name)):
+                    case bytes() as sketch:
+                        sketches[name] = sketch
                     case Update() as update:
                         updates[name] = update
                     case Arrival() as arrival:
                         arrivals[name] = arrival
-        return Brought(dict(self._clients.each(arrivals)), updates)
+        return Brought(dict(self._clients.each(arrivals)), updates, dict(self._clients.each(sketches)))
+
+    def go_on(self, names: Iterable[str], *, more: bool) -> None:
+        """Tell clients that have ended a chunk whether there is another one."""
+        for name in names:
+            if (task := self._states[name].task) is not None:
+                task.goes_on = more
+                self._clients.send(name, Message(chunk_next=ChunkNext(more=more)))
 
     def _decodings(self, messages: Mapping[str, Message]) -> dict[str, Callable[[], Arrival | Lost]]:
         """How to read the batches among messages that are due."""
@@ -101,7 +118,7 @@ class Steps(ServerPart):
 
     def _receive(
         self, name: str, message: Message | None, decoded: Callable[[], Arrival | Lost] | None
-    ) -> Arrival | Update | None:
+    ) -> Arrival | Update | bytes | None:
         """What a client brings; `decoded` reads its message if that is a batch."""
         state, recovery = self._states[name], Recovery()
         while message is not None and (task := state.task) is not None:
@@ -117,6 +134,10 @@ class Steps(ServerPart):
                 state.gradient = None  # the client has it
                 if kind == "round_end":
                     return self._end(name, task, message.round_end)
+                if kind == "chunk_end":
+                    check_chunk_end(task)
+                    task.chunks += 1
+                    return message.chunk_end.sketch
                 if kind == "round_paused":
                     if not task.is_pausing:
                         raise RemoteProtocolError("it has paused without being told to")
@@ -231,10 +252,12 @@ class Steps(ServerPart):
             state.counts.loss_sum = end.loss_sum
             state.counts.num_correct = end.num_correct
         is_new = self._renews(task)
-        adapter = self._adapter.read(name, end.adapter, task.version) if is_new else self._adapter.tensors
-        state.task = None
+        adapter: Mapping[str, torch.Tensor] = self._adapter.tensors
+        if is_new:
+            adapter = self._adapter.read(name, end.adapter, task.version, task.segment)
+        state.task, state.base_version = None, task.version
         state.counts.updates += 1
-        return Update(adapter, task.num_labels, task.version, is_new, name)
+        return Update(adapter, task.num_labels, task.version, is_new, name, task.segment)
 
     def _renews(self, task: Task) -> bool:
         """Whether a round ends with a new adapter: not if the front is frozen and there is no tail."""

@@ -2,6 +2,8 @@
 
     {name: tensor} ─► by name ─► rows of 64 numbers, the last filled up with 0 ─► Ragged, ids 0, 1, … ─► codec
 
+LoRA's matrices B may have a codec of their own: then there are two packets, that of all other tensors first.
+
 Names and shapes are known to both ends, so they are not sent. A codec that builds on references finds them in `base`,
 which both ends have: they fill a store with it for each packet, and the packet's digest tells if the two differ.
 """
@@ -14,40 +16,45 @@ import torch
 from torch import Tensor
 
 from splitcom.codecs import Codec, Context, MemoryReferences, Ragged, parse, uncompressed_size
-from splitcom.codecs.wire import tensor_bytes
+from splitcom.codecs.wire import Reader, pack_uints, tensor_bytes, unpack_uints
+from splitcom.config.flows import AdapterFlowConfig
 from splitcom.errors import NonFiniteError, PacketError, UnknownReference
 from splitcom.training.optimize import DIVERGED
 
 Tensors = Mapping[str, Tensor]
 _WIDTH = 64  # a group of the quantisers: a row has scales of its own
+_SIZE_BYTES = 4
 _LIMIT = 65504.0  # the largest of fp16: what is there already has diverged, or was cut off
 
 
 class AdapterCodec:
-    """Codes adapters with the codec of this text; holds no state."""
+    """Codes adapters with the codec of this text, LoRA's B with that of `text_b` if there is one; holds no state."""
 
-    def __init__(self, text: str) -> None:
-        self._codec: Codec = parse(text)
+    def __init__(self, text: str, text_b: str | None = None) -> None:
+        self._whole = _TensorsCodec(text)
+        self._of_b = None if text_b is None else _TensorsCodec(text_b)
 
     @property
     def needs_base(self) -> bool:
         """Whether a packet builds on an adapter that both ends have."""
-        return self._codec.needs_references
+        return self._whole.needs_base or (self._of_b is not None and self._of_b.needs_base)
 
-    def encode(self, adapter: Tensors, base: Tensors, seed: int = 0) -> tuple[bytes, dict[str, Tensor]]:
+    def encode(
+        self, adapter: Tensors, base: Tensors, seed: int = 0, share: float | None = None
+    ) -> tuple[bytes, dict[str, Tensor]]:
         """A packet, and what its receiver will have: fp32, by name. An empty adapter is no bytes.
 
-        `base` has the names and shapes of `adapter`; its numbers count only if the codec `needs_base`. Raises
-        NonFiniteError if a number is NaN, infinite or beyond what fp16 holds.
+        `base` has the names and shapes of `adapter`; its numbers count only if the codec `needs_base`. `share` is that
+        of `Context`. Raises NonFiniteError if a number is NaN, infinite or beyond what fp16 holds.
         """
-        if not adapter:
-            return b"", {}
-        batch = _rows_of(adapter)
-        _check(batch)
-        ids = range(len(adapter))
-        encoded = self._codec.encode(batch, ids, Context(self._references(base), seed=seed))
-        _check(encoded.reconstruction)  # a codec may round up
-        return encoded.packet, _adapter_of(encoded.reconstruction, adapter)
+        if self._of_b is None or not adapter:
+            return self._whole.encode(adapter, base, seed, share)
+        (others, of_b), (base_of_others, base_of_b) = _parted(adapter), _parted(base)
+        first, arrived = self._whole.encode(others, base_of_others, seed, share)
+        second, arrived_of_b = self._of_b.encode(of_b, base_of_b, seed, share)
+        return pack_uints([len(first)], _SIZE_BYTES) + first + second, dict(
+            sorted((arrived | arrived_of_b).items())
+        )
 
     def decode(self, packet: bytes, base: Tensors) -> dict[str, Tensor]:
         """What `encode` gave beside this packet: fp32 on the CPU, with the names and shapes of `base`.
@@ -55,6 +62,65 @@ class AdapterCodec:
         Raises PacketError if the packet is malformed, not of such an adapter, builds on another base, or holds numbers
         that `encode` would not send.
         """
+        if self._of_b is None or not base:
+            return self._whole.decode(packet, base)
+        reader = Reader(packet)
+        (size,) = unpack_uints(reader.take(_SIZE_BYTES, "size of its first part"), _SIZE_BYTES).tolist()
+        first, second = bytes(reader.take(size, "first part")), bytes(reader.rest())
+        others, of_b = _parted(base)
+        return dict(sorted((self._whole.decode(first, others) | self._of_b.decode(second, of_b)).items()))
+
+
+class AdapterSender:
+    """Encodes a series of adapters, or of pieces of one.
+
+    With `error_feedback` what has not arrived of a tensor is added to it the next time (Seide et al. 2014), and
+    `residual` has it, by name; a tensor that is sent for the first time has none.
+    """
+
+    def __init__(self, settings: AdapterFlowConfig) -> None:
+        self.codec = AdapterCodec(settings.codec, settings.codec_b)
+        self.residual: dict[str, Tensor] = {}
+        self._keeps = settings.error_feedback
+
+    def encode(
+        self, adapter: Tensors, base: Tensors, seed: int, share: float | None = None
+    ) -> tuple[bytes, dict[str, Tensor]]:
+        """As AdapterCodec has it."""
+        due = {
+            name: tensor.detach().cpu().float() + self.residual[name] if name in self.residual else tensor
+            for name, tensor in adapter.items()
+        }
+        packet, arrived = self.codec.encode(due, base, seed, share)
+        if self._keeps:
+            for name, tensor in due.items():
+                self.residual[name] = tensor.detach().cpu().float() - arrived[name]
+        return packet, arrived
+
+
+class _TensorsCodec:
+    """Codes tensors by name with the codec of this text."""
+
+    def __init__(self, text: str) -> None:
+        self._codec: Codec = parse(text)
+
+    @property
+    def needs_base(self) -> bool:
+        return self._codec.needs_references
+
+    def encode(
+        self, adapter: Tensors, base: Tensors, seed: int, share: float | None
+    ) -> tuple[bytes, dict[str, Tensor]]:
+        if not adapter:
+            return b"", {}
+        batch = _rows_of(adapter)
+        _check(batch)
+        ids = range(len(adapter))
+        encoded = self._codec.encode(batch, ids, Context(self._references(base), seed=seed, share=share))
+        _check(encoded.reconstruction)  # a codec may round up
+        return encoded.packet, _adapter_of(encoded.reconstruction, adapter)
+
+    def decode(self, packet: bytes, base: Tensors) -> dict[str, Tensor]:
         if not base and not packet:
             return {}
         expected = _rows_of(base) if base else None
@@ -90,6 +156,14 @@ class AdapterCodec:
             known=np.zeros(count, dtype=bool),
         )
         return store
+
+
+def _parted(adapter: Tensors) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """All tensors but LoRA's B, and those."""
+    of_b = {
+        name: tensor for name, tensor in adapter.items() if ".lora_B." in name or "lora_embedding_B" in name
+    }
+    return {name: tensor for name, tensor in adapter.items() if name not in of_b}, of_b
 
 
 def _check(batch: Ragged) -> None:

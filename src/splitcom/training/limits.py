@@ -12,6 +12,7 @@ from splitcom.config import Config
 from splitcom.protocol.labels import most_label_bytes
 from splitcom.protocol.limits import LIMITS, SMALL_BYTES, KindLimits
 from splitcom.training.adapters import num_rows_of
+from splitcom.training.variance import num_sketch_bytes
 
 _NUMBER_BYTES = 8
 _TOKEN_BYTES = _SAMPLE_BYTES = 64
@@ -25,6 +26,7 @@ def limits_of(config: Config, hidden_size: int | None, adapter: Mapping[str, Ten
         "welcome": LIMITS["welcome"],
         **dict.fromkeys(("round_start", "round_end", "evaluation_start"), _packet(rows, len(adapter), width)),
     }
+    limits["chunk_end"] = SMALL_BYTES + num_sketch_bytes(config.federation.variance)
     if hidden_size is None:
         return limits
     max_tokens, training, evaluation = (

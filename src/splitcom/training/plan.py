@@ -17,8 +17,9 @@ class LocalRound:
 
     index: int
     place: float
-    first_step: int = 0  # of a round that was paused
+    first_step: int = 0  # of a round that was paused, or of a chunk
     is_frozen: bool = False  # by a controller: the front, and in the U-shape the body
+    chunk_steps: int | None = None  # None: to the end of the round
 
 
 def round_batches(samples: Sequence[Sample], config: Config, client: str, round_index: int) -> list[Batch]:
@@ -33,6 +34,20 @@ def round_batches(samples: Sequence[Sample], config: Config, client: str, round_
         )
     ]
     return found[: num_round_batches(len(samples), config, round_index)]
+
+
+def chunk_batches(
+    samples: Sequence[Sample], config: Config, client: str, round_index: int, steps: range
+) -> list[Batch]:
+    """A client's batches of some steps of a round that goes on through its data, epoch by epoch, until it is ended."""
+    found: list[Batch] = []
+    epoch, start = 0, 0
+    while start < steps.stop:
+        seed = derive_seed(config.seed, client, "order", round_index, epoch)
+        made = batches(samples, config.training.batch_size, seed=seed)
+        found += [batch for index, batch in enumerate(made, start) if index in steps]
+        epoch, start = epoch + 1, start + len(made)
+    return found
 
 
 def num_round_batches(num_samples: int, config: Config, round_index: int) -> int:
@@ -50,6 +65,12 @@ def num_round_batches(num_samples: int, config: Config, round_index: int) -> int
         index * training.max_steps // training.rounds for index in (round_index - 1, round_index)
     )
     return min(batches_there, after - before)
+
+
+def max_chunks_of(config: Config) -> int:
+    """How many chunks a round may have, of `training.local_epochs` each."""
+    given = config.federation.variance.max_chunks
+    return 2 * config.training.local_epochs + 8 if given is None else given
 
 
 def held_out_batches(samples: Sequence[Sample], config: Config) -> list[Batch]:

@@ -32,7 +32,7 @@ from splitcom.errors import CodecError, RunError
 
 _LOG = logging.getLogger(__name__)
 NamedReferences = Iterable[tuple[str, ReferenceStore]]
-_FORMAT = 6  # 1, of version 0.1, was not written down
+_FORMAT = 7  # 1, of version 0.1, was not written down
 
 
 class PartyStore:

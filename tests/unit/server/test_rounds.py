@@ -220,5 +220,5 @@ def test_what_is_forgotten_at_the_end_leaves_the_training(tmp_path):
     forget_clients(world.store)
     tensors, scalars = world.store.load(3)
     assert world.store.rounds() == [3] and tensors["shared.now.x"].tolist() == [3.0, 3.0]
-    assert scalars["clients"] == {"client-0": [None, 0], "client-1": [None, 0]}
+    assert scalars["clients"] == {"client-0": [None, 0, 0], "client-1": [None, 0, 0]}
     forget_clients(PartyStore(tmp_path / "none"))

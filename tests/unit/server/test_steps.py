@@ -22,13 +22,13 @@ LOST = Message(reference_lost={"step": 0, "sample_ids": [7]})
 
 
 class Adapter:
-    version, tensors = 4, {"x": torch.zeros(1)}
+    version, tensors, share = 4, {"x": torch.zeros(1)}, None
 
     def offer(self, name, client, message):
         message.adapter_version, message.adapter = self.version, b"adapter"
         return message
 
-    def read(self, name, packet, version):
+    def read(self, name, packet, version, segment):
         return {"x": torch.full((1,), float(len(packet) + version))}
 
 

@@ -1,0 +1,210 @@
+"""The systems of the field in whole runs: plain FedLoRA to the bit where they must be it, else themselves."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from splitcom.config import Config
+from splitcom.errors import ConfigError
+from splitcom.methods.run import configured, train
+from splitcom.server.observe import Observer
+
+from .parties import Deployment, fork_server, make_authority
+
+ALIKE = {"data.samples": 24, "training.schedule": "constant", "training.warmup": 0.0}  # two batches each
+FP16 = {"flows.adapter_up.codec": "fp16", "flows.adapter_down.codec": "fp16"}
+SPLIT = {"method": "splitcom", "federation.variance.estimate": "linear"}
+SPARSE = "delta > golomb(0.3, least=0.1)"
+FORMS = {
+    "fda_opt": {"method": "fda_opt"},
+    "fda_opt, ams": {"method": "fda_opt", "federation.variance.estimate": "ams"},
+    "chunks, standard form": SPLIT,
+    "chunks, u-shape": SPLIT | {"model.tail_blocks": 1},
+    "eco_lora": {"method": "eco_lora", "federation.sample": 0.67},
+    "segments, standard form": {
+        "federation.segments": 2,
+        "federation.density_rate": 1.0,
+        "client.mixing": 0.5,
+        "flows.adapter_up.codec": SPARSE,
+        "flows.adapter_up.error_feedback": True,
+    },
+    "segments, u-shape": {"federation.segments": 3, "model.tail_blocks": 1, "client.mixing": 0.5},
+}
+
+
+def adapter_of(run):
+    return load_file(run.adapter / "adapter_model.safetensors")
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def steps_of(run, client="client-0"):
+    lines = map(json.loads, (run.folder / "metrics.jsonl").read_text().splitlines())
+    return [line["steps"] for line in lines if line["client"] == client and line["round"]]
+
+
+class Stop(BaseException):
+    pass
+
+
+class StopAt(Observer):
+    def __init__(self, round_index, step):
+        self._at = (round_index, step)
+
+    def on_step(self, report):
+        if (report.round, report.step) >= self._at:
+            raise Stop
+
+
+@pytest.mark.parametrize("plain", [{"method": "fedlora"}, {"method": "splitcom"}], ids=["whole", "split"])
+def test_rounds_of_one_chunk_are_plain_ones_to_the_bit(tiny_config, trained, plain):
+    config = tiny_config.override(ALIKE | plain)
+    one = trained(config)
+    chunked = trained(
+        config.override({"federation.variance.estimate": "linear", "federation.variance.max_chunks": 1})
+    )
+    assert same(adapter_of(one), adapter_of(chunked))
+    assert one.result["eval"] == chunked.result["eval"]
+    assert chunked.result["bytes"]["sketch_up"] == 3 * 2 * 8  # of each client after each round's chunk
+
+
+def test_one_client_has_nobody_to_be_apart_from_and_averages_after_each_chunk(tiny_config, trained):
+    alone = tiny_config.override(ALIKE | {"federation.clients": 1, "data.samples": 8})
+    plain, chunked = (
+        trained(alone.override({"method": "fedlora"})),
+        trained(alone.override({"method": "fda_opt"})),
+    )
+    assert same(adapter_of(plain), adapter_of(chunked))
+
+
+@pytest.mark.parametrize(("estimate", "size"), [("naive", 4), ("linear", 8), ("ams", 6004)])
+def test_clients_train_equal_steps_until_they_are_apart_and_all_they_send_is_counted(
+    tiny_config, trained, estimate, size
+):
+    run = trained(tiny_config.override({"method": "fda_opt", "federation.variance.estimate": estimate}))
+    steps = steps_of(run)
+    assert steps == steps_of(run, "client-1") == steps_of(run, "client-2")  # the others have fewer batches
+    chunks = [number / 3 for number in steps]
+    assert chunks[0] == 1 < chunks[1] <= 10 and all(number.is_integer() for number in chunks)
+    assert run.result["bytes"]["sketch_up"] == 3 * sum(chunks) * size
+    sums = sum(run.result["bytes"][flow] for flow in ("adapter_up", "sketch_up"))
+    assert sums < run.result["bytes"]["up"]
+    assert run.result["eval"]["loss"] < run.result["eval"]["initial_loss"]
+
+
+def test_without_segments_and_sparsity_eco_lora_is_fedlora_to_the_bit(tiny_config, trained):
+    whole = tiny_config.override({"method": "fedlora"} | FP16)
+    plain = trained(whole)
+    still = {"client.mixing": 1e9, "federation.density_rate": 3.0, "flows.adapter_up.codec_b": "fp16"}
+    assert same(adapter_of(plain), adapter_of(trained(whole.override(still))))
+
+
+def test_segments_send_their_part_and_sparsity_what_theory_says(tiny_config, trained):
+    plain, segments, both = (
+        trained(tiny_config.override({"method": "fedlora", "training.rounds": 3} | FP16 | changes))
+        for changes in (
+            {},
+            {"federation.segments": 3},
+            {"federation.segments": 3, "flows.adapter_up.codec": "delta > golomb(0.5)"},
+        )
+    )
+    whole = plain.result["bytes"]["adapter_up"]
+    assert segments.result["bytes"]["adapter_up"] == pytest.approx(whole / 3, rel=0.05)
+    # half of the numbers at 2 bytes and 2 bits each, of 2 bytes each
+    assert both.result["bytes"]["adapter_up"] == pytest.approx(whole / 3 * 0.5625, rel=0.1)
+    for run in (segments, both):
+        assert run.result["uncompressed_bytes"]["adapter_up"] == whole
+        assert run.result["eval"]["loss"] < run.result["eval"]["initial_loss"]
+
+
+def test_the_density_falls_with_the_loss_and_b_has_one_of_its_own(tiny_config, trained):
+    changes = {
+        "method": "eco_lora",
+        "training.rounds": 4,
+        "federation.segments": 1,
+        "federation.density_rate": 9.0,
+    }
+    falling = trained(tiny_config.override(changes | {"federation.segments": 2}))
+    flat = trained(
+        tiny_config.override(changes | {"federation.segments": 2, "federation.density_rate": 1e-9})
+    )
+
+    def sent(run):
+        lines = map(json.loads, (run.folder / "metrics.jsonl").read_text().splitlines())
+        found = [0] * 5
+        for line in lines:
+            found[line["round"]] += line["bytes"]["adapter_up"]
+        return found
+
+    assert sent(falling)[1] == sent(flat)[1]  # of the first round there is no loss to compare with
+    assert sent(falling)[4] < 0.95 * sent(flat)[4]
+
+
+def test_error_feedback_sends_in_the_end_what_was_left_out():
+    from splitcom.config.flows import AdapterFlowConfig
+    from splitcom.training.adapters import AdapterSender
+
+    sender = AdapterSender(AdapterFlowConfig(codec="delta > golomb(0.25)", error_feedback=True))
+    base = {"x.lora_A.weight": torch.zeros(64)}
+    change = {"x.lora_A.weight": torch.arange(1.0, 65.0)}
+    arrived = torch.zeros(64)
+    for _ in range(12):
+        arrived += sender.encode(change, base, 0)[1]["x.lora_A.weight"]
+    assert torch.equal(arrived + sender.residual["x.lora_A.weight"], 12 * change["x.lora_A.weight"])
+    assert (arrived > 0).sum() > 48  # a quarter each time, and not always the same
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_resumed_run_ends_with_the_same_bits_and_bytes(tiny_config, trained, tmp_path, form):
+    config = tiny_config.override(FORMS[form] | {"training.rounds": 3})
+    straight = trained(config)
+    at = (3, 2 if configured(config).training.split else 1)
+    with pytest.raises(Stop):
+        train(config, tmp_path / "halted", observers=[StopAt(*at)])
+    resumed = train(config, tmp_path / "halted", resume=True)
+    assert same(adapter_of(straight), adapter_of(resumed))
+    assert straight.result["eval"] == resumed.result["eval"]
+    for flow in ("adapter_up", "adapter_down", "sketch_up"):
+        assert straight.result["bytes"][flow] == resumed.result["bytes"][flow]
+    assert straight.result["eval"]["loss"] < straight.result["eval"]["initial_loss"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"method": "fda_opt", "federation.segments": 2}, "the variance is of whole adapters"),
+        (SPLIT | {"federation.deadline_s": 1.0}, "all wait"),
+        (SPLIT | {"training.max_steps": 50}, "how many steps a round has is seen as it goes"),
+        ({"federation.segments": 2, "federation.scheduling": "asynchronous"}, "shared out over the clients"),
+        (
+            {"federation.segments": 2, "federation.aggregator": "krum(0.2)", "federation.clients": 9},
+            "compares whole updates",
+        ),
+        ({"client.clip_update": 1.0, "flows.adapter_up.error_feedback": True}, "beyond the bound"),
+    ],
+)
+def test_what_does_not_go_together_is_refused_with_the_reason(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        configured(Config().override(changes))
+
+
+@pytest.mark.parametrize("form", ["fda_opt", "chunks, standard form", "eco_lora"])
+def test_over_a_network_the_bits_are_those_of_one_process(tiny_config, trained, tmp_path, form):
+    config = tiny_config.override(FORMS[form])
+    expected = trained(config)
+    forks, authority = fork_server(), make_authority(tmp_path / "authority")
+    network = Deployment(forks, authority, config, tmp_path).start_server()
+    whole = not configured(config).training.split
+    options = ("--model", config.model.source) if whole else ()
+    parties = [client.start() for client in network.clients(*options)]
+    for party in (*parties, network.server):
+        party.end()
+    result = network.assert_same_run(expected)
+    for flow in ("adapter_up", "adapter_down", "sketch_up"):
+        assert result["bytes"][flow] == expected.result["bytes"][flow]
+    assert Path(network.out, "report.html").exists()
