@@ -15,6 +15,7 @@ TEXTS = {
     "trimmed_mean": "trimmed_mean(0.2)",
     "median": "median",
     "fedyogi": "fedyogi(tau=0.01)",
+    "fedadagrad": "fedadagrad(lr=0.02)",
     "krum": "krum(0.2)",
     "multi_krum": "multi_krum(0.2)",
     "norm_clip": "norm_clip(5.0)",

@@ -4,6 +4,7 @@ Read `aggregator` first, then one of the others.
 """
 
 from splitcom.aggregation import (  # noqa: F401  (they register)
+    fedadagrad,
     fedadam,
     fedavg,
     fedavgm,

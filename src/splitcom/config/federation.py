@@ -50,7 +50,7 @@ class FederationConfig(Section):
     """The part of the clients that is sampled for each round."""
     aggregator: AggregatorText = "fedavg"
     """How a round's adapters become one: fedavg, fedavgm(momentum=0.9), fedadam(lr=0.01), fedyogi(lr=0.01),
-    norm_clip(bound), trimmed_mean(0.2), median, krum(0.2), multi_krum(0.2).
+    fedadagrad(lr=0.01), norm_clip(bound), trimmed_mean(0.2), median, krum(0.2), multi_krum(0.2).
     """
     segments: PositiveInt = 1
     """In how many segments adapters are sent to the server: a client sends one of them in a round, another in

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from splitcom.aggregation import FedAvg, Update, parse
+from splitcom.aggregation.fedadagrad import FedAdagrad
 from splitcom.aggregation.fedadam import FedAdam
 from splitcom.aggregation.fedavgm import FedAvgM
 from splitcom.aggregation.fedyogi import FedYogi
@@ -52,6 +53,14 @@ def test_fedyogi_adds_what_is_new_where_fedadam_goes_towards_it():
         0.1 * (0.25 + 0.5 * 0.5) / ((0.5 - 0.25 * 0.25) ** 0.5 + 0.5)
     )  # v = 0.5, above 0.5 ** 2: it shrinks
     assert merged(aggregator, 1.0, (1.5, 10)) == pytest.approx(1 + second)
+
+
+def test_fedadagrad_adds_up_all_squares():
+    aggregator = FedAdagrad(lr=0.1, tau=0.5)
+    first = 0.1 * 1 / ((0.25 + 1) ** 0.5 + 0.5)
+    assert merged(aggregator, 0.0, (1.0, 10)) == pytest.approx(first)
+    second = 0.1 * 2 / ((0.25 + 1 + 4) ** 0.5 + 0.5)
+    assert merged(aggregator, 1.0, (3.0, 10)) == pytest.approx(1 + second)
 
 
 def test_krum_takes_one_that_is_near_the_others_and_multi_krum_all_but_the_farthest():
