@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from splitcom.codecs.lattice.basis import UNIT, exact_product
-from splitcom.codecs.lattice.coder import Coder, MatrixModel, code_uints
+from splitcom.codecs.lattice.coder import MAX_MAGNITUDE, Coder, MatrixModel, code_uints
 from splitcom.codecs.lattice.predict import LIMIT, spent
 from splitcom.codecs.wire import Ints, Points
 
@@ -92,7 +92,7 @@ def fit(
     right = right[:, ::-1]
     spreads = _spreads(reference)
     scaled = np.rint(solution @ right * spreads[:, None])
-    if not np.abs(scaled).max() < 2**31:  # also where there is a NaN: no map that would pay
+    if not np.abs(scaled).max() <= MAX_MAGNITUDE:  # also where there is a NaN: no map that would pay
         return best
     left = scaled.astype(np.int64)
     right = np.rint(right * (1 << _FACTOR_BITS)).astype(np.int64)

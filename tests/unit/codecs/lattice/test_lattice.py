@@ -598,3 +598,16 @@ def test_tokens_that_are_all_alike_arrive_as_they_are(text: str, width: int) -> 
     torch.testing.assert_close(
         codec.decode(packet, MemoryReferences()).batch.values, values, rtol=1e-4, atol=0
     )
+
+
+def test_a_map_that_no_packet_can_hold_is_not_sent():
+    reference = np.clip(np.rint(coordinates_of(0, 60, 4, 1e6)), -LIMIT, LIMIT).astype(np.float32)
+    target = (reference @ draws(1).normal(size=(4, 4)) * 4).astype(
+        np.float32
+    )  # grown as in a training that diverges
+    update = fit(target, reference, np.zeros((5, 4), np.int64), 4, *plainly(target))
+    writer = Writer()
+    code_update(writer, update, 4)
+    found = code_update(Reader(writer.finish()), None, 4)
+    assert found.gain == update.gain
+    assert np.array_equal(found.left, update.left) and np.array_equal(found.right, update.right)
