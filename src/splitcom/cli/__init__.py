@@ -39,27 +39,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-COMMANDS = (
-    demo,
-    init,
-    train,
-    compare,
-    campaign,
-    watch,
-    evaluate,
-    generate,
-    audit,
-    inspect,
-    data,
-    export,
-    report,
-    serve,
-    join,
-    settings,
-    codecs,
-    controllers,
-    aggregators,
-)
+PANELS = {
+    "Begin": (demo, init, data, inspect),
+    "Train": (train, compare, campaign),
+    "See what came of it": (watch, report, evaluate, generate, export, audit),
+    "Over a network": (serve, join),
+    "Look things up": (settings, codecs, controllers, aggregators),
+}
+"""The commands as `--help` groups them."""
+COMMANDS = tuple(command for panel in PANELS.values() for command in panel)
 
 
 def _show_version(asked: bool) -> None:
@@ -79,10 +67,11 @@ def _splitcom(
     """Fine-tune language models split between clients and a server, and see what it cost."""
 
 
-for command in COMMANDS:
-    app.command()(command)
-app.add_typer(certs, name="certs")
-app.add_typer(admin, name="admin")
+for panel, members in PANELS.items():
+    for command in members:
+        app.command(rich_help_panel=panel)(command)
+for name, group in (("certs", certs), ("admin", admin)):
+    app.add_typer(group, name=name, rich_help_panel="Over a network")
 
 
 def main() -> None:

@@ -65,7 +65,9 @@ def join(
         bool, typer.Option("--dry-run", help="Check everything and measure the link, but do not train.")
     ] = False,
 ) -> None:
-    """Take part in a run with this machine's rows; no text leaves it. Give the same command again to go on.
+    """Take part in a run with this machine's rows. Give the same command again to go on.
+
+    The rows stay here. Activations leave, and text can be recovered from them.
 
     On a terminal, says what leaves this machine and asks, when a run is joined for the first time.
     """
