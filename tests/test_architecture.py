@@ -186,3 +186,13 @@ def test_files_that_documents_name_exist():
             if Path(name) not in ends and not (project / name).exists() and document.name != "CHANGELOG.md"
         }
         assert not strange, f"{document.name} names {sorted(strange)}"
+
+
+def test_experiments_are_in_the_list_that_says_what_each_needs():
+    """`experiments/README.md` has a row for each file; a folder may be one, such as `field/*.toml`."""
+    folder = ROOT.parents[1] / "experiments"
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    named = re.findall(r"[`/ ]([\w./*]+\.(?:py|toml))\b", text)
+    listed = {path for name in named for path in folder.glob(name.removeprefix("experiments/"))}
+    there = {path for path in folder.rglob("*") if path.suffix in (".py", ".toml")}
+    assert not there - listed, "give these a row in experiments/README.md"

@@ -1,4 +1,4 @@
-"""Experiments can be found, and what they need can be fetched."""
+"""The data of the experiments can be fetched."""
 
 import csv
 import json
@@ -7,16 +7,6 @@ import runpy
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1] / "experiments"
-HERE = {path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*") if path.suffix in (".py", ".toml")}
-
-
-def test_every_experiment_is_in_the_list_and_nothing_else() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| (`[^|]*?) \|", text, re.MULTILINE)
-    named = {name for row in rows for name in re.findall(r"`([\w./*]+\.(?:py|toml))`", row)}
-    listed = {path.relative_to(ROOT).as_posix() for name in named for path in ROOT.glob(name)}
-    assert listed | {"smollm2.py", "data.py"} == HERE
-    assert all(list(ROOT.glob(name)) for name in named)
 
 
 def test_data_are_written_as_the_experiments_name_them(tmp_path: Path) -> None:

@@ -57,6 +57,5 @@ def test_the_toml_example_is_a_configuration():
 
 
 def test_every_public_name_is_there():
-    import splitcom
     assert all(getattr(splitcom, name) is not None for name in splitcom.__all__)
     assert dir(splitcom) == sorted(splitcom.__all__)
