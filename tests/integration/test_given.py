@@ -4,6 +4,7 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import splitcom
+from splitcom.data import encode, load_rows
 from splitcom.errors import ConfigError, DataError, RunError
 from splitcom.methods.settings import settings_of
 from splitcom.metrics.record import RunFolder
@@ -34,6 +35,20 @@ def test_a_run_of_objects_is_that_of_files_and_needs_them_no_more(tiny_config, o
     again = splitcom.train(settings.override({"seed": config.seed}), tmp_path / "again")
     assert again.result["eval"]["loss"] == run.result["eval"]["loss"]
     assert run.metrics[-1]["bytes.total"] > 0 and run.metrics[-1]["round"] == 2
+
+
+def test_token_ids_of_a_program_train_as_the_text_that_they_are_of(tiny_config, objects, tmp_path):
+    config = tiny_config.override({**COLUMNS, "data.samples": None, "data.held_out_samples": 4})
+    config = config.override({"training.rounds": 1, "federation.clients": 2, "evaluation.generate": 1})
+    run = splitcom.train(config, tmp_path / "text", data=ROWS)
+    kept = load_rows(run.folder / "given" / "rows.jsonl", template="{asked}", response_column="said")
+    samples = encode(kept, objects["tokenizer"]).samples
+    rows = [{"input_ids": one.input_ids.tolist(), "labels": one.labels.tolist()} for one in samples]
+
+    again = splitcom.train(config, tmp_path / "tokens", data=rows)
+
+    assert again.result["eval"]["loss"] == run.result["eval"]["loss"]
+    assert again.result["samples"][0]["reference"].strip().endswith("</s>")
 
 
 @pytest.mark.parametrize("tail_blocks", [0, 1])

@@ -11,6 +11,7 @@ from splitcom.data.encode import (
     batches,
     encode,
     encode_prompt,
+    encode_tokens,
     unknown_marks,
 )
 from splitcom.data.generate import HELD_OUT_DOMAIN, domains, generate
@@ -47,6 +48,7 @@ __all__ = [
     "encode_chats",
     "encode_classes",
     "encode_prompt",
+    "encode_tokens",
     "find_source",
     "generate",
     "is_template",

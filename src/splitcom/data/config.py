@@ -22,8 +22,10 @@ class DataConfig(Section):
     """The rows: "generated", a file, a folder, or "team/name:configuration[split]" on the hub."""
     domain: str | None = None
     """What the generated data are about; None takes what the bundled model has not seen."""
-    format: Literal["auto", "columns", "chat"] = "auto"
-    """Whether rows have columns or are conversations; "auto" looks at the first row's keys."""
+    format: Literal["auto", "columns", "chat", "tokens"] = "auto"
+    """Whether rows have columns, are conversations, or hold token ids (`input_ids`, `labels`); "auto" looks at the
+    first row's keys.
+    """
     prompt: str = "{mr} =>"
     """A template over the columns, such as "{question} =>"; "" trains on the whole response."""
     response: str = "text"
@@ -59,10 +61,10 @@ class DataConfig(Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        if self.format == "chat" and self.task == "classification":
+        if self.format in ("chat", "tokens") and self.task == "classification":
             raise ValueError(
-                "data.format = 'chat': classification reads the text of data.prompt and the class in data.response; "
-                "set data.format = 'columns'"
+                f"data.format = {self.format!r}: classification reads the text of data.prompt and the class in "
+                "data.response; set data.format = 'columns'"
             )
         if self.held_out_by is not None and self.held_out is not None:
             raise ValueError(

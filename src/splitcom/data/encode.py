@@ -10,7 +10,7 @@ closing token that the text has already is not added once more.
 import random
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -161,6 +161,37 @@ def encode(rows: Sequence[Row], tokenizer: "PreTrainedTokenizerBase", max_tokens
         raise DataError(
             f"no sample left of {len(rows)} rows: {report}; raise data.max_tokens, or fill the columns of data.prompt "
             "and data.response"
+        )
+    return Encoded(samples, report)
+
+
+def encode_tokens(
+    rows: Sequence[Row], tokenizer: "PreTrainedTokenizerBase", max_tokens: int = 256
+) -> Encoded:
+    """Samples of rows that hold token ids; a longer one loses its end, one of which nothing is learnt is dropped.
+
+    Their rows' prompt and response are the text of what stands before the first learnt token, and of the rest.
+    Raises DataError if no sample is left.
+    """
+    samples, truncated, dropped, num_tokens_cut = [], [], [], 0
+    for row in rows:
+        assert row.tokens is not None
+        ids, labels = row.tokens.ids[:max_tokens], row.tokens.labels[:max_tokens]
+        if all(label == IGNORED for label in labels[1:]):  # nothing predicts the first token
+            dropped.append(row.sample_id)
+            continue
+        if len(row.tokens.ids) > max_tokens:
+            truncated.append(row.sample_id)
+            num_tokens_cut += len(row.tokens.ids) - max_tokens
+        edge = row.tokens.num_before
+        prompt, response = (tokenizer.decode(part) for part in (list(ids[:edge]), list(ids[edge:])))
+        read = replace(row, prompt=prompt, response=response)
+        samples.append(Sample(row.sample_id, torch.tensor(ids), torch.tensor(labels), read))
+    num_tokens = sum(sample.num_tokens for sample in samples)
+    report = EncodingReport(len(samples), num_tokens, max_tokens, truncated, num_tokens_cut, dropped)
+    if not samples:
+        raise DataError(
+            f"no sample left of {len(rows)} rows of token ids: {report}; labels that are not -100 are learnt"
         )
     return Encoded(samples, report)
 

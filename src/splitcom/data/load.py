@@ -12,8 +12,9 @@ from splitcom.data.chat import ChatError, Conversation, Message, chat_columns, r
 from splitcom.data.columns import as_text, is_chat, text_of, value_of
 from splitcom.data.files import Record
 from splitcom.data.generate import HELD_OUT_DOMAIN, generate
-from splitcom.data.prompt import read_prompt
+from splitcom.data.prompt import Prompt, read_prompt
 from splitcom.data.sources import find_source, read_source
+from splitcom.data.tokens import Tokens, has_tokens, read_tokens
 from splitcom.errors import DataError
 
 GENERATED = "generated"
@@ -22,7 +23,7 @@ GENERATED = "generated"
 DEFAULT_TEMPLATE = "{mr} =>"
 """The prompt that the bundled model was pretrained with."""
 
-Format = Literal["columns", "chat"]
+Format = Literal["columns", "chat", "tokens"]
 _UNSEEN = re.compile("[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufe0e\ufe0f\ufeff]")
 """Marks without a glyph; not the joiners, by which some scripts tell words apart."""
 
@@ -34,8 +35,9 @@ class Row:
     `sample_id` is its place in the source, from 0: it survives limits, shuffling, partitioning and restarts.
     A row that `lacks` its prompt's columns, or its response, teaches nothing.
 
-    Of chat data it has the `conversation`, or the `problem` that one has; then `prompt` is what stands before the
-    assistant's last turn, as a person would read it, and `response` that turn.
+    Of token ids it has the `tokens`, and no text. Of chat data it has the `conversation`, or the `problem` that one
+    has; then `prompt` is what stands before the assistant's last turn, as a person would read it, and `response` that
+    turn.
     """
 
     sample_id: int
@@ -46,6 +48,7 @@ class Row:
     where: str = ""
     conversation: Conversation | None = None
     problem: str = ""
+    tokens: Tokens | None = None
 
     @property
     def asked(self) -> str | tuple[Message, ...]:
@@ -65,7 +68,7 @@ class Row:
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing to learn from: no response, or nothing in any column of the prompt."""
-        return self.lacks_prompt or not self.response.strip()
+        return self.tokens is None and (self.lacks_prompt or not self.response.strip())
 
 
 def as_label(text: str) -> str:
@@ -96,7 +99,8 @@ def load_rows(
         source: a file, a folder or a data set on the hub, as `splitcom.data.sources` says; or "generated".
         template: the prompt, as `splitcom.data.prompt` says ("{mr} =>"); empty for plain text without a prompt.
         response_column: the column that the model learns to write; of chat, the one to look in first.
-        format: "chat" reads conversations (see `splitcom.data.chat`), and no template.
+        format: "chat" reads conversations (see `splitcom.data.chat`), "tokens" token ids (`splitcom.data.tokens`), and
+            no template.
         limit: keep only the first rows.
         domain, count, seed: what to generate (columns: mr, text, domain).
 
@@ -114,24 +118,38 @@ def load_rows(
         records = ((f"{GENERATED} row {index}", pair) for index, pair in enumerate(pairs))
     else:
         records = read_source(find_source(source))
-    rows = []
-    for sample_id, (where, record) in enumerate(islice(records, limit)):
-        columns = {str(name): as_text(value) for name, value in record.items()}
-        if format == "chat":
-            rows.append(_chat_row(sample_id, record, columns, where, response_column))
-            continue
-        text, lacks_prompt = prompt.render(record, where)
-        response = text_of(record, response_column, where, "data.response")
-        rows.append(Row(sample_id, text, response, columns, lacks_prompt, where))
+    rows = [
+        _row(sample_id, record, where, format, prompt, response_column)
+        for sample_id, (where, record) in enumerate(islice(records, limit))
+    ]
     if not rows:
         raise DataError(f"{source}: no rows; expected at least one (after the header, in CSV and TSV)")
     return rows
 
 
+def _row(
+    sample_id: int,
+    record: Mapping[str, Any],
+    where: str,
+    format: Format,
+    prompt: Prompt,
+    response_column: str,
+) -> Row:
+    columns = {str(name): as_text(value) for name, value in record.items()}
+    if format == "chat":
+        return _chat_row(sample_id, record, columns, where, response_column)
+    if format == "tokens":
+        return Row(sample_id, "", "", columns, where=where, tokens=read_tokens(record, where))
+    text, lacks_prompt = prompt.render(record, where)
+    response = text_of(record, response_column, where, "data.response")
+    return Row(sample_id, text, response, columns, lacks_prompt, where)
+
+
 def recognised(source: str | Path, *, template: str, response_column: str) -> Format:
     """Tell by the first row of a source what it holds.
 
-    It is chat if it has a conversation by its keys, and not all columns of prompt and response as text.
+    It is chat if it has a conversation by its keys, token ids if it has those, and not all columns of prompt and
+    response as text.
     """
     if source == GENERATED:
         return "columns"
@@ -141,7 +159,9 @@ def recognised(source: str | Path, *, template: str, response_column: str) -> Fo
     _, record = first
     asked_for = (*read_prompt(template).columns, response_column)
     has_all = all(column in record and not is_chat(record[column]) for column in asked_for)
-    return "chat" if not has_all and chat_columns(record, response_column) else "columns"
+    if has_all:
+        return "columns"
+    return "tokens" if has_tokens(record) else "chat" if chat_columns(record, response_column) else "columns"
 
 
 def _chat_row(

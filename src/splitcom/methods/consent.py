@@ -10,6 +10,7 @@ from typing import Any
 
 from splitcom.config import Config
 from splitcom.data import BUILT_IN, Row, read_prompt
+from splitcom.data.tokens import IDS, LABELS
 from splitcom.errors import RefusedError
 
 _SHOWN = 200  # characters of the example
@@ -46,7 +47,11 @@ class Pins:
 def columns_asked(config: Config) -> list[str]:
     """The columns that a server's settings name, in the order of the text; of chat, rows tell which they are."""
     data = config.data
-    text = () if data.format == "chat" else (*read_prompt(data.prompt).columns, data.response)
+    text: tuple[str, ...] = ()
+    if data.format == "tokens":
+        text = (IDS,)
+    elif data.format != "chat":
+        text = (*read_prompt(data.prompt).columns, data.response)
     by = () if data.held_out_by is None else (data.held_out_by,)
     return list(dict.fromkeys([*text, *by]))
 
@@ -54,7 +59,8 @@ def columns_asked(config: Config) -> list[str]:
 def columns_read(config: Config, rows: Sequence[Row]) -> list[str]:
     """The columns of a client's rows that are read at all."""
     chat = (column for row in rows if row.conversation is not None for column in row.conversation.columns)
-    return list(dict.fromkeys([*chat, *columns_asked(config)]))
+    labels = (LABELS for row in rows if row.tokens is not None and LABELS in row.columns)
+    return list(dict.fromkeys([*chat, *columns_asked(config), *labels]))
 
 
 _LEARNT = {"assistant": "the assistant's turns", "last": "the assistant's last turn", "all": "all tokens"}
@@ -117,6 +123,7 @@ def _leaving(config: Config) -> list[str]:
     else:
         what = "the class" if config.data.classes is not None else "the token ids"
         of = _LEARNT[config.data.learn] if config.data.format == "chat" else repr(config.data.response)
+        of = repr(LABELS) if config.data.format == "tokens" else of
         leaving.append(f"labels ({what} of {of})")
     return [*leaving, "the front's adapter", "numbers of rows and tokens"]
 

@@ -169,7 +169,11 @@ def _client_bytes(found: Description) -> int:
 
 
 def _set_columns(found: Proposal, source: str, records: Sequence[Mapping[str, Any]], model: str) -> None:
-    if recognised(source, template=Config().data.prompt, response_column=Config().data.response) == "chat":
+    kind = recognised(source, template=Config().data.prompt, response_column=Config().data.response)
+    if kind == "tokens":
+        found.set("data.format", "tokens", "the first row has token ids")
+        return
+    if kind == "chat":
         found.set("data.format", "chat", "the first row is a conversation")
         if load_tokenizer(model).chat_template is None:
             reason = f"{model} has none of its own; splitcom data shows how it reads"

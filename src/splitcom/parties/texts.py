@@ -22,6 +22,7 @@ from splitcom.data import (
     encode,
     encode_chats,
     encode_classes,
+    encode_tokens,
     find_source,
     load_rows,
     partition,
@@ -77,15 +78,15 @@ def with_classes(config: Config) -> Config:
 
 
 def with_chat(config: Config, *, has_rows: bool = True) -> Config:
-    """The configuration with data.format = "chat" if its rows are recognised as that, and its chat template's text.
+    """The configuration with the data.format that its rows are recognised as, and its chat template's text.
 
-    A party without rows recognises nothing: there, what is not "chat" means columns.
+    A party without rows recognises nothing: there, "auto" means columns.
     """
     data = config.data
     changes: dict[str, str] = {}
     if has_rows and data.format == "auto" and data.task == "generation":
         found = recognised(data.source, template=data.prompt, response_column=data.response)
-        changes |= {"data.format": "chat"} if found == "chat" else {}
+        changes |= {"data.format": found} if found != "columns" else {}
     if data.chat_template is not None and data.chat_template not in BUILT_IN:
         changes["data.chat_template"] = template_text(data.chat_template)
     return config.override(changes)
@@ -160,7 +161,7 @@ def _loader(config: Config) -> Callable[..., list[Row]]:
         load_rows,
         template=data.prompt,
         response_column=data.response,
-        format="chat" if data.format == "chat" else "columns",
+        format="columns" if data.format == "auto" else data.format,
     )
 
 
@@ -199,7 +200,9 @@ def _apart(train: list[Row], held_out: list[Row], config: Config) -> Rows:
     )
 
 
-def _content(row: Row) -> tuple[str, str]:
+def _content(row: Row) -> tuple[object, ...]:
+    if row.tokens is not None:
+        return row.tokens.ids
     return row.prompt.strip(), row.response.strip()
 
 
@@ -259,6 +262,8 @@ def _encoded(
     try:
         if template is not None:
             return encode_chats(rows, template, config.data.learn, max_tokens)
+        if config.data.format == "tokens":
+            return encode_tokens(rows, tokenizer, max_tokens)
         if classes is None:
             return encode(rows, tokenizer, max_tokens)
         return encode_classes(rows, tokenizer, classes, max_tokens)
@@ -283,6 +288,11 @@ def _check_tokens(
     for sample in samples:
         what = "data.prompt" if sample.row.conversation is None else "data.chat_template"
         token = int(sample.input_ids.max())
+        if token >= limits.vocab_size and sample.row.tokens is not None:
+            raise DataError(
+                f"{sample.row.place}: the token {token}, but the model's embedding has {limits.vocab_size} rows; make "
+                "token ids with the model's own tokenizer"
+            )
         if token >= limits.vocab_size:
             text = tokenizer.convert_ids_to_tokens(token)
             raise DataError(
@@ -299,6 +309,8 @@ def _warnings_of_marks(
     tokenizer: "PreTrainedTokenizerBase",
 ) -> list[str]:
     """What looks like a special token and is none; and in conversations, what is one and should not be."""
+    if template is None and any(sample.row.tokens is not None for sample in samples):
+        return []
     if template is None:
         return [
             f"data.prompt holds {mark!r}, which is no token of this model but is read as ordinary text; correct it "

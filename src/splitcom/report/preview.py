@@ -45,6 +45,8 @@ def _how_read(found: Preview) -> str:
     data = found.config.data
     if data.classes is not None:
         return f"{data.source}: texts with classes {', '.join(data.classes)}, read by {found.config.model.source}"
+    if data.format == "tokens":
+        return f"{data.source}: token ids"
     if data.format != "chat":
         return f"{data.source}: columns, prompt {data.prompt!r}, response {data.response!r}"
     chosen = data.chat_template
