@@ -304,3 +304,23 @@ def test_a_folder_that_cannot_be_written_is_named(tiny_config, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="file/run: cannot write the run folder"):
         train(tiny_config, Path(tmp_path / "file" / "run"))
+
+
+def test_evaluation_keeps_to_its_share_and_goes_on_after_an_interruption(tiny_config, trained, tmp_path):
+    changes = {"evaluation.share": 0.5, "training.rounds": 3, "training.local_epochs": 2, "data.samples": 60}
+    run = trained(tiny_config.override(changes | {"data.held_out_samples": 30}))
+    sent, found = run.result["bytes"], run.result["eval"]
+    assert sent["evaluation"] <= 0.5 * (sent["total"] - sent["evaluation"])
+    rows = [line["eval_rows"] for line in lines_of(run) if line["client"] == "client-0"]
+    assert rows[0] == 15 and rows[-1] == 15 < found["rows"] <= 30
+    assert set(rows) <= {15, None} and found["exact"]
+    with pytest.raises(Stop):
+        train(
+            tiny_config.override(changes | {"data.held_out_samples": 30}),
+            tmp_path / "halted",
+            observers=[StopAt(3, 1)],
+        )
+    again = train(
+        tiny_config.override(changes | {"data.held_out_samples": 30}), tmp_path / "halted", resume=True
+    )
+    assert again.result["eval"] == found

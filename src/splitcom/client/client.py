@@ -73,8 +73,13 @@ class Trainer(Protocol):
         Raises RoundAborted if the server ends it.
         """
 
-    def evaluate(self, round_index: int, *, exact: bool) -> Generator[Message | None, Message, EvaluationEnd]:
-        """Run the held-out samples after a round; yields what the server must see, if `exact` without a codec."""
+    def evaluate(
+        self, round_index: int, *, exact: bool, most: int = 0
+    ) -> Generator[Message | None, Message, EvaluationEnd]:
+        """Run held-out samples after a round, `most` of them or (0) all; yields what the server must see.
+
+        If `exact`, that is what a coded evaluation has left out.
+        """
 
     def adapter(self) -> dict[str, torch.Tensor]:
         """The adapter that is averaged with the other clients'."""
@@ -249,7 +254,7 @@ class Client:
     def _evaluate(self, start: EvaluationStart) -> Generator[Message | None, Message, Message]:
         own = self._trainer.adapter() if self._is_paused else None
         self._take_adapter(start.adapter_version, start.adapter)
-        end = yield from self._trainer.evaluate(start.round, exact=start.exact)
+        end = yield from self._trainer.evaluate(start.round, exact=start.exact, most=start.max_samples)
         if not isfinite(end.loss_sum):
             raise NonFiniteError(f"{self.name}: the held-out loss is {end.loss_sum}; {DIVERGED}")
         if own is not None:

@@ -129,13 +129,15 @@ class EndsTrainer(PartsTrainer):
         return losses, gradients[0] if len(gradients) == 1 else Ragged.join(gradients)
 
     @torch.no_grad()
-    def evaluate(self, round_index: int, *, exact: bool) -> Generator[Message | None, Message, EvaluationEnd]:
+    def evaluate(
+        self, round_index: int, *, exact: bool, most: int = 0
+    ) -> Generator[Message | None, Message, EvaluationEnd]:
         """Sum the loss over this client's held-out samples, one batch at a time; only the sums leave it."""
         self._front.eval()
         self._tail.eval()
         down, result = held_out(self._channels, "down", exact=exact), EvaluationEnd()
         with passing_held_out(self._channels, exact=exact):
-            for step, batch in enumerate(held_out_batches(self._held_out, self._config)):
+            for step, batch in enumerate(held_out_batches(self._held_out, self._config, most)):
                 mask = batch.attention_mask.to(self._device)
                 hidden = self._front(batch.input_ids.to(self._device), mask)
                 ragged = Ragged.from_padded(hidden, mask, learnt_tokens(batch.labels))

@@ -84,11 +84,13 @@ class FrontTrainer(PartsTrainer):
         return Message(activation=Activation(step=position[1], activation=packet, labels=labels))
 
     @torch.no_grad()
-    def evaluate(self, round_index: int, *, exact: bool) -> Generator[Message | None, Message, EvaluationEnd]:
+    def evaluate(
+        self, round_index: int, *, exact: bool, most: int = 0
+    ) -> Generator[Message | None, Message, EvaluationEnd]:
         """Send the held-out samples through the front, one batch at a time."""
         self._front.eval()
         with passing_held_out(self._channels, exact=exact):
-            for step, batch in enumerate(held_out_batches(self._held_out, self._config)):
+            for step, batch in enumerate(held_out_batches(self._held_out, self._config, most)):
                 mask = batch.attention_mask.to(self._device)
                 hidden = self._front(batch.input_ids.to(self._device), mask)
                 ragged = Ragged.from_padded(hidden, mask, learnt_tokens(batch.labels))

@@ -51,12 +51,14 @@ class WholeTrainer(PartsTrainer):
         return RoundSummary(num_tokens, len(plan), loss_sum, num_labels, num_correct)
 
     @torch.no_grad()
-    def evaluate(self, round_index: int, *, exact: bool) -> Generator[Message | None, Message, EvaluationEnd]:
+    def evaluate(
+        self, round_index: int, *, exact: bool, most: int = 0
+    ) -> Generator[Message | None, Message, EvaluationEnd]:
         """Sum the loss over this client's held-out samples."""
         self._front.eval()
         self._body.eval()
         result = EvaluationEnd()
-        for batch in held_out_batches(self._held_out, self._config):
+        for batch in held_out_batches(self._held_out, self._config, most):
             losses, _, correct = self._losses(batch)
             result.loss_sum += float(losses.double().sum())
             result.num_labels += len(losses)

@@ -35,9 +35,11 @@ class Wrapper:
         """Train one round; None if it is paused."""
         return (yield from self._inner.train(local))
 
-    def evaluate(self, round_index: int, *, exact: bool) -> Generator[Message | None, Message, EvaluationEnd]:
+    def evaluate(
+        self, round_index: int, *, exact: bool, most: int = 0
+    ) -> Generator[Message | None, Message, EvaluationEnd]:
         """Run the held-out samples."""
-        return (yield from self._inner.evaluate(round_index, exact=exact))
+        return (yield from self._inner.evaluate(round_index, exact=exact, most=most))
 
     def adapter(self) -> dict[str, Tensor]:
         """What is sent at the end of a round."""

@@ -1,7 +1,7 @@
 """The settings of evaluation: how often, in which form, and what is generated."""
 
 from splitcom.codecs.config import CodecText
-from splitcom.settings import NonNegativeInt, PositiveInt, Section
+from splitcom.settings import NonNegativeInt, Part, PositiveInt, Section
 from splitcom.settings.presets import EVALUATION
 
 
@@ -14,6 +14,10 @@ class EvaluationConfig(Section):
     """Held-out samples of one client in a step."""
     codec: CodecText = EVALUATION
     """The codec of held-out samples, in the U-shape both ways."""
+    share: Part | None = None
+    """The most that evaluation may send, as a part of what training sends, such as 0.1: a fixed part of the held-out
+    rows is evaluated, not after every round, and the last loss is over as many rows as there is room for. None: all.
+    """
     exact_last: bool = True
     """Whether the last loss is measured once more, and exactly: in so fine a step that it is right to 0.02 %, or
     without a codec if this one has none so fine. With codec = "none" every loss is exact to the last bit.

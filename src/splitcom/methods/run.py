@@ -320,9 +320,9 @@ def result_of(federation: Federation, config: Config, label: str, virtual_s: flo
             "round": kept,  # of the adapter that is left
             "loss": last,
             "perplexity": perplexity(last),
-            "rows": sum(rows[max(losses)].values()),
+            "rows": sum((rows[max(losses)] if exact is None else exact.rows).values()),
             # of losses before the last, which went through the evaluation's codec, and the last
-            "best_loss": min(last, *alike.values()),
+            "best_loss": min(*alike.values(), *([last] if exact is None or exact.rows == rows[kept] else [])),
             "initial_loss": losses[0],
             # of two losses through the evaluation's codec: beside an exact one, its errors would count as training
             "fell_by": losses[0] - losses[kept] if 0 in alike else None,

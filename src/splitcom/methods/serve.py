@@ -30,8 +30,8 @@ from splitcom.models.front import write_front
 from splitcom.parties.build import build_server, most_message_bytes
 from splitcom.parties.parts import begin_from_adapter, check_parts, load_server_parts, with_adapter
 from splitcom.parties.texts import check_max_tokens, check_template, with_chat
+from splitcom.server.agreement import forget_clients
 from splitcom.server.observe import Observer, Observers
-from splitcom.server.rounds import forget_clients
 from splitcom.training.store import PartyStore
 from splitcom.transports.endpoint import Limits
 from splitcom.transports.frames_pb2 import Description

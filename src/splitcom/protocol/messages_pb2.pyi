@@ -219,16 +219,18 @@ class RoundAbort(_message.Message):
     def __init__(self) -> None: ...
 
 class EvaluationStart(_message.Message):
-    __slots__ = ("adapter_version", "adapter", "round", "exact")
+    __slots__ = ("adapter_version", "adapter", "round", "exact", "max_samples")
     ADAPTER_VERSION_FIELD_NUMBER: _ClassVar[int]
     ADAPTER_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
     EXACT_FIELD_NUMBER: _ClassVar[int]
+    MAX_SAMPLES_FIELD_NUMBER: _ClassVar[int]
     adapter_version: int
     adapter: bytes
     round: int
     exact: bool
-    def __init__(self, adapter_version: _Optional[int] = ..., adapter: _Optional[bytes] = ..., round: _Optional[int] = ..., exact: _Optional[bool] = ...) -> None: ...
+    max_samples: int
+    def __init__(self, adapter_version: _Optional[int] = ..., adapter: _Optional[bytes] = ..., round: _Optional[int] = ..., exact: _Optional[bool] = ..., max_samples: _Optional[int] = ...) -> None: ...
 
 class EvaluationBatch(_message.Message):
     __slots__ = ("activation", "labels")

@@ -72,3 +72,18 @@ class Agreement:
         """The clients that kept their state after this round, as the server did."""
         _, scalars = self._store.load(round_index)
         return {name for name, (kept, *_) in scalars["clients"].items() if kept == round_index}
+
+
+def forget_clients(store: PartyStore) -> None:
+    """Leave of a server's last state what a longer run could begin from: nothing that is made of clients' text.
+
+    The clients of such a run begin with new references. Raises RunError if the state cannot be read or written.
+    """
+    if (last := store.latest()) is None:
+        return
+    tensors, scalars = store.load(last)
+    texts = ("labels.", "held_out_labels.")
+    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith(texts)}
+    clients: dict[str, list[int | None]] = {name: [None, 0, 0] for name in scalars["clients"]}
+    store.save(last, kept, {**scalars, "clients": clients})
+    store.keep_last()

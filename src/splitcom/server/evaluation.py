@@ -15,9 +15,11 @@ from typing import NamedTuple
 from splitcom.codecs import Ragged
 from splitcom.engines.engine import Arrival, StepResult
 from splitcom.errors import RemoteProtocolError
+from splitcom.metrics.ledger import Ledger
 from splitcom.protocol.messages_pb2 import EvaluationDown, EvaluationNext, EvaluationStart, Message
 from splitcom.server.arrivals import Lost
 from splitcom.server.body import ServerBody
+from splitcom.server.budget import Budget
 from splitcom.server.claims import bounded_losses, check_evaluation_end
 from splitcom.server.observe import Observer
 from splitcom.server.part import ServerPart, ServerRun
@@ -39,6 +41,7 @@ class _Progress:
 
     position: tuple[int, int]  # round and number of the batch
     exact: bool
+    most: int  # samples
     num_samples: int = 0
     num_tokens: int = 0  # of these, as far as the server sees them
     arrival: Arrival | None = None  # its last batch
@@ -49,10 +52,27 @@ class _Progress:
 class Evaluation(ServerPart):
     """Speaks to clients that are idle; `body` is None if they hold the whole model."""
 
-    def __init__(self, run: ServerRun, body: ServerBody | None, observer: Observer) -> None:
+    def __init__(
+        self, run: ServerRun, body: ServerBody | None, observer: Observer, ledger: Ledger | None = None
+    ) -> None:
         super().__init__(run)
         self._body = body
         self._observer = observer
+        self._ledger = ledger or Ledger()
+        self.budget = Budget(None if body is None else self._config.evaluation.share)
+
+    def is_due(self, round_index: int) -> bool:
+        """Whether there is to be an evaluation after a round that is not the last."""
+        if round_index % self._config.evaluation.every:
+            return False
+        return self.budget.has_room(self._ledger.totals(), sum(self._rows(exact=False).values()))
+
+    def _rows(self, *, exact: bool) -> dict[str, int]:
+        """How many held-out samples of each client are evaluated."""
+        peers = [(name, self._clients.peers[name]) for name in self._clients.ready]
+        held = {name: peer.num_held_out for name, peer in peers if peer.num_held_out}
+        rows = {name: self.budget.rows(peer.num_samples, held[name]) for name, peer in peers if name in held}
+        return self.budget.exact_rows(self._ledger.totals(), rows, held) if exact else rows
 
     def run(self, round_index: int, *, exact: bool = False) -> HeldOut | None:
         """What came of all held-out samples; None if there are none to know of. Raises Rejoined.
@@ -62,15 +82,20 @@ class Evaluation(ServerPart):
         with ExitStack() as passes:
             for name in self._clients.ready:
                 passes.enter_context(passing_held_out(self._states[name].channels, exact=exact))
-            return self._run(round_index, exact)
+            before = self._ledger.totals()["evaluation"]
+            found = self._run(round_index, exact)
+        if found is not None and not exact:
+            sent = self._ledger.totals()["evaluation"] - before
+            self.budget.take_note(sent, sum(found.rows.values()))
+        return found
 
     def _run(self, round_index: int, exact: bool) -> HeldOut | None:
-        peers = self._clients.peers
-        names = [name for name in self._clients.ready if peers[name].num_held_out]
-        total = sum(peers[name].num_held_out for name in names)
-        progress = {name: _Progress((round_index, 0), exact) for name in names}
+        rows = self._rows(exact=exact)
+        names, total = list(rows), sum(rows.values())
+        progress = {name: _Progress((round_index, 0), exact, rows[name]) for name in names}
         for name in names:
-            start = EvaluationStart(round=round_index, exact=exact)
+            few = rows[name] if rows[name] < self._clients.peers[name].num_held_out else 0
+            start = EvaluationStart(round=round_index, exact=exact, max_samples=few)
             start = self._adapter.offer(name, self._states[name], start)
             self._clients.send(name, Message(evaluation_start=start))
         loss_sum, num_labels, num_correct = 0.0, 0, 0
@@ -114,8 +139,8 @@ class Evaluation(ServerPart):
         progress.recovery = Recovery()
         progress.num_samples += arrival.num_samples
         progress.num_tokens += len(arrival.decoded.batch.values)
-        if progress.num_samples > (num_held_out := self._clients.peers[name].num_held_out):
-            raise RemoteProtocolError(f"more than the {num_held_out} held-out samples it has")
+        if progress.num_samples > progress.most:
+            raise RemoteProtocolError(f"more than the {progress.most} held-out samples it has to send")
         progress.arrival = arrival
         result: StepResult | None = _NOTHING
         if self._body.tails is None:

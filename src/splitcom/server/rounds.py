@@ -117,7 +117,7 @@ class Federation:
         self._observer = observer = observer or Observer()
         run = ServerRun(config, self._clients, self.states, self._shared)
         self._steps = Steps(run, body, self.ledger, observer)
-        self._evaluation = Evaluation(run, body, observer)
+        self._evaluation = Evaluation(run, body, observer, self.ledger)
         self._scheduling = scheduling(run, self._steps)
 
     @property
@@ -225,7 +225,7 @@ class Federation:
             steer(state.channels, self.controllers.decisions)
         self._steps.freezes_fronts = self.controllers.freezes_fronts
         self._scheduling.train(self.round)
-        evaluates = self._is_last or self.round % self.config.evaluation.every == 0
+        evaluates = self._is_last or self._evaluation.is_due(self.round)
         if evaluates or self._is_due:
             self._scheduling.settle(self.round, is_last=self._is_last)
             self._welcome()  # who had no part in this and has begun anew meanwhile
@@ -298,15 +298,21 @@ class Federation:
         for name in self._clients.collect(names):
             self.states[name].acknowledged_round = self.round
 
+    @property
+    def _parts(self) -> dict[str, Any]:
+        """What has a state of its own in a checkpoint."""
+        return {
+            "shared": self._shared,
+            "scheduling": self._scheduling,
+            "control": self.controllers,
+            "best": self.best,
+            "budget": self._evaluation.budget,
+        }
+
     def _keep(self) -> None:
         """Keep the server's own state."""
         self._saved_round, self._saved_clocks = self.round, self._clients.transport.state()
-        parts = {
-            "shared": self._shared.state(),
-            "scheduling": self._scheduling.state(),
-            "control": self.controllers.state(),
-            "best": self.best.state(),
-        }
+        parts = {part: of.state() for part, of in self._parts.items()}
         tensors = {f"{part}.{name}": t for part, state in parts.items() for name, t in state.tensors.items()}
         if self.engine is not None:
             tensors |= {f"body.{name}": tensor for name, tensor in self.engine.state().items()}
@@ -343,7 +349,6 @@ class Federation:
         tensors, scalars = self._store.load(self.round)
         sections = sections_of(tensors)
         parts = {part: State(sections[part], kept) for part, kept in scalars["parts"].items()}
-        self._shared.load_state(parts["shared"])
         if self.engine is not None:
             self.engine.load_state(sections["body"])
         for name, known in scalars["clients"].items():
@@ -354,10 +359,9 @@ class Federation:
                 if (saved := sections[section].get(name)) is not None:
                     labels |= unpack_labels(saved.numpy().tobytes(), self.config.data.max_tokens)
             client.forget_counts()
-        self._scheduling.load_state(parts["scheduling"])
+        for part, of in self._parts.items():
+            of.load_state(parts[part])
         self._store.load_references(self.round, self._references())
-        self.controllers.load_state(parts["control"])
-        self.best.load_state(parts["best"])
         self.wall_s = max(self.wall_s, scalars["wall_s"])
         self.eval_losses = {int(index): loss for index, loss in scalars["eval_losses"].items()}
         self.eval_accuracies = {int(index): value for index, value in scalars["eval_accuracies"].items()}
@@ -383,18 +387,3 @@ class Federation:
         self.ledger.close()
         for _, references in self._references():
             references.close()
-
-
-def forget_clients(store: PartyStore) -> None:
-    """Leave of a server's last state what a longer run could begin from: nothing that is made of clients' text.
-
-    The clients of such a run begin with new references. Raises RunError if the state cannot be read or written.
-    """
-    if (last := store.latest()) is None:
-        return
-    tensors, scalars = store.load(last)
-    texts = ("labels.", "held_out_labels.")
-    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith(texts)}
-    clients: dict[str, list[int | None]] = {name: [None, 0, 0] for name in scalars["clients"]}
-    store.save(last, kept, {**scalars, "clients": clients})
-    store.keep_last()

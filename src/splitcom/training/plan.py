@@ -1,5 +1,6 @@
 """Which batches a client runs, and how far into the run each of them is."""
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -73,8 +74,14 @@ def max_chunks_of(config: Config) -> int:
     return 2 * config.training.local_epochs + 8 if given is None else given
 
 
-def held_out_batches(samples: Sequence[Sample], config: Config) -> list[Batch]:
-    """The held-out samples in their own order."""
+def held_out_batches(samples: Sequence[Sample], config: Config, most: int = 0) -> list[Batch]:
+    """The held-out samples in their own order; if `most` is not 0, of these as many at most, drawn at random.
+
+    With a larger number the same ones are among them.
+    """
+    if 0 < most < len(samples):
+        drawn = random.Random(derive_seed(config.seed, "held_out")).sample(range(len(samples)), len(samples))
+        samples = [samples[index] for index in sorted(drawn[:most])]
     return batches(samples, config.evaluation.batch_size, seed=None)
 
 

@@ -8,8 +8,9 @@ from splitcom.config import Config
 from splitcom.config.links import LinksConfig
 from splitcom.protocol.messages_pb2 import EvaluationEnd, Hello, Message, StateSaved
 from splitcom.protocol.session import PROTOCOL_VERSION, Form, Role, Session
+from splitcom.server.agreement import forget_clients
 from splitcom.server.conversations import Rejoined
-from splitcom.server.rounds import Federation, Served, forget_clients
+from splitcom.server.rounds import Federation, Served
 from splitcom.state import State
 from splitcom.training.store import PartyStore
 from splitcom.transports.inproc import InProcess
