@@ -137,7 +137,9 @@ def test_without_codecs_flows_are_those_of_the_preset_quality():
 def test_presets_are_written_in_canonical_form(name):
     """A codec that is changed is known by its text to have been the preset's."""
     read = Config.from_toml(f"preset = '{name}'").flows
-    assert {flow: getattr(read, flow).model_dump() for flow in PRESETS[name]} == PRESETS[name]
+    for flow, tree in PRESETS[name].items():
+        found = getattr(read, flow).model_dump()
+        assert {key: found[key] for key in tree} == tree
 
 
 @pytest.mark.parametrize("below", ["", 'preset = "quality"\n', 'preset = "balanced"\n'])
