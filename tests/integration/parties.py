@@ -25,21 +25,14 @@ from splitcom.transports import tls
 
 PROCESS = Path(__file__).with_name("process.py")
 HELD = Path(__file__).with_name("held.py")
-PRELOADED = [
-    "torch",
-    "transformers",
-    "peft",
-    "splitcom.methods.serve",
-    "splitcom.methods.join",
-    "splitcom.report",
-]
+PRELOADED = "tests.integration.preload"
 PATIENCE_S = 180.0  # of the tests, never used up where all is well
 
 
 def fork_server() -> Any:
     """What makes the processes; it has imported everything when this returns."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
+    context.set_forkserver_preload([PRELOADED])
     first = context.Process(target=int)
     first.start()
     first.join()
