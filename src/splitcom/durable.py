@@ -49,7 +49,7 @@ def new_folder(path: Path, *, private: bool = False) -> Iterator[Path]:
             make_private(partial)
         _sync_all(partial)
         shutil.rmtree(path, ignore_errors=True)  # for as short a time as can be, neither is there
-        put_in_place(partial, path)
+        _rename(partial, path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -60,6 +60,10 @@ def put_in_place(partial: Path, path: Path) -> None:
     Raises OSError if it cannot, and if `path` is a folder that is not empty.
     """
     _sync_all(partial)
+    _rename(partial, path)
+
+
+def _rename(partial: Path, path: Path) -> None:
     partial.replace(path)
     sync(path.parent)
 

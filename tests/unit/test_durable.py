@@ -37,6 +37,13 @@ def test_a_file_is_on_the_disk_before_its_name_and_its_name_before_the_end(
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
+def test_to_be_on_the_disk_is_to_be_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.fstat(descriptor).st_ino))
+    write_atomic(tmp_path / "a", b"1")
+    assert synced == [(tmp_path / "a").stat().st_ino, tmp_path.stat().st_ino]
+
+
 def test_so_is_everything_in_a_folder(tmp_path: Path, disk: list[tuple[str, str]]) -> None:
     with new_folder(tmp_path / "up" / "f") as folder:
         (folder / "sub").mkdir()
