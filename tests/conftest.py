@@ -3,7 +3,7 @@
 import os
 import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,14 +23,23 @@ if TYPE_CHECKING:
     from splitcom.methods.run import Run
 
 torch.set_num_threads(1)
-os.fsync = lambda descriptor: (
-    None
-)  # no test pulls the plug, and a short training would wait for the disk 200 times
+ROOT = Path(__file__).parents[1]
+# No test pulls the plug, and a short training would wait for the disk 200 times.
+os.fsync = lambda descriptor: None
 # The same examples each time, so that no run fails by chance; other ones with --hypothesis-profile=default.
 settings.register_profile(
     "same", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("same")
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind() -> Iterator[None]:
+    """Files belong into `tmp_path`: what a test leaves in the repository's root is committed one day."""
+    before = {path.name for path in ROOT.iterdir()}
+    yield
+    left = {path.name for path in ROOT.iterdir()} - before
+    assert not [name for name in left if not name.startswith(".")], f"left in {ROOT}"
 
 
 @pytest.fixture(autouse=True)

@@ -40,8 +40,8 @@ class VarianceConfig(Section):
 class FederationConfig(Section):
     """The clients of a round, who waits for whom, and how their adapters travel."""
 
-    clients: PositiveInt = 3
-    """How many clients take part in the run."""
+    clients: PositiveInt = Field(3, le=1_000_000)
+    """How many clients take part in the run, a million at most."""
     names: list[str] | None = None
     """Over a network: the names in the certificates of those who may take part; None: any certificate of the
     authority. Clients are not told.

@@ -57,7 +57,7 @@ class TrainingConfig(Section):
     """
     patience: NonNegativeInt = 0
     """Evaluations without a lower held-out loss after which the run ends; 0: it goes through all rounds."""
-    keep_checkpoints: Annotated[int, Field(ge=2, strict=True)] = 2
+    keep_checkpoints: Annotated[int, Field(ge=2, le=2**31 - 1, strict=True)] = 2
     """How many checkpoints each party keeps, the last ones; a run can go back to a round that all of them have."""
     split: bool = True
     """Whether the model is split; if false, clients train the whole model and only adapters travel (FedLoRA).

@@ -44,7 +44,7 @@ class DataConfig(Section):
     """How many held-out samples there are."""
     held_out_by: str | None = None
     """A column of `source`: rows that share its value are all held out, or none of them."""
-    max_tokens: Annotated[int, Field(ge=2, strict=True)] = 256
+    max_tokens: Annotated[int, Field(ge=2, le=2**31 - 1, strict=True)] = 256
     """The longest sample in tokens; a longer one is cut."""
 
     @field_validator("labels")

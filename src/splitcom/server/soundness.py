@@ -19,6 +19,10 @@ from splitcom.training.optimize import DIVERGED
 
 _NARROWEST = torch.finfo(torch.float16).max  # the range that a codec may be limited to
 
+SPOILT = (
+    f"with its batch, and not without it, loss or gradients are not finite: its {DIVERGED}; or it is damaged"
+)
+
 
 class SoundEngine:
     """An engine, its clients, and for how long it has computed."""
@@ -124,7 +128,7 @@ class SoundEngine:
         if not spoilers or set(spoilers) == set(self._clients.present):
             raise error
         for name in spoilers:
-            self._clients.refuse(name, "a batch whose loss or gradients are not finite")
+            self._clients.refuse(name, SPOILT)
         return {name: own for name, own in arrivals.items() if name not in spoilers}
 
     def take_seconds(self) -> float:

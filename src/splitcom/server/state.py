@@ -36,7 +36,6 @@ class Counts:
     """What a client has done in a round of the run."""
 
     steps: int = 0
-    held_out_batches: int = 0  # evaluated, also once more exactly
     tokens: int = 0
     loss_sum: float = 0.0  # nats, over `num_labels`
     num_labels: int = 0
@@ -45,6 +44,7 @@ class Counts:
     staleness: int = 0  # versions, summed over these updates
     activation: Seen = field(default_factory=Seen)
     gradient: Seen = field(default_factory=Seen)  # of tails
+    held_out_batches: int = 0  # evaluated, also once more exactly
 
     @property
     def loss(self) -> float | None:

@@ -353,3 +353,14 @@ def test_what_does_not_fit_within_a_section_names_the_field_alone(changes, expec
     with pytest.raises(ConfigError, match=rf"^override: {expected}") as caught:
         Config().override(changes)
     assert "{" not in str(caught.value)
+
+
+@pytest.mark.parametrize("number", [1_000_001, 10**30])
+def test_more_clients_than_any_machine_could_list_are_refused_at_once(number):
+    with pytest.raises(ConfigError, match=r"federation\.clients.*less than or equal to"):
+        Config().override({"federation.clients": number})
+
+
+def test_integers_are_no_larger_than_what_counts_them():
+    with pytest.raises(ConfigError, match=r"data\.max_tokens"):
+        Config().override({"data.max_tokens": 2**63})

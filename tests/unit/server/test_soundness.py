@@ -1,5 +1,7 @@
 """A step that cannot be taken: whose batch it is that spoils it, and when it is the training."""
 
+import re
+
 import pytest
 
 from splitcom.engines.engine import StepResult
@@ -49,7 +51,11 @@ def test_the_step_is_taken_without_the_client_that_spoils_it():
     clients = Clients("a", "b", "c")
     engine = SoundEngine(Engine(), clients)
     assert list(engine.step({"a": "good", "b": "spoilt", "c": "good"}, (1, 0), 0.0)) == ["a", "c"]
-    assert clients.refused == [("b", "a batch whose loss or gradients are not finite")]
+    ((name, reason),) = clients.refused
+    assert name == "b" and "training has diverged: lower training.lr, or set training.clip_norm" in reason
+    assert not re.search(
+        "poison|malicious|hostile|attack", reason
+    )  # an early divergence is all that it may be
     passage, left = SoundEngine(Engine(), Clients("a", "b")).forward(
         {"a": "good", "b": "spoilt"}, (1, 0), trains=True
     )
