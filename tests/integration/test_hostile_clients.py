@@ -29,6 +29,7 @@ from splitcom.transports.inproc import InProcess
 HOSTILE = "client-1"
 CODEC = "fp16"
 WIDE_CODEC = "none"  # fp32
+PLAIN = {"flows.adapter_up.codec": "fp16"}  # so that what is sent can be taken apart
 EXACT = {"evaluation.codec": WIDE_CODEC}
 MAX_TOKENS = 256
 HALF = {"model.dtype": "float16", "training.lr": 1e-3}
@@ -400,7 +401,7 @@ def without():
 )
 def test_a_hostile_client_is_told_why_and_leaves_no_trace(attack: Attack, tiny_config, tmp_path, without):
     changes = {"method": attack.method, "flows.activation_up.codec": attack.codec, "lora.dropout": 0.1}
-    config = configured(tiny_config.override(changes | EQUALLY_FAST | attack.settings))
+    config = configured(tiny_config.override(PLAIN | changes | EQUALLY_FAST | attack.settings))
     outcome = Outcome(config, tmp_path / "attacked", attack, attack.change)
     key = (attack.kind, attack.at, config.to_toml())
     if key not in without:

@@ -40,7 +40,7 @@ class VarianceConfig(Section):
 class FederationConfig(Section):
     """The clients of a round, who waits for whom, and how their adapters travel."""
 
-    clients: PositiveInt = Field(3, le=1_000_000)
+    clients: Annotated[PositiveInt, Field(le=1_000_000)] = 3
     """How many clients take part in the run, a million at most."""
     names: list[str] | None = None
     """Over a network: the names in the certificates of those who may take part; None: any certificate of the
