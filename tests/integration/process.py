@@ -34,6 +34,7 @@ from splitcom.cli import main
 
 _NEWNET = 0x40000000
 _POLL_S = 0.05
+_MOST_S = 600  # that a process is held or silent, so that none is left for ever if a test is interrupted
 CRASHED = 9
 
 
@@ -88,7 +89,9 @@ def hold(from_round, path):
     def held(self, start):
         if start.round >= from_round and not Path(path).exists():
             print(f"held before round {start.round}", flush=True)
+            deadline = time.monotonic() + _MOST_S
             while not Path(path).exists():
+                assert time.monotonic() < deadline, "whoever was to let it go on is gone"
                 time.sleep(_POLL_S)
         return (yield from train(self, start))
 
@@ -116,7 +119,7 @@ def spoil(how, at):
             if how == "fails":
                 raise OSError(28, "No space left on device")
             print("silent from now on")
-            time.sleep(600)
+            time.sleep(_MOST_S)
         return (yield from step(self, *content))
 
     FrontTrainer._step = spoilt
