@@ -10,6 +10,8 @@ from safetensors.torch import load_file
 from splitcom.config import Config
 from splitcom.errors import ConfigError
 from splitcom.methods.run import configured, train
+from splitcom.models import adapter_state
+from splitcom.parties.parts import load_parts
 from splitcom.server.observe import Observer
 
 from .parties import Deployment, fork_server, make_authority
@@ -100,7 +102,7 @@ def test_clients_train_equal_steps_until_they_are_apart_and_all_they_send_is_cou
 def test_without_segments_and_sparsity_eco_lora_is_fedlora_to_the_bit(tiny_config, trained):
     whole = tiny_config.override({"method": "fedlora"} | FP16)
     plain = trained(whole)
-    still = {"client.mixing": 1e9, "federation.density_rate": 3.0, "flows.adapter_up.codec_b": "fp16"}
+    still = {"client.mixing": 1e9, "federation.density_rate": 3.0, "flows.adapter_up.codec_a": "fp16"}
     assert same(adapter_of(plain), adapter_of(trained(whole.override(still))))
 
 
@@ -120,6 +122,26 @@ def test_segments_send_their_part_and_sparsity_what_theory_says(tiny_config, tra
     for run in (segments, both):
         assert run.result["uncompressed_bytes"]["adapter_up"] == whole
         assert run.result["eval"]["loss"] < run.result["eval"]["initial_loss"]
+
+
+def test_with_a_as_it_was_drawn_b_alone_is_sent_and_learns(tiny_config, trained):
+    whole = trained(tiny_config.override({"method": "fedlora"} | FP16))
+    b_alone = trained(tiny_config.override({"method": "ffa_lora"} | FP16))
+    assert b_alone.result["eval"]["loss"] < b_alone.result["eval"]["initial_loss"]
+    config = Config.load(b_alone.folder / "config.toml")
+    assert configured(config) == config  # so that a saved run can be run again
+    drawn = {name: tensor for part in load_parts(config).all for name, tensor in adapter_state(part).items()}
+    found = adapter_of(b_alone)
+    of_a = {name: tensor for name, tensor in found.items() if ".lora_A." in name}
+    assert len(of_a) == len(found) / 2
+    for name, tensor in of_a.items():
+        assert torch.equal(tensor, drawn[name.removeprefix("base_model.model.")]), name
+    assert not any(".lora_B." in name and not tensor.any() for name, tensor in found.items())
+    sizes = [sum(t.numel() for n, t in drawn.items() if kind in n) for kind in (".lora_B.", ".lora_")]
+    sent = {"adapter_up": 1, "adapter_down": 2 / 3}  # what all draw alike is not sent to them
+    for flow, share in sent.items():
+        part = b_alone.result["bytes"][flow] / whole.result["bytes"][flow]
+        assert part == pytest.approx(share * sizes[0] / sizes[1], rel=0.1), flow
 
 
 def test_the_density_falls_with_the_loss_and_b_has_one_of_its_own(tiny_config, trained):

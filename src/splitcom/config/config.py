@@ -45,8 +45,9 @@ class Config(Section):
     """
 
     method: str = "splitcom"
-    """The method: splitcom, splitlora (no codec), frozen_front, fedlora (whole models at clients), eco_lora (segments
-    of these, sparse), fda_opt (these, averaged when clients have moved apart), centralised.
+    """The method: splitcom, splitlora (no codec), frozen_front, fedlora (whole models at clients), and of that kind
+    ffa_lora (B alone learns), fda_opt (averaged when clients have moved apart) and eco_lora (sparse segments);
+    centralised.
     """
     seed: NonNegativeInt = 0
     """All that is drawn at random follows from it."""

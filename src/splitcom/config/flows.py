@@ -43,8 +43,8 @@ class AdapterFlowConfig(Section):
 
     codec: Annotated[CodecText, AfterValidator(_holds_whole_references)]
     """The codec of the adapters, such as "fp16" or "delta > topk(0.1) > int8 > zstd"."""
-    codec_b: Annotated[CodecText, AfterValidator(_holds_whole_references)] | None = None
-    """The codec of LoRA's matrices B, if it is to be another one; None: that of all others."""
+    codec_a: Annotated[CodecText, AfterValidator(_holds_whole_references)] | None = None
+    """The codec of LoRA's matrices A, if it is to be another one; None: that of all others."""
     error_feedback: bool = False
     """Whether what a codec has left out or rounded off is kept and added to what is sent the next time."""
 

@@ -14,8 +14,8 @@ def _configure(config: Config) -> Config:
         f"flows.{flow}.{setting}": value
         for flow in ADAPTERS
         for setting, value in {
-            "codec": "delta > golomb(0.95, least=0.6)",
-            "codec_b": "delta > golomb(0.95, least=0.5)",
+            "codec": "delta > golomb(0.95, least=0.5)",
+            "codec_a": "delta > golomb(0.95, least=0.6)",
             "error_feedback": True,
         }.items()
     }

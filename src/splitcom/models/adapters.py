@@ -114,6 +114,13 @@ def renew_head(part: Part, seed: int = 0) -> None:
                 module.register_forward_pre_hook(widened)
 
 
+def freeze_a(part: Part) -> None:
+    """Leave the matrices A of the part's LoRA as they are, so that only B learns."""
+    for name, parameter in part.model.named_parameters():
+        if ".lora_A." in name:
+            parameter.requires_grad_(False)
+
+
 def adapter_state(part: Part) -> dict[str, Tensor]:
     """Return copies of the part's trained tensors on the CPU, sorted by their names in the whole model."""
     return {name: tensor.detach().cpu().clone() for name, tensor in _trained_parameters(part).items()}
@@ -170,6 +177,7 @@ def _trained_parameters(part: Part) -> dict[str, nn.Parameter]:
         name.replace(f".modules_to_save.{NAME}.", ".").replace(f".{NAME}.", "."): parameter
         for name, parameter in sorted(part.model.named_parameters())
         if parameter.requires_grad
+        or ".lora_A." in name  # which may be left as it was drawn, and belongs to it
     }
 
 

@@ -60,5 +60,7 @@ class LoraConfig(Section):
     """
     train_front: bool = True
     """Whether the front learns; if false, each activation is the same in every epoch."""
+    train_a: bool = True
+    """Whether both of LoRA's matrices learn; if false, B alone does and A stays as it was drawn (FFA-LoRA)."""
     train_head: bool = False
     """Whether the LM head gets an adapter; not possible if it is tied to the embeddings."""

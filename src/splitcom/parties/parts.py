@@ -30,6 +30,7 @@ from splitcom.models import (
     settings_of_adapter,
     share_embeddings,
 )
+from splitcom.models.adapters import freeze_a
 from splitcom.models.anatomy import survey
 from splitcom.models.config import LoraConfig
 from splitcom.models.front import outline
@@ -245,6 +246,8 @@ def adapt(part: Part, config: Config, trains: bool) -> None:
         dora=lora.use_dora,
         seed=derive_seed(config.seed, "lora"),
     )
+    if not lora.train_a:
+        freeze_a(part)
     renew_head(part, derive_seed(config.seed, "head"))
     if trains and lora.modules_to_save:
         train_whole(part, lora.modules_to_save)

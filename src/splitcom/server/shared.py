@@ -52,7 +52,7 @@ class SharedAdapter:
     ) -> None:
         self._aggregator = parse_aggregator(config.federation.aggregator)
         up, down = config.flows.adapter("adapter_up"), config.flows.adapter("adapter_down")
-        self._up = AdapterCodec(up.codec, up.codec_b)
+        self._up = AdapterCodec(up.codec, up.codec_a)
         self._sender = AdapterSender(down)
         self._down = self._sender.codec
         self._num_segments = config.federation.segments

@@ -37,7 +37,8 @@ def _paper() -> Tree:
     """SplitCom's own recipe (2602.10564): what is sent again is gated; int4 of differences, gradients as int8."""
     plain = {"controller": None, "residual": False}
     at_cut = {"activation": "temporal(0.98) > delta > int4 > zstd", "gradient": "int8 > zstd"}
-    adapters = {name: {"codec": "fp16"} for name, flow in FLOWS.items() if flow.content == "adapter"}
+    plain_adapter = {"codec": "fp16", "codec_a": None, "error_feedback": False}
+    adapters = {name: dict(plain_adapter) for name, flow in FLOWS.items() if flow.content == "adapter"}
     return {name: {"codec": at_cut[FLOWS[name].content], **plain} for name in AT_CUT} | adapters
 
 

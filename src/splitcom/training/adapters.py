@@ -2,7 +2,7 @@
 
     {name: tensor} ─► by name ─► rows of 64 numbers, the last filled up with 0 ─► Ragged, ids 0, 1, … ─► codec
 
-LoRA's matrices B may have a codec of their own: then there are two packets, that of all other tensors first.
+LoRA's matrices A may have a codec of their own: then there are two packets, that of all other tensors first.
 
 Names and shapes are known to both ends, so they are not sent. A codec that builds on references finds them in `base`,
 which both ends have: they fill a store with it for each packet, and the packet's digest tells if the two differ.
@@ -28,16 +28,16 @@ _LIMIT = 65504.0  # the largest of fp16: what is there already has diverged, or 
 
 
 class AdapterCodec:
-    """Codes adapters with the codec of this text, LoRA's B with that of `text_b` if there is one; holds no state."""
+    """Codes adapters with the codec of this text, LoRA's A with that of `text_a` if there is one; holds no state."""
 
-    def __init__(self, text: str, text_b: str | None = None) -> None:
+    def __init__(self, text: str, text_a: str | None = None) -> None:
         self._whole = _TensorsCodec(text)
-        self._of_b = None if text_b is None else _TensorsCodec(text_b)
+        self._of_a = None if text_a is None else _TensorsCodec(text_a)
 
     @property
     def needs_base(self) -> bool:
         """Whether a packet builds on an adapter that both ends have."""
-        return self._whole.needs_base or (self._of_b is not None and self._of_b.needs_base)
+        return self._whole.needs_base or (self._of_a is not None and self._of_a.needs_base)
 
     def encode(
         self, adapter: Tensors, base: Tensors, seed: int = 0, share: float | None = None
@@ -47,13 +47,13 @@ class AdapterCodec:
         `base` has the names and shapes of `adapter`; its numbers count only if the codec `needs_base`. `share` is that
         of `Context`. Raises NonFiniteError if a number is NaN, infinite or beyond what fp16 holds.
         """
-        if self._of_b is None or not adapter:
+        if self._of_a is None or not adapter:
             return self._whole.encode(adapter, base, seed, share)
-        (others, of_b), (base_of_others, base_of_b) = _parted(adapter), _parted(base)
+        (others, of_a), (base_of_others, base_of_a) = _parted(adapter), _parted(base)
         first, arrived = self._whole.encode(others, base_of_others, seed, share)
-        second, arrived_of_b = self._of_b.encode(of_b, base_of_b, seed, share)
+        second, arrived_of_a = self._of_a.encode(of_a, base_of_a, seed, share)
         return pack_uints([len(first)], _SIZE_BYTES) + first + second, dict(
-            sorted((arrived | arrived_of_b).items())
+            sorted((arrived | arrived_of_a).items())
         )
 
     def decode(self, packet: bytes, base: Tensors) -> dict[str, Tensor]:
@@ -62,13 +62,13 @@ class AdapterCodec:
         Raises PacketError if the packet is malformed, not of such an adapter, builds on another base, or holds numbers
         that `encode` would not send.
         """
-        if self._of_b is None or not base:
+        if self._of_a is None or not base:
             return self._whole.decode(packet, base)
         reader = Reader(packet)
         (size,) = unpack_uints(reader.take(_SIZE_BYTES, "size of its first part"), _SIZE_BYTES).tolist()
         first, second = bytes(reader.take(size, "first part")), bytes(reader.rest())
-        others, of_b = _parted(base)
-        return dict(sorted((self._whole.decode(first, others) | self._of_b.decode(second, of_b)).items()))
+        others, of_a = _parted(base)
+        return dict(sorted((self._whole.decode(first, others) | self._of_a.decode(second, of_a)).items()))
 
 
 class AdapterSender:
@@ -79,7 +79,7 @@ class AdapterSender:
     """
 
     def __init__(self, settings: AdapterFlowConfig) -> None:
-        self.codec = AdapterCodec(settings.codec, settings.codec_b)
+        self.codec = AdapterCodec(settings.codec, settings.codec_a)
         self.residual: dict[str, Tensor] = {}
         self._keeps = settings.error_feedback
 
@@ -159,11 +159,11 @@ class _TensorsCodec:
 
 
 def _parted(adapter: Tensors) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """All tensors but LoRA's B, and those."""
-    of_b = {
-        name: tensor for name, tensor in adapter.items() if ".lora_B." in name or "lora_embedding_B" in name
+    """All tensors but LoRA's A, and those."""
+    of_a = {
+        name: tensor for name, tensor in adapter.items() if ".lora_A." in name or "lora_embedding_A" in name
     }
-    return {name: tensor for name, tensor in adapter.items() if name not in of_b}, of_b
+    return {name: tensor for name, tensor in adapter.items() if name not in of_a}, of_a
 
 
 def _check(batch: Ragged) -> None:

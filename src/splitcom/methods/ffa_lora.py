@@ -1,0 +1,18 @@
+"""FFA-LoRA (Sun et al. 2024, 2403.12313): whole models at clients; A stays as all have drawn it, so only B is sent.
+
+The mean of products B A is then the product of the means, which with both matrices it is not.
+"""
+
+from splitcom.config import Config
+from splitcom.flows import ADAPTERS
+from splitcom.methods.method import Method
+
+_NOTHING = "delta > golomb(0.001)"  # has changed of A: it keeps no zeros
+
+
+def _configure(config: Config) -> Config:
+    whole = {"training.split": False, "model.tail_blocks": 0, "lora.train_a": False}
+    return config.override(whole | {f"flows.{flow}.codec_a": _NOTHING for flow in ADAPTERS})
+
+
+FFA_LORA = Method("ffa_lora", "not split, A as it was drawn, B averaged", _configure)
