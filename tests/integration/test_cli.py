@@ -93,6 +93,22 @@ def test_compare_runs_what_is_missing_only(splitcom, config_file, tmp_path):
     assert "splitcom" in (tmp_path / "results.md").read_text()
 
 
+def test_inspect_says_what_a_client_needs(splitcom, tiny_model):
+    def asked(*more):
+        code, out, err = splitcom("inspect", tiny_model, "--cut", 1, "--client", "--json", *more)
+        assert code == 0, err
+        return json.loads(out)
+
+    plain = asked()
+    front = next(part for part in plain["model"]["parts"] if part["name"] == "front")
+    assert plain["client"]["weights"] == front["weight_bytes"]
+    assert plain["client"]["optimizer"] == 8 * front["lora_parameters"]
+    less = asked("--set", "training.accumulate=4")
+    assert less["client"]["activations"] < plain["client"]["activations"] / 2
+    code, out, _ = splitcom("inspect", tiny_model, "--cut", 1, "--client")
+    assert code == 0 and "activations" in out and "together" in out
+
+
 def test_inspect_shows_a_classifiers_parts(splitcom, tiny_model):
     code, out, _ = splitcom("inspect", tiny_model, "--classes", 2)
     assert code == 0 and "classification head, trained whole: 64 parameters" in out

@@ -52,7 +52,7 @@ def run_two(forks, folder, arguments, model=None, dies_at=None):
         process.start()
         processes.append(process)
     for process, log in zip(processes, logs, strict=True):
-        process.join(PATIENCE_S)
+        process.join(10 * PATIENCE_S)  # of a run, not of a step
         assert process.exitcode is not None, log.read_text()
     return [log.read_text() for log in logs], [process.exitcode for process in processes]
 

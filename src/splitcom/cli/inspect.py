@@ -50,11 +50,21 @@ def inspect(
     from splitcom.settings.tree import parse_assignment
 
     terminal = Terminal()
+    given = {
+        "model.source": model,
+        "model.cut": cut,
+        "model.tail_blocks": tail_blocks,
+        "lora.rank": rank,
+        "lora.train_head": train_head,
+        "training.batch_size": batch_size,
+    }
+    settings = Config().override(given | dict(map(parse_assignment, assignments or [])))
     found = describe(
         model,
         cut=cut,
         tail_blocks=tail_blocks,
         rank=rank,
+        targets=settings.lora.targets,
         head=train_head,
         labels=[str(index) for index in range(classes)] or None,
     )
@@ -72,15 +82,6 @@ def inspect(
         "bytes_of_evaluation": bytes_of_evaluation(*shape),
     }
     if client:
-        given = {
-            "model.source": model,
-            "model.cut": cut,
-            "model.tail_blocks": tail_blocks,
-            "lora.rank": rank,
-            "lora.train_head": train_head,
-            "training.batch_size": batch_size,
-        }
-        settings = Config().override(given | dict(map(parse_assignment, assignments or [])))
         need = need_of_client(settings, samples, tokens)
         title = f"a client with {samples} samples, weights in {settings.model.dtype}"
         terminal.print(need_table(vars(need), title))
