@@ -97,14 +97,15 @@ class Dashboard:
         """Each part of the page, and whether the run has ended."""
         folder = RunFolder(self._folder)
         snapshot = self._snapshot() if self._snapshot is not None else _asked(self._folder)
+        is_running = folder.is_locked  # asked first: a run that ends meanwhile has its result by then
         has_ended = folder.result() is not None
         with self._drawing:
             try:
-                run, drawn = self._drawn_of(folder)
+                run, drawn = self._drawn_of(has_ended=has_ended)
                 rates = {} if snapshot is None else self._rates.of(snapshot)
                 rounds = _rounds(folder)
                 parts = {
-                    "state": _state(folder, run, snapshot, rounds, has_ended=has_ended),
+                    "state": _state(run, snapshot, rounds, is_running=is_running, has_ended=has_ended),
                     "cards": _cards(run, snapshot, sum(rates.values())),
                     "clients": _clients(run, snapshot, rates),
                     **drawn,
@@ -114,10 +115,10 @@ class Dashboard:
                 parts = dict.fromkeys(_PARTS, "") | {"state": markup.paragraph(error)}
         return {name: str(text) for name, text in parts.items()}, has_ended
 
-    def _drawn_of(self, folder: RunFolder) -> tuple[Run | None, dict[str, str]]:
+    def _drawn_of(self, *, has_ended: bool) -> tuple[Run | None, dict[str, str]]:
         """The run as far as it has come, and what is drawn of it: anew only if a round has ended."""
         metrics = self._folder / METRICS
-        state = (metrics.stat().st_size if metrics.exists() else 0, folder.result() is not None)
+        state = (metrics.stat().st_size if metrics.exists() else 0, has_ended)
         if self._drawn[0] != state:
             run = load_run_so_far(self._folder)
             drawn = {"figures": "", "flows": ""}
@@ -142,7 +143,7 @@ def _rounds(folder: RunFolder) -> int:
 
 
 def _state(
-    folder: RunFolder, run: Run | None, snapshot: Snapshot | None, rounds: int, *, has_ended: bool
+    run: Run | None, snapshot: Snapshot | None, rounds: int, *, is_running: bool, has_ended: bool
 ) -> Markup:
     """Where the run is, how much of it is done, and who is waited for."""
     done = 0.0 if run is None else float(run.result.rounds)
@@ -153,9 +154,10 @@ def _state(
         step = f", step {snapshot.step} of {snapshot.num_steps}" if snapshot.num_steps else ""
         waiting = snapshot.waiting()
         said = f"Round {snapshot.round} of {rounds}{step}{'; ' * bool(waiting)}{waiting}."
+        said += "" if snapshot.clients else " No client has come yet."
         if snapshot.num_steps and snapshot.round:
             done = max(done, snapshot.round - 1 + snapshot.step / snapshot.num_steps)
-    elif folder.is_locked:
+    elif is_running:
         said = f"{done:.0f} of {rounds} rounds are done."
     else:
         said = f"{done:.0f} of {rounds} rounds are done, and no process is at it: go on by --resume."

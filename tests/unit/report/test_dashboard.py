@@ -12,10 +12,13 @@ import pytest
 from splitcom.config import Config
 from splitcom.errors import RunError
 from splitcom.methods.monitor import Snapshot
+from splitcom.metrics.record import RunFolder
 from splitcom.report.dashboard import Dashboard
 from splitcom.report.folder import load_run_so_far
 from splitcom.server.peers import Standing
 from splitcom.transports.grpc_server import ClientTraffic
+
+from .report_runs import make_run
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -72,6 +75,26 @@ def test_the_page_follows_a_run_and_ends_with_it(running: Path) -> None:
     assert "notice" not in changed  # what has not changed is not sent again
 
 
+def test_a_run_that_ends_while_the_page_looks_is_not_taken_for_dead(
+    running: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    locked = RunFolder.is_locked.fget
+
+    def ends_after_the_look(folder: RunFolder) -> bool:
+        before = locked(folder)
+        if (running / "kept.json").exists():
+            go_on(running)
+        return before
+
+    monkeypatch.setattr(RunFolder, "is_locked", property(ends_after_the_look))
+    with (
+        Dashboard(running, "0", "--listen") as page,
+        urllib.request.urlopen(page.url, timeout=30) as answer,
+    ):
+        document = answer.read().decode()
+    assert "It has ended after 4 rounds" in document and "no process" not in document
+
+
 def test_a_server_tells_who_is_waited_for(running: Path) -> None:
     snapshot = Snapshot(
         rounds=4, round=3, step=1, num_steps=2, loss=2.5,
@@ -84,6 +107,7 @@ def test_a_server_tells_who_is_waited_for(running: Path) -> None:
     ):
         document = answer.read().decode()
     assert "Round 3 of 4, step 1 of 2; waiting for &lt;b&gt; for 75 s (training)." in document
+    assert "No client has come yet" not in document
     assert 'value="2.5" max="4"' in document and "<b>" not in document
     assert "1.00 kB" in document and "of 2 clients" in document
 
@@ -94,6 +118,15 @@ def test_a_run_that_has_not_begun_is_no_failure(tmp_path: Path) -> None:
         urllib.request.urlopen(page.url, timeout=30) as answer,
     ):
         assert "no run to be found here" in answer.read().decode()
+    make_run(tmp_path / "run", rounds=1)
+    (tmp_path / "run" / "config.toml").write_text(Config().to_toml())
+    (tmp_path / "run" / "result.json").unlink()
+    (tmp_path / "run" / "metrics.jsonl").unlink()
+    with (
+        Dashboard(tmp_path / "run", "0", "--dashboard", lambda: Snapshot(rounds=4)) as page,
+        urllib.request.urlopen(page.url, timeout=30) as answer,
+    ):
+        assert "Round 0 of 5. No client has come yet." in answer.read().decode()
     assert load_run_so_far(tmp_path) is None
 
 
