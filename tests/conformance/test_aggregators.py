@@ -1,6 +1,7 @@
 """What holds of every registered aggregator."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ TEXTS = {
     "krum": "krum(0.2)",
     "multi_krum": "multi_krum(0.2)",
     "norm_clip": "norm_clip(5.0)",
+    "dp_fedavg": "dp_fedavg(5.0, 0.0001, seed=1)",
 }
 ROBUST = ["trimmed_mean", "median", "krum", "multi_krum"]
 SHAPES = {"a.lora_A": (4, 6), "a.lora_B": (5, 4), "b": (7,)}
@@ -151,3 +153,30 @@ def test_of_fewer_updates_than_needed_it_is_their_mean(name):
     updates = [Update({"a": torch.tensor([float(2**i)])}, 10, 1, client=str(i)) for i in range(few)]
     if few:
         assert aggregator.merge(shared, updates)["a"].item() == pytest.approx((2**few - 1) / few)
+
+
+@pytest.mark.parametrize("where", ["server", "clients"])
+def test_noise_of_a_sum_is_as_large_as_the_bound_says_wherever_it_comes_from(where):
+    shared, count = {"a": torch.zeros(20_000, dtype=torch.float64)}, 4
+    aggregator = parse(f"dp_fedavg(0.5, noise=3, where={where})")
+    zero = [Update(dict(shared), 10, 1, client=str(index)) for index in range(count)]
+    if where == "clients":
+        zero = [
+            replace(one, adapter={"a": aggregator.share("a", shared["a"], count, (one.client,))})
+            for one in zero
+        ]
+
+    noise = aggregator.merge(shared, zero)["a"] * count
+
+    assert float(noise.std()) == pytest.approx(1.5, rel=0.03)
+    assert not torch.equal(aggregator.merge(shared, zero)["a"] * count, noise) or where == "clients"
+
+
+def test_no_update_moves_a_private_mean_by_more_than_its_part_of_the_bound():
+    shared = {"a": torch.zeros(50, dtype=torch.float64)}
+    huge = Update({"a": torch.full((50,), 1e6, dtype=torch.float64)}, 10**9, 1, client="huge")
+    still = Update(dict(shared), 1, 1, client="still")
+
+    moved = parse("dp_fedavg(0.5, noise=1e-9)").merge(shared, [huge, still])["a"]
+
+    assert float(moved.norm()) == pytest.approx(0.25, rel=1e-6)

@@ -51,7 +51,7 @@ def test_what_changes_nothing_changes_no_bit(tiny_config, trained, tmp_path, mon
     plain = trained(config)
     made = []
 
-    def both(trainer, name, config):
+    def both(trainer, name, config, folder):
         made.append(ClipUpdate(Wrapper(trainer, name), name, FARTHEST))
         return made[-1]
 
@@ -77,10 +77,10 @@ def test_no_update_is_larger_than_the_bound_and_a_resumed_run_has_the_same_bits(
     bound, norms = 0.05, []
     made = Client._made
 
-    def measured(self, start):
+    def measured(self, *content):
         theirs, base = self._trainer.adapter(), self._held.base
         norms.append(sum(float((theirs[name] - base[name]).square().sum()) for name in base) ** 0.5)
-        return made(self, start)
+        return made(self, *content)
 
     monkeypatch.setattr(Client, "_made", measured)
     free = tiny_config.override(WAYS[way])

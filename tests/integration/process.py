@@ -72,10 +72,10 @@ def poison(from_round, factor):
 
     made = Client._made
 
-    def poisoned(self, start):
+    def poisoned(self, start, weight):
         if start.round >= from_round:
             self._trainer.load_adapter({name: t * factor for name, t in self._trainer.adapter().items()})
-        return made(self, start)
+        return made(self, start, weight)
 
     Client._made = poisoned
 

@@ -6,11 +6,13 @@ import pytest
 import torch
 
 import splitcom
-from splitcom.audit import Inverter, recovered, score
+from splitcom.audit import Inverter, recovered, recovered_labels, score
+from splitcom.data import IGNORED
 from splitcom.errors import ConfigError
 from splitcom.methods.audit import AUDIT, AuditOptions, audit
 from splitcom.models import cut, load_model, load_tokenizer
 from splitcom.models.generate import Continuation
+from splitcom.training.loss import losses_through
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +37,42 @@ def hidden_of(front, tokens):
 def test_a_text_comes_back_whole_from_exact_hidden_states(front, sample):
     tokens, candidates = sample
 
-    assert torch.equal(recovered(front, hidden_of(front, tokens), candidates), tokens)
+    assert torch.equal(recovered(front, hidden_of(front, tokens), candidates)[:, 0], tokens)
+
+
+@pytest.mark.parametrize("blocks", [1, 2])
+def test_labels_come_back_whole_from_exact_gradients_and_not_at_all_from_noise(sample, blocks):
+    tokens, _ = sample
+    whole = cut(load_model("bundled"), cut=2, tail_blocks=blocks)
+    mask, labels = torch.ones_like(tokens)[None], tokens[None].clone()
+    labels[0, :4] = IGNORED  # a prompt
+    with torch.no_grad():
+        hidden = whole.body.eval()(hidden_of(whole.front.eval(), tokens)[None], mask)
+    hidden.requires_grad_()
+    losses = losses_through(whole.tail.eval(), hidden, mask, labels).losses
+    torch.autograd.backward(losses.sum())
+
+    found = recovered_labels(whole.tail, hidden[0], hidden.grad[0])
+
+    assert torch.equal(found[3:-1], tokens[4:]) and (found[:3] == -1).sum() >= 3 and found[-1] == -1
+    noise = torch.randn(hidden[0].shape, generator=torch.Generator().manual_seed(0)) * hidden.grad.std() * 100
+    assert (recovered_labels(whole.tail, hidden[0], noise)[3:-1] == tokens[4:]).float().mean() < 0.2
+
+
+@pytest.mark.slow
+def test_a_beam_finds_what_the_nearest_next_token_leads_away_from(front, sample):
+    tokens, candidates = sample
+    hidden = hidden_of(front, tokens)
+    generator = torch.Generator().manual_seed(1)
+    blurred = hidden + torch.randn(hidden.shape, generator=generator) * hidden.std() * 1.5
+
+    nearest, followed = (recovered(front, blurred, candidates, beam)[:, 0] for beam in (1, 4))
+
+    def distance(text):
+        return float((hidden_of(front, text) - blurred).square().sum())
+
+    assert not torch.equal(nearest, tokens)
+    assert distance(followed) < distance(nearest) and (followed == tokens).sum() > (nearest == tokens).sum()
 
 
 def test_noise_gives_nothing_back(front, sample):
@@ -43,7 +80,7 @@ def test_noise_gives_nothing_back(front, sample):
     hidden = hidden_of(front, tokens)
     noise = torch.randn(hidden.shape, generator=torch.Generator().manual_seed(0)) * hidden.std() * 100
 
-    assert (recovered(front, noise, candidates) == tokens).float().mean() < 0.2
+    assert (recovered(front, noise, candidates)[:, 0] == tokens).float().mean() < 0.2
 
 
 def test_what_a_token_would_give_next_is_what_the_whole_text_gives(front, sample):
@@ -72,10 +109,13 @@ def test_an_inverter_ranks_the_tokens_it_has_learnt_first():
 def test_a_score_counts_tokens_kinds_and_order():
     texts = {1: "Ada", 2: "is", 3: "36", 4: "old"}
 
-    found = score([torch.tensor([1, 3, 2, 4])], [torch.tensor([1, 2, 3, 4])], texts.__getitem__)
+    found = score(
+        [torch.tensor([[1, 1], [3, 2], [2, 4], [4, 1]])], [torch.tensor([1, 2, 3, 4])], texts.__getitem__
+    )
 
-    assert (found.tokens, found.names, found.numbers, found.whole, found.rouge_l) == (
+    assert (found.tokens, found.top5, found.names, found.numbers, found.whole, found.rouge_l) == (
         0.5,
+        0.75,
         1.0,
         0.0,
         0.0,
@@ -92,9 +132,11 @@ def test_a_run_is_audited_with_its_own_codec_beside_fp16(tiny_config, tmp_path):
     assert [(finding.codec, finding.attack) for finding in found] == [
         ("", "the commonest token"),
         *((text, attack) for text in ("fp16", codec) for attack in ("inverter", "dictionary")),
+        ("the adapter", "member or not"),
     ]
+    assert 0 <= found[-1].told_apart <= 1
     assert found[1].error < 0.001 < found[3].error
-    assert len(json.loads((run.folder / AUDIT).read_text())) == 5
+    assert len(json.loads((run.folder / AUDIT).read_text())) == 6
 
 
 def test_a_run_whose_text_crosses_no_cut_is_refused(tiny_config, tmp_path):
@@ -103,3 +145,24 @@ def test_a_run_whose_text_crosses_no_cut_is_refused(tiny_config, tmp_path):
 
     with pytest.raises(ConfigError, match="crosses a cut"):
         audit(path, AuditOptions())
+
+
+def test_an_audit_of_a_run_with_noise_attacks_what_has_left_under_it(tiny_config, tmp_path):
+    path = tmp_path / "run.toml"
+    text = "gaussian(3.0, clip=5, gradients=0.1, seed=0)"
+    path.write_text(tiny_config.override({"client.privacy": text, "model.tail_blocks": 1}).to_toml())
+    pytest.importorskip("dp_accounting")
+
+    found = audit(path, AuditOptions(samples=2, tokens=8, candidates=16))
+
+    by_way = {(finding.codec.split(", ")[-1], finding.attack): finding for finding in found}
+    assert by_way["mean of 2 visits", "dictionary"].error > 1
+    exact, noised = (
+        [
+            one.score.tokens
+            for one in found
+            if one.attack.startswith("labels") and ("gaussian" in one.codec) == noisy
+        ]
+        for noisy in (False, True)
+    )
+    assert exact == [1.0] and max(noised) < 0.5

@@ -4,6 +4,7 @@ Read `aggregator` first, then one of the others.
 """
 
 from splitcom.aggregation import (  # noqa: F401  (they register)
+    dp_fedavg,
     fedadagrad,
     fedadam,
     fedavg,
@@ -16,8 +17,9 @@ from splitcom.aggregation import (  # noqa: F401  (they register)
     trimmed_mean,
 )
 from splitcom.aggregation.aggregator import AGGREGATORS, Aggregator, parse, register
+from splitcom.aggregation.dp_fedavg import DpFedAvg
 from splitcom.aggregation.fedavg import FedAvg
 from splitcom.aggregation.staleness import Discount
 from splitcom.aggregation.update import Update
 
-__all__ = ["AGGREGATORS", "Aggregator", "Discount", "FedAvg", "Update", "parse", "register"]
+__all__ = ["AGGREGATORS", "Aggregator", "Discount", "DpFedAvg", "FedAvg", "Update", "parse", "register"]

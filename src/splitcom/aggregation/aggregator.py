@@ -36,6 +36,11 @@ class Aggregator(Call, ABC):
     """Whether an update of more labels counts more."""
 
     @property
+    def takes_sums(self) -> bool:
+        """Whether the weighted mean of the updates tells it as much as they do."""
+        return False
+
+    @property
     def min_updates(self) -> int:
         """Of how many updates at least it makes anything else than their mean."""
         return 1

@@ -51,6 +51,11 @@ class FedAdam(Aggregator):
                     argument, f"must lie in 0 to 1, without 1; it is {getattr(self, argument)}"
                 )
 
+    @property
+    @override
+    def takes_sums(self) -> bool:
+        return True
+
     @override
     def combine(self, name: str, old: Tensor, new: Sequence[Tensor], weights: Sequence[int]) -> Tensor:
         change = mean(new, weights) - old

@@ -21,6 +21,11 @@ class FedAvg(Aggregator):
 
     name = "fedavg"
 
+    @property
+    @override
+    def takes_sums(self) -> bool:
+        return True
+
     @override
     def combine(self, name: str, old: Tensor, new: Sequence[Tensor], weights: Sequence[int]) -> Tensor:
         return mean(new, weights)

@@ -41,6 +41,11 @@ class FedAvgM(Aggregator):
         if not self.lr > 0:
             raise ArgumentError("lr", f"must be above 0; it is {self.lr}")
 
+    @property
+    @override
+    def takes_sums(self) -> bool:
+        return True
+
     @override
     def combine(self, name: str, old: Tensor, new: Sequence[Tensor], weights: Sequence[int]) -> Tensor:
         change = mean(new, weights) - old

@@ -38,6 +38,11 @@ class NormClip(FedAvg):
         if not self.bound > 0:
             raise ArgumentError("bound", f"must be above 0; it is {self.bound}")
 
+    @property
+    @override
+    def takes_sums(self) -> bool:
+        return False
+
     @override
     def admit(self, shared: Mapping[str, Tensor], updates: Sequence[Update]) -> Sequence[Update]:
         return [

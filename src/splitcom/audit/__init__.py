@@ -1,7 +1,9 @@
 """What an honest but curious server can tell of the text behind hidden states; for one's own runs only."""
 
-from splitcom.audit.dictionary import recovered
+from splitcom.audit.dictionary import TOP, recovered
 from splitcom.audit.inverter import Inverter
+from splitcom.audit.labels import recovered_labels
+from splitcom.audit.membership import told_apart
 from splitcom.audit.scores import Score, score
 
-__all__ = ["Inverter", "Score", "recovered", "score"]
+__all__ = ["TOP", "Inverter", "Score", "recovered", "recovered_labels", "score", "told_apart"]

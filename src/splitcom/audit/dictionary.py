@@ -7,22 +7,55 @@
 Of a causal model it is exact in principle: different texts have different hidden states (SipIt, 2510.15511).
 """
 
+from dataclasses import dataclass, field
+
 import torch
 from torch import Tensor
 
 from splitcom.models import Front
 from splitcom.models.generate import Continuation
 
+TOP = 5
 
-def recovered(front: Front, hidden: Tensor, candidates: Tensor) -> Tensor:
-    """The tokens [T] behind one sample's hidden states [T, D], each one of its candidates [T, K].
 
-    A wrong token stays in the prefix of those that follow, as it would in earnest.
+@dataclass
+class _Text:
+    """One of the texts that a search follows: what it says so far, and how far it lies from what arrived."""
+
+    continuation: Continuation
+    distance: float = 0.0
+    ranked: list[Tensor] = field(default_factory=list)
+
+
+def recovered(front: Front, hidden: Tensor, candidates: Tensor, beam: int = 1) -> Tensor:
+    """The tokens [T, TOP] behind one sample's hidden states [T, D], each of its candidates [T, K], the nearest first.
+
+    A wrong token stays in the prefix of those that follow, as it would in earnest; with a `beam` the search follows so
+    many texts, of which the one that lies nearest as a whole wins. Its tokens come first. Fewer candidates than TOP are
+    filled up with -1.
     """
-    text = Continuation(front)
-    tokens = []
+    texts = [_Text(Continuation(front))]
     for target, options in zip(hidden, candidates, strict=True):
-        distances = (text.hidden_after(options).float() - target.float()).square().sum(1)
-        tokens.append(int(options[distances.argmin()]))
-        text.append(tokens[-1])
-    return torch.tensor(tokens)
+        following = []
+        for text in texts:
+            distances = (text.continuation.hidden_after(options).float() - target.float()).square().sum(1)
+            order = distances.argsort()
+            for place in order[:beam].tolist():
+                following.append(
+                    (text.distance + float(distances[place]), text, options[place], options[order])
+                )
+        following.sort(key=lambda found: found[0])
+        last = {id(text): index for index, (_, text, _, _) in enumerate(following[:beam])}
+        texts = []
+        for index, (distance, text, token, ranks) in enumerate(following[:beam]):
+            goes_on = text.continuation if last[id(text)] == index else text.continuation.copy()
+            texts.append(_Text(goes_on, distance, [*text.ranked, _first(int(token), ranks)]))
+        for text in texts:
+            text.continuation.append(int(text.ranked[-1][0]))
+    return torch.stack(texts[0].ranked)
+
+
+def _first(token: int, ranks: Tensor) -> Tensor:
+    """The nearest few, with `token` in front."""
+    others = [int(rank) for rank in ranks[: TOP + 1] if int(rank) != token][: TOP - 1]
+    return torch.tensor([token, *others] + [-1] * (TOP - 1 - len(others)))

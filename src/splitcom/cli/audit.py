@@ -22,6 +22,11 @@ def audit(
     public: Annotated[
         str | None, typer.Option(metavar="FILE", help="Text to learn from; without, generated text.")
     ] = None,
+    beam: Annotated[int, typer.Option(min=1, help="Texts that the dictionary attack follows at a time.")] = 1,
+    visits: Annotated[
+        int | None,
+        typer.Option(min=1, help="Visits of a sample whose noise is averaged; without, all of the run."),
+    ] = None,
     assignments: Assignments = None,
 ) -> list[dict[str, Any]]:
     """Attack a run of yours as its server could, and show how much of the text comes back.
@@ -41,7 +46,7 @@ def audit(
     with terminal.working("loading") as status:
         found = attack(
             run,
-            AuditOptions(samples, tokens, candidates, public),
+            AuditOptions(samples, tokens, candidates, public, beam, visits),
             dict(map(parse_assignment, assignments or [])),
             lambda text: status.update(line(text)),
         )
@@ -51,6 +56,7 @@ def audit(
         "error",
         "attack",
         "tokens",
+        "top 5",
         "numbers",
         "names",
         "whole samples",
@@ -58,9 +64,16 @@ def audit(
     ):
         table.add_column(column, justify="left" if column in ("what the server gets", "attack") else "right")
     for finding in found:
-        one = finding.score
-        shares = [one.tokens, one.numbers, one.names, one.whole, one.rouge_l]
+        if (one := finding.score) is None:
+            continue
+        shares = [one.tokens, one.top5, one.numbers, one.names, one.whole, one.rouge_l]
         cells = ["–" if share is None else format_percent(share) for share in shares]
         table.add_row(finding.codec or "nothing", f"{finding.error:.3f}", finding.attack, *cells)
     terminal.print(table)
+    for finding in found:
+        if finding.told_apart is not None:
+            share = format_percent(finding.told_apart)
+            terminal.print(
+                f"{finding.codec}: {share} of pairs of a trained and a held-out sample are told apart (chance: 50 %)"
+            )
     return [asdict(finding) for finding in found]

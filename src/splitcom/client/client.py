@@ -5,15 +5,16 @@ client receives. What training means is the trainer's business: `FrontTrainer` (
 `WholeTrainer`.
 """
 
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
 from math import isfinite
 from typing import Any, Protocol
 
 import torch
 
+from splitcom.client.masking import Masking
 from splitcom.client.packets import RoundAborted
-from splitcom.codecs import ReferenceStore
+from splitcom.codecs import Ragged, ReferenceStore
 from splitcom.config import Config
 from splitcom.errors import NonFiniteError, RefusedError, RemoteProtocolError
 from splitcom.foreign import PEER_CHARACTERS, visible
@@ -54,11 +55,24 @@ class RoundSummary:
     loss_sum: float = 0.0
     num_labels: int = 0
     num_correct: int = 0
+    num_released: int = 0  # vectors under noise that have ever left of one sample, of that with the most
+    weight: int = 0  # labels trained on, by which the update counts; the server counts the same
+    num_updates: int = 0  # adapters under noise that have ever left, with this round's
 
     def __add__(self, other: "RoundSummary") -> "RoundSummary":
-        return RoundSummary(
+        summed = RoundSummary(
             *(mine + theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True))
         )
+        return replace(summed, num_released=other.num_released, num_updates=other.num_updates)
+
+
+class Leaving(Protocol):
+    """What is done to a batch of a flow before it is coded and leaves the client."""
+
+    def __call__(
+        self, flow: str, batch: Ragged, ids: Sequence[int], position: tuple[int, int], scale: float = 1.0
+    ) -> Ragged:
+        """What is to leave of it; `position` is round and step, numbers are `scale` times what they are of."""
 
 
 class Trainer(Protocol):
@@ -66,6 +80,7 @@ class Trainer(Protocol):
 
     num_samples: int
     num_held_out: int
+    leaving: Leaving
 
     def train(self, local: LocalRound) -> Generator[Message | None, Message, RoundSummary | None]:
         """Train one round; yields what the server must see, and returns None if the server has it paused.
@@ -137,6 +152,7 @@ class Client:
         self._down = AdapterSender(config.flows.adapter("adapter_down")).codec
         self._variance = config.federation.variance
         self._num_segments = config.federation.segments
+        self._masking = Masking(config)
         self._fingerprint = model_fingerprint
         # as the server's first version, if that was drawn alike; the server knows by the digest
         self._held = Held(trainer.adapter(), 1) if self._down.needs_base else Held()
@@ -199,6 +215,12 @@ class Client:
                 case "save_state":
                     self._save(message.save_state.round)
                     message = yield Message(state_saved=StateSaved())
+                case "mask_start":
+                    message = yield self._masking.start()
+                case "mask_peers":
+                    message = yield self._masking.share(message.mask_peers)
+                case "mask_open":
+                    message = yield self._masking.open(message.mask_open.arrived)
                 case _:  # finish
                     return
 
@@ -226,7 +248,9 @@ class Client:
                 loss_sum=summary.loss_sum,
                 num_labels=summary.num_labels,
                 num_correct=summary.num_correct,
-                adapter=b"" if keeps_adapter else self._made(start),
+                num_released=summary.num_released,
+                num_updates=summary.num_updates,
+                adapter=b"" if keeps_adapter else self._made(start, summary.weight),
             )
         )
 
@@ -280,8 +304,10 @@ class Client:
             tensors = codec.decode(packet, tensors)
         return dict(tensors)
 
-    def _made(self, start: RoundStart) -> bytes:
+    def _made(self, start: RoundStart, weight: int) -> bytes:
         """The packet of what this client has made of the shared adapter, or of the segment that is due."""
+        if self._masking.is_on:
+            return self._masking.masked(self._trainer.adapter(), self._held.base, weight, start.mask_shares)
         if start.segment >= self._num_segments:
             raise RemoteProtocolError(f"segment {start.segment} of {self._num_segments} is wanted")
         made, base = (

@@ -59,7 +59,7 @@ class EndsTrainer(PartsTrainer):
             num_labels += len(losses)
             num_correct += int(correct.sum())
             num_tokens += int(batch.lengths.sum())
-        return RoundSummary(num_tokens, len(plan), loss_sum, num_labels, num_correct)
+        return RoundSummary(num_tokens, len(plan), loss_sum, num_labels, num_correct, weight=num_labels)
 
     def _step(
         self, batch: Batch, position: tuple[int, int], trains: bool, body_is_frozen: bool
@@ -67,7 +67,7 @@ class EndsTrainer(PartsTrainer):
         """Forward and backward through all parts that learn; returns the loss of each label."""
         step = position[1]
         passes = FrontPasses(self._front, self._parts_of(batch), self._draw(*position), trains=trains)
-        front_out = passes.forward()
+        front_out = self.leaving("activation_up", passes.forward(), batch.sample_ids, position)
 
         shape = Shape.of(batch, front_out.hidden)
 
@@ -87,6 +87,8 @@ class EndsTrainer(PartsTrainer):
             shape,
         )
         scored, at_tail = self._through_tail(received, batch, position)
+        if not body_is_frozen:
+            at_tail = self.leaving("gradient_up", at_tail, batch.sample_ids, position, 1 / len(scored.losses))
 
         def gradient(lost: Sequence[int]) -> Message:
             data = b"" if body_is_frozen else packet("gradient_up", at_tail, lost)
@@ -141,6 +143,7 @@ class EndsTrainer(PartsTrainer):
                 mask = batch.attention_mask.to(self._device)
                 hidden = self._front(batch.input_ids.to(self._device), mask)
                 ragged = Ragged.from_padded(hidden, mask, learnt_tokens(batch.labels))
+                ragged = self.leaving("evaluation", ragged, batch.sample_ids, (round_index, step))
                 reply = yield from send(partial(self._held_out_up, batch, ragged, (round_index, step), exact))
                 returned = yield from receive(
                     down,

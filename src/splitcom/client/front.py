@@ -16,7 +16,7 @@ from splitcom.models import Front
 from splitcom.protocol.labels import pack_labels
 from splitcom.protocol.messages_pb2 import Activation, EvaluationBatch, EvaluationEnd, Message
 from splitcom.training.channel import Channel, Channels, held_out, passing_held_out
-from splitcom.training.loss import learnt_tokens
+from splitcom.training.loss import learnt_tokens, num_labels_of
 from splitcom.training.plan import LocalRound, held_out_batches
 
 
@@ -58,14 +58,18 @@ class FrontTrainer(PartsTrainer):
             pauses = yield from self._step(batch, (local.index, step), progress, trains)
             if pauses and step != plan[-1][0]:
                 return None
-        return RoundSummary(sum(int(batch.lengths.sum()) for _, batch in plan), len(plan))
+        return RoundSummary(
+            sum(int(batch.lengths.sum()) for _, batch in plan),
+            len(plan),
+            weight=sum(num_labels_of(batch.labels) for _, batch in plan),
+        )
 
     def _step(
         self, batch: Batch, position: tuple[int, int], progress: float, trains: bool
     ) -> Generator[Message | None, Message, bool]:
         """One step; returns whether the round is to be paused after it."""
         passes = FrontPasses(self._front, self._parts_of(batch), self._draw(*position), trains=trains)
-        ragged = passes.forward()
+        ragged = self.leaving("activation_up", passes.forward(), batch.sample_ids, position)
         reply = yield from send(partial(self._activation, batch, ragged, position))
         if trains:
             shape = Shape.of(batch, ragged.hidden)
@@ -94,6 +98,7 @@ class FrontTrainer(PartsTrainer):
                 mask = batch.attention_mask.to(self._device)
                 hidden = self._front(batch.input_ids.to(self._device), mask)
                 ragged = Ragged.from_padded(hidden, mask, learnt_tokens(batch.labels))
+                ragged = self.leaving("evaluation", ragged, batch.sample_ids, (round_index, step))
                 yield from send(partial(self._held_out_batch, batch, ragged, (round_index, step), exact))
         return EvaluationEnd()
 

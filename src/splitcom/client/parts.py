@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
-from splitcom.codecs import ReferenceStore
+from splitcom.client.client import Leaving
+from splitcom.codecs import Ragged, ReferenceStore
 from splitcom.config import Config
 from splitcom.data import Batch, Sample
 from splitcom.models import Part, joined_state, load_joined_state
@@ -23,6 +24,12 @@ class Rows:
     held_out: Sequence[Sample]
 
 
+def _as_it_is(
+    flow: str, batch: Ragged, ids: Sequence[int], position: tuple[int, int], scale: float = 1.0
+) -> Ragged:
+    return batch
+
+
 class PartsTrainer:
     """The half of `Trainer` that does not depend on what is trained how."""
 
@@ -31,6 +38,7 @@ class PartsTrainer:
     ) -> None:
         self.num_samples = len(rows.samples)
         self.num_held_out = len(rows.held_out)
+        self.leaving: Leaving = _as_it_is
         self._name = name
         self._parts = parts
         self._samples = rows.samples

@@ -48,7 +48,7 @@ class WholeTrainer(PartsTrainer):
             self._optimizer.step(self._progress(local, step, len(plan)))
             num_tokens += int(batch.lengths.sum())
         yield from ()
-        return RoundSummary(num_tokens, len(plan), loss_sum, num_labels, num_correct)
+        return RoundSummary(num_tokens, len(plan), loss_sum, num_labels, num_correct, weight=num_labels)
 
     @torch.no_grad()
     def evaluate(

@@ -7,16 +7,26 @@ A new one is a subclass of `Wrapper` that overrides what it changes, a setting i
 """
 
 import logging
-from collections.abc import Generator, Iterator, Mapping
+from collections import Counter
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from math import exp
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from splitcom.client.client import RoundSummary, Trainer
-from splitcom.codecs import ReferenceStore
+from splitcom.aggregation import DpFedAvg
+from splitcom.aggregation import parse as parse_aggregator
+from splitcom.client.client import Leaving, RoundSummary, Trainer
+from splitcom.codecs import Ragged, ReferenceStore
 from splitcom.config import Config
+from splitcom.metrics.tally import Tally
+from splitcom.privacy import Gaussian
+from splitcom.privacy import parse as parse_mechanism
 from splitcom.protocol.messages_pb2 import EvaluationEnd, Message
+from splitcom.seeds import derive_seed
 from splitcom.training.plan import LocalRound
 
 _LOG = logging.getLogger(__name__)
@@ -30,6 +40,15 @@ class Wrapper:
         self.num_samples = inner.num_samples
         self.num_held_out = inner.num_held_out
         self._inner = inner
+
+    @property
+    def leaving(self) -> Leaving:
+        """What is done to batches before they leave."""
+        return self._inner.leaving
+
+    @leaving.setter
+    def leaving(self, leaving: Leaving) -> None:
+        self._inner.leaving = leaving
 
     def train(self, local: LocalRound) -> Generator[Message | None, Message, RoundSummary | None]:
         """Train one round; None if it is paused."""
@@ -169,10 +188,119 @@ _OWN = "mixing.own."
 _ROUND = "mixing.round"
 
 
-def wrapped(trainer: Trainer, name: str, config: Config) -> Trainer:
-    """A client's trainer with all that the configuration asks for around it."""
+class Noised(Wrapper):
+    """Clips and noises every vector that leaves, and counts how many have left of each sample.
+
+    A front that never learns gives the same for a sample at each visit, and one that has been evaluated the same in an
+    exact evaluation. So that release is kept and sent again, which tells nothing new. `tally` outlives the process:
+    what was sent before a crash has been sent.
+    """
+
+    def __init__(self, inner: Trainer, name: str, mechanism: Gaussian, tally: Tally, *, keeps: bool) -> None:
+        super().__init__(inner, name)
+        self.leaving = self._released
+        self._mechanism = mechanism
+        self._tally = tally
+        self._before = tally.read()
+        self._keeps = keeps
+        self._kept: dict[tuple[bool, int], Tensor] = {}
+        self._counts: Counter[tuple[bool, int]] = Counter()  # vectors, by whether it is held out, and sample
+
+    @property
+    def num_released(self) -> int:
+        """Vectors that have ever left of one sample, at most."""
+        return self._before + max(self._counts.values(), default=0)
+
+    def train(self, local: LocalRound) -> Generator[Message | None, Message, RoundSummary | None]:
+        """Train one round, and tell how much has left."""
+        self._forget_evaluation()
+        summary = yield from super().train(local)
+        return None if summary is None else replace(summary, num_released=self.num_released)
+
+    def evaluate(
+        self, round_index: int, *, exact: bool, most: int = 0
+    ) -> Generator[Message | None, Message, EvaluationEnd]:
+        """Run the held-out samples, and tell how much has left."""
+        if not exact:
+            self._forget_evaluation()
+        end = yield from super().evaluate(round_index, exact=exact, most=most)
+        end.num_released = self.num_released
+        return end
+
+    def load_adapter(self, state: Mapping[str, Tensor]) -> None:
+        """Put an adapter in place, with which held-out samples are others."""
+        self._forget_evaluation()
+        super().load_adapter(state)
+
+    def _forget_evaluation(self) -> None:
+        if not self._keeps:
+            self._kept.clear()
+
+    def _released(
+        self, flow: str, batch: Ragged, ids: Sequence[int], position: tuple[int, int], scale: float = 1.0
+    ) -> Ragged:
+        is_gradient = flow == "gradient_up"
+        clip = scale * (self._mechanism.gradients if is_gradient else self._mechanism.clip)
+        seed = derive_seed(max(self._mechanism.seed, 0), self.name, flow, *position)
+        values = self._mechanism.released(batch.values, clip, seed)
+        rows = []
+        for sample, row in zip(ids, torch.split(values, batch.lengths.tolist()), strict=True):
+            key = (flow == "evaluation", sample)
+            is_kept = not is_gradient and (self._keeps or flow == "evaluation")
+            if is_kept and key in self._kept:
+                row = self._kept[key]
+            else:
+                self._counts[key] += len(row)
+                if is_kept:
+                    self._kept[key] = row
+            rows.append(row)
+        self._tally.write(self.num_released)
+        return replace(batch, values=torch.cat(rows))
+
+
+class NoisedUpdate(Wrapper):
+    """Adds this client's part of the noise of `dp_fedavg(where=clients)` to what a round has made of the adapter.
+
+    So much that it is enough if no more than `federation.min_clients` add theirs.
+    """
+
+    def __init__(self, inner: Trainer, name: str, config: Config, aggregator: DpFedAvg, tally: Tally) -> None:
+        super().__init__(inner, name)
+        self._aggregator = aggregator
+        self._num_clients = config.federation.min_clients
+        self._sends_frozen = bool(config.model.tail_blocks)
+        self._tally = tally
+
+    def train(self, local: LocalRound) -> Generator[Message | None, Message, RoundSummary | None]:
+        """Train one round, and noise what has come of it if it is complete."""
+        summary = yield from super().train(local)
+        if summary is None or (local.is_frozen and not self._sends_frozen):
+            return summary
+        self._tally.write(count := self._tally.read() + 1)
+        part = partial(self._aggregator.share, num_clients=self._num_clients)
+        self.load_adapter(
+            {
+                name: (trained.double() + part(name, trained, position=(self.name, local.index))).to(
+                    trained.dtype
+                )
+                for name, trained in self.adapter().items()
+            }
+        )
+        return replace(summary, num_updates=count)
+
+
+def wrapped(trainer: Trainer, name: str, config: Config, folder: Path) -> Trainer:
+    """A client's trainer with all that the configuration asks for around it; what must last is kept in `folder`."""
+    if config.client.privacy is not None:
+        mechanism, tally = parse_mechanism(config.client.privacy), Tally(folder / "released")
+        trainer = Noised(trainer, name, mechanism, tally, keeps=not config.lora.train_front)
     if config.client.mixing is not None:
         trainer = Mixing(trainer, name, config.client.mixing)
     if config.client.clip_update is not None:
         trainer = ClipUpdate(trainer, name, config.client.clip_update)
+    aggregator = parse_aggregator(config.federation.aggregator)
+    if isinstance(aggregator, DpFedAvg) and aggregator.where == "clients":
+        trainer = ClipUpdate(trainer, name, aggregator.bound)
+        tally = Tally(folder / "updates")
+        trainer = NoisedUpdate(trainer, name, config, aggregator, tally)
     return trainer

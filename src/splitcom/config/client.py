@@ -1,5 +1,6 @@
 """The settings of what a client does to what it trains and sends."""
 
+from splitcom.privacy.config import MechanismText
 from splitcom.settings import NonNegativeFloat, PositiveFloat, Section
 
 
@@ -12,6 +13,10 @@ class ClientConfig(Section):
     """
     clip_update: PositiveFloat | None = None
     """The largest L2 norm of what a round changes in the adapter, over all its tensors; None: any."""
+    privacy: MechanismText | None = None
+    """Noise on the hidden states that leave a client, and in the U-shape on the tail's gradients, such as
+    gaussian(0.5, clip=60); None: none. What it is worth is in result.json.
+    """
     proximal: PositiveFloat | None = None
     """How strongly a client's loss draws it back to where a round began (mu in FedProx), such as 0.01; None: not
     at all.

@@ -27,6 +27,7 @@ from splitcom.data.config import DataConfig, PartitionConfig
 from splitcom.errors import ConfigError
 from splitcom.flows import AT_CUT, FLOWS, WITH_BASE, cut_flows
 from splitcom.models.config import LoraConfig, ModelConfig
+from splitcom.privacy import parse as parse_mechanism
 from splitcom.settings import NonNegativeInt, Section, without_none
 from splitcom.settings.explain import explain
 from splitcom.settings.place import with_places
@@ -96,6 +97,40 @@ class Config(Section):
             raise ValueError(
                 f"model.tail_blocks = {self.model.tail_blocks}: with training.split = false the client has all of "
                 "the model; set one of them back"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _noise_on_what_is_sent(self) -> Self:
+        if self.client.privacy is None:
+            return self
+        if not self.training.split:
+            raise ValueError(
+                f"client.privacy = {self.client.privacy!r}: it is of what crosses a cut, and with training.split = "
+                "false nothing does; leave it out; federation.aggregator can have noise"
+            )
+        if self.model.tail_blocks and not parse_mechanism(self.client.privacy).gradients:
+            raise ValueError(
+                f"client.privacy = {self.client.privacy!r}: in the U-shape the tail's gradients are sent, too; give "
+                "gradients, such as gradients=0.1"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _sums_of_whole_updates(self) -> Self:
+        secure, federation = self.federation.secure_aggregation, self.federation
+        up = self.flows.adapter("adapter_up")
+        if secure is not None and (up.codec not in ("fp16", "none") or up.codec_a or up.error_feedback):
+            raise ValueError(
+                f"federation.secure_aggregation = {secure:g}: adapters go up as whole numbers that add up, and none is "
+                f"decoded on the way; flows.adapter_up.codec = {up.codec!r} has no place there; set it to 'none', and "
+                "leave codec_a and error_feedback out"
+            )
+        if secure is not None and not self.training.split and federation.max_weight_ratio is not None:
+            raise ValueError(
+                f"federation.secure_aggregation = {secure:g}: how many labels an update weighs by is in the masked "
+                f"numbers, and cannot be bounded by federation.max_weight_ratio = {federation.max_weight_ratio:g}; set "
+                "that to false if all are trusted that far"
             )
         return self
 

@@ -4,10 +4,13 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from splitcom.aggregation import DpFedAvg
 from splitcom.aggregation import parse as parse_aggregator
 from splitcom.aggregation.config import AggregatorText
 from splitcom.settings import NonNegativeFloat, NonNegativeInt, Part, PositiveFloat, PositiveInt, Section
 
+_FEWEST_UNDER_MASKS = 3
+MoreThanHalf = Annotated[float, Field(gt=0.5, le=1, strict=True)]
 _OF_0_1 = "adapter_dtype"  # that precision alone could be set of adapters
 
 
@@ -50,7 +53,8 @@ class FederationConfig(Section):
     """The part of the clients that is sampled for each round."""
     aggregator: AggregatorText = "fedavg"
     """How a round's adapters become one: fedavg, fedavgm(momentum=0.9), fedadam(lr=0.01), fedyogi(lr=0.01),
-    fedadagrad(lr=0.01), norm_clip(bound), trimmed_mean(0.2), median, krum(0.2), multi_krum(0.2).
+    fedadagrad(lr=0.01), dp_fedavg(bound, noise), norm_clip(bound), trimmed_mean(0.2), median, krum(0.2),
+    multi_krum(0.2).
     """
     segments: PositiveInt = 1
     """In how many segments adapters are sent to the server: a client sends one of them in a round, another in
@@ -59,6 +63,10 @@ class FederationConfig(Section):
     density_rate: NonNegativeFloat = 0.0
     """How fast adapters' codecs that have a density fall from it to their least one, with the training loss: by
     exp(-density_rate * (first loss - last loss)). 0: not at all.
+    """
+    secure_aggregation: MoreThanHalf | None = None
+    """Have clients send their adapters under masks, so that the server sees the sum alone: the part of a
+    round's clients that must be left to take the masks off, such as 0.6; None: no masks.
     """
     drop_after_s: PositiveFloat | None = None
     """Seconds after which a lost client is dropped from the run; None waits for ever."""
@@ -183,6 +191,54 @@ class FederationConfig(Section):
             raise ValueError(
                 f"aggregator = {self.aggregator!r} of {count} updates is no more than their mean, it needs {least} or "
                 f"more; raise {field}, or take another one"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _noise_of_whole_rounds(self) -> Self:
+        aggregator = parse_aggregator(self.aggregator)
+        if (
+            self.variance.estimate is not None
+            and isinstance(aggregator, DpFedAvg)
+            and aggregator.where == "clients"
+        ):
+            raise ValueError(
+                f"aggregator = {self.aggregator!r}: each client adds noise once a round, and with "
+                "federation.variance.estimate it tells of its update before; leave one of them out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _sums_alone(self) -> Self:
+        """Under masks nothing can be done with a single update."""
+        if self.secure_aggregation is None:
+            return self
+        setting = f"federation.secure_aggregation = {self.secure_aggregation:g}"
+        if not self.waits_for_all:
+            raise ValueError(
+                f"{setting}: masks come off a sum of all who have begun together; leave out deadline_s, over_select "
+                "and scheduling = 'asynchronous'"
+            )
+        if self.num_sampled < _FEWEST_UNDER_MASKS:
+            raise ValueError(
+                f"{setting}: a round has {self.num_sampled} clients, each of which could tell another's update from "
+                f"the sum; it needs {_FEWEST_UNDER_MASKS}: raise clients or sample"
+            )
+        if self.segments > 1 or self.variance.estimate is not None:
+            raise ValueError(
+                f"{setting}: all clients send all of their adapter and nothing else of it; leave out segments and "
+                "federation.variance.estimate"
+            )
+        if not parse_aggregator(self.aggregator).takes_sums:
+            raise ValueError(
+                f"{setting}: aggregator = {self.aggregator!r} looks at single updates, and there is the sum alone; "
+                "take fedavg, fedavgm, fedadam or fedyogi, or clip at clients with client.clip_update"
+            )
+        if self.max_update_ratio is not None:
+            raise ValueError(
+                f"{setting}: max_update_ratio = {self.max_update_ratio:g} compares single updates, and there is the "
+                "sum alone, so no client that sends too much would be noticed; set max_update_ratio = false if all are "
+                "trusted that far"
             )
         return self
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from splitcom.audit import Inverter, Score, recovered, score
+from splitcom.audit import TOP, Inverter, Score, recovered, recovered_labels, score, told_apart
 from splitcom.codecs import Context, MemoryReferences, Ragged, parse
 from splitcom.config import Config
+from splitcom.data import IGNORED, Sample
 from splitcom.data.columns import as_text
 from splitcom.data.generate import domains, generate
 from splitcom.data.sources import find_source, read_source
@@ -21,10 +22,21 @@ from splitcom.errors import ConfigError
 from splitcom.methods.run import configured
 from splitcom.methods.settings import settings_of
 from splitcom.metrics.record import RunFolder
-from splitcom.models import Front, load_joined_state, load_tokenizer, read_adapter, without_adapters
-from splitcom.parties.parts import load_parts
-from splitcom.parties.texts import load_texts, with_chat
-from splitcom.training.loss import learnt_tokens
+from splitcom.models import (
+    Body,
+    Front,
+    Tail,
+    load_joined_state,
+    load_tokenizer,
+    read_adapter,
+    without_adapters,
+)
+from splitcom.parties.parts import Parts, load_parts
+from splitcom.parties.texts import Texts, load_texts, with_chat
+from splitcom.privacy import Gaussian
+from splitcom.privacy import parse as parse_mechanism
+from splitcom.seeds import derive_seed
+from splitcom.training.loss import learnt_tokens, losses_through
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -41,7 +53,8 @@ class Finding:
     codec: str
     error: float
     attack: str
-    score: Score
+    score: Score | None
+    told_apart: float | None = None  # of pairs of samples, one of which was trained on
 
 
 @dataclass(frozen=True)
@@ -52,6 +65,8 @@ class AuditOptions:
     tokens: int = 48
     candidates: int = 32
     public: str | None = None  # a source of text for the inverter to learn from; None: generated text
+    beam: int = 1  # texts that the dictionary follows at a time
+    visits: int | None = None  # of which noise is averaged; None: all that a sample has in the run
 
 
 def audit(
@@ -78,7 +93,8 @@ def audit(
     if adapter is not None:
         load_joined_state(parts.all, read_adapter(adapter))
     front, tokenizer = parts.front.eval(), load_tokenizer(config.model.source)
-    samples = load_texts(config).train.samples[: options.samples]
+    texts = load_texts(config)
+    samples = texts.train.samples[: options.samples]
     truths = [sample.input_ids[: options.tokens] for sample in samples]
     on_progress("learning an inverter from public text")
     with without_adapters([front]):
@@ -88,38 +104,145 @@ def audit(
         torch.tensor([len(truth) for truth in truths]),
         torch.cat([_learnt(sample.labels[: options.tokens]) for sample in samples]),
     )
+    attack = _Attack(front, inverter, truths, tokenizer, options, on_progress)
     findings = [_by_chance(truths, tokenizer)]
-    for text in dict.fromkeys(["fp16", config.flows.codec("activation_up")]):
-        findings += _attacked(
-            text, batch, inverter, front, truths, tokenizer, options.candidates, on_progress
-        )
+    for way in _ways(config, "activation_up", options):
+        findings += attack.on(way, batch)
+    if parts.body is not None and parts.tail is not None:
+        on_progress("labels, from the gradient at the tail")
+        findings += _labels(parts, samples, config, options, tokenizer)
     if adapter is not None:
+        on_progress("members, from the adapter")
+        findings.append(_members(parts, texts, options.samples))
         content = json.dumps([asdict(finding) for finding in findings], indent=2)
         write_atomic(Path(run) / AUDIT, content.encode())
     return findings
 
 
-def _attacked(
-    text: str,
-    batch: Ragged,
-    inverter: Inverter,
-    front: Front,
-    truths: Sequence[Tensor],
+class _Way:
+    """What is done to a flow before it arrives: noise, if the run has some, and a codec; `name` says so."""
+
+    def __init__(
+        self, codec: str, mechanism: Gaussian | None = None, clip: float = 0.0, visits: int = 1
+    ) -> None:
+        self._codec, self._mechanism, self._clip, self._visits = codec, mechanism, clip, visits
+        self.name = codec if mechanism is None else f"{mechanism} > {codec}"
+        if mechanism is not None and visits > 1:
+            self.name += f", mean of {visits} visits"
+
+    def arrived(self, batch: Ragged) -> Ragged:
+        """What arrives of samples that are sent for the first time; under noise, the mean of so many visits."""
+        if self._mechanism is None:
+            return _through(self._codec, batch)
+        mechanism, total = self._mechanism, torch.zeros(batch.values.shape)
+        for visit in range(self._visits):
+            noised = mechanism.released(batch.values, self._clip, derive_seed(mechanism.seed, "audit", visit))
+            total += _through(self._codec, replace(batch, values=noised)).values
+        return replace(batch, values=total / self._visits)
+
+
+def _ways(config: Config, flow: str, options: AuditOptions, scale: float = 1.0) -> list[_Way]:
+    """fp16 without noise, and what the run does; `scale` is that of what gradients are of."""
+    codec = config.flows.codec(flow)
+    if config.client.privacy is None:
+        return [_Way(text) for text in dict.fromkeys(["fp16", codec])]
+    mechanism = parse_mechanism(config.client.privacy)
+    clip = scale * mechanism.gradients if flow == "gradient_up" else mechanism.clip
+    all_visits = 1 if not config.lora.train_front else config.training.rounds * config.training.local_epochs
+    visits = all_visits if options.visits is None else options.visits
+    return [_Way("fp16"), *(_Way(codec, mechanism, clip, count) for count in sorted({1, visits}))]
+
+
+@dataclass(frozen=True)
+class _Attack:
+    """Both attacks on hidden states."""
+
+    front: Front
+    inverter: Inverter
+    truths: Sequence[Tensor]
+    tokenizer: "PreTrainedTokenizerBase"
+    options: AuditOptions
+    on_progress: Progress
+
+    def on(self, way: _Way, batch: Ragged) -> Iterator[Finding]:
+        """What both tell of what arrives one way."""
+        arrived, lengths = way.arrived(batch), batch.lengths.tolist()
+        error = float((arrived.values - batch.values).norm() / batch.values.norm())
+        count = max(self.options.candidates, TOP)
+        ranked = torch.split(self.inverter.rank(arrived.values, count), lengths)
+        yield Finding(way.name, error, "inverter", _score(ranked, self.truths, self.tokenizer))
+        nearest: list[Tensor] = []
+        for row, ranks in zip(torch.split(arrived.values, lengths), ranked, strict=True):
+            self.on_progress(f"{way.name}: dictionary, sample {len(nearest) + 1} of {len(lengths)}")
+            tried = ranks[:, : self.options.candidates]
+            nearest.append(recovered(self.front, row, tried, self.options.beam))
+        yield Finding(way.name, error, "dictionary", _score(nearest, self.truths, self.tokenizer))
+
+
+def _labels(
+    parts: Parts,
+    samples: Sequence[Sample],
+    config: Config,
+    options: AuditOptions,
     tokenizer: "PreTrainedTokenizerBase",
-    candidates: int,
-    on_progress: Progress,
 ) -> Iterator[Finding]:
-    """What both attacks tell of what a codec lets through."""
-    arrived, lengths = _through(text, batch), batch.lengths.tolist()
-    error = float((arrived.values - batch.values).norm() / batch.values.norm())
-    ranked = torch.split(inverter.rank(arrived.values, candidates), lengths)
-    likeliest = [ranks[:, 0] for ranks in ranked]
-    yield Finding(text, error, "inverter", _score(likeliest, truths, tokenizer))
-    nearest: list[Tensor] = []
-    for row, ranks in zip(torch.split(arrived.values, lengths), ranked, strict=True):
-        on_progress(f"{text}: dictionary, sample {len(nearest) + 1} of {len(lengths)}")
-        nearest.append(recovered(front, row, ranks))
-    yield Finding(text, error, "dictionary", _score(nearest, truths, tokenizer))
+    """What the gradients at the tail tell of each sample's first labels, of which there is no other trace."""
+    assert parts.body is not None and parts.tail is not None
+    body, tail = parts.body.eval(), parts.tail.eval()
+    sent, gradients, truths = [], [], []
+    for sample in samples:
+        stop = int((sample.labels != IGNORED).nonzero()[0]) + options.tokens
+        labels = sample.labels[None, :stop]
+        mask = torch.ones_like(labels)
+        with torch.no_grad():
+            hidden = body(_hidden(parts.front, sample.input_ids[:stop])[None], mask).float()
+        hidden.requires_grad_()
+        losses = losses_through(tail, hidden, mask, labels, config.training.label_smoothing).losses
+        torch.autograd.backward(losses.sum() / len(losses))
+        assert hidden.grad is not None
+        sent.append(hidden.detach()[0])
+        gradients.append(Ragged(hidden.grad[0], torch.tensor([hidden.shape[1]])))
+        truths.append(labels[0, 1:])
+    for place, way in enumerate(_ways(config, "gradient_up", options)):
+        found, error, whole = [], 0.0, 0.0
+        for hidden, gradient, truth in zip(sent, gradients, truths, strict=True):
+            count = int((truth != IGNORED).sum())
+            arrived = _ways(config, "gradient_up", options, 1 / count)[place].arrived(gradient).values
+            error += float((arrived - gradient.values).square().sum())
+            whole += float(gradient.values.square().sum())
+            found.append(recovered_labels(tail, hidden, arrived * count)[:-1][truth != IGNORED])
+        learnt = [truth[truth != IGNORED] for truth in truths]
+        shares = _score([guess[:, None] for guess in found], learnt, tokenizer)
+        yield Finding(way.name, (error / whole) ** 0.5, "labels, from gradients", shares)
+
+
+@torch.no_grad()
+def _members(parts: Parts, texts: Texts, count: int) -> Finding:
+    """Whether samples that were trained on are told from held-out ones, by how far the adapter lowers their losses."""
+    for part in parts.all:
+        part.eval()
+
+    def fall(sample: Sample) -> float:
+        with without_adapters(parts.all):
+            before = _loss(parts, sample)
+        return before - _loss(parts, sample)
+
+    members, others = (
+        [fall(sample) for sample in samples[:count]]
+        for samples in (texts.train.samples, texts.held_out.samples)
+    )
+    return Finding("the adapter", 0.0, "member or not", None, told_apart(members, others))
+
+
+def _loss(parts: Parts, sample: Sample) -> float:
+    """The mean loss of a sample's labels."""
+    ids, labels = sample.input_ids[None], sample.labels[None]
+    mask = torch.ones_like(ids)
+    hidden, last = parts.front(ids, mask), parts.all[-1]
+    for part in parts.all[1:-1]:
+        hidden = part(hidden, mask)
+    assert isinstance(last, Body | Tail)
+    return float(losses_through(last, hidden, mask, labels).losses.mean())
 
 
 def _of(run: Path, changes: Mapping[str, Any]) -> tuple[Config, Path | None]:
@@ -168,7 +291,7 @@ def _through(text: str, batch: Ragged) -> Ragged:
 def _by_chance(truths: Sequence[Tensor], tokenizer: "PreTrainedTokenizerBase") -> Finding:
     """Of somebody who always says the most frequent token."""
     commonest = torch.cat(list(truths)).mode().values
-    guesses = [torch.full_like(truth, int(commonest)) for truth in truths]
+    guesses = [torch.full_like(truth, int(commonest))[:, None] for truth in truths]
     return Finding("", 1.0, "the commonest token", _score(guesses, truths, tokenizer))
 
 

@@ -19,6 +19,7 @@ from splitcom.methods import METHODS
 from splitcom.methods.ending import Ending, Trained, export, texts_of, write_texts
 from splitcom.methods.findings import comparable, effective, findings
 from splitcom.methods.given import Given, Rows
+from splitcom.methods.privacy import check_privacy, privacy_of, privacy_warnings
 from splitcom.methods.record import Record
 from splitcom.methods.rollback import DEFENCES, check_from_round, go_back
 from splitcom.methods.settings import PLACES, check_model
@@ -109,6 +110,7 @@ def configured(config: Config) -> Config:
         raise ConfigError(f"method = {config.method!r}: no such method; there are {', '.join(METHODS)}")
     config = METHODS[config.method].configure(config)
     check_engine(config)
+    check_privacy(config)
     return config
 
 
@@ -291,7 +293,10 @@ def trained_of(
     federation: Federation, config: Config, label: str, virtual_s: float, warnings: Sequence[str]
 ) -> Trained:
     """What a federation has left that has run its rounds."""
-    result = {**result_of(federation, config, label, virtual_s), "warnings": [*warnings]}
+    result = {
+        **result_of(federation, config, label, virtual_s),
+        "warnings": [*privacy_warnings(config), *warnings],
+    }
     return Trained(federation.kept_adapter, federation.controllers, result)
 
 
@@ -333,6 +338,7 @@ def result_of(federation: Federation, config: Config, label: str, virtual_s: flo
         "uncompressed_bytes": uncompressed,
         "repeated_bytes": federation.ledger.repeated_bytes,
         "saving": {key: 1 - sent[key] / uncompressed[key] if uncompressed[key] else 0.0 for key in SUMS},
+        **privacy_of(federation),
         "seconds": {"wall": federation.wall_s, "virtual": virtual_s},
         "environment": {
             "python": platform.python_version(),

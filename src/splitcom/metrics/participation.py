@@ -25,6 +25,12 @@ class Participation:
             else:
                 pairs.append([round_index, round_index])
 
+    @property
+    def most_rounds(self) -> int:
+        """How many rounds the client has ended that has ended the most."""
+        counts = (sum(last - first + 1 for first, last in pairs) for pairs in self.ranges.values())
+        return max(counts, default=0)
+
     def texts(self) -> dict[str, str]:
         """For people: each client's rounds, in the order of names."""
         return {

@@ -101,6 +101,12 @@ class Continuation:
         found = self._front(tokens[:, None], None, past_key_values=cache, use_cache=True)
         return cast(Tensor, found[:, -1])
 
+    def copy(self) -> "Continuation":
+        """Another one of the same text, which goes on by itself."""
+        other = copy.copy(self)
+        other._text, other._cache = [*self._text], copy.deepcopy(self._cache)
+        return other
+
     @torch.no_grad()
     def append(self, token: int) -> None:
         """Have the text go on with this token."""

@@ -86,7 +86,7 @@ def build_client(
         trainer = FrontTrainer(name, front, samples, held_out, channels, config)
     else:
         trainer = EndsTrainer(name, front, replicate(parts.tail), samples, held_out, channels, config)
-    trainer = wrapped(trainer, name, config)
+    trainer = wrapped(trainer, name, config, folder)
     store = PartyStore(folder, config.training.keep_checkpoints)
     return Client(name, trainer, channels, config, model_fingerprint, store, _limits(config, parts))
 

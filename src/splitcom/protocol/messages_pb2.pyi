@@ -7,7 +7,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Message(_message.Message):
-    __slots__ = ("hello", "welcome", "round_start", "activation", "gradient", "reference_lost", "round_end", "evaluation_start", "evaluation_batch", "evaluation_next", "evaluation_end", "finish", "failure", "save_state", "state_saved", "activation_up", "activation_down", "gradient_up", "evaluation_up", "evaluation_down", "round_paused", "round_abort", "chunk_end", "chunk_next")
+    __slots__ = ("hello", "welcome", "round_start", "activation", "gradient", "reference_lost", "round_end", "evaluation_start", "evaluation_batch", "evaluation_next", "evaluation_end", "finish", "failure", "save_state", "state_saved", "activation_up", "activation_down", "gradient_up", "evaluation_up", "evaluation_down", "round_paused", "round_abort", "chunk_end", "chunk_next", "mask_start", "mask_keys", "mask_peers", "mask_shares", "mask_open", "mask_opened")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     ROUND_START_FIELD_NUMBER: _ClassVar[int]
@@ -32,6 +32,12 @@ class Message(_message.Message):
     ROUND_ABORT_FIELD_NUMBER: _ClassVar[int]
     CHUNK_END_FIELD_NUMBER: _ClassVar[int]
     CHUNK_NEXT_FIELD_NUMBER: _ClassVar[int]
+    MASK_START_FIELD_NUMBER: _ClassVar[int]
+    MASK_KEYS_FIELD_NUMBER: _ClassVar[int]
+    MASK_PEERS_FIELD_NUMBER: _ClassVar[int]
+    MASK_SHARES_FIELD_NUMBER: _ClassVar[int]
+    MASK_OPEN_FIELD_NUMBER: _ClassVar[int]
+    MASK_OPENED_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     welcome: Welcome
     round_start: RoundStart
@@ -56,7 +62,13 @@ class Message(_message.Message):
     round_abort: RoundAbort
     chunk_end: ChunkEnd
     chunk_next: ChunkNext
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., welcome: _Optional[_Union[Welcome, _Mapping]] = ..., round_start: _Optional[_Union[RoundStart, _Mapping]] = ..., activation: _Optional[_Union[Activation, _Mapping]] = ..., gradient: _Optional[_Union[Gradient, _Mapping]] = ..., reference_lost: _Optional[_Union[ReferenceLost, _Mapping]] = ..., round_end: _Optional[_Union[RoundEnd, _Mapping]] = ..., evaluation_start: _Optional[_Union[EvaluationStart, _Mapping]] = ..., evaluation_batch: _Optional[_Union[EvaluationBatch, _Mapping]] = ..., evaluation_next: _Optional[_Union[EvaluationNext, _Mapping]] = ..., evaluation_end: _Optional[_Union[EvaluationEnd, _Mapping]] = ..., finish: _Optional[_Union[Finish, _Mapping]] = ..., failure: _Optional[_Union[Failure, _Mapping]] = ..., save_state: _Optional[_Union[SaveState, _Mapping]] = ..., state_saved: _Optional[_Union[StateSaved, _Mapping]] = ..., activation_up: _Optional[_Union[ActivationUp, _Mapping]] = ..., activation_down: _Optional[_Union[ActivationDown, _Mapping]] = ..., gradient_up: _Optional[_Union[GradientUp, _Mapping]] = ..., evaluation_up: _Optional[_Union[EvaluationUp, _Mapping]] = ..., evaluation_down: _Optional[_Union[EvaluationDown, _Mapping]] = ..., round_paused: _Optional[_Union[RoundPaused, _Mapping]] = ..., round_abort: _Optional[_Union[RoundAbort, _Mapping]] = ..., chunk_end: _Optional[_Union[ChunkEnd, _Mapping]] = ..., chunk_next: _Optional[_Union[ChunkNext, _Mapping]] = ...) -> None: ...
+    mask_start: MaskStart
+    mask_keys: MaskKeys
+    mask_peers: MaskPeers
+    mask_shares: MaskShares
+    mask_open: MaskOpen
+    mask_opened: MaskOpened
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., welcome: _Optional[_Union[Welcome, _Mapping]] = ..., round_start: _Optional[_Union[RoundStart, _Mapping]] = ..., activation: _Optional[_Union[Activation, _Mapping]] = ..., gradient: _Optional[_Union[Gradient, _Mapping]] = ..., reference_lost: _Optional[_Union[ReferenceLost, _Mapping]] = ..., round_end: _Optional[_Union[RoundEnd, _Mapping]] = ..., evaluation_start: _Optional[_Union[EvaluationStart, _Mapping]] = ..., evaluation_batch: _Optional[_Union[EvaluationBatch, _Mapping]] = ..., evaluation_next: _Optional[_Union[EvaluationNext, _Mapping]] = ..., evaluation_end: _Optional[_Union[EvaluationEnd, _Mapping]] = ..., finish: _Optional[_Union[Finish, _Mapping]] = ..., failure: _Optional[_Union[Failure, _Mapping]] = ..., save_state: _Optional[_Union[SaveState, _Mapping]] = ..., state_saved: _Optional[_Union[StateSaved, _Mapping]] = ..., activation_up: _Optional[_Union[ActivationUp, _Mapping]] = ..., activation_down: _Optional[_Union[ActivationDown, _Mapping]] = ..., gradient_up: _Optional[_Union[GradientUp, _Mapping]] = ..., evaluation_up: _Optional[_Union[EvaluationUp, _Mapping]] = ..., evaluation_down: _Optional[_Union[EvaluationDown, _Mapping]] = ..., round_paused: _Optional[_Union[RoundPaused, _Mapping]] = ..., round_abort: _Optional[_Union[RoundAbort, _Mapping]] = ..., chunk_end: _Optional[_Union[ChunkEnd, _Mapping]] = ..., chunk_next: _Optional[_Union[ChunkNext, _Mapping]] = ..., mask_start: _Optional[_Union[MaskStart, _Mapping]] = ..., mask_keys: _Optional[_Union[MaskKeys, _Mapping]] = ..., mask_peers: _Optional[_Union[MaskPeers, _Mapping]] = ..., mask_shares: _Optional[_Union[MaskShares, _Mapping]] = ..., mask_open: _Optional[_Union[MaskOpen, _Mapping]] = ..., mask_opened: _Optional[_Union[MaskOpened, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("protocol_version", "client", "model_fingerprint", "num_samples", "num_held_out", "saved_rounds", "adapter_digest")
@@ -85,7 +97,7 @@ class Welcome(_message.Message):
     def __init__(self, config_toml: _Optional[str] = ..., round: _Optional[int] = ...) -> None: ...
 
 class RoundStart(_message.Message):
-    __slots__ = ("round", "adapter_version", "adapter", "thresholds", "steps", "first_step", "place", "segment", "share", "chunk_steps", "along_last", "frozen")
+    __slots__ = ("round", "adapter_version", "adapter", "thresholds", "steps", "first_step", "place", "segment", "share", "chunk_steps", "along_last", "frozen", "mask_shares")
     class ThresholdsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -112,6 +124,7 @@ class RoundStart(_message.Message):
     CHUNK_STEPS_FIELD_NUMBER: _ClassVar[int]
     ALONG_LAST_FIELD_NUMBER: _ClassVar[int]
     FROZEN_FIELD_NUMBER: _ClassVar[int]
+    MASK_SHARES_FIELD_NUMBER: _ClassVar[int]
     round: int
     adapter_version: int
     adapter: bytes
@@ -124,7 +137,8 @@ class RoundStart(_message.Message):
     chunk_steps: int
     along_last: bool
     frozen: bool
-    def __init__(self, round: _Optional[int] = ..., adapter_version: _Optional[int] = ..., adapter: _Optional[bytes] = ..., thresholds: _Optional[_Mapping[str, float]] = ..., steps: _Optional[_Mapping[str, float]] = ..., first_step: _Optional[int] = ..., place: _Optional[float] = ..., segment: _Optional[int] = ..., share: _Optional[float] = ..., chunk_steps: _Optional[int] = ..., along_last: _Optional[bool] = ..., frozen: _Optional[bool] = ...) -> None: ...
+    mask_shares: _containers.RepeatedCompositeFieldContainer[MaskShare]
+    def __init__(self, round: _Optional[int] = ..., adapter_version: _Optional[int] = ..., adapter: _Optional[bytes] = ..., thresholds: _Optional[_Mapping[str, float]] = ..., steps: _Optional[_Mapping[str, float]] = ..., first_step: _Optional[int] = ..., place: _Optional[float] = ..., segment: _Optional[int] = ..., share: _Optional[float] = ..., chunk_steps: _Optional[int] = ..., along_last: _Optional[bool] = ..., frozen: _Optional[bool] = ..., mask_shares: _Optional[_Iterable[_Union[MaskShare, _Mapping]]] = ...) -> None: ...
 
 class Activation(_message.Message):
     __slots__ = ("step", "activation", "labels")
@@ -181,7 +195,7 @@ class ReferenceLost(_message.Message):
     def __init__(self, step: _Optional[int] = ..., sample_ids: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class RoundEnd(_message.Message):
-    __slots__ = ("round", "num_tokens", "adapter", "num_steps", "loss_sum", "num_labels", "num_correct")
+    __slots__ = ("round", "num_tokens", "adapter", "num_steps", "loss_sum", "num_labels", "num_correct", "num_released", "num_updates")
     ROUND_FIELD_NUMBER: _ClassVar[int]
     NUM_TOKENS_FIELD_NUMBER: _ClassVar[int]
     ADAPTER_FIELD_NUMBER: _ClassVar[int]
@@ -189,6 +203,8 @@ class RoundEnd(_message.Message):
     LOSS_SUM_FIELD_NUMBER: _ClassVar[int]
     NUM_LABELS_FIELD_NUMBER: _ClassVar[int]
     NUM_CORRECT_FIELD_NUMBER: _ClassVar[int]
+    NUM_RELEASED_FIELD_NUMBER: _ClassVar[int]
+    NUM_UPDATES_FIELD_NUMBER: _ClassVar[int]
     round: int
     num_tokens: int
     adapter: bytes
@@ -196,7 +212,9 @@ class RoundEnd(_message.Message):
     loss_sum: float
     num_labels: int
     num_correct: int
-    def __init__(self, round: _Optional[int] = ..., num_tokens: _Optional[int] = ..., adapter: _Optional[bytes] = ..., num_steps: _Optional[int] = ..., loss_sum: _Optional[float] = ..., num_labels: _Optional[int] = ..., num_correct: _Optional[int] = ...) -> None: ...
+    num_released: int
+    num_updates: int
+    def __init__(self, round: _Optional[int] = ..., num_tokens: _Optional[int] = ..., adapter: _Optional[bytes] = ..., num_steps: _Optional[int] = ..., loss_sum: _Optional[float] = ..., num_labels: _Optional[int] = ..., num_correct: _Optional[int] = ..., num_released: _Optional[int] = ..., num_updates: _Optional[int] = ...) -> None: ...
 
 class ChunkEnd(_message.Message):
     __slots__ = ("sketch",)
@@ -257,14 +275,70 @@ class EvaluationDown(_message.Message):
     def __init__(self, activation: _Optional[bytes] = ...) -> None: ...
 
 class EvaluationEnd(_message.Message):
-    __slots__ = ("loss_sum", "num_labels", "num_correct")
+    __slots__ = ("loss_sum", "num_labels", "num_correct", "num_released")
     LOSS_SUM_FIELD_NUMBER: _ClassVar[int]
     NUM_LABELS_FIELD_NUMBER: _ClassVar[int]
     NUM_CORRECT_FIELD_NUMBER: _ClassVar[int]
+    NUM_RELEASED_FIELD_NUMBER: _ClassVar[int]
     loss_sum: float
     num_labels: int
     num_correct: int
-    def __init__(self, loss_sum: _Optional[float] = ..., num_labels: _Optional[int] = ..., num_correct: _Optional[int] = ...) -> None: ...
+    num_released: int
+    def __init__(self, loss_sum: _Optional[float] = ..., num_labels: _Optional[int] = ..., num_correct: _Optional[int] = ..., num_released: _Optional[int] = ...) -> None: ...
+
+class MaskStart(_message.Message):
+    __slots__ = ("round",)
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    round: int
+    def __init__(self, round: _Optional[int] = ...) -> None: ...
+
+class MaskKeys(_message.Message):
+    __slots__ = ("keys",)
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    keys: MemberKeys
+    def __init__(self, keys: _Optional[_Union[MemberKeys, _Mapping]] = ...) -> None: ...
+
+class MemberKeys(_message.Message):
+    __slots__ = ("sealing", "masking")
+    SEALING_FIELD_NUMBER: _ClassVar[int]
+    MASKING_FIELD_NUMBER: _ClassVar[int]
+    sealing: bytes
+    masking: bytes
+    def __init__(self, sealing: _Optional[bytes] = ..., masking: _Optional[bytes] = ...) -> None: ...
+
+class MaskPeers(_message.Message):
+    __slots__ = ("keys", "own")
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    OWN_FIELD_NUMBER: _ClassVar[int]
+    keys: _containers.RepeatedCompositeFieldContainer[MemberKeys]
+    own: int
+    def __init__(self, keys: _Optional[_Iterable[_Union[MemberKeys, _Mapping]]] = ..., own: _Optional[int] = ...) -> None: ...
+
+class MaskShare(_message.Message):
+    __slots__ = ("member", "share")
+    MEMBER_FIELD_NUMBER: _ClassVar[int]
+    SHARE_FIELD_NUMBER: _ClassVar[int]
+    member: int
+    share: bytes
+    def __init__(self, member: _Optional[int] = ..., share: _Optional[bytes] = ...) -> None: ...
+
+class MaskShares(_message.Message):
+    __slots__ = ("shares",)
+    SHARES_FIELD_NUMBER: _ClassVar[int]
+    shares: _containers.RepeatedCompositeFieldContainer[MaskShare]
+    def __init__(self, shares: _Optional[_Iterable[_Union[MaskShare, _Mapping]]] = ...) -> None: ...
+
+class MaskOpen(_message.Message):
+    __slots__ = ("arrived",)
+    ARRIVED_FIELD_NUMBER: _ClassVar[int]
+    arrived: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, arrived: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class MaskOpened(_message.Message):
+    __slots__ = ("shares",)
+    SHARES_FIELD_NUMBER: _ClassVar[int]
+    shares: _containers.RepeatedCompositeFieldContainer[MaskShare]
+    def __init__(self, shares: _Optional[_Iterable[_Union[MaskShare, _Mapping]]] = ...) -> None: ...
 
 class SaveState(_message.Message):
     __slots__ = ("round",)

@@ -22,6 +22,8 @@ In the U-shape a step takes four messages, and none of their types has a field f
     EVALUATING ──────────────► AWAITING_NEXT ──────────────────► EVALUATING
 
 A round may be trained in chunks: `chunk_end` leads from TRAINING to AWAITING_VERDICT, and `chunk_next` back.
+With secure aggregation, `mask_start`, `mask_peers` and `mask_open` lead from IDLE to KEYING, SHARING and OPENING, and
+`mask_keys`, `mask_shares` and `mask_opened` back.
 `save_state` and `state_saved` lead from IDLE to SAVING and back. `reference_lost` answers a packet of either side and
 leads back to where it was sent from: it is sent again. `finish` leads from IDLE, `failure` from anywhere, to CLOSED.
 """
@@ -35,7 +37,7 @@ from splitcom.errors import LocalProtocolError, RemoteProtocolError
 from splitcom.protocol.limits import LIMITS, KindLimits, kind_of
 from splitcom.protocol.messages_pb2 import Message
 
-PROTOCOL_VERSION = 4
+PROTOCOL_VERSION = 5
 
 
 class Role(Enum):
@@ -76,6 +78,9 @@ class State(Enum):
     EVALUATING = "evaluating"
     AWAITING_NEXT = "awaiting next"
     SAVING = "saving"
+    KEYING = "making keys"
+    SHARING = "sharing secrets"
+    OPENING = "taking masks off"
     CLOSED = "closed"
 
 
@@ -94,6 +99,12 @@ _COMMON: Transitions = {
     (State.EVALUATING, C, "evaluation_end"): State.IDLE,
     (State.IDLE, S, "save_state"): State.SAVING,
     (State.SAVING, C, "state_saved"): State.IDLE,
+    (State.IDLE, S, "mask_start"): State.KEYING,
+    (State.KEYING, C, "mask_keys"): State.IDLE,
+    (State.IDLE, S, "mask_peers"): State.SHARING,
+    (State.SHARING, C, "mask_shares"): State.IDLE,
+    (State.IDLE, S, "mask_open"): State.OPENING,
+    (State.OPENING, C, "mask_opened"): State.IDLE,
     (State.IDLE, S, "finish"): State.CLOSED,
     **{
         (state, role, "failure"): State.CLOSED

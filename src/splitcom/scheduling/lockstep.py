@@ -5,6 +5,7 @@ from splitcom.scheduling.chunks import Chunks
 from splitcom.scheduling.sampling import sample_clients
 from splitcom.scheduling.scheduled import Scheduled
 from splitcom.server.conversations import Rejoined
+from splitcom.server.masked import MaskedSum
 from splitcom.server.part import ServerRun
 from splitcom.server.state import Task
 from splitcom.server.steps import Steps
@@ -28,6 +29,10 @@ class Lockstep(Scheduled):
         """Run a round; raises Rejoined where too few clients come to its end."""
         settings, shared = self._config.federation, self._adapter
         chosen = sample_clients(self._clients.ready, settings.num_sampled, self._config.seed, round_index)
+        masks = self._masked_sum()
+        shares = {} if masks is None else masks.begin(chosen, round_index)
+        if masks is not None:
+            chosen = [*shares]
         num_steps, chunks = self._num_steps(chosen, round_index), self._chunks
         along_last = chunks is not None and chunks.begin(round_index, shared.version, shared.tensors, chosen)
         for place, name in enumerate(chosen):
@@ -38,14 +43,21 @@ class Lockstep(Scheduled):
                 along_last=along_last,
                 segment=segment_due(place, round_index, settings.segments),
             )
-            self._steps.begin(name, task)
+            self._steps.begin(name, task, shares.get(name, ()))
         updates = self._collect_updates(chosen, round_index, num_steps)
         if len(updates) < settings.min_clients:
             raise Rejoined(f"round {round_index} ended with {len(updates)} clients")
         brought = [updates[name] for name in chosen if name in updates]
         if chunks is not None:
             chunks.end(brought)
-        shared.merge(brought)
+        shared.merge(brought if masks is None else [masks.end(updates)])
+
+    def _masked_sum(self) -> MaskedSum | None:
+        """What makes a sum under masks of the round's updates, if the run asks for it and there are some."""
+        part, steps = self._config.federation.secure_aggregation, self._steps
+        if part is None or not self._adapter.tensors or not steps.renews(is_frozen=steps.freezes_fronts):
+            return None
+        return MaskedSum(ServerRun(self._config, self._clients, self._states, self._adapter), part)
 
     def _num_steps(self, names: list[str], round_index: int) -> int:
         """Of a round, or of a chunk of it: the most that one of these clients has."""

@@ -20,6 +20,7 @@ from splitcom.training.plan import num_round_batches
 
 _LOG = logging.getLogger(__name__)
 _FAR_MORE = 20
+_MOST_RELEASED = 1 << 48
 _LEAST_NATS = 1.0  # a loss below is not far above anybody's, however small the others' are
 
 
@@ -97,6 +98,7 @@ def check_round_end(end: RoundEnd, task: Task, num_samples: int, config: Config)
         raise RemoteProtocolError(f"the end of round {end.round}; it is in round {task.round}")
     if task.chunk_steps and (task.goes_on or not task.chunks):
         raise RemoteProtocolError("the end of a round of which there is more")
+    _check_released(end.num_released, end.num_updates)
     if config.training.split:
         if not task.next_step:
             raise RemoteProtocolError("the end of a round without a step")
@@ -119,6 +121,7 @@ def check_evaluation_end(
 
     `num_tokens` are those that the server has seen of the samples; None if it sees none.
     """
+    _check_released(end.num_released)
     if config.training.split and not config.model.tail_blocks:
         return
     tokens = num_held_out * config.data.max_tokens if num_tokens is None else num_tokens
@@ -190,6 +193,13 @@ def _most_steps(task: Task | None, num_samples: int, config: Config) -> int:
     if task is not None and task.chunk_steps:
         return task.chunk_steps * (task.chunks + task.goes_on + (not task.chunks))
     return num_round_batches(num_samples, config, 1 if task is None else task.round)
+
+
+def _check_released(*numbers: int) -> None:
+    if max(numbers) > _MOST_RELEASED:
+        raise RemoteProtocolError(
+            f"{max(numbers)} vectors or adapters that have left; at most {_MOST_RELEASED} are believed"
+        )
 
 
 def _check_sums(end: RoundEnd | EvaluationEnd, num_labels: int) -> None:

@@ -160,6 +160,8 @@ class Evaluation(ServerPart):
             progress.num_samples = self._clients.peers[name].num_held_out
         seen = None if self._body is None else progress.num_tokens
         check_evaluation_end(end, progress.num_samples, seen, self._config)
+        state = self._states[name]
+        state.num_released = max(state.num_released, end.num_released)
         if self._body is not None and self._body.tails is None:
             return _NOTHING  # the server has computed it
         return StepResult(None, end.loss_sum, end.num_labels, end.num_correct)

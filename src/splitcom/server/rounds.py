@@ -104,10 +104,10 @@ class Federation:
         self.best = Best(config.training)
         self.states = ClientStates(open_channels)
         self._store = store
-        self._told = config.told
         self._saved_round = 0
         self._saved_clocks: dict[str, Any] = {}
-        self._shared = SharedAdapter(model.adapter, config, self.states.versions_in_use)
+        self.merges = Tally(store.folder / "merged")
+        self._shared = SharedAdapter(model.adapter, config, self.states.versions_in_use, self.merges)
         self._clients = Conversations(
             config, transport, self.ledger, model.fingerprint, self.states.begin_anew, model.limits(config)
         )
@@ -215,7 +215,7 @@ class Federation:
                 self._agreement.check(name, self._saved_round)
                 state.begin_anew()
                 state.adapter_version = self._shared.held_by(peer.adapter_digest)
-            welcome = Welcome(config_toml=self._told, round=state.acknowledged_round)
+            welcome = Welcome(config_toml=self.config.told, round=state.acknowledged_round)
             self._clients.send(name, Message(welcome=welcome))
 
     def _round(self) -> None:

@@ -19,6 +19,8 @@ from splitcom.aggregation.bounds import clipped, weighed
 from splitcom.aggregation.comparison import Compared, compared
 from splitcom.config import Config
 from splitcom.errors import RemoteProtocolError
+from splitcom.metrics.tally import Tally
+from splitcom.privacy.masks import NUMBER_BYTES
 from splitcom.protocol.adapters import MAX_PACKETS, pack_packets
 from splitcom.protocol.messages_pb2 import EvaluationStart, RoundStart
 from splitcom.seeds import derive_seed
@@ -35,6 +37,10 @@ DRAWN = -1
 """In place of a version: the first, which a client has drawn itself; nothing of it has been sent."""
 
 
+MASKED = "masked"
+"""In place of a tensor's name: the bytes of an update that is under masks."""
+
+
 class Holder(Protocol):
     """Who holds a version: a client, as the server knows it; 0 if none."""
 
@@ -44,12 +50,18 @@ class Holder(Protocol):
 class SharedAdapter:
     """`tensors` and their `version`, which counts from 1; the server goes on with the numbers that clients get.
 
-    `in_use` tells from which versions the updates that are still to come began.
+    `in_use` tells from which versions the updates that are still to come began, `merges` counts all that has ever been
+    merged, also in rounds that had to be repeated.
     """
 
     def __init__(
-        self, tensors: Mapping[str, torch.Tensor], config: Config, in_use: Callable[[], Collection[int]]
+        self,
+        tensors: Mapping[str, torch.Tensor],
+        config: Config,
+        in_use: Callable[[], Collection[int]],
+        merges: Tally | None = None,
     ) -> None:
+        self._merges = merges
         self._aggregator = parse_aggregator(config.federation.aggregator)
         up, down = config.flows.adapter("adapter_up"), config.flows.adapter("adapter_down")
         self._up = AdapterCodec(up.codec, up.codec_a)
@@ -61,6 +73,7 @@ class SharedAdapter:
         self._max_ratio = config.federation.max_update_ratio
         self._max_weight = None if config.training.split else config.federation.max_weight_ratio
         self._seed = config.seed
+        self._is_masked = config.federation.secure_aggregation is not None
         self._in_use = in_use
         self._uncompressed: dict[str, Counter[str]] = defaultdict(Counter)
         self._compared: dict[str, Compared] = {}
@@ -96,6 +109,8 @@ class SharedAdapter:
             if self._up.needs_base:
                 self._older[self.version] = self.tensors
             self.version += 1
+            if self._merges is not None:
+                self._merges.write(self._merges.read() + 1)
             shared = segments_of(self.tensors, self._num_segments)
             merged = self._aggregator.merge(shared, self._bounded(new))
             self._put(whole_of(merged, self.tensors, self._num_segments))
@@ -158,9 +173,18 @@ class SharedAdapter:
             if self._up.needs_base:
                 raise RemoteProtocolError(f"an adapter that builds on version {version}, which is not held")
             base = self.tensors
-        adapter = self._up.decode(packet, segment_of(base, segment, self._num_segments))
+        if self._is_masked:
+            adapter = _check_masked(packet, sum(tensor.numel() for tensor in base.values()))
+        else:
+            adapter = self._up.decode(packet, segment_of(base, segment, self._num_segments))
         self._uncompressed[name]["adapter_up"] += uncompressed_adapter_size(base)
         return adapter
+
+    def moved(self, change: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The shared adapter, fp64, with one number of `change` added to each, by the order of names."""
+        sizes = [tensor.numel() for tensor in self.tensors.values()]
+        changes = zip(self.tensors.items(), torch.split(change, sizes), strict=True)
+        return {name: tensor.double() + own.reshape(tensor.shape) for (name, tensor), own in changes}
 
     def take_compared(self) -> dict[str, Compared]:
         """How the updates that were merged since the last call lay among those they were merged with, by client."""
@@ -230,3 +254,12 @@ class SharedAdapter:
             if len(chain) <= len(exact):
                 return chain
         return pack_packets([exact], is_exact=True)
+
+
+def _check_masked(data: bytes, count: int) -> dict[str, torch.Tensor]:
+    """The bytes of an update under masks, of so many numbers; raises RemoteProtocolError if they are not as many."""
+    if len(data) != count * NUMBER_BYTES:
+        raise RemoteProtocolError(
+            f"an update of {len(data)} bytes under masks; {count * NUMBER_BYTES} are due"
+        )
+    return {MASKED: torch.frombuffer(bytearray(data), dtype=torch.uint8)}

@@ -70,6 +70,8 @@ class ClientState:
     task: Task | None = None
     gradient: tuple[Ragged, list[int]] | None = None  # of the last step, until the client is known to have it
     counts: Counts = field(default_factory=Counts)
+    num_released: int = 0  # vectors under noise that have ever left of one of its samples
+    num_updates: int = 0  # of its adapters under noise that have ever left
 
     def all_labels(self) -> dict[str, dict[int, Labels]]:
         """The labels the server has of the client's samples, by what the samples are for."""

@@ -6,7 +6,7 @@
 Which clients step together, and when a round is over, is the business of scheduling.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -16,7 +16,15 @@ from splitcom.aggregation import Update
 from splitcom.engines.engine import Arrival, StepResult
 from splitcom.errors import RemoteProtocolError
 from splitcom.metrics.ledger import Ledger
-from splitcom.protocol.messages_pb2 import ChunkNext, Gradient, Message, RoundAbort, RoundEnd, RoundStart
+from splitcom.protocol.messages_pb2 import (
+    ChunkNext,
+    Gradient,
+    MaskShare,
+    Message,
+    RoundAbort,
+    RoundEnd,
+    RoundStart,
+)
 from splitcom.server.arrivals import Lost
 from splitcom.server.body import ServerBody
 from splitcom.server.claims import check_chunk_end, check_lost_gradient, check_round_end
@@ -53,12 +61,12 @@ class Steps(ServerPart):
         self._observer = observer
         self.freezes_fronts = False  # in rounds that are begun from now on
 
-    def begin(self, name: str, task: Task) -> None:
+    def begin(self, name: str, task: Task, mask_shares: Sequence[MaskShare] = ()) -> None:
         """Have a client train a round, or go on with one that it has paused."""
         state = self._states[name]
         if task.next_step == 0:
             task.is_frozen = self.freezes_fronts
-            if not self._renews(task):
+            if not self.renews(is_frozen=task.is_frozen):
                 task.chunk_steps = 0  # nobody moves
         start = RoundStart(
             round=task.round,
@@ -69,6 +77,7 @@ class Steps(ServerPart):
             chunk_steps=task.chunk_steps,
             along_last=task.along_last,
             share=self._adapter.share,
+            mask_shares=mask_shares,
         )
         announce(state.channels, start)
         if task.next_step == 0:
@@ -251,17 +260,19 @@ class Steps(ServerPart):
         elif self._config.model.tail_blocks:
             state.counts.loss_sum = end.loss_sum
             state.counts.num_correct = end.num_correct
-        is_new = self._renews(task)
+        is_new = self.renews(is_frozen=task.is_frozen)
         adapter: Mapping[str, torch.Tensor] = self._adapter.tensors
         if is_new:
             adapter = self._adapter.read(name, end.adapter, task.version, task.segment)
         state.task, state.base_version = None, task.version
         state.counts.updates += 1
+        state.num_released = max(state.num_released, end.num_released)
+        state.num_updates = max(state.num_updates, end.num_updates)
         return Update(adapter, task.num_labels, task.version, is_new, name, task.segment)
 
-    def _renews(self, task: Task) -> bool:
+    def renews(self, *, is_frozen: bool) -> bool:
         """Whether a round ends with a new adapter: not if the front is frozen and there is no tail."""
-        return not task.is_frozen or bool(self._config.model.tail_blocks)
+        return not is_frozen or bool(self._config.model.tail_blocks)
 
     def _note_unseen(self, name: str, end: RoundEnd, task: Task) -> None:
         """Count steps that only the client itself has seen."""

@@ -16,6 +16,7 @@ from splitcom.training.variance import num_sketch_bytes
 
 _NUMBER_BYTES = 8
 _TOKEN_BYTES = _SAMPLE_BYTES = 64
+_MEMBER_BYTES = 128  # of a sum under masks: its keys, or a share that is sealed
 _ID_BYTES = 10  # of a sample's number, as a varint of 64 bits
 
 
@@ -27,6 +28,10 @@ def limits_of(config: Config, hidden_size: int | None, adapter: Mapping[str, Ten
         **dict.fromkeys(("round_start", "round_end", "evaluation_start"), _packet(rows, len(adapter), width)),
     }
     limits["chunk_end"] = SMALL_BYTES + num_sketch_bytes(config.federation.variance)
+    if config.federation.secure_aggregation is not None:
+        masks = SMALL_BYTES + _MEMBER_BYTES * config.federation.clients
+        limits |= dict.fromkeys(("mask_peers", "mask_shares", "mask_open", "mask_opened"), masks)
+        limits["round_start"] += masks
     if hidden_size is None:
         return limits
     max_tokens, training, evaluation = (

@@ -73,7 +73,7 @@ class World:
         self.time_s = max(self.time_s, first)
         return self._heard([name for name in names if self._due_s[name] <= self.time_s])
 
-    def begin(self, name, task):
+    def begin(self, name, task, mask_shares=()):
         self.begun.append((name, task.round, task.version, task.next_step))
         self.states[name].task = task
         task.is_pausing = False

@@ -1,0 +1,6 @@
+"""What makes private: noise, and what it is worth. Knows tensors and numbers, no client and no message."""
+
+from splitcom.privacy.accounting import check_accountant, epsilon
+from splitcom.privacy.gaussian import Gaussian, parse
+
+__all__ = ["Gaussian", "check_accountant", "epsilon", "parse"]

@@ -1,0 +1,76 @@
+"""The Gaussian mechanism on vectors: clip each to a norm, add normal noise. Knows no flow and no model."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from splitcom.language import ArgumentError, Call, Parser, Registry
+from splitcom.privacy.draws import normal
+
+MECHANISMS: Registry["Gaussian"] = Registry("mechanism", "a mechanism, such as gaussian(0.5, clip=60)")
+
+
+@MECHANISMS.register
+@dataclass(frozen=True)
+class Gaussian(Call):
+    """Clips each token's vector to an L2 norm and adds normal noise to each of its numbers.
+
+        x  <-  x * min(1, clip / norm(x)) + noise * clip * N(0, 1)
+
+    Any two clipped vectors are at most 2 clip apart, so one release has the noise multiplier noise / 2 (Dwork and Roth
+    2014, appendix A; Balle and Wang 2018, 1805.06530). How many releases there are is counted by whoever sends.
+
+    Args:
+        noise: standard deviation of each number's noise, in multiples of the clipping norm.
+        clip: largest norm of a hidden state.
+        gradients: the same of a token's gradient of its own loss, at the tail; needed in the U-shape.
+        delta: the probability that is left out of the guarantee.
+        seed: noise that can be drawn again, by the server too; -1: from the system.
+    """
+
+    name = "gaussian"
+    example = "gaussian(0.5, clip=60)"
+
+    noise: float
+    clip: float
+    gradients: float = 0.0
+    delta: float = 1e-6
+    seed: int = -1
+
+    def __post_init__(self) -> None:
+        for argument in ("noise", "clip"):
+            if not getattr(self, argument) > 0:
+                raise ArgumentError(argument, f"must be above 0; it is {getattr(self, argument):g}")
+        if self.gradients < 0:
+            raise ArgumentError("gradients", f"must not be below 0; it is {self.gradients:g}")
+        if not 0 < self.delta < 1:
+            raise ArgumentError("delta", f"must lie between 0 and 1; it is {self.delta:g}")
+        if self.seed < -1:
+            raise ArgumentError("seed", f"must be 0 or more, or -1; it is {self.seed}")
+
+    @property
+    def multiplier(self) -> float:
+        """Standard deviation of the noise, in multiples of how far apart two clipped vectors can be."""
+        return self.noise / 2
+
+    def released(self, values: Tensor, clip: float, seed: int | None = None) -> Tensor:
+        """Vectors [N, D], clipped and noised: fp32 on their device. The seed counts only if this has one."""
+        vectors = values.detach().double()
+        vectors = vectors * (clip / vectors.norm(dim=1, keepdim=True)).clamp(max=1.0)
+        noise = normal((*values.shape,), None if self.seed < 0 else seed)
+        noised: Tensor = vectors + self.noise * clip * noise.to(vectors.device)
+        return noised.float()
+
+
+def parse(text: str) -> Gaussian:
+    """Make a mechanism from its text; `str(mechanism)` is the canonical text.
+
+    Raises SpecError if the text cannot be read or an argument is out of range; it points at the place.
+
+    >>> str(parse("gaussian( noise=0.5, clip = 60 )"))
+    'gaussian(0.5, 60.0)'
+    """
+    parser = Parser(text)
+    mechanism = parser.call(MECHANISMS)
+    parser.finish()
+    return mechanism
