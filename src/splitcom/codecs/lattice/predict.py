@@ -26,6 +26,7 @@ _SEARCHED = 32  # directions; the later ones hold little
 _BLOCK = 128  # tokens that are searched for at once: their distances fit a core's cache
 _CANDIDATES = 4  # similar tokens in these, of which a jump goes to the cheapest
 _FITTED, _TOO_FEW = 512, 32  # how many tokens gains are fitted to, and how few not
+_MANY, _TRIED = 128, 8  # of so many tokens of a sample with a reference, each eighth is searched for first
 _RUN = 64  # tokens that are looked at before the next jump is known
 LIMIT = MAX_MAGNITUDE
 """Coordinates are clipped to this magnitude."""
@@ -267,7 +268,7 @@ def _choose(coordinates: Floats, own: Points | None, window: Window, units: Poin
     modes = Modes.all_usual(num_tokens)
     zero_cost = spent(coordinates, units) + _FLAG_BITS
     usual_cost = None if own is None else spent(coordinates - own, units)
-    jump_cost, best = _jumps(coordinates, own, window, units)
+    jump_cost, best = _jumps(coordinates, own, window, units, usual_cost)
     distances = []
     start, pointer = 0, window.pointers(modes.jump[:1], modes.distances)[0]
     while start < num_tokens:
@@ -289,19 +290,44 @@ def _choose(coordinates: Floats, own: Points | None, window: Window, units: Poin
     return modes
 
 
-def _jumps(coordinates: Floats, own: Points | None, window: Window, units: Points) -> tuple[Floats, Ints]:
+def _jumps(
+    coordinates: Floats, own: Points | None, window: Window, units: Points, usual_cost: Floats | None
+) -> tuple[Floats, Ints]:
     """What a jump of each token costs, and where it goes; infinite if it cannot pay."""
     cost = np.full(len(coordinates), np.inf, np.float32)
     best = np.zeros(len(coordinates), np.int64)
-    if window.size:
-        pointer_bits = float(np.log2(window.size)) + _FLAG_BITS
-        some = np.arange(len(cost))
-        if own is not None:  # whose codes cost more than a pointer
-            missed = coordinates - own
-            rest = missed - units * np.rint(missed / units)
-            some = np.flatnonzero(spent(missed, units) - spent(rest, units) > pointer_bits)
-        for place, near in enumerate(window.nearest(coordinates[some], _CANDIDATES).T):
-            spends = spent(coordinates[some] - window.at(near), units[some]) + pointer_bits
-            better = spends + _FLAG_BITS * (place > 0) < cost[some]  # of the nearest a run is likelier
-            cost[some[better]], best[some[better]] = spends[better], near[better]
+    if not window.size:
+        return cost, best
+    pointer_bits = float(np.log2(window.size)) + _FLAG_BITS
+    if own is None or usual_cost is None:
+        _search(coordinates, np.arange(len(cost)), window, units, pointer_bits, cost, best)
+        return cost, best
+    # whose codes cost more than a pointer
+    missed = coordinates - own
+    rest = missed - units * np.rint(missed / units)
+    some = np.flatnonzero(spent(missed, units) - spent(rest, units) > pointer_bits)
+    if len(some) >= _MANY:
+        # samples seldom jump that have references: a part of a long one tells whether to go on
+        tried = some[::_TRIED]
+        _search(coordinates, tried, window, units, pointer_bits, cost, best)
+        if not (cost[tried] < usual_cost[tried]).any():
+            return cost, best
+        some = np.setdiff1d(some, tried, assume_unique=True)
+    _search(coordinates, some, window, units, pointer_bits, cost, best)
     return cost, best
+
+
+def _search(
+    coordinates: Floats,
+    some: Ints,
+    window: Window,
+    units: Points,
+    pointer_bits: float,
+    cost: Floats,
+    best: Ints,
+) -> None:
+    """Find where some tokens jump to, and what that costs."""
+    for place, near in enumerate(window.nearest(coordinates[some], _CANDIDATES).T):
+        spends = spent(coordinates[some] - window.at(near), units[some]) + pointer_bits
+        better = spends + _FLAG_BITS * (place > 0) < cost[some]  # of the nearest a run is likelier
+        cost[some[better]], best[some[better]] = spends[better], near[better]
