@@ -53,13 +53,13 @@ def events(stream):
 
 def test_the_page_follows_a_run_and_ends_with_it(running: Path) -> None:
     with Dashboard(running, "0", "--listen", every_s=0.01) as page:
-        with urllib.request.urlopen(page.url, timeout=30) as answer:
+        with urllib.request.urlopen(page.url, timeout=120) as answer:
             document = answer.read().decode()
         assert "2 of 4 rounds are done, and no process is at it" in document and document.count("<svg") == 4
         assert "connect-src 'self'" in document and "http" not in document.replace("http-equiv", "").replace(
             "http://www.w3.org", ""
         )
-        with urllib.request.urlopen(page.url + "events", timeout=30) as stream:
+        with urllib.request.urlopen(page.url + "events", timeout=120) as stream:
             coming = events(stream)
             kind, first = next(coming)
             assert kind == "message" and "2 of 4 rounds" in first["state"]
@@ -89,7 +89,7 @@ def test_a_run_that_ends_while_the_page_looks_is_not_taken_for_dead(
     monkeypatch.setattr(RunFolder, "is_locked", property(ends_after_the_look))
     with (
         Dashboard(running, "0", "--listen") as page,
-        urllib.request.urlopen(page.url, timeout=30) as answer,
+        urllib.request.urlopen(page.url, timeout=120) as answer,
     ):
         document = answer.read().decode()
     assert "It has ended after 4 rounds" in document and "no process" not in document
@@ -103,7 +103,7 @@ def test_a_server_tells_who_is_waited_for(running: Path) -> None:
     )  # fmt: skip
     with (
         Dashboard(running, "0", "--dashboard", lambda: snapshot) as page,
-        urllib.request.urlopen(page.url, timeout=30) as answer,
+        urllib.request.urlopen(page.url, timeout=120) as answer,
     ):
         document = answer.read().decode()
     assert "Round 3 of 4, step 1 of 2; waiting for &lt;b&gt; for 75 s (training)." in document
@@ -115,7 +115,7 @@ def test_a_server_tells_who_is_waited_for(running: Path) -> None:
 def test_a_run_that_has_not_begun_is_no_failure(tmp_path: Path) -> None:
     with (
         Dashboard(tmp_path, "0", "--dashboard", lambda: Snapshot(rounds=4)) as page,
-        urllib.request.urlopen(page.url, timeout=30) as answer,
+        urllib.request.urlopen(page.url, timeout=120) as answer,
     ):
         assert "no run to be found here" in answer.read().decode()
     make_run(tmp_path / "run", rounds=1)
@@ -124,7 +124,7 @@ def test_a_run_that_has_not_begun_is_no_failure(tmp_path: Path) -> None:
     (tmp_path / "run" / "metrics.jsonl").unlink()
     with (
         Dashboard(tmp_path / "run", "0", "--dashboard", lambda: Snapshot(rounds=4)) as page,
-        urllib.request.urlopen(page.url, timeout=30) as answer,
+        urllib.request.urlopen(page.url, timeout=120) as answer,
     ):
         assert "Round 0 of 5. No client has come yet." in answer.read().decode()
     assert load_run_so_far(tmp_path) is None
@@ -134,11 +134,11 @@ def test_other_names_than_this_machines_and_other_paths_are_refused(running: Pat
     with Dashboard(running, "0", "--listen") as page:
         asked = urllib.request.Request(page.url, headers={"Host": "evil.example:80"})
         with pytest.raises(urllib.error.HTTPError, match="403"):
-            urllib.request.urlopen(asked, timeout=30)
+            urllib.request.urlopen(asked, timeout=120)
         with pytest.raises(urllib.error.HTTPError, match="404"):
-            urllib.request.urlopen(page.url + "config.toml", timeout=30)
+            urllib.request.urlopen(page.url + "config.toml", timeout=120)
         with pytest.raises(urllib.error.HTTPError, match="501"):
-            urllib.request.urlopen(page.url, data=b"stop", timeout=30)  # a POST
+            urllib.request.urlopen(page.url, data=b"stop", timeout=120)  # a POST
         with pytest.raises(RunError, match=r"--listen 127\.0\.0\.1:"):
             Dashboard(running, page.url.split(":")[-1].strip("/"), "--listen")
 
