@@ -27,7 +27,7 @@ from .targets import LIMIT_BYTES, Target, all_targets
 
 REFUSALS = (PacketError, RemoteProtocolError, UnknownReference)
 MAX_FRAME_CPU_S = 1.0
-HANG_S = 60
+HANG_S = 300
 MAX_TRACED_BYTES = 16 * LIMIT_BYTES
 """Of Python and numpy together; the largest batch that is believed is LIMIT_BYTES."""
 HEADROOM_BYTES = 96 << 20

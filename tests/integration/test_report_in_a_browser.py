@@ -59,7 +59,7 @@ def rendered(page, fragment, profile):
         [CHROMIUM, *FLAGS, f"--user-data-dir={profile}", f"file://{page}#{fragment}"],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=True,
     )
     assert "CONSOLE" not in run.stderr, run.stderr

@@ -14,7 +14,7 @@ from splitcom.transports.grpc_server import ClientTraffic
 
 
 def read(url):
-    with urllib.request.urlopen(url, timeout=10) as answer:
+    with urllib.request.urlopen(url, timeout=180) as answer:
         return answer.read().decode()
 
 

@@ -18,7 +18,7 @@ def threads(monkeypatch, request):
 
 @pytest.mark.parametrize("threads", [4], indirect=True)
 def test_calls_run_side_by_side_off_this_thread(threads):
-    together = threading.Barrier(3, timeout=60)
+    together = threading.Barrier(3, timeout=180)
 
     def call():
         together.wait()  # nobody passes alone
