@@ -40,6 +40,7 @@ SPECS = [
     "topk(0.1) > int2 > zstd",
     "delta > none",
     "delta > grid(2)",
+    "delta > golomb(0.2)",
     "temporal(0.98) > fp16",
     "temporal(0.98) > projection(1) > int8",
     "temporal(0.9, per=token) > delta > int4 > zstd",
