@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 import typer
 
 from splitcom.foreign import LogFormatter
-from splitcom.report.terminal import quiet_terminals
+from splitcom.report.terminal import Terminal, quiet_terminals
 
 _LOG = logging.getLogger("splitcom")
 
@@ -50,7 +50,7 @@ def spoken(command: Callable[..., Any]) -> Callable[..., None]:
 
 
 def _write(found: object) -> None:
-    typer.echo(json.dumps(found, indent=2, ensure_ascii=False, default=str))
+    Terminal().say(json.dumps(found, indent=2, default=str))  # ASCII, which a terminal shows as it is
 
 
 @contextmanager
