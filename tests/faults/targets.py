@@ -18,6 +18,7 @@ from splitcom.protocol.adapters import pack_packets, unpack_packets
 from splitcom.protocol.labels import pack_labels, unpack_labels
 from splitcom.protocol.messages_pb2 import Message
 from splitcom.protocol.session import TRANSITIONS, Form, Role, Session, State
+from splitcom.server.masked import keys_of, shares_of
 from splitcom.training.adapters import AdapterCodec
 from splitcom.transports.conversation import Conversation
 from splitcom.transports.endpoint import Endpoint, Limits
@@ -56,6 +57,7 @@ STORE_BYTES = 1 << 9
 """Of a receiver's references: small, so that packets evict."""
 MAX_TOKENS = 64
 FRAME_LIMITS = Limits(chunk_bytes=1 << 8, window_bytes=1 << 9, message_bytes=1 << 12, messages=3)
+_OTHERS, _SHARE_BYTES = [1, 3], 16
 IDS, LENGTHS = [3, 70_000, 1 << 40], [2, 1, 4]
 _BASE = {"a": torch.zeros(2, 3), "b": torch.arange(90.0), "c": torch.empty(3, 0)}
 _MODEL = {"a": torch.ones(2, 3), "b": torch.arange(90.0) / 8, "c": torch.empty(3, 0)}
@@ -206,6 +208,8 @@ def _feed_adapter(data: bytes) -> None:
 
 def _messages(packets: Sequence[bytes], labels: Sequence[bytes], adapters: Sequence[bytes]) -> list[bytes]:
     """One of every kind, the server's own among them."""
+    keys = {"sealing": bytes(range(32)), "masking": bytes(range(1, 33))}
+    shares = [{"member": member, "share": bytes(_SHARE_BYTES)} for member in _OTHERS]
     messages = [
         Message(hello={"protocol_version": 1, "client": "clinic-a", "model_fingerprint": "f" * 16}),
         Message(welcome={"config_toml": "seed = 1"}),
@@ -228,6 +232,12 @@ def _messages(packets: Sequence[bytes], labels: Sequence[bytes], adapters: Seque
         Message(round_paused={}),
         Message(chunk_end={"sketch": bytes(8)}),
         Message(chunk_next={"more": True}),
+        Message(mask_start={}),
+        Message(mask_keys={"keys": keys}),
+        Message(mask_peers={"keys": [keys, keys, keys], "own": 2}),
+        Message(mask_shares={"shares": shares}),
+        Message(mask_open={"arrived": [1, 3]}),
+        Message(mask_opened={"shares": shares}),
         Message(round_abort={}),
         Message(finish={}),
         Message(failure={"reason": "disk full"}),
@@ -269,6 +279,11 @@ class _ServerSession:
                 _feed_labels(content.labels)
             if hasattr(content, "adapter"):
                 _feed_adapter(content.adapter)
+            if message.WhichOneof("kind") == "mask_keys":
+                keys_of(message)
+            for due in ("mask_shares", "mask_opened"):
+                if message.WhichOneof("kind") == due:
+                    assert shares_of(message, due, _OTHERS, _SHARE_BYTES).keys() == set(_OTHERS)
             for flow in ("activation", "gradient"):
                 if hasattr(content, flow):
                     self._receiver.feed(getattr(content, flow))

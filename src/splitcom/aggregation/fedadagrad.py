@@ -21,6 +21,7 @@ class FedAdagrad(FedAdam):
     Args:
         lr: the server's learning rate.
         beta1: how much of the mean change is kept.
+        beta2: not used; all squares count alike.
         tau: the size of change below which it does not adapt.
     """
 

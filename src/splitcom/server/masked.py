@@ -48,7 +48,7 @@ class MaskedSum(ServerPart):
         keys: dict[str, Keys] = {}
         for name, message in self._clients.each(self._clients.collect(names)):
             with self._clients.refusing(name):
-                keys[name] = _keys_of(message)
+                keys[name] = keys_of(message)
         members = [name for name, _ in self._clients.each(keys)]
         self._numbers = {name: number for number, name in enumerate(members, 1)}
         self._keys = {self._numbers[name]: keys[name] for name in members}
@@ -60,7 +60,7 @@ class MaskedSum(ServerPart):
         for name, message in self._clients.each(self._clients.collect(members)):
             with self._clients.refusing(name):
                 others = [number for number in self._keys if number != self._numbers[name]]
-                sealed[name] = _shares_of(message, "mask_shares", others, SEALED_BYTES)
+                sealed[name] = shares_of(message, "mask_shares", others, SEALED_BYTES)
         sharing = [name for name, _ in self._clients.each(sealed)]
         self._sharing = [self._numbers[name] for name in sharing]
         self._check(len(sharing), "have shared their secrets")
@@ -83,7 +83,7 @@ class MaskedSum(ServerPart):
         opened: dict[int, dict[int, bytes]] = {}
         for name, message in self._clients.each(self._clients.collect(there)):
             with self._clients.refusing(name):
-                opened[self._numbers[name]] = _shares_of(message, "mask_opened", self._sharing, 16)
+                opened[self._numbers[name]] = shares_of(message, "mask_opened", self._sharing, 16)
         self._check(len(opened), "have opened the sum")
         sums = {
             self._numbers[name]: update.adapter[MASKED].numpy().tobytes() for name, update in updates.items()
@@ -108,7 +108,8 @@ class MaskedSum(ServerPart):
             raise Rejoined(f"{count} clients {what}, and {least} are needed")
 
 
-def _keys_of(message: Message) -> Keys:
+def keys_of(message: Message) -> Keys:
+    """The public keys of a client's answer; RemoteProtocolError if there are none or they are none of the curve's."""
     own = message.mask_keys.keys
     if message.WhichOneof("kind") != "mask_keys":
         raise RemoteProtocolError("no keys, where keys for masks are due")
@@ -117,7 +118,8 @@ def _keys_of(message: Message) -> Keys:
     return keys
 
 
-def _shares_of(message: Message, due: str, members: Sequence[int], size: int) -> dict[int, bytes]:
+def shares_of(message: Message, due: str, members: Sequence[int], size: int) -> dict[int, bytes]:
+    """One share of so many bytes for each of the members; RemoteProtocolError if it is another message or set."""
     kind = message.WhichOneof("kind")
     shares = {one.member: one.share for one in getattr(message, due).shares}
     if (
