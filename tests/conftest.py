@@ -73,7 +73,7 @@ def tiny_config(tiny_model: Path) -> Config:
             "preset": "paper",
             "flows.adapter_up.codec": Config().flows.codec("adapter_up"),
             "flows.adapter_down.codec": Config().flows.codec("adapter_down"),
-            "evaluation.codec": Config().evaluation.codec,
+            "evaluation.codec": "delta > int8 > zstd",
             "model.source": str(tiny_model),
             "model.device": "cpu",
             "lora.targets": None,
