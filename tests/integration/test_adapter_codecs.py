@@ -1,14 +1,13 @@
 """Adapters through codecs in whole runs: fewer bytes, the same bits at both ends and after a resume."""
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
 from splitcom.methods.run import configured, train
 from splitcom.parties.parts import load_parts
 from splitcom.parties.texts import load_texts
-from splitcom.server.observe import Observer
 from splitcom.simulation.simulation import Simulation
+
+from .halting import Stop, StopAt, adapter_of, same
 
 DELTA = "delta > topk(0.1) > int8 > zstd"
 GRID = "delta > grid(2.8)"
@@ -28,27 +27,6 @@ WAYS = {
 
 def coded(codec):
     return {"flows.adapter_up.codec": codec, "flows.adapter_down.codec": codec}
-
-
-def adapter_of(run):
-    return load_file(run.adapter / "adapter_model.safetensors")
-
-
-def same(one, other):
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-
-
-class Stop(BaseException):
-    pass
-
-
-class StopAt(Observer):
-    def __init__(self, round_index, step):
-        self._at = (round_index, step)
-
-    def on_step(self, report):
-        if (report.round, report.step) >= self._at:
-            raise Stop
 
 
 def test_fewer_bytes_hardly_another_loss_and_the_same_adapter_at_both_ends(tiny_config, tmp_path):

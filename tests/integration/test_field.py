@@ -5,15 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from splitcom.config import Config
 from splitcom.errors import ConfigError
 from splitcom.methods.run import configured, train
 from splitcom.models import adapter_state
 from splitcom.parties.parts import load_parts
-from splitcom.server.observe import Observer
 
+from .halting import Stop, StopAt, adapter_of, same
 from .parties import Deployment, fork_server, make_authority
 
 ALIKE = {"data.samples": 24, "training.schedule": "constant", "training.warmup": 0.0}  # two batches each
@@ -37,30 +36,9 @@ FORMS = {
 }
 
 
-def adapter_of(run):
-    return load_file(run.adapter / "adapter_model.safetensors")
-
-
-def same(one, other):
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-
-
 def steps_of(run, client="client-0"):
     lines = map(json.loads, (run.folder / "metrics.jsonl").read_text().splitlines())
     return [line["steps"] for line in lines if line["client"] == client and line["round"]]
-
-
-class Stop(BaseException):
-    pass
-
-
-class StopAt(Observer):
-    def __init__(self, round_index, step):
-        self._at = (round_index, step)
-
-    def on_step(self, report):
-        if (report.round, report.step) >= self._at:
-            raise Stop
 
 
 @pytest.mark.parametrize("plain", [{"method": "fedlora"}, {"method": "splitcom"}], ids=["whole", "split"])

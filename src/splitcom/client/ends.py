@@ -16,7 +16,7 @@ from splitcom.models import Front, Tail
 from splitcom.protocol.messages_pb2 import ActivationUp, EvaluationEnd, EvaluationUp, GradientUp, Message
 from splitcom.training.channel import Channels, held_out, passing_held_out
 from splitcom.training.loss import Losses, learnt_tokens, losses_through, num_labels_of
-from splitcom.training.plan import LocalRound, held_out_batches
+from splitcom.training.plan import LocalRound
 
 
 class EndsTrainer(PartsTrainer):
@@ -139,17 +139,13 @@ class EndsTrainer(PartsTrainer):
         self._tail.eval()
         down, result = held_out(self._channels, "down", exact=exact), EvaluationEnd()
         with passing_held_out(self._channels, exact=exact):
-            for step, batch in enumerate(held_out_batches(self._held_out, self._config, most)):
-                mask = batch.attention_mask.to(self._device)
-                hidden = self._front(batch.input_ids.to(self._device), mask)
-                ragged = Ragged.from_padded(hidden, mask, learnt_tokens(batch.labels))
-                ragged = self.leaving("evaluation", ragged, batch.sample_ids, (round_index, step))
-                reply = yield from send(partial(self._held_out_up, batch, ragged, (round_index, step), exact))
+            for position, batch, mask, ragged in self._held_out_hidden(self._front, round_index, most):
+                reply = yield from send(partial(self._held_out_up, batch, ragged, position, exact))
                 returned = yield from receive(
                     down,
                     reply,
                     lambda message: message.evaluation_down.activation,
-                    step,
+                    position[1],
                     Shape.of(batch, ragged.hidden),
                 )
                 losses, _, correct = losses_through(

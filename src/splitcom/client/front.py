@@ -16,8 +16,8 @@ from splitcom.models import Front
 from splitcom.protocol.labels import pack_labels
 from splitcom.protocol.messages_pb2 import Activation, EvaluationBatch, EvaluationEnd, Message
 from splitcom.training.channel import Channel, Channels, held_out, passing_held_out
-from splitcom.training.loss import learnt_tokens, num_labels_of
-from splitcom.training.plan import LocalRound, held_out_batches
+from splitcom.training.loss import num_labels_of
+from splitcom.training.plan import LocalRound
 
 
 class FrontTrainer(PartsTrainer):
@@ -94,12 +94,8 @@ class FrontTrainer(PartsTrainer):
         """Send the held-out samples through the front, one batch at a time."""
         self._front.eval()
         with passing_held_out(self._channels, exact=exact):
-            for step, batch in enumerate(held_out_batches(self._held_out, self._config, most)):
-                mask = batch.attention_mask.to(self._device)
-                hidden = self._front(batch.input_ids.to(self._device), mask)
-                ragged = Ragged.from_padded(hidden, mask, learnt_tokens(batch.labels))
-                ragged = self.leaving("evaluation", ragged, batch.sample_ids, (round_index, step))
-                yield from send(partial(self._held_out_batch, batch, ragged, (round_index, step), exact))
+            for position, batch, _, ragged in self._held_out_hidden(self._front, round_index, most):
+                yield from send(partial(self._held_out_batch, batch, ragged, position, exact))
         return EvaluationEnd()
 
     def _held_out_batch(

@@ -9,11 +9,12 @@ from splitcom.client.client import Leaving
 from splitcom.codecs import Ragged, ReferenceStore
 from splitcom.config import Config
 from splitcom.data import Batch, Sample
-from splitcom.models import Part, joined_state, load_joined_state
+from splitcom.models import Front, Part, joined_state, load_joined_state
 from splitcom.seeds import derive_seed
 from splitcom.training.channel import Channels
+from splitcom.training.loss import learnt_tokens
 from splitcom.training.optimize import Optimizer
-from splitcom.training.plan import LocalRound, chunk_batches, progress_of, round_batches
+from splitcom.training.plan import LocalRound, chunk_batches, held_out_batches, progress_of, round_batches
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,17 @@ class PartsTrainer:
             torch.manual_seed(derive_seed(self._config.seed, self._name, *position, *last))
 
         return draw
+
+    def _held_out_hidden(
+        self, front: Front, round_index: int, most: int
+    ) -> Iterator[tuple[tuple[int, int], Batch, torch.Tensor, Ragged]]:
+        """Of each batch of held-out samples its position, itself, its mask and what leaves the front for it."""
+        for step, batch in enumerate(held_out_batches(self._held_out, self._config, most)):
+            position = (round_index, step)
+            mask = batch.attention_mask.to(self._device)
+            hidden = front(batch.input_ids.to(self._device), mask)
+            ragged = Ragged.from_padded(hidden, mask, learnt_tokens(batch.labels))
+            yield position, batch, mask, self.leaving("evaluation", ragged, batch.sample_ids, position)
 
     def adapter(self) -> dict[str, torch.Tensor]:
         """The adapters of all parts; their tensors' names are those in the whole model, so they never clash."""

@@ -46,7 +46,7 @@ def follows() -> bool:
 @contextmanager
 def joined() -> Iterator[None]:
     """All processes together; when the leader leaves without an error, the others are told that it is over."""
-    with _noticing():
+    with noticing():
         dist.init_process_group("gloo", timeout=_PATIENCE)
     yield
     if not follows():
@@ -59,14 +59,14 @@ def tell(order: Order) -> None:
     text = json.dumps([order.name, order.said])
     content = {name: tensor.detach().cpu().contiguous() for name, tensor in order.tensors.items()}
     packet = torch.frombuffer(bytearray(save(content, {_TEXT: text})), dtype=torch.uint8)
-    with _noticing():
+    with noticing():
         dist.broadcast(torch.tensor([len(packet)]), 0)
         dist.broadcast(packet, 0)
 
 
 def hear() -> Order:
     """Wait for what the leader says next."""
-    with _noticing():
+    with noticing():
         size = torch.zeros(1, dtype=torch.int64)
         dist.broadcast(size, 0)
         packet = torch.empty(int(size), dtype=torch.uint8)
@@ -80,7 +80,7 @@ def hear() -> Order:
 def sum_up(tensor: Tensor) -> Tensor:
     """The sum of what all processes have, in each of them, on the CPU."""
     total = tensor.detach().cpu().clone()
-    with _noticing():
+    with noticing():
         dist.all_reduce(total)
     return total
 
@@ -91,7 +91,7 @@ def join_up(values: Sequence[Tensor], like: Tensor) -> Tensor:
     `like` has the dtype and the further dimensions, for a process that has nothing.
     """
     own = torch.cat([like[:0].cpu(), *(value.detach().cpu() for value in values)])
-    with _noticing():
+    with noticing():
         sizes = torch.zeros(dist.get_world_size(), dtype=torch.int64)
         sizes[dist.get_rank()] = len(own)
         dist.all_reduce(sizes)
@@ -103,24 +103,14 @@ def join_up(values: Sequence[Tensor], like: Tensor) -> Tensor:
 
 
 @contextmanager
-def _noticing() -> Iterator[None]:
+def noticing() -> Iterator[None]:
     """Raise RunError if another process has ended."""
     try:
         yield
-    except RuntimeError as error:
-        if not is_loss(error):
+    except RuntimeError as error:  # torch's of a process that does not answer
+        if not (isinstance(error, dist.DistError) or "gloo" in str(error) or "NCCL" in str(error)):
             raise
-        raise lost(error) from error
-
-
-def is_loss(error: RuntimeError) -> bool:
-    """Whether this is what torch raises of a process that does not answer."""
-    return isinstance(error, dist.DistError) or "gloo" in str(error) or "NCCL" in str(error)
-
-
-def lost(error: RuntimeError) -> RunError:
-    """What is said then."""
-    return RunError(
-        f"a process of the engine has ended or cannot be reached ({str(error).splitlines()[0][:200]}); what was "
-        "trained up to the last saved round is kept: start the same commands again, with --resume"
-    )
+        raise RunError(
+            f"a process of the engine has ended or cannot be reached ({str(error).splitlines()[0][:200]}); what was "
+            "trained up to the last saved round is kept: start the same commands again, with --resume"
+        ) from error

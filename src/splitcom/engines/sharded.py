@@ -26,7 +26,7 @@ from splitcom.config import Config
 from splitcom.engines.engine import LARGEST, Arrival, Gradient, Passage, Position, StepResult
 from splitcom.engines.local import LocalEngine, LocalPassage, is_finite
 from splitcom.engines.passes import Rows, even_passes
-from splitcom.engines.processes import Order, hear, is_loss, join_up, lost, sum_up, tell
+from splitcom.engines.processes import Order, hear, join_up, noticing, sum_up, tell
 from splitcom.errors import ConfigError, NonFiniteError
 from splitcom.models import Body
 from splitcom.training.optimize import DIVERGED
@@ -202,12 +202,8 @@ class ShardedEngine:
         self, name: str, said: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]
     ) -> Iterator[None]:
         tell(Order(name, said, tensors))
-        try:
+        with noticing():
             yield
-        except RuntimeError as error:
-            if not is_loss(error):
-                raise
-            raise lost(error) from error
 
 
 def follow(make_body: MakeBody) -> None:
