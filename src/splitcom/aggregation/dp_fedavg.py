@@ -12,8 +12,7 @@ from typing_extensions import override
 from splitcom.aggregation.aggregator import mean, register
 from splitcom.aggregation.norm_clip import NormClip
 from splitcom.aggregation.update import Update
-from splitcom.language import ArgumentError
-from splitcom.privacy.draws import normal
+from splitcom.privacy.draws import check_noise, normal
 from splitcom.seeds import derive_seed
 from splitcom.state import State
 
@@ -50,12 +49,7 @@ class DpFedAvg(NormClip):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.noise > 0:
-            raise ArgumentError("noise", f"must be above 0; it is {self.noise}")
-        if not 0 < self.delta < 1:
-            raise ArgumentError("delta", f"must lie between 0 and 1; it is {self.delta}")
-        if self.seed < -1:
-            raise ArgumentError("seed", f"must be 0 or more, or -1; it is {self.seed}")
+        check_noise(self.noise, self.delta, self.seed)
 
     @property
     @override

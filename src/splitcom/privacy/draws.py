@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from splitcom.language import ArgumentError
+
 _SUMMED = 4
 
 
@@ -25,3 +27,13 @@ def normal(shape: tuple[int, ...], seed: int | None) -> Tensor:
     radius = np.sqrt(-2.0 * np.log(radius))
     found = np.concatenate([radius * np.cos(2 * np.pi * angle), radius * np.sin(2 * np.pi * angle)], axis=1)
     return torch.from_numpy(found.sum(0)[:count] / np.sqrt(_SUMMED)).reshape(shape)
+
+
+def check_noise(noise: float, delta: float, seed: int) -> None:
+    """Raise ArgumentError if a mechanism cannot have one of these."""
+    if not noise > 0:
+        raise ArgumentError("noise", f"must be above 0; it is {noise:g}")
+    if not 0 < delta < 1:
+        raise ArgumentError("delta", f"must lie between 0 and 1; it is {delta:g}")
+    if seed < -1:
+        raise ArgumentError("seed", f"must be 0 or more, or -1; it is {seed}")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from splitcom.language import ArgumentError, Call, Parser, Registry
-from splitcom.privacy.draws import normal
+from splitcom.privacy.draws import check_noise, normal
 
 MECHANISMS: Registry["Gaussian"] = Registry("mechanism", "a mechanism, such as gaussian(0.5, clip=60)")
 
@@ -38,15 +38,11 @@ class Gaussian(Call):
     seed: int = -1
 
     def __post_init__(self) -> None:
-        for argument in ("noise", "clip"):
-            if not getattr(self, argument) > 0:
-                raise ArgumentError(argument, f"must be above 0; it is {getattr(self, argument):g}")
+        check_noise(self.noise, self.delta, self.seed)
+        if not self.clip > 0:
+            raise ArgumentError("clip", f"must be above 0; it is {self.clip:g}")
         if self.gradients < 0:
             raise ArgumentError("gradients", f"must not be below 0; it is {self.gradients:g}")
-        if not 0 < self.delta < 1:
-            raise ArgumentError("delta", f"must lie between 0 and 1; it is {self.delta:g}")
-        if self.seed < -1:
-            raise ArgumentError("seed", f"must be 0 or more, or -1; it is {self.seed}")
 
     @property
     def multiplier(self) -> float:
