@@ -43,7 +43,7 @@ CODE = {
     "writing": r"training/store\.py:save",
     "checkpoint": r"training/store\.py:save|codecs/references/saved\.py:write",
     "aggregation": r"aggregation/aggregator\.py:|protocol/adapters\.py:",
-    "record": r"metrics/record\.py:|models/adapters\.py:export_adapter",
+    "record": r"metrics/record\.py:|models/adapter_folder\.py:export_adapter|methods/membership\.py:",
 }
 WHERE = (
     *(("time", victims) for victims in ("client", "server", "both")),
@@ -134,6 +134,7 @@ class Campaign:
                 executed = json.loads(re.findall("executed (.*)", party.log)[-1])
                 for kind, code in CODE.items():
                     lines = sum(count for where, count in executed.items() if re.search(code, where))
+                    assert lines, f"{role}: no line of {code!r} is executed; has it moved?"
                     self.lines[kind, role] = lines
             deployment.assert_same_run(self._undisturbed("memory"))
 

@@ -17,11 +17,12 @@ from .parties import Deployment, fork_server, make_authority
 
 ALIKE = {"data.samples": 24, "training.schedule": "constant", "training.warmup": 0.0}  # two batches each
 FP16 = {"flows.adapter_up.codec": "fp16", "flows.adapter_down.codec": "fp16"}
-SPLIT = {"method": "splitcom", "federation.variance.estimate": "linear"}
+FEW = {"federation.variance.max_chunks": 3}
+SPLIT = FEW | {"method": "splitcom", "federation.variance.estimate": "linear"}
 SPARSE = "delta > golomb(0.3, least=0.1)"
 FORMS = {
-    "fda_opt": {"method": "fda_opt"},
-    "fda_opt, ams": {"method": "fda_opt", "federation.variance.estimate": "ams"},
+    "fda_opt": FEW | {"method": "fda_opt"},
+    "fda_opt, ams": FEW | {"method": "fda_opt", "federation.variance.estimate": "ams"},
     "chunks, standard form": SPLIT,
     "chunks, u-shape": SPLIT | {"model.tail_blocks": 1},
     "eco_lora": {"method": "eco_lora", "federation.sample": 0.67},

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from splitcom.errors import ModelError
-from splitcom.models.anatomy import survey
 from splitcom.models.load import (
     Labels,
+    anatomy_of,
     belongs,
     load_config,
     load_front,
@@ -32,7 +32,7 @@ def outline(
     Its frozen parameters have their shapes, all elements of each being one and the same in memory.
     """
     config = load_config(source, labels)
-    anatomy = survey(skeleton(config, labels=labels))
+    anatomy = anatomy_of(config, labels)
     name = next(name for name, kind in PARTS.items() if kind is part)
     span = spans(anatomy.num_blocks, cut, tail_blocks)[name]
     model = strip(skeleton(config, labels=labels), anatomy, span)

@@ -28,7 +28,7 @@ from transformers.models.auto.modeling_auto import (
 from transformers.utils import logging
 
 from splitcom.errors import CutError, ModelError
-from splitcom.models.anatomy import survey
+from splitcom.models.anatomy import Anatomy, survey
 from splitcom.models.checkpoint import StoredTensor, stored_tensors
 from splitcom.models.quantised import Quantization, quantised
 from splitcom.models.split import PARTS, Body, Front, Part, Tail, spans, strip
@@ -37,6 +37,7 @@ Labels = Sequence[str] | None
 """The classes of a sequence classifier, in the order of its logits; None makes a causal LM of the same weights."""
 
 BUNDLED = Path(__file__).parent / "bundled"
+_ANATOMIES: dict[tuple[type[PreTrainedModel], str], Anatomy] = {}
 
 
 def resolve(source: str | Path) -> str:
@@ -114,7 +115,7 @@ def load_model(
     A causal LM, or a classifier for `labels`, whose head is new whatever the checkpoint has.
     """
     config = load_config(source, labels)
-    head = () if labels is None else survey(skeleton(config, labels=labels)).head
+    head = () if labels is None else anatomy_of(config, labels).head
     return _from_pretrained(
         model_class(config, labels),
         resolve(source) if labels is None else None,
@@ -196,6 +197,14 @@ def skeleton(
         return cast(PreTrainedModel, model_class(config, labels)._from_config(config, dtype=dtype))
 
 
+def anatomy_of(config: PreTrainedConfig, labels: Labels = None) -> Anatomy:
+    """Where models of this configuration can be cut, found once in a process; raises as `survey` does."""
+    key = model_class(config, labels), config.to_json_string(use_diff=False)
+    if key not in _ANATOMIES:
+        _ANATOMIES[key] = survey(skeleton(config, labels=labels))
+    return _ANATOMIES[key]
+
+
 def _load_part(
     source: str | Path,
     name: str,
@@ -208,7 +217,7 @@ def _load_part(
     quantization: Quantization | None = None,
 ) -> Part:
     config = load_config(source, labels)
-    anatomy = survey(skeleton(config, labels=labels))
+    anatomy = anatomy_of(config, labels)
     parts = spans(anatomy.num_blocks, cut, tail_blocks)
     if name not in parts:
         raise CutError(f"tail_blocks = {tail_blocks}: a tail needs at least one block")

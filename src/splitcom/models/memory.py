@@ -15,8 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from splitcom.models.anatomy import survey
-from splitcom.models.load import Labels, load_config, skeleton
+from splitcom.models.load import Labels, anatomy_of, load_config, skeleton
 from splitcom.models.split import PARTS, Part, spans, strip
 
 
@@ -25,7 +24,7 @@ def shapes_of(
 ) -> Part:
     """The "front", "body" or "tail" of a model on the meta device: shapes and dtypes alone."""
     config = load_config(source, labels)
-    anatomy = survey(skeleton(config, dtype, labels))
+    anatomy = anatomy_of(config, labels)
     span = spans(anatomy.num_blocks, cut, tail_blocks)[name]
     return PARTS[name](strip(skeleton(config, dtype, labels), anatomy, span), anatomy, span)
 
