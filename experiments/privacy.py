@@ -2,41 +2,51 @@
 
     python experiments/privacy.py experiments/privacy_gpt2_6m.toml OUT [--seconds 440]
 
-Noise of each number, in units of the root mean square of the hidden states' numbers; the codec's step follows it, as
-bits that are finer than the noise are wasted. Each point is a run with `client.privacy` and an audit of it; what is
-done is kept in OUT, and a point is not begun when the seconds are over, so that it can be called until it says "done".
-Needs the extra `privacy`. Printed: bits a number upwards at the cut, held-out loss, recovered tokens of one visit and
-of the mean over all visits (dictionary, inverter), epsilon of a vector and of a sample.
+Noise of each number, in units of the root mean square of the hidden states' numbers. The codec's step follows it, as
+bits that are finer than the noise are wasted; "dither" is a codec whose own error is as large. The inverter learns from
+held-out rows. Each point is an audit and a run with `client.privacy`; what is done is kept in OUT, and a point is not
+begun when the seconds are over, so that it can be called until it says "done". Needs the extra `privacy`.
+
+Printed: bits a number upwards at the cut, on first visits and over all, held-out loss, tokens recovered of one visit
+and of all (dictionary, inverter), epsilon of a vector and of a sample. OUT/curve.png draws it.
 """
 
 import argparse
 import json
 import shutil
 import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from math import sqrt
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 
 from splitcom import Config
 from splitcom.durable import write_atomic
-from splitcom.methods.audit import AuditOptions, audit
+from splitcom.methods.audit import audit
+from splitcom.methods.crossing import AuditOptions
 from splitcom.methods.run import configured, train
 from splitcom.parties.parts import load_parts
 from splitcom.parties.texts import load_texts, with_chat
 
 NOISES = (0.0, 1.0, 4.0, 0.5, 2.0, 8.0)
-STEPS = (None, 1.0, 2.0)  # of the noise; None: fp16
+Step = float | Literal["fp16", "dither"]  # of the codec, in units of the noise
+STEPS: tuple[Step, ...] = (1.0, "fp16", "dither", 2.0)
 CODEC = "predict > klt > uniform({:.3g}, first=0) > range"
 PLAIN_STEP = 0.7
 GRADIENTS = "predict(window=0, rank=0) > klt(threshold=0.7, centre=sum) > uniform(2.5) > range"
 OPTIONS = AuditOptions(samples=6, tokens=32, candidates=48)
 
 
-def points() -> list[tuple[float, float | None]]:
+def points() -> list[tuple[float, Step]]:
     """Noise and step, the most telling first."""
-    return [(noise, step) for step in (1.0, None, 2.0) for noise in NOISES if noise or step in (1.0, None)]
+    some = [(noise, step) for noise in NOISES[:3] for step in STEPS if noise or step in ("fp16", 1.0)]
+    return some + [(noise, step) for noise in NOISES[3:] for step in STEPS]
 
 
 @torch.no_grad()
@@ -53,54 +63,117 @@ def norms(config: Config) -> tuple[float, float]:
     return float(every.quantile(0.9)), float(every.median()) / sqrt(width)
 
 
-def settings(noise: float, step: float | None, scale: tuple[float, float]) -> dict[str, Any]:
+def settings(noise: float, step: Step, scale: tuple[float, float]) -> dict[str, Any]:
+    """The codec of activations, and their noise; of dither the step whose error is as large as the noise is both."""
     clip, spread = scale
-    relative = step * noise / sqrt(1 + noise**2) if step and noise else PLAIN_STEP
-    codec = "fp16" if step is None else CODEC.format(relative)
+    if step == "dither":
+        codec = f"delta > dither({sqrt(12) * noise * spread:.6g})"
+    elif step == "fp16":
+        codec = "fp16"
+    else:
+        codec = CODEC.format(step * noise / sqrt(1 + noise**2) if noise else PLAIN_STEP)
     changes: dict[str, Any] = {"flows.activation_up.codec": codec, "flows.gradient_down.codec": GRADIENTS}
-    if noise:
+    if noise and step != "dither":
         changes["client.privacy"] = f"gaussian({noise * spread / clip:.6g}, clip={clip:.6g})"
     return changes
 
 
-def measured(config: Config, out: Path, public: str | None) -> dict[str, Any]:
-    shutil.rmtree(out, ignore_errors=True)
-    run = train(config, out)
-    options = AuditOptions(OPTIONS.samples, OPTIONS.tokens, OPTIONS.candidates, public)
-    found = [one for one in audit(run.folder, options) if one.codec not in ("", "fp16")]
-    if not found:
-        found = [one for one in audit(run.folder, options) if one.codec == "fp16"]
-    sent, plain = (run.result[key]["activation_up"] for key in ("bytes", "uncompressed_bytes"))
+def attacked(config: Config, out: Path) -> dict[str, Any]:
+    """What an audit tells before training: bits of a first visit, tokens of one visit and of the mean of all."""
+    path = out / "run.toml"
+    path.write_text(config.to_toml())
+    every = audit(path, replace(OPTIONS, public=config.data.held_out))
+    found = [one for one in every if one.score is not None and one.codec not in ("", "fp16")] or every[1:]
     shares: dict[str, list[float]] = {}
     for one in found:
-        shares.setdefault(one.attack, []).append(one.score.tokens)
-    told = run.result.get("privacy", {}).get("activations", {})
-    shutil.rmtree(out)
+        if one.score is not None:
+            shares.setdefault(one.attack, []).append(one.score.tokens)
+    return {"first": found[0].bits, "error": found[0].error, "shares": shares}
+
+
+def trained(config: Config, out: Path) -> dict[str, Any]:
+    """What a run tells: bits a number over all visits, held-out loss, epsilons."""
+    shutil.rmtree(out / "run", ignore_errors=True)
+    result = train(config, out / "run").result
+    shutil.rmtree(out / "run")
+    sent, plain = (result[key]["activation_up"] for key in ("bytes", "uncompressed_bytes"))
+    told = result.get("privacy", {}).get("activations", {})
     return {
         "bits": 16 * sent / plain,
-        "loss": run.result["eval"]["loss"],
-        "initial": run.result["eval"]["initial_loss"],
-        "error": found[0].error,
-        "dictionary": shares["dictionary"],
-        "inverter": shares["inverter"],
+        "loss": result["eval"]["loss"],
+        "initial": result["eval"]["initial_loss"],
         "vector": told.get("vector", {}).get("epsilon"),
         "sample": told.get("sample", {}).get("epsilon"),
         "releases": told.get("sample", {}).get("releases"),
     }
 
 
-def line(noise: float, step: float | None, point: dict[str, Any]) -> str:
+def line(noise: float, step: Step, point: dict[str, Any]) -> str:
     def text(value: float | None) -> str:
         return "–" if value is None else f"{value:.3g}"
 
-    def shares(found: list[float]) -> str:
+    def shares(attack: str) -> str:
+        found = point["shares"][attack]
         return " → ".join(f"{100 * share:.0f}" for share in dict.fromkeys([found[0], found[-1]]))
 
-    codec = "fp16" if step is None else f"step {step if noise else PLAIN_STEP:g}"
+    codec = step if isinstance(step, str) else f"step {step if noise else PLAIN_STEP:g}"
     return (
-        f"| {noise:g} | {codec} | {point['bits']:.2f} | {point['loss']:.3f} | {shares(point['dictionary'])} | "
-        f"{shares(point['inverter'])} | {text(point['vector'])} | {text(point['sample'])} |"
+        f"| {noise:g} | {codec} | {point['first']:.2f} | {text(point.get('bits'))} | {text(point.get('loss'))} | "
+        f"{shares('dictionary')} | {shares('inverter')} | {text(point.get('vector'))} | {text(point.get('sample'))} |"
     )
+
+
+def draw(done: Mapping[tuple[float, Step], dict[str, Any]], path: Path) -> None:
+    """Tokens that the better attack recovers from all visits, against bits and against loss; a line for each codec."""
+    figure = Figure(figsize=(9.6, 4), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    names = {
+        1.0: "noise, step as large",
+        2.0: "noise, step twice as large",
+        "fp16": "noise, fp16",
+        "dither": "dither",
+    }
+    for place, (step, name) in enumerate(names.items()):
+        found = sorted((noise, point) for (noise, own), point in done.items() if own == step)
+        for axes, key in ((left, "first"), (right, "loss")):
+            some = [(noise, point[key], best(point)) for noise, point in found if key in point]
+            axes.plot(
+                *zip(*[one[1:] for one in some], strict=True), "o-", color=f"C{place}", label=name
+            ) if some else ()
+            for noise, x, y in some:
+                axes.annotate(
+                    f"{noise:g}",
+                    (x, y),
+                    textcoords="offset points",
+                    xytext=(5, 4),
+                    fontsize=8,
+                    color=f"C{place}",
+                )
+    left.set(
+        xscale="log",
+        xlabel="bits a number, first visit",
+        ylabel="tokens recovered from all visits",
+        ylim=(0, 1.05),
+    )
+    right.set(xlabel="held-out loss, nats a token")
+    left.yaxis.set_major_formatter(PercentFormatter(1))
+    left.xaxis.set_major_formatter("{x:g}")
+    left.legend(frameon=False, fontsize=8)
+    figure.suptitle("Each point's number is its noise, in units of the hidden states'", fontsize=9)
+    figure.savefig(path, dpi=150)
+
+
+def best(point: dict[str, Any]) -> float:
+    """The share of tokens that the better attack on all visits recovers."""
+    return max(found[-1] for found in point["shares"].values())
+
+
+def kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What has been found, or is found now."""
+    if not path.exists():
+        write_atomic(path, json.dumps(make()).encode())
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
 
 
 def main() -> None:
@@ -108,29 +181,29 @@ def main() -> None:
     parser.add_argument("config", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--seconds", type=float, default=440)
-    parser.add_argument("--public")
+    parser.add_argument("--audit-only", action="store_true", help="train nothing")
     options = parser.parse_args()
     started, slowest = time.monotonic(), 0.0
-    config = Config.load(options.config)
-    options.out.mkdir(parents=True, exist_ok=True)
-    kept = options.out / "norms.json"
-    if not kept.exists():
-        write_atomic(kept, json.dumps(norms(config)).encode())
-    scale = tuple(json.loads(kept.read_text()))
+    config, out = Config.load(options.config), options.out
+    out.mkdir(parents=True, exist_ok=True)
+    scale = kept(out / "norms.json", lambda: dict(zip(("clip", "spread"), norms(config), strict=True)))
+    done: dict[tuple[float, Step], dict[str, Any]] = {}
     for noise, step in points():
-        path = options.out / f"noise {noise:g}, step {step}.json"
-        if not path.exists():
-            begun = time.monotonic()
-            if begun - started + slowest > options.seconds:
-                print("to be continued")
-                return
-            point = measured(
-                config.override(settings(noise, step, scale)), options.out / "run", options.public
-            )
-            write_atomic(path, json.dumps(point).encode())
-            slowest = max(slowest, time.monotonic() - begun)
-        print(line(noise, step, json.loads(path.read_text())), flush=True)
-    print("done")
+        begun = time.monotonic()
+        if begun - started + slowest > options.seconds:
+            print("to be continued")
+            break
+        point = config.override(settings(noise, step, (scale["clip"], scale["spread"])))
+        name = f"noise {noise:g}, step {step}"
+        found = kept(out / f"{name}, attacked.json", partial(attacked, point, out))
+        if not options.audit_only:
+            found |= kept(out / f"{name}, trained.json", partial(trained, point, out))
+        slowest = max(slowest, time.monotonic() - begun)
+        done[noise, step] = found
+        print(line(noise, step, found), flush=True)
+    else:
+        print("done")
+    draw(done, out / "curve.png")
 
 
 if __name__ == "__main__":

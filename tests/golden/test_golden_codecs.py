@@ -22,6 +22,7 @@ CODECS = {
     "int2": "int2(group=7)",
     "grid": "delta > grid(1.2)",
     "golomb": "delta > golomb(0.2)",
+    "dither": "delta > dither(0.3)",
     "topk_indices": "topk(0.05) > none",
     "topk_bitmap": "topk(0.5) > int8",
     "randtopk": "randtopk(0.1) > fp16",
@@ -40,6 +41,7 @@ CODECS = {
 NOT_OF_OUR_MAKING = {
     "grid",
     "golomb",
+    "dither",
     "int4_stochastic",
     "randtopk",
     "svd",

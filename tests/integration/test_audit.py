@@ -9,9 +9,12 @@ import splitcom
 from splitcom.audit import Inverter, recovered, recovered_labels, score
 from splitcom.data import IGNORED
 from splitcom.errors import ConfigError
-from splitcom.methods.audit import AUDIT, AuditOptions, audit
+from splitcom.methods.audit import AUDIT, audit
+from splitcom.methods.beside import side_channels, updates_told
+from splitcom.methods.crossing import AuditOptions, Way
 from splitcom.models import cut, load_model, load_tokenizer
 from splitcom.models.generate import Continuation
+from splitcom.parties.texts import load_texts
 from splitcom.training.loss import losses_through
 
 
@@ -106,6 +109,42 @@ def test_an_inverter_ranks_the_tokens_it_has_learnt_first():
     assert ranked.shape == (50, 5) and (ranked[:, 0] == torch.arange(50)).all()
 
 
+def test_an_inverter_that_is_told_nothing_says_what_is_commonest_and_else_weighs_both():
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.tensor([3] * 600 + [7] * 300 + [1] * 100)
+    hidden, embeddings = (torch.randn(rows, 16, generator=generator) for rows in (2000, 50))
+
+    nothing = Inverter(embeddings).fit(hidden[:1000], tokens).rank(hidden[1000:], 3)
+    blurred = embeddings[tokens] + 2 * hidden[:1000]
+    something = Inverter(embeddings).fit(blurred, tokens).rank(blurred, 3)
+
+    assert (nothing[:, 0] == 3).float().mean() > 0.95 and (
+        nothing[:, :2] == torch.tensor([3, 7])
+    ).float().mean() > 0.9
+    assert 0.8 < (something[:, 0] == tokens).float().mean() < 1
+
+
+def test_a_penalty_lets_another_than_the_nearest_token_win(front, sample):
+    tokens, candidates = sample
+    penalties = torch.zeros(candidates.shape)
+    penalties[2, tokens[2]] = 1e6
+
+    found = recovered(front, hidden_of(front, tokens), candidates, penalties=penalties)[:, 0]
+
+    assert torch.equal(found[:2], tokens[:2]) and found[2] != tokens[2]
+
+
+def test_a_codec_that_is_noise_is_attacked_by_one_visit_and_by_all(tiny_config, tmp_path):
+    path = tmp_path / "run.toml"
+    path.write_text(tiny_config.override({"flows.activation_up.codec": "delta > dither(3)"}).to_toml())
+
+    found = audit(path, AuditOptions(samples=2, tokens=8, candidates=16))
+
+    (one, *_, all_visits) = (finding for finding in found if "dither" in finding.codec)
+    assert all_visits.codec.endswith("mean of 2 visits")
+    assert all_visits.error == pytest.approx(one.error / 2**0.5, rel=0.1)
+
+
 def test_a_score_counts_tokens_kinds_and_order():
     texts = {1: "Ada", 2: "is", 3: "36", 4: "old"}
 
@@ -129,14 +168,48 @@ def test_a_run_is_audited_with_its_own_codec_beside_fp16(tiny_config, tmp_path):
     found = audit(run.folder, AuditOptions(samples=2, tokens=8, candidates=16))
 
     codec = tiny_config.flows.codec("activation_up")
-    assert [(finding.codec, finding.attack) for finding in found] == [
+    text = [finding for finding in found if finding.score is not None]
+    assert [(finding.codec, finding.attack) for finding in text] == [
         ("", "the commonest token"),
-        *((text, attack) for text in ("fp16", codec) for attack in ("inverter", "dictionary")),
-        ("the adapter", "member or not"),
+        *((way, attack) for way in ("fp16", codec) for attack in ("inverter", "dictionary")),
     ]
-    assert 0 <= found[-1].told_apart <= 1
-    assert found[1].error < 0.001 < found[3].error
-    assert len(json.loads((run.folder / AUDIT).read_text())) == 6
+    assert text[1].error < 0.001 < text[3].error and text[3].bits < 16 < text[1].bits
+    beside = {finding.attack.split(",")[0]: finding for finding in found if finding.score is None}
+    assert all(0 <= finding.share <= 1 for finding in beside.values())
+    assert beside["member or not"].codec == "the run's adapter"
+    assert beside["length within a twentieth"].share > beside["length within a twentieth"].chance
+    assert len(json.loads((run.folder / AUDIT).read_text())) == len(found)
+
+
+@pytest.mark.parametrize("is_masked", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_single_adapters_are_attacked_as_far_as_the_server_sees_them(tiny_config, is_masked):
+    masked = {
+        "federation.secure_aggregation": 0.6,
+        "federation.max_update_ratio": None,
+        "flows.adapter_up.codec": "none",
+    }
+
+    found = list(updates_told(tiny_config.override(masked if is_masked else {}), 2))
+
+    of = dict.fromkeys(finding.codec for finding in found)
+    assert [*of] == ["one client's adapter"] * (not is_masked) + ["the mean of 3 clients' adapters"]
+    assert len(found) == 2 * len(of) and all(0 <= one.share <= 1 and one.chance == 0.5 for one in found)
+
+
+def test_flags_of_prompts_tell_where_responses_begin_and_sizes_of_fp16_no_more_than_lengths(
+    tiny_config, front
+):
+    samples = load_texts(tiny_config).train.samples[:12]
+    flagged = {
+        one.attack.split(",")[0]: one
+        for one in side_channels(front, samples, Way("predict > klt > uniform(0.5, prompt=2) > range"))
+    }
+    plain = {one.attack.split(",")[0]: one for one in side_channels(front, samples, Way("fp16"))}
+
+    assert flagged["where a response begins"].share == 1
+    assert flagged["a copy of a text sent before or not"].share > 0.9
+    assert plain["length within a twentieth"].share == 1 and "where a response begins" not in plain
+    assert plain["a later visit or not"].share == plain["a copy of a text sent before or not"].share == 0.5
 
 
 def test_a_run_whose_text_crosses_no_cut_is_refused(tiny_config, tmp_path):

@@ -123,6 +123,24 @@ def test_a_grid_sends_numbers_that_all_have_one_magnitude_exactly() -> None:
     assert torch.allclose(restored, 0.003 * signs, rtol=1e-6)
 
 
+@pytest.mark.parametrize("step", [0.03, 4.0])
+def test_errors_under_dither_are_uniform_and_say_nothing_of_the_numbers(step: float) -> None:
+    """Also if the numbers are few and all on the step's multiples, where rounding alone errs not at all."""
+    exact = torch.tensor([0.0, step, -7 * step, 0.4 * step]).repeat(100, 64)
+    restored = round_trip(f"dither({step})", Ragged(exact, torch.tensor([100])))
+    error = ((restored - exact) / step).flatten(0).reshape(-1, 4).double()
+    assert error.abs().max() <= 0.5 + 1e-5
+    for column in range(4):  # a number each
+        counts = torch.histc(error[:, column], 8, -0.5, 0.5)
+        assert abs(float(error[:, column].mean())) < 0.03 and counts.min() > 650 and counts.max() < 950  # 800
+    assert torch.corrcoef(error.T).sub(torch.eye(4)).abs().max() < 0.1
+
+
+def test_dither_refuses_what_its_integers_do_not_hold() -> None:
+    with pytest.raises(OutOfRangeError, match="take a larger step"):
+        round_trip("dither(0.001)", Ragged(torch.tensor([[1e3]]), torch.tensor([1])))
+
+
 @few
 @given(batches(), st.floats(0.01, 1), st.sampled_from(["topk", "randtopk"]))
 def test_sparse_elements_are_exact_or_zero(batch: Ragged, ratio: float, name: str) -> None:

@@ -13,6 +13,7 @@ SPECS = [
     "int4(group=3)",
     "delta > grid(0.7)",
     "delta > golomb(0.2)",
+    "delta > dither(0.2)",
     "topk(0.3) > int8",
     "topk(0.9) > bf16",
     "randtopk(0.2) > none",

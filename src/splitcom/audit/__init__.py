@@ -5,5 +5,6 @@ from splitcom.audit.inverter import Inverter
 from splitcom.audit.labels import recovered_labels
 from splitcom.audit.membership import told_apart
 from splitcom.audit.scores import Score, score
+from splitcom.audit.sizes import lengths_told
 
-__all__ = ["TOP", "Inverter", "Score", "recovered", "recovered_labels", "score", "told_apart"]
+__all__ = ["TOP", "Inverter", "Score", "lengths_told", "recovered", "recovered_labels", "score", "told_apart"]

@@ -27,18 +27,23 @@ class _Text:
     ranked: list[Tensor] = field(default_factory=list)
 
 
-def recovered(front: Front, hidden: Tensor, candidates: Tensor, beam: int = 1) -> Tensor:
+def recovered(
+    front: Front, hidden: Tensor, candidates: Tensor, beam: int = 1, penalties: Tensor | None = None
+) -> Tensor:
     """The tokens [T, TOP] behind one sample's hidden states [T, D], each of its candidates [T, K], the nearest first.
 
     A wrong token stays in the prefix of those that follow, as it would in earnest; with a `beam` the search follows so
     many texts, of which the one that lies nearest as a whole wins. Its tokens come first. Fewer candidates than TOP are
-    filled up with -1.
+    filled up with -1. `penalties` [T, K] are added to squared distances: under noise of variance v, -2 v log p(token)
+    makes the nearest the likeliest.
     """
     texts = [_Text(Continuation(front))]
-    for target, options in zip(hidden, candidates, strict=True):
+    rows = torch.zeros(candidates.shape) if penalties is None else penalties
+    for target, options, penalty in zip(hidden, candidates, rows, strict=True):
         following = []
         for text in texts:
             distances = (text.continuation.hidden_after(options).float() - target.float()).square().sum(1)
+            distances = distances + penalty
             order = distances.argsort()
             for place in order[:beam].tolist():
                 following.append(

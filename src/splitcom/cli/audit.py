@@ -27,6 +27,12 @@ def audit(
         int | None,
         typer.Option(min=1, help="Visits of a sample whose noise is averaged; without, all of the run."),
     ] = None,
+    updates: Annotated[
+        bool,
+        typer.Option(
+            "--updates", help="Train a round anew, and attack each client's adapter and their mean."
+        ),
+    ] = False,
     assignments: Assignments = None,
 ) -> list[dict[str, Any]]:
     """Attack a run of yours as its server could, and show how much of the text comes back.
@@ -36,8 +42,8 @@ def audit(
 
     from dataclasses import asdict
 
-    from splitcom.methods.audit import AuditOptions
     from splitcom.methods.audit import audit as attack
+    from splitcom.methods.crossing import AuditOptions
     from splitcom.report.format import format_percent
     from splitcom.report.terminal import Table, Terminal, line
     from splitcom.settings.tree import parse_assignment
@@ -46,13 +52,14 @@ def audit(
     with terminal.working("loading") as status:
         found = attack(
             run,
-            AuditOptions(samples, tokens, candidates, public, beam, visits),
+            AuditOptions(samples, tokens, candidates, public, beam, visits, updates),
             dict(map(parse_assignment, assignments or [])),
             lambda text: status.update(line(text)),
         )
     table = Table(title="recovered, of all tokens at their places")
     for column in (
         "what the server gets",
+        "bits",
         "error",
         "attack",
         "tokens",
@@ -68,12 +75,15 @@ def audit(
             continue
         shares = [one.tokens, one.top5, one.numbers, one.names, one.whole, one.rouge_l]
         cells = ["–" if share is None else format_percent(share) for share in shares]
-        table.add_row(finding.codec or "nothing", f"{finding.error:.3f}", finding.attack, *cells)
+        bits = "" if finding.bits is None else f"{finding.bits:.2f}"
+        table.add_row(finding.codec or "nothing", bits, f"{finding.error:.3f}", finding.attack, *cells)
     terminal.print(table)
+    beside = Table(title="told beside the text")
+    for column in ("by", "what", "told", "chance"):
+        beside.add_column(column, justify="left" if column in ("by", "what") else "right")
     for finding in found:
-        if finding.told_apart is not None:
-            share = format_percent(finding.told_apart)
-            terminal.print(
-                f"{finding.codec}: {share} of pairs of a trained and a held-out sample are told apart (chance: 50 %)"
-            )
+        if finding.share is not None and finding.chance is not None:
+            told, chance = format_percent(finding.share), format_percent(finding.chance)
+            beside.add_row(finding.codec, finding.attack, told, chance)
+    terminal.print(beside)
     return [asdict(finding) for finding in found]

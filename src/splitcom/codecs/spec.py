@@ -18,7 +18,7 @@ def parse(text: str) -> Codec:
       temporal ─► delta | projection ─► svd | topk | randtopk ─► a number format ─► zstd
                   predict ─► klt ─► uniform ─► range
 
-    Number formats are none, fp16, bf16, int8, int4, int2, grid and golomb.
+    Number formats are none, fp16, bf16, int8, int4, int2, grid, golomb and dither.
 
     Of the second line, only predict may be left out; nothing else goes with them.
 

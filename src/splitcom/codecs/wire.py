@@ -78,7 +78,7 @@ class Reader:
     def __init__(self, data: Buffer, device: torch.device | str = "cpu") -> None:
         self._data = memoryview(data)
         self._position = 0
-        self._device = device
+        self.device = device
 
     def take(self, size: int, what: str) -> memoryview:
         """The next `size` bytes; PacketError names `what` if they are missing."""
@@ -99,7 +99,7 @@ class Reader:
         """The next values as a tensor of its own memory on the reader's device; there is at least one."""
         # one copy: a tensor needs aligned and writable memory
         data = bytearray(self.take(math.prod(shape) * dtype.itemsize, what))
-        return torch.frombuffer(data, dtype=dtype).view(shape).to(self._device)
+        return torch.frombuffer(data, dtype=dtype).view(shape).to(self.device)
 
     def finish(self) -> None:
         """Refuse what is left over."""

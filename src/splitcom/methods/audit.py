@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from splitcom.audit import TOP, Inverter, Score, recovered, recovered_labels, score, told_apart
-from splitcom.codecs import Context, MemoryReferences, Ragged, parse
+from splitcom.audit import TOP, Inverter, Score, recovered, recovered_labels, score
+from splitcom.codecs import Ragged
 from splitcom.config import Config
 from splitcom.data import IGNORED, Sample
 from splitcom.data.columns import as_text
@@ -19,24 +19,15 @@ from splitcom.data.generate import domains, generate
 from splitcom.data.sources import find_source, read_source
 from splitcom.durable import write_atomic
 from splitcom.errors import ConfigError
+from splitcom.methods.beside import members_told, side_channels, updates_told
+from splitcom.methods.crossing import AuditOptions, Finding, Way, hidden_of, learnt_of, ways
 from splitcom.methods.run import configured
 from splitcom.methods.settings import settings_of
 from splitcom.metrics.record import RunFolder
-from splitcom.models import (
-    Body,
-    Front,
-    Tail,
-    load_joined_state,
-    load_tokenizer,
-    read_adapter,
-    without_adapters,
-)
+from splitcom.models import Front, load_joined_state, load_tokenizer, read_adapter, without_adapters
 from splitcom.parties.parts import Parts, load_parts
-from splitcom.parties.texts import Texts, load_texts, with_chat
-from splitcom.privacy import Gaussian
-from splitcom.privacy import parse as parse_mechanism
-from splitcom.seeds import derive_seed
-from splitcom.training.loss import learnt_tokens, losses_through
+from splitcom.parties.texts import load_texts, with_chat
+from splitcom.training.loss import losses_through
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -44,29 +35,6 @@ if TYPE_CHECKING:
 AUDIT = "audit.json"
 _PUBLIC_ROWS = 400
 Progress = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What one attack tells from what one codec lets through. `error` is the codec's, of the values' norm."""
-
-    codec: str
-    error: float
-    attack: str
-    score: Score | None
-    told_apart: float | None = None  # of pairs of samples, one of which was trained on
-
-
-@dataclass(frozen=True)
-class AuditOptions:
-    """How much is tried: of so many samples the first `tokens`, among so many candidates for each."""
-
-    samples: int = 8
-    tokens: int = 48
-    candidates: int = 32
-    public: str | None = None  # a source of text for the inverter to learn from; None: generated text
-    beam: int = 1  # texts that the dictionary follows at a time
-    visits: int | None = None  # of which noise is averaged; None: all that a sample has in the run
 
 
 def audit(
@@ -95,88 +63,78 @@ def audit(
     front, tokenizer = parts.front.eval(), load_tokenizer(config.model.source)
     texts = load_texts(config)
     samples = texts.train.samples[: options.samples]
-    truths = [sample.input_ids[: options.tokens] for sample in samples]
-    on_progress("learning an inverter from public text")
-    with without_adapters([front]):
-        inverter = _inverter(front, tokenizer, options)
-    batch = Ragged(
-        torch.cat([_hidden(front, truth) for truth in truths]),
-        torch.tensor([len(truth) for truth in truths]),
-        torch.cat([_learnt(sample.labels[: options.tokens]) for sample in samples]),
-    )
-    attack = _Attack(front, inverter, truths, tokenizer, options, on_progress)
-    findings = [_by_chance(truths, tokenizer)]
-    for way in _ways(config, "activation_up", options):
-        findings += attack.on(way, batch)
+    findings = _text(front, samples, config, options, tokenizer, on_progress)
     if parts.body is not None and parts.tail is not None:
         on_progress("labels, from the gradient at the tail")
         findings += _labels(parts, samples, config, options, tokenizer)
+    on_progress("lengths, copies and responses, from packets")
+    findings += side_channels(front, texts.train.samples, ways(config, "activation_up", options)[-1])
     if adapter is not None:
         on_progress("members, from the adapter")
-        findings.append(_members(parts, texts, options.samples))
+        findings.append(members_told(parts, texts, options.samples))
+    if options.updates:
+        on_progress("members, from a round of adapters")
+        findings += updates_told(config, options.samples)
+    if adapter is not None:
         content = json.dumps([asdict(finding) for finding in findings], indent=2)
         write_atomic(Path(run) / AUDIT, content.encode())
     return findings
 
 
-class _Way:
-    """What is done to a flow before it arrives: noise, if the run has some, and a codec; `name` says so."""
-
-    def __init__(
-        self, codec: str, mechanism: Gaussian | None = None, clip: float = 0.0, visits: int = 1
-    ) -> None:
-        self._codec, self._mechanism, self._clip, self._visits = codec, mechanism, clip, visits
-        self.name = codec if mechanism is None else f"{mechanism} > {codec}"
-        if mechanism is not None and visits > 1:
-            self.name += f", mean of {visits} visits"
-
-    def arrived(self, batch: Ragged) -> Ragged:
-        """What arrives of samples that are sent for the first time; under noise, the mean of so many visits."""
-        if self._mechanism is None:
-            return _through(self._codec, batch)
-        mechanism, total = self._mechanism, torch.zeros(batch.values.shape)
-        for visit in range(self._visits):
-            noised = mechanism.released(batch.values, self._clip, derive_seed(mechanism.seed, "audit", visit))
-            total += _through(self._codec, replace(batch, values=noised)).values
-        return replace(batch, values=total / self._visits)
-
-
-def _ways(config: Config, flow: str, options: AuditOptions, scale: float = 1.0) -> list[_Way]:
-    """fp16 without noise, and what the run does; `scale` is that of what gradients are of."""
-    codec = config.flows.codec(flow)
-    if config.client.privacy is None:
-        return [_Way(text) for text in dict.fromkeys(["fp16", codec])]
-    mechanism = parse_mechanism(config.client.privacy)
-    clip = scale * mechanism.gradients if flow == "gradient_up" else mechanism.clip
-    all_visits = 1 if not config.lora.train_front else config.training.rounds * config.training.local_epochs
-    visits = all_visits if options.visits is None else options.visits
-    return [_Way("fp16"), *(_Way(codec, mechanism, clip, count) for count in sorted({1, visits}))]
+def _text(
+    front: Front,
+    samples: Sequence[Sample],
+    config: Config,
+    options: AuditOptions,
+    tokenizer: "PreTrainedTokenizerBase",
+    on_progress: Progress,
+) -> list[Finding]:
+    """What hidden states tell of the samples' first tokens, by each way."""
+    truths = [sample.input_ids[: options.tokens] for sample in samples]
+    on_progress("reading public text")
+    with without_adapters([front]):
+        known, learnt = _known(front, tokenizer, options)
+    batch = Ragged(
+        torch.cat([hidden_of(front, truth) for truth in truths]),
+        torch.tensor([len(truth) for truth in truths]),
+        torch.cat([learnt_of(sample.labels[: options.tokens]) for sample in samples]),
+    )
+    attack = _Attack(front, known, learnt, truths, tokenizer, options, on_progress)
+    findings = [_by_chance(truths, tokenizer)]
+    for way in ways(config, "activation_up", options):
+        findings += attack.on(way, batch)
+    return findings
 
 
 @dataclass(frozen=True)
 class _Attack:
-    """Both attacks on hidden states."""
+    """Both attacks on hidden states; `known` are those of public text, as they are, and its tokens `learnt` [N]."""
 
     front: Front
-    inverter: Inverter
+    known: Ragged
+    learnt: Tensor
     truths: Sequence[Tensor]
     tokenizer: "PreTrainedTokenizerBase"
     options: AuditOptions
     on_progress: Progress
 
-    def on(self, way: _Way, batch: Ragged) -> Iterator[Finding]:
+    def on(self, way: Way, batch: Ragged) -> Iterator[Finding]:
         """What both tell of what arrives one way."""
-        arrived, lengths = way.arrived(batch), batch.lengths.tolist()
+        (arrived, bits), lengths = way.arrived(batch), batch.lengths.tolist()
+        self.on_progress(f"{way.name}: learning an inverter from public text")
+        public = way.arrived(self.known)[0].values
+        inverter = Inverter(self.front.model.get_input_embeddings().weight).fit(public, self.learnt)
+        rarity = -2 * (public - self.known.values).square().mean() * inverter.log_prior
         error = float((arrived.values - batch.values).norm() / batch.values.norm())
         count = max(self.options.candidates, TOP)
-        ranked = torch.split(self.inverter.rank(arrived.values, count), lengths)
-        yield Finding(way.name, error, "inverter", _score(ranked, self.truths, self.tokenizer))
+        ranked = torch.split(inverter.rank(arrived.values, count), lengths)
+        yield Finding(way.name, error, "inverter", _score(ranked, self.truths, self.tokenizer), bits=bits)
         nearest: list[Tensor] = []
         for row, ranks in zip(torch.split(arrived.values, lengths), ranked, strict=True):
             self.on_progress(f"{way.name}: dictionary, sample {len(nearest) + 1} of {len(lengths)}")
             tried = ranks[:, : self.options.candidates]
-            nearest.append(recovered(self.front, row, tried, self.options.beam))
-        yield Finding(way.name, error, "dictionary", _score(nearest, self.truths, self.tokenizer))
+            nearest.append(recovered(self.front, row, tried, self.options.beam, rarity[tried]))
+        yield Finding(way.name, error, "dictionary", _score(nearest, self.truths, self.tokenizer), bits=bits)
 
 
 def _labels(
@@ -195,7 +153,7 @@ def _labels(
         labels = sample.labels[None, :stop]
         mask = torch.ones_like(labels)
         with torch.no_grad():
-            hidden = body(_hidden(parts.front, sample.input_ids[:stop])[None], mask).float()
+            hidden = body(hidden_of(parts.front, sample.input_ids[:stop])[None], mask).float()
         hidden.requires_grad_()
         losses = losses_through(tail, hidden, mask, labels, config.training.label_smoothing).losses
         torch.autograd.backward(losses.sum() / len(losses))
@@ -203,46 +161,17 @@ def _labels(
         sent.append(hidden.detach()[0])
         gradients.append(Ragged(hidden.grad[0], torch.tensor([hidden.shape[1]])))
         truths.append(labels[0, 1:])
-    for place, way in enumerate(_ways(config, "gradient_up", options)):
+    for place, way in enumerate(ways(config, "gradient_up", options)):
         found, error, whole = [], 0.0, 0.0
         for hidden, gradient, truth in zip(sent, gradients, truths, strict=True):
             count = int((truth != IGNORED).sum())
-            arrived = _ways(config, "gradient_up", options, 1 / count)[place].arrived(gradient).values
+            arrived = ways(config, "gradient_up", options, 1 / count)[place].arrived(gradient)[0].values
             error += float((arrived - gradient.values).square().sum())
             whole += float(gradient.values.square().sum())
             found.append(recovered_labels(tail, hidden, arrived * count)[:-1][truth != IGNORED])
         learnt = [truth[truth != IGNORED] for truth in truths]
         shares = _score([guess[:, None] for guess in found], learnt, tokenizer)
         yield Finding(way.name, (error / whole) ** 0.5, "labels, from gradients", shares)
-
-
-@torch.no_grad()
-def _members(parts: Parts, texts: Texts, count: int) -> Finding:
-    """Whether samples that were trained on are told from held-out ones, by how far the adapter lowers their losses."""
-    for part in parts.all:
-        part.eval()
-
-    def fall(sample: Sample) -> float:
-        with without_adapters(parts.all):
-            before = _loss(parts, sample)
-        return before - _loss(parts, sample)
-
-    members, others = (
-        [fall(sample) for sample in samples[:count]]
-        for samples in (texts.train.samples, texts.held_out.samples)
-    )
-    return Finding("the adapter", 0.0, "member or not", None, told_apart(members, others))
-
-
-def _loss(parts: Parts, sample: Sample) -> float:
-    """The mean loss of a sample's labels."""
-    ids, labels = sample.input_ids[None], sample.labels[None]
-    mask = torch.ones_like(ids)
-    hidden, last = parts.front(ids, mask), parts.all[-1]
-    for part in parts.all[1:-1]:
-        hidden = part(hidden, mask)
-    assert isinstance(last, Body | Tail)
-    return float(losses_through(last, hidden, mask, labels).losses.mean())
 
 
 def _of(run: Path, changes: Mapping[str, Any]) -> tuple[Config, Path | None]:
@@ -252,12 +181,15 @@ def _of(run: Path, changes: Mapping[str, Any]) -> tuple[Config, Path | None]:
     return settings_of(folder, changes), folder.ended_adapter()
 
 
-def _inverter(front: Front, tokenizer: "PreTrainedTokenizerBase", options: AuditOptions) -> Inverter:
+def _known(
+    front: Front, tokenizer: "PreTrainedTokenizerBase", options: AuditOptions
+) -> tuple[Ragged, Tensor]:
+    """Hidden states of public text, and its tokens [N]."""
     texts = list(_public(options.public))
     ids = [tokenizer(text, return_tensors="pt")["input_ids"][0][: options.tokens] for text in texts]
     known = [tokens for tokens in ids if len(tokens)]
-    embeddings = front.model.get_input_embeddings().weight
-    return Inverter(embeddings).fit(torch.cat([_hidden(front, tokens) for tokens in known]), torch.cat(known))
+    hidden = torch.cat([hidden_of(front, tokens) for tokens in known])
+    return Ragged(hidden, torch.tensor([len(tokens) for tokens in known])), torch.cat(known)
 
 
 def _public(source: str | None) -> Sequence[str]:
@@ -267,25 +199,6 @@ def _public(source: str | None) -> Sequence[str]:
         return [f"{pair['mr']} {pair['text']}" for pair in pairs]
     records = islice(read_source(find_source(source)), _PUBLIC_ROWS)
     return [" ".join(map(as_text, record.values())) for _, record in records]
-
-
-@torch.no_grad()
-def _hidden(front: Front, tokens: Tensor) -> Tensor:
-    hidden: Tensor = front(tokens[None], torch.ones_like(tokens)[None])
-    return hidden[0].float()
-
-
-def _learnt(labels: Tensor) -> Tensor:
-    learnt = learnt_tokens(labels[None])
-    return torch.ones_like(labels, dtype=torch.bool) if learnt is None else learnt[0]
-
-
-def _through(text: str, batch: Ragged) -> Ragged:
-    """What arrives of samples that are sent for the first time."""
-    sender, receiver = parse(text), parse(text)
-    stores = [MemoryReferences() if codec.needs_references else None for codec in (sender, receiver)]
-    packet = sender.encode(batch, list(range(len(batch.lengths))), Context(references=stores[0])).packet
-    return receiver.decode(packet, stores[1]).batch
 
 
 def _by_chance(truths: Sequence[Tensor], tokenizer: "PreTrainedTokenizerBase") -> Finding:

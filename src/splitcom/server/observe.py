@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from splitcom.aggregation import Update
 from splitcom.server.peers import Standing
 
 _LOG = logging.getLogger(__name__)
@@ -48,6 +49,9 @@ class Observer:
 
     def on_step(self, report: StepReport) -> None:
         """A step is done."""
+
+    def on_merge(self, updates: Sequence[Update]) -> None:
+        """What clients have made of the shared adapter is to be merged now; under masks their mean, as one update."""
 
     def on_evaluation(self, round_index: int, done: int, total: int) -> None:
         """`done` of `total` held-out samples have been evaluated."""
@@ -90,6 +94,10 @@ class Observers(Observer):
     def on_step(self, report: StepReport) -> None:
         """Tell all of them."""
         self._tell(lambda observer: observer.on_step(report))
+
+    def on_merge(self, updates: Sequence[Update]) -> None:
+        """Tell all of them."""
+        self._tell(lambda observer: observer.on_merge(updates))
 
     def on_evaluation(self, round_index: int, done: int, total: int) -> None:
         """Tell all of them."""

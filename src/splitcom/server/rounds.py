@@ -107,14 +107,16 @@ class Federation:
         self._saved_round = 0
         self._saved_clocks: dict[str, Any] = {}
         self.merges = Tally(store.folder / "merged")
-        self._shared = SharedAdapter(model.adapter, config, self.states.versions_in_use, self.merges)
+        self._observer = observer = observer or Observer()
+        self._shared = SharedAdapter(
+            model.adapter, config, self.states.versions_in_use, self.merges, observer.on_merge
+        )
         self._clients = Conversations(
             config, transport, self.ledger, model.fingerprint, self.states.begin_anew, model.limits(config)
         )
         self._agreement = Agreement(self._clients, self.states, store, config.training.keep_checkpoints)
         body = None if model.engine is None else ServerBody(config, model.engine, self._clients, self.states)
         self._body = body
-        self._observer = observer = observer or Observer()
         run = ServerRun(config, self._clients, self.states, self._shared)
         self._steps = Steps(run, body, self.ledger, observer)
         self._evaluation = Evaluation(run, body, observer, self.ledger)

@@ -60,8 +60,10 @@ class SharedAdapter:
         config: Config,
         in_use: Callable[[], Collection[int]],
         merges: Tally | None = None,
+        on_merge: Callable[[Sequence[Update]], None] = lambda _: None,
     ) -> None:
         self._merges = merges
+        self._on_merge = on_merge
         self._aggregator = parse_aggregator(config.federation.aggregator)
         up, down = config.flows.adapter("adapter_up"), config.flows.adapter("adapter_down")
         self._up = AdapterCodec(up.codec, up.codec_a)
@@ -106,6 +108,7 @@ class SharedAdapter:
         Raises NonFiniteError if the result cannot be sent.
         """
         if new := [update for update in updates if update.is_new]:
+            self._on_merge(new)
             if self._up.needs_base:
                 self._older[self.version] = self.tensors
             self.version += 1

@@ -70,7 +70,11 @@ def test_canonical_text(text: str, canonical: str) -> None:
         ("temporal(0.9) > delta > projection(8)", 24, "delta needs the whole reference at the sender"),
         ("temporal(0.9) > projection(8) > delta", 32, "delta needs the whole reference at the sender"),
         ("int8 > projection(8)", 7, "projection must come before int8"),
-        ("int8 > int4", 7, "int4 after int8: only one of bf16, fp16, golomb, grid, int2, int4, int8, none"),
+        (
+            "int8 > int4",
+            7,
+            "int4 after int8: only one of bf16, dither, fp16, golomb, grid, int2, int4, int8, none",
+        ),
         ("int8 > fp16", 7, "fp16 after int8: only one of"),
         ("svd(2) > topk(0.1)", 9, "topk after svd: only one of klt, randtopk, svd, topk"),
         ("int8 > svd(2)", 7, "svd must come before int8: it takes numbers, not their codes"),

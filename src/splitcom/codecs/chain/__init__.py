@@ -3,7 +3,7 @@
 Read `stage` and `codec` first, then one of the stages.
 """
 
-from splitcom.codecs.chain import entropy, golomb, grid, projection, quantize, sparsify, svd, temporal  # noqa: F401  (they register)
+from splitcom.codecs.chain import dither, entropy, golomb, grid, projection, quantize, sparsify, svd, temporal  # noqa: F401  (they register)
 from splitcom.codecs.chain.codec import ChainCodec
 from splitcom.codecs.chain.number import Float16
 from splitcom.codecs.chain.stage import Stage

@@ -1,33 +1,26 @@
 """Whole multiples of one step, each in as few bits as it is worth: grid. Knows no sample and no reference."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Generator, Tensor
 from typing_extensions import override
 
+from splitcom.codecs.chain.integers import MOST_BYTES, code
 from splitcom.codecs.chain.stage import Number
 from splitcom.codecs.element import register
-from splitcom.codecs.lattice.coder import BitModel, Coder, Writer, code_magnitudes
 from splitcom.codecs.lattice.coder import Reader as BitReader
-from splitcom.codecs.wire import Buffer, Ints, Reader, pack_uints, tensor_bytes, unpack_uints
+from splitcom.codecs.lattice.coder import Writer
+from splitcom.codecs.wire import Buffer, Reader, pack_uints, tensor_bytes, unpack_uints
 from splitcom.errors import PacketError
 from splitcom.language import ArgumentError
 
 _LENGTH_BYTES = 4
-_UNARY = 14  # magnitudes from here on are escaped
-_ESCAPE_BITS = 20
 _LARGEST = 1 << 19  # integer
 _MOST_GAIN = (
     4  # in steps: what all lies just below the dead zone, as after one step of Adam, has a smaller step
 )
 _FINER = 0.8
-_CLIP = 3  # larger magnitudes count as this one in contexts
-_LEVELS = 24
-# 14 bits at 12 bits each, for the model never says less than one in 4,002; the escape, the sign
-_MOST_BYTES = 26
 
 
 @register
@@ -41,9 +34,6 @@ class Grid(Number):
     The gain makes what arrives as long as the numbers are, measured along them: <arrived, numbers> is <numbers,
     numbers>. Of changes that is what counts. Nearest in the mean square would be shorter ones, and training slower by
     as much: half a change that arrives is half a step taken. Errors at a right angle cancel over clients and rounds.
-
-    How likely a magnitude is follows from how large the nearest rows were that are coded before it: first comes one
-    row, then that in the middle, then those halfway between, down to every second.
 
     Args:
         step: in units of the root mean square of all numbers. It is made smaller if hardly anything would arrive.
@@ -72,7 +62,7 @@ class Grid(Number):
         integers, gain = self._rounded(matrix.double())
         unit = torch.tensor(gain, dtype=torch.float32)
         writer = Writer()
-        _code(writer, integers.cpu().numpy(), *matrix.shape)
+        code(writer, integers.cpu().numpy(), *matrix.shape)
         coded = writer.finish()
         return [pack_uints([len(coded)], _LENGTH_BYTES), tensor_bytes(unit), coded], _restored(integers, unit)
 
@@ -97,64 +87,15 @@ class Grid(Number):
         if not 0 <= unit < torch.inf:
             raise PacketError(f"a grid's gain of {unit.item()}")
         bits = BitReader(reader.take(length, "integers of the grid"))
-        integers = _code(bits, None, rows, width)
+        integers = code(bits, None, rows, width)
         bits.finish()
         return _restored(torch.from_numpy(integers), unit)
 
     @override
     def size(self, rows: int, width: int) -> int:
-        return _LENGTH_BYTES + torch.float32.itemsize + _MOST_BYTES * rows * width + 4
+        return _LENGTH_BYTES + torch.float32.itemsize + MOST_BYTES * rows * width + 4
 
 
 def _restored(integers: Tensor, unit: Tensor) -> Tensor:
     """Numbers again, fp32 on the unit's device; the same code on both sides."""
     return integers.to(unit.device).float() * unit
-
-
-def _code(coder: Coder, given: Ints | None, rows: int, width: int) -> Ints:
-    """Code integers `[rows, width]`."""
-    coded = np.zeros((rows, width), np.int64)
-    sizes = np.zeros(rows + 1, np.int64)  # sums of magnitudes; the last row is nobody's
-    model = BitModel.new(_LEVELS * _UNARY)
-    for chosen, before, after in _passes(rows):
-        level = _level(sizes[before] + sizes[after], width).repeat(width)
-        values = None if given is None else given[chosen].reshape(-1)
-        coded[chosen] = _code_elements(coder, model, level, values).reshape(-1, width)
-        sizes[chosen] = np.minimum(np.abs(coded[chosen]), _CLIP).sum(1)
-    return coded
-
-
-def _passes(rows: int) -> Iterator[tuple[Ints, Ints, Ints]]:
-    """Which rows are coded together, and for each the nearest ones that are coded before it; `rows` if there is none.
-
-    >>> [(chosen.tolist(), before.tolist(), after.tolist()) for chosen, before, after in _passes(4)]
-    [([0], [4], [4]), ([2], [0], [0]), ([1, 3], [0, 2], [2, 2])]
-    """
-    yield np.array([0]), np.array([rows]), np.array([rows])
-    stride = 1 << (rows - 1).bit_length() >> 1
-    while stride:
-        chosen = np.arange(stride, rows, 2 * stride)
-        before, after = chosen - stride, chosen + stride
-        yield chosen, before, np.where(after < rows, after, before)
-        stride >>= 1
-
-
-def _level(sums: Ints, width: int) -> Ints:
-    """How large the numbers of two rows are together, in steps that grow with it, from 0 to `_LEVELS` - 1."""
-    edges = np.array([-(-width * edge // 64) for edge in _EDGES])
-    return np.searchsorted(edges, sums, side="right").astype(np.int64)
-
-
-_EDGES = [round(2 ** (k / 2)) for k in range(1, _LEVELS)]
-"""Of the sum of two magnitudes, in 64ths: half octaves."""
-
-
-def _code_elements(coder: Coder, model: BitModel, level: Ints, values: Ints | None) -> Ints:
-    wanted = None if values is None else np.abs(values)
-    magnitude = code_magnitudes(coder, model, level, wanted, _UNARY, _ESCAPE_BITS)
-    some = np.flatnonzero(magnitude)
-    if len(some):
-        negative = None if values is None else values[some] < 0
-        signs = coder.bits(np.full(len(some), 0.5), negative)
-        magnitude[some[signs]] *= -1
-    return magnitude
