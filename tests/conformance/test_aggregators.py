@@ -17,6 +17,7 @@ TEXTS = {
     "median": "median",
     "fedyogi": "fedyogi(tau=0.01)",
     "fedadagrad": "fedadagrad(lr=0.02)",
+    "fedex": "fedex(sweeps=4)",
     "krum": "krum(0.2)",
     "multi_krum": "multi_krum(0.2)",
     "norm_clip": "norm_clip(5.0)",

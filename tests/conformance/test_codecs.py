@@ -36,6 +36,8 @@ CHAINS = [
     "predict(gain=fitted) > klt(40) > uniform(0.2) > range",
     "temporal(0.98) > delta > int4(group=64) > zstd",
     "temporal(0.05, metric=relative_l2, per=token) > delta > svd(3) > int8 > zstd",
+    "delta(first=fp16) > svd(3) > int4(rounding=stochastic)",
+    "temporal(0.9, per=token) > delta(first=fp16) > int4(rounding=stochastic) > zstd",
     "temporal(0.999, per=token) > topk(0.25) > bf16",
     "temporal(0.99) > delta > svd(2) > grid(2.8) > zstd",
     "temporal(0.99) > delta > dither(0.1)",

@@ -32,6 +32,10 @@ from splitcom.training.optimize import Optimizer
 from splitcom.training.plan import progress_of, round_batches
 
 LABELS = ["2", "10"]
+STANDARD = METHODS.keys() - {
+    "sf_prompt",
+    "fedsa_lora",
+}  # what the two leave is more than an adapter, and less
 
 
 @pytest.fixture(scope="session")
@@ -101,7 +105,8 @@ def accuracy_of(model, config):
 
 
 @pytest.mark.parametrize(
-    ("method", "tail_blocks"), [*((method, 0) for method in METHODS), ("splitcom", 1), ("splitlora", 1)]
+    ("method", "tail_blocks"),
+    [*((method, 0) for method in sorted(STANDARD)), ("splitcom", 1), ("splitlora", 1)],
 )
 def test_every_method_learns_classes_and_writes_a_standard_adapter(config, tmp_path, method, tail_blocks):
     changes = {"method": method, "model.tail_blocks": tail_blocks, "training.rounds": 5}
@@ -129,6 +134,16 @@ def test_every_method_learns_classes_and_writes_a_standard_adapter(config, tmp_p
     assert (run.result["bytes"]["labels_up"] == 0) == (tail_blocks > 0 or not written.training.split)
     if run.result["bytes"]["labels_up"]:
         assert run.result["bytes"]["labels_up"] < 20 * 25  # once, and not by token
+
+
+def test_sf_prompt_learns_classes_and_what_is_beside_the_adapter_is_read_again(config, tmp_path):
+    changes = {"method": "sf_prompt", "client.bypass_epochs": 1, "training.rounds": 3}
+    run = train(config.override(changes), tmp_path / "run")
+    assert run.result["eval"]["loss"] < run.result["eval"]["initial_loss"]
+    found = evaluate_run(run.folder)
+    assert found["loss"] == pytest.approx(run.result["eval"]["loss"], rel=1e-4)
+    assert found["accuracy"] == run.result["eval"]["accuracy"]
+    assert found["confusion"] == run.result["confusion"]
 
 
 @pytest.mark.parametrize("tail_blocks", [0, 1])

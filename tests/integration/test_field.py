@@ -8,8 +8,10 @@ import torch
 
 from splitcom.config import Config
 from splitcom.errors import ConfigError
+from splitcom.flows import AT_CUT
+from splitcom.methods.evaluate import evaluate_run
 from splitcom.methods.run import configured, train
-from splitcom.models import adapter_state
+from splitcom.models import adapter_state, read_adapter
 from splitcom.parties.parts import load_parts
 
 from .halting import Stop, StopAt, adapter_of, same
@@ -33,6 +35,8 @@ FORMS = {
         "flows.adapter_up.codec": SPARSE,
         "flows.adapter_up.error_feedback": True,
     },
+    "sf_prompt": {"method": "sf_prompt", "client.bypass_epochs": 1},
+    "fedsa_lora": {"method": "fedsa_lora"},
     "segments, u-shape": {"federation.segments": 3, "model.tail_blocks": 1, "client.mixing": 0.5},
 }
 
@@ -146,6 +150,48 @@ def test_the_density_falls_with_the_loss_and_b_has_one_of_its_own(tiny_config, t
     assert sent(falling)[4] < 0.95 * sent(flat)[4]
 
 
+def test_sf_prompt_sends_the_hardest_half_and_leaves_a_prompt_beside_the_adapter(tiny_config, trained):
+    half = trained(tiny_config.override(FORMS["sf_prompt"] | {"training.rounds": 3}))
+    whole = trained(tiny_config.override(FORMS["sf_prompt"] | {"client.keep": 1.0, "training.rounds": 3}))
+    for flow in AT_CUT:  # 5, 4 and 4 of 9, 8 and 8 samples, and the longest are not always among them
+        assert 0.35 < half.result["bytes"][flow] / whole.result["bytes"][flow] < 0.7, flow
+    config = Config.load(half.folder / "config.toml")
+    assert configured(config) == config
+    blocks = {name.split(".layers.")[1].split(".")[0] for name in adapter_of(half)}
+    assert blocks == {"3"}  # of the tail alone
+    prompt = read_adapter(half.adapter)["soft_prompt"]
+    drawn = adapter_state(load_parts(config).front)
+    assert drawn.keys() == {"soft_prompt"} and prompt.shape == drawn["soft_prompt"].shape == (5, 32)
+    assert not torch.equal(prompt, drawn["soft_prompt"])
+    for run in (half, whole):
+        assert run.result["eval"]["loss"] < run.result["eval"]["initial_loss"]
+    assert evaluate_run(half.folder)["loss"] == pytest.approx(half.result["eval"]["loss"], rel=1e-4)
+
+
+def test_with_b_of_each_clients_own_a_alone_is_sent(tiny_config, trained):
+    whole = trained(tiny_config.override({"method": "fedlora"}))
+    own = trained(tiny_config.override(FORMS["fedsa_lora"]))
+    assert own.result["eval"]["loss"] < own.result["eval"]["initial_loss"]
+    found = adapter_of(own)
+    assert not any(tensor.any() for name, tensor in found.items() if ".lora_B." in name)
+    sizes = [sum(t.numel() for n, t in found.items() if kind in n) for kind in (".lora_A.", ".lora_")]
+    part = own.result["bytes"]["adapter_up"] / whole.result["bytes"]["adapter_up"]
+    assert part == pytest.approx(sizes[0] / sizes[1], rel=0.2)
+    assert any("no B" in warning for warning in own.result["warnings"])
+
+
+@pytest.mark.parametrize("method", ["split_lite", "aq_sgd"])
+def test_first_visits_are_whole_and_later_ones_small(tiny_config, trained, method):
+    config = tiny_config.override({"method": method, "lora.rank": 1})
+    lines = map(json.loads, (trained(config).folder / "metrics.jsonl").read_text().splitlines())
+    shares = {
+        line["round"]: line["bytes"]["activation_up"] / line["uncompressed_bytes"]["activation_up"]
+        for line in lines
+        if line["round"]
+    }
+    assert shares[1] == pytest.approx(1.0, abs=0.01) and shares[2] < 0.4
+
+
 def test_error_feedback_sends_in_the_end_what_was_left_out():
     from splitcom.config.flows import AdapterFlowConfig
     from splitcom.training.adapters import AdapterSender
@@ -186,6 +232,15 @@ def test_a_resumed_run_ends_with_the_same_bits_and_bytes(tiny_config, trained, t
             {"federation.segments": 2, "federation.aggregator": "krum(0.2)", "federation.clients": 9},
             "compares whole updates",
         ),
+        ({"client.keep": 0.5}, "for the U-shape"),
+        ({"client.bypass_epochs": 2}, "for the U-shape"),
+        ({"lora.train_body": False}, "for the U-shape"),
+        (
+            {"lora.train_body": False, "lora.train_front": False, "model.tail_blocks": 1},
+            "nothing before the tail",
+        ),
+        ({"method": "fedsa_lora", "training.keep": "best"}, "clients' last B"),
+        ({"lora.prompt_tokens": 255}, "leaves no room for text"),
         ({"client.clip_update": 1.0, "flows.adapter_up.error_feedback": True}, "beyond the bound"),
     ],
 )
@@ -194,7 +249,7 @@ def test_what_does_not_go_together_is_refused_with_the_reason(changes, message):
         configured(Config().override(changes))
 
 
-@pytest.mark.parametrize("form", ["fda_opt", "chunks, standard form", "eco_lora"])
+@pytest.mark.parametrize("form", ["fda_opt", "chunks, standard form", "eco_lora", "sf_prompt"])
 def test_over_a_network_the_bits_are_those_of_one_process(tiny_config, trained, tmp_path, form):
     config = tiny_config.override(FORMS[form])
     expected = trained(config)

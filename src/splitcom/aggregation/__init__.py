@@ -9,6 +9,7 @@ from splitcom.aggregation import (  # noqa: F401  (they register)
     fedadam,
     fedavg,
     fedavgm,
+    fedex,
     fedyogi,
     krum,
     median,

@@ -5,6 +5,7 @@ from functools import partial
 
 import torch
 
+from splitcom.client.bypass import Bypass
 from splitcom.client.client import RoundSummary
 from splitcom.client.packets import Shape, receive, send
 from splitcom.client.parts import PartsTrainer, Rows
@@ -44,12 +45,18 @@ class EndsTrainer(PartsTrainer):
         super().__init__(name, (front, tail), Rows(samples, held_out), channels, config)
         self._front = front
         self._tail = tail
+        self._bypass = Bypass(name, front, tail, self._optimizer, config)
+        self._kept: Sequence[Sample] = samples  # on which the present round trains
 
     def train(self, local: LocalRound) -> Generator[Message | None, Message, RoundSummary]:
         """Run this client's local epochs of a round."""
-        plan = self._begin(local)
+        if local.first_step == 0:
+            if not local.is_frozen:
+                self._bypass.train(self._samples, local)
+            self._kept = self._bypass.kept(self._samples, local.index)
+        plan = self._begin(local, self._kept)
         num_tokens, num_labels, num_correct, loss_sum = 0, 0, 0, 0.0
-        trains = self._config.lora.train_front and not local.is_frozen
+        trains = self._config.lora.front_learns and not local.is_frozen
         self._front.train(trains)  # a frozen front has no dropout: it never changes
         self._tail.train()
         for step, batch in plan:

@@ -53,14 +53,18 @@ class PartsTrainer:
             config.client.proximal or 0.0,
         )
 
-    def _begin(self, local: LocalRound) -> list[tuple[int, Batch]]:
-        """Steps and batches of all of a round that begins, or goes on from a pause, or of a chunk of it."""
+    def _begin(self, local: LocalRound, kept: Sequence[Sample] | None = None) -> list[tuple[int, Batch]]:
+        """Steps and batches of all of a round that begins, or goes on from a pause, or of a chunk of it.
+
+        They are of all samples, or of those that are `kept`.
+        """
+        samples = self._samples if kept is None else kept
         if local.first_step == 0:
             self._optimizer.begin_round()
         if local.chunk_steps is None:
-            return list(enumerate(round_batches(self._samples, self._config, self._name, local.index)))
+            return list(enumerate(round_batches(samples, self._config, self._name, local.index)))
         steps = range(local.first_step, local.first_step + local.chunk_steps)
-        found = chunk_batches(self._samples, self._config, self._name, local.index, steps)
+        found = chunk_batches(samples, self._config, self._name, local.index, steps)
         return list(zip(steps, found, strict=True))
 
     def _progress(self, local: LocalRound, step: int, num_steps: int) -> float:

@@ -27,6 +27,7 @@ from splitcom.privacy import Gaussian
 from splitcom.privacy import parse as parse_mechanism
 from splitcom.protocol.messages_pb2 import EvaluationEnd, Message
 from splitcom.seeds import derive_seed
+from splitcom.training.adapters import parted
 from splitcom.training.plan import LocalRound
 
 _LOG = logging.getLogger(__name__)
@@ -289,11 +290,49 @@ class NoisedUpdate(Wrapper):
         return replace(summary, num_updates=count)
 
 
+class OwnB(Wrapper):
+    """Shares LoRA's A alone: all other tensors stay as this client has trained them, whatever it is sent.
+
+    Of these it sends what it was sent, so that for the server they never move. FedSA-LoRA (Guo et al. 2024,
+    2410.01463).
+    """
+
+    def __init__(self, inner: Trainer, name: str) -> None:
+        super().__init__(inner, name)
+        self._sent, _ = parted(inner.adapter())
+
+    def adapter(self) -> dict[str, Tensor]:
+        """A as it has been trained, the others as they were sent."""
+        return {**super().adapter(), **self._sent}
+
+    def load_adapter(self, state: Mapping[str, Tensor]) -> None:
+        """Put A in place."""
+        self._sent, _ = parted(state)
+        own, _ = parted(super().adapter())
+        super().load_adapter({**state, **own})
+
+    def state(self) -> dict[str, Tensor]:
+        """What is this client's own, too."""
+        own, _ = parted(super().adapter())
+        return super().state() | {f"{_OWN_B}{name}": tensor for name, tensor in own.items()}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from a checkpoint."""
+        own = {name.removeprefix(_OWN_B): tensor for name, tensor in state.items() if name.startswith(_OWN_B)}
+        super().load_adapter({**super().adapter(), **own})
+        super().load_state({name: tensor for name, tensor in state.items() if not name.startswith(_OWN_B)})
+
+
+_OWN_B = "own_b."
+
+
 def wrapped(trainer: Trainer, name: str, config: Config, folder: Path) -> Trainer:
     """A client's trainer with all that the configuration asks for around it; what must last is kept in `folder`."""
     if config.client.privacy is not None:
         mechanism, tally = parse_mechanism(config.client.privacy), Tally(folder / "released")
-        trainer = Noised(trainer, name, mechanism, tally, keeps=not config.lora.train_front)
+        trainer = Noised(trainer, name, mechanism, tally, keeps=not config.lora.front_learns)
+    if config.client.own_b:
+        trainer = OwnB(trainer, name)
     if config.client.mixing is not None:
         trainer = Mixing(trainer, name, config.client.mixing)
     if config.client.clip_update is not None:

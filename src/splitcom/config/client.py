@@ -1,7 +1,9 @@
 """The settings of what a client does to what it trains and sends."""
 
+from typing import Literal
+
 from splitcom.privacy.config import MechanismText
-from splitcom.settings import NonNegativeFloat, PositiveFloat, Section
+from splitcom.settings import NonNegativeFloat, NonNegativeInt, Part, PositiveFloat, Section
 
 
 class ClientConfig(Section):
@@ -24,4 +26,20 @@ class ClientConfig(Section):
     mixing: NonNegativeFloat | None = None
     """How fast a client forgets its own adapter (beta in EcoLoRA): a round begins from the shared one and a part
     exp(-mixing * rounds since its last one) of what it made then; None: from the shared one.
+    """
+    own_b: bool = False
+    """Whether each client keeps LoRA's B, and all else that is not A, to itself, so that A alone is shared
+    (FedSA-LoRA): models differ, and what the run leaves is A.
+    """
+    bypass_epochs: NonNegativeInt | None = None
+    """In the U-shape: how many epochs of each round a client first trains by itself, with what leaves its front put
+    straight into its tail (SFPrompt's local phase); None: for none, as with 0.
+    """
+    keep: Part | None = None
+    """In the U-shape: the part of its samples that a client trains on through the body in a round; None: all, as
+    with 1.
+    """
+    keep_by: Literal["el2n", "random"] = "el2n"
+    """Which samples are kept: el2n those that front and tail by themselves predict worst (Paul et al. 2021,
+    2107.07075), random others in each round.
     """

@@ -46,9 +46,10 @@ class Config(Section):
     """
 
     method: str = "splitcom"
-    """The method: splitcom, splitlora (no codec), frozen_front, fedlora (whole models at clients), and of that kind
-    ffa_lora (B alone learns), fda_opt (averaged when clients have moved apart) and eco_lora (sparse segments);
-    centralised.
+    """The method: splitcom, splitlora (no codec), frozen_front, split_lite and aq_sgd (differences, of low rank or in
+    few bits), sf_prompt (U-shape, a soft prompt, the hardest samples alone); fedlora (whole models at clients), and of
+    that kind ffa_lora (B alone learns), fedsa_lora (A alone is shared), fedex_lora (products averaged), fda_opt
+    (averaged when clients have moved apart) and eco_lora (sparse segments); centralised.
     """
     seed: NonNegativeInt = 0
     """All that is drawn at random follows from it."""
@@ -97,6 +98,15 @@ class Config(Section):
             raise ValueError(
                 f"model.tail_blocks = {self.model.tail_blocks}: with training.split = false the client has all of "
                 "the model; set one of them back"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _room_for_text(self) -> Self:
+        if self.data.max_tokens < self.lora.prompt_tokens + 2:
+            raise ValueError(
+                f"lora.prompt_tokens = {self.lora.prompt_tokens}: data.max_tokens = {self.data.max_tokens} leaves no "
+                "room for text; lower the one or raise the other"
             )
         return self
 

@@ -53,7 +53,7 @@ class FederationConfig(Section):
     """The part of the clients that is sampled for each round."""
     aggregator: AggregatorText = "fedavg"
     """How a round's adapters become one: fedavg, fedavgm(momentum=0.9), fedadam(lr=0.01), fedyogi(lr=0.01),
-    fedadagrad(lr=0.01), dp_fedavg(bound, noise), norm_clip(bound), trimmed_mean(0.2), median, krum(0.2),
+    fedadagrad(lr=0.01), fedex, dp_fedavg(bound, noise), norm_clip(bound), trimmed_mean(0.2), median, krum(0.2),
     multi_krum(0.2).
     """
     segments: PositiveInt = 1
@@ -137,7 +137,7 @@ class FederationConfig(Section):
                 f"segments = {self.segments}: they are shared out over the clients of a round, which asynchronously "
                 "there is not; leave one of them out"
             )
-        if self.segments > 1 and self.aggregator.partition("(")[0] in ("krum", "multi_krum"):
+        if self.segments > 1 and self.aggregator.partition("(")[0] in ("krum", "multi_krum", "fedex"):
             raise ValueError(
                 f"aggregator = {self.aggregator!r} compares whole updates, of which segments = {self.segments} leave "
                 "one part each; take another aggregator, such as median, or segments = 1"

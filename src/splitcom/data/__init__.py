@@ -12,6 +12,7 @@ from splitcom.data.encode import (
     encode,
     encode_prompt,
     encode_tokens,
+    prefixed,
     unknown_marks,
 )
 from splitcom.data.generate import HELD_OUT_DOMAIN, domains, generate
@@ -54,6 +55,7 @@ __all__ = [
     "is_template",
     "load_rows",
     "partition",
+    "prefixed",
     "read_prompt",
     "recognised",
     "set_aside",

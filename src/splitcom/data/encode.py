@@ -196,6 +196,22 @@ def encode_tokens(
     return Encoded(samples, report)
 
 
+def prefixed(encoded: Encoded, ids: Tensor, *, of_classes: bool) -> Encoded:
+    """The same samples with `ids`, int64 [tokens], before each, of which nothing is learnt."""
+    if not len(ids):
+        return encoded
+    before = ids.new_empty(0) if of_classes else torch.full_like(ids, IGNORED)
+    samples = [
+        replace(
+            sample,
+            input_ids=torch.cat([ids, sample.input_ids]),
+            labels=torch.cat([before, sample.labels]),
+        )
+        for sample in encoded.samples
+    ]
+    return replace(encoded, samples=samples)
+
+
 def encode_prompt(prompt: str, tokenizer: "PreTrainedTokenizerBase") -> Tensor:
     """Tokenise one prompt exactly as `encode` does, for generation: int64 [1, tokens]."""
     return torch.tensor(_prompt_ids([prompt], tokenizer, added_tokens(tokenizer)[0]), dtype=torch.int64)

@@ -49,12 +49,13 @@ def audit(
     such as another codec. Samples are coded as when they
     cross the cut for the first time.
 
-    Raises ConfigError if nothing crosses a cut, or classes are learnt; and what reading the run raises.
+    Raises ConfigError if nothing crosses a cut, classes are learnt, or there is a soft prompt; and what reading the run
+    raises.
     """
     config, adapter = _of(Path(run), changes or {})
-    if not config.training.split or config.data.task != "generation":
+    if not config.training.split or config.data.task != "generation" or config.lora.prompt_tokens:
         raise ConfigError(
-            f"{run}: an audit is of text that crosses a cut; this run has none, or learns classes"
+            f"{run}: an audit is of text that crosses a cut; this run has none, learns classes, or has a soft prompt"
         )
     on_progress("loading")
     parts = load_parts(config)

@@ -89,7 +89,7 @@ def ways(config: Config, flow: str, options: AuditOptions, scale: float = 1.0) -
         return [Way("fp16"), *(Way(codec, visits=count) for count in counts if codec != "fp16")]
     mechanism = parse_mechanism(config.client.privacy)
     clip = scale * mechanism.gradients if flow == "gradient_up" else mechanism.clip
-    visits = options.visits or (all_visits if config.lora.train_front else 1)
+    visits = options.visits or (all_visits if config.lora.front_learns else 1)
     return [Way("fp16"), *(Way(codec, mechanism, clip, count) for count in sorted({1, visits}))]
 
 

@@ -7,12 +7,13 @@ from splitcom.config import Config
 from splitcom.flows import ADAPTERS
 from splitcom.methods.method import Method
 
-_NOTHING = "delta > golomb(0.001)"  # has changed of A: it keeps no zeros
+NOTHING = "delta > golomb(0.001)"
+"""The codec of tensors that do not change: it keeps no zeros."""
 
 
 def _configure(config: Config) -> Config:
     whole = {"training.split": False, "model.tail_blocks": 0, "lora.train_a": False}
-    return config.override(whole | {f"flows.{flow}.codec_a": _NOTHING for flow in ADAPTERS})
+    return config.override(whole | {f"flows.{flow}.codec_a": NOTHING for flow in ADAPTERS})
 
 
 FFA_LORA = Method("ffa_lora", "not split, A as it was drawn, B averaged", _configure)

@@ -71,7 +71,16 @@ def _findings(
             f"other rows than the last one, which is over {sum(rows[max(losses)].values())} of "
             f"{', '.join(sorted(rows[max(losses)]))}: they cannot be compared with it"
         )
-    if before and all(tensor.equal(after[name]) for name, tensor in before.items()):
+    if config.client.own_b:
+        yield (
+            "client.own_b = true: the adapter that is left has the shared A and no B; each client's B, with which the "
+            "losses were measured, is in its own checkpoint"
+        )
+    if (
+        before
+        and not config.client.own_b
+        and all(tensor.equal(after[name]) for name, tensor in before.items())
+    ):
         yield (
             "training: the adapters have not moved, and the model is what it was; "
             f"training.lr = {training.lr:g} may be too low, so that nothing of a step is left after "

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from splitcom.config import Config
+from splitcom.errors import ConfigError
+from splitcom.flows import ADAPTERS, FLOWS
 from splitcom.settings.tree import flat
 
 
@@ -17,10 +19,43 @@ class Method:
     configure: Callable[[Config], Config]
 
 
+def check_clients(config: Config) -> None:
+    """Raise ConfigError for what clients of this form cannot do, once the method has settled the form."""
+    wanted = {
+        "client.bypass_epochs": (config.client.bypass_epochs or 0, 0),
+        "client.keep": (config.client.keep or 1.0, 1.0),
+        "lora.train_body": (config.lora.train_body, True),
+    }
+    for key, (value, plain) in wanted.items():
+        if value != plain and not config.model.tail_blocks:
+            raise ConfigError(
+                f"{key} = {str(value).lower()}: it is for the U-shape, in which a client has both ends of the model; "
+                "set model.tail_blocks = 1, or leave it out"
+            )
+    if config.client.own_b and config.training.keep == "best":
+        raise ConfigError(
+            "client.own_b = true: the best adapter would go with the clients' last B, not with those it was the best "
+            "with; set training.keep = 'last'"
+        )
+    if not config.lora.train_body and not config.lora.front_learns:
+        raise ConfigError(
+            "lora.train_body = false: with lora.train_front = false nothing before the tail would learn; set one of "
+            "them back, or lora.prompt_tokens"
+        )
+
+
 def without_controllers(config: Config) -> Config:
     """The configuration for a method that sets codecs of its own: nothing else of its flows is kept either."""
     flows = {f"flows.{flow}": {"codec": settings.codec} for flow, settings in config.cut_flows.items()}
     return config.override({"control": {}, **flows})
+
+
+def with_codecs(config: Config, activation: str, gradient: str) -> Config:
+    """The configuration with these codecs of what crosses cuts, and fp16 for adapters and held-out samples."""
+    texts = {"activation": activation, "gradient": gradient}
+    plain = {f"flows.{flow}": {"codec": "fp16"} for flow in ADAPTERS} | {"evaluation.codec": "fp16"}
+    at_cut = {f"flows.{flow}.codec": texts[FLOWS[flow].content] for flow in config.cut_flows}
+    return without_controllers(config).override(plain | at_cut)
 
 
 def by_default(config: Config, values: Mapping[str, Any]) -> Config:

@@ -76,7 +76,7 @@ def _adapted(name: str, config: Config) -> Part:
     model = config.model
     dtype = getattr(torch, model.dtype)
     part = shapes_of(model.source, name, model.cut, model.tail_blocks, dtype, config.data.classes)
-    adapt(part, config, trains=name != "front" or config.lora.train_front)
+    adapt(part, config)
     if config.client.checkpointing:
         recompute(part)
     return part

@@ -85,13 +85,19 @@ def source_of(argument: Path) -> tuple[Config, bool]:
 
 def _shown(sample: Sample, tokenizer: "PreTrainedTokenizerBase", classes: list[str] | None) -> Shown:
     ids = sample.input_ids.tolist()
+    words = [token for token in ids if token >= 0]  # without a soft prompt
     if classes is not None:
-        pieces = [(tokenizer.decode(ids), False), (classes[int(sample.labels)], True)]
+        pieces = [
+            (tokenizer.decode(words), False),
+            (classes[int(sample.labels)], True),
+        ]
         return Shown(sample.row.place, len(ids), 1, pieces)
     pieces, end, text = [], 0, ""
     for learnt, run in groupby(sample.labels.tolist(), key=lambda label: label != IGNORED):
         end += len(list(run))
-        longer = tokenizer.decode(ids[:end], clean_up_tokenization_spaces=False)
+        longer = tokenizer.decode(
+            [token for token in ids[:end] if token >= 0], clean_up_tokenization_spaces=False
+        )
         pieces.append((longer[len(text) :], learnt))
         text = longer
     return Shown(sample.row.place, len(ids), _num_learnt(sample), pieces)

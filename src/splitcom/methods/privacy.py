@@ -105,7 +105,7 @@ def _beside_activations(config: Config) -> list[str]:
         found.append("labels, which are the learnt tokens or the classes")
     else:
         found.append("sums of losses, of a round and of an evaluation")
-    if config.model.tail_blocks or config.lora.train_front:
+    if config.model.tail_blocks or config.lora.front_learns:
         found.append("the adapter that a client has trained on its samples")
     return found
 

@@ -19,6 +19,7 @@ from splitcom.methods import METHODS
 from splitcom.methods.ending import Ending, Trained, export, texts_of, write_texts
 from splitcom.methods.findings import comparable, effective, findings
 from splitcom.methods.given import Given, Rows
+from splitcom.methods.method import check_clients
 from splitcom.methods.privacy import check_privacy, privacy_of, privacy_warnings
 from splitcom.methods.record import Record
 from splitcom.methods.rollback import DEFENCES, check_from_round, go_back
@@ -111,6 +112,7 @@ def configured(config: Config) -> Config:
     config = METHODS[config.method].configure(config)
     check_engine(config)
     check_privacy(config)
+    check_clients(config)
     return config
 
 

@@ -1,7 +1,7 @@
 """Text from the model of a run, cut as it was trained: what people read, and what is scored."""
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby, islice
 from pathlib import Path
@@ -21,6 +21,7 @@ from splitcom.models import (
     load_joined_state,
     load_tokenizer,
     read_adapter,
+    soft_prompt_ids,
     without_adapters,
 )
 from splitcom.models.generate import generator
@@ -72,6 +73,7 @@ class Writer:
         self.wires = [Wire(text) for _ in split.parts[1:]] if config.training.split else []
         self._generator = generator(split, tuple(self.wires) or None)
         self._tokenizer = load_tokenizer(config.model.source)
+        self._soft_prompt = soft_prompt_ids(config.lora.prompt_tokens)
         self._template = chat_template_of(config, self._tokenizer)
         limits = limits_of(config.model.source, config.data.classes)
         self._positions = (
@@ -88,9 +90,15 @@ class Writer:
         load_joined_state(parts.all, state)
         return cls(parts, config)
 
-    def untrained(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def untrained(self) -> Iterator[None]:
         """Within it, the base model writes."""
-        return without_adapters(self._parts)
+        soft_prompt, self._soft_prompt = self._soft_prompt, soft_prompt_ids(0)
+        try:
+            with without_adapters(self._parts):
+                yield
+        finally:
+            self._soft_prompt = soft_prompt
 
     def logits(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Logits [B, T, V], of classes [B, C], on the CPU; what the parts send one another goes through the wires."""
@@ -167,6 +175,11 @@ class Writer:
         return text.partition(mark)[0] if mark else text
 
     def _encode(self, prompt: Asked) -> torch.Tensor:
+        """Ids of a prompt, behind those of the learnt soft prompt; none if there is nothing to read."""
+        ids = self._ids_of(prompt)
+        return torch.cat([self._soft_prompt, ids]) if len(ids) else ids
+
+    def _ids_of(self, prompt: Asked) -> torch.Tensor:
         """Ids of a prompt; of one without any, the token that opens texts, or else the one between them."""
         if not isinstance(prompt, str):
             if self._template is None:

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
         recompute,
         replicate,
         share_embeddings,
+        soft_prompt_ids,
     )
 
 __all__ = [
@@ -87,6 +88,7 @@ __all__ = [
     "replicate",
     "settings_of_adapter",
     "share_embeddings",
+    "soft_prompt_ids",
     "without_adapters",
 ]
 
@@ -127,6 +129,7 @@ _HOME = {
     "replicate": "splitcom.models.split",
     "settings_of_adapter": "splitcom.models.existing",
     "share_embeddings": "splitcom.models.split",
+    "soft_prompt_ids": "splitcom.models.split",
     "without_adapters": "splitcom.models.adapters",
 }
 

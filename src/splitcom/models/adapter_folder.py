@@ -33,9 +33,13 @@ from splitcom.models.load import (
     skeleton,
     stored_dtype,
 )
+from splitcom.models.split import SOFT_PROMPT
 from splitcom.models.whole import whole_modules
 
 _WEIGHTS = "adapter_model.safetensors"
+_BESIDE = "beside_peft.safetensors"
+BESIDE = frozenset({SOFT_PROMPT})
+"""Trained tensors for which peft's format has no place: they are in a file of their own, which only we read."""
 _PREFIX = "base_model.model."
 _WEIGHT = ".weight"
 _MAGNITUDE = ".lora_magnitude_vector.weight"  # as parts have it; in peft's files without the last word
@@ -64,6 +68,7 @@ def export_adapter(
     model = skeleton(load_config(base, labels), labels=labels)
     anatomy = survey(model)
     state = {**front, **body, **(tail or {})}
+    beside = {name: state.pop(name) for name in BESIDE & state.keys()}
     linear = linear_modules(model, anatomy) | head_module(model)
     head = {f"{name}.{own}" for name in anatomy.head for own in model.get_submodule(name).state_dict()}
     lora_state = {name: tensor for name, tensor in state.items() if ".lora_" in name}
@@ -86,10 +91,16 @@ def export_adapter(
         base_model_name_or_path=resolve(base),
         inference_mode=True,
     )
-    Path(folder).mkdir(parents=True, exist_ok=True)
+    _write(Path(folder), lora, state, beside)
+
+
+def _write(folder: Path, lora: LoraConfig, state: State, beside: State) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
     lora.save_pretrained(str(folder))
-    save_file(_as_peft_has_it(state), Path(folder) / _WEIGHTS, metadata={"format": "pt"})
-    write_checksums(Path(folder))
+    save_file(_as_peft_has_it(state), folder / _WEIGHTS, metadata={"format": "pt"})
+    if beside:
+        save_file(dict(beside), folder / _BESIDE)
+    write_checksums(folder)
 
 
 def _targets(adapted: list[str], model: PreTrainedModel) -> list[str]:
@@ -117,15 +128,20 @@ def _as_peft_has_it(state: State) -> dict[str, Tensor]:
 def read_adapter(folder: str | Path) -> dict[str, Tensor]:
     """Read what `export_adapter` has written, by names in the whole model; AdapterError if it is damaged."""
     _check_whole(folder)
-    path = Path(folder) / _WEIGHTS
-    try:
-        stored = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise AdapterError(f"{path}: cannot be read: {error}") from error
-    return {
+    stored = _stored(Path(folder) / _WEIGHTS)
+    beside = _stored(path) if (path := Path(folder) / _BESIDE).exists() else {}
+    return beside | {
         f"{name.removeprefix(_PREFIX)}{_WEIGHT if f'{name}{_WEIGHT}'.endswith(_MAGNITUDE) else ''}": tensor
         for name, tensor in stored.items()
     }
+
+
+def _stored(path: Path) -> dict[str, Tensor]:
+    try:
+        found: dict[str, Tensor] = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise AdapterError(f"{path}: cannot be read: {error}") from error
+    return found
 
 
 def check_adapter(base: str | Path, folder: str | Path, labels: Labels = None) -> None:
@@ -193,6 +209,8 @@ def merge_adapter(
     with quiet():
         merged.save_pretrained(str(out))
     load_tokenizer(base).save_pretrained(str(out))
+    if (beside := Path(adapter_folder) / _BESIDE).exists():
+        shutil.copy(beside, Path(out) / _BESIDE)
 
 
 def _check_whole(folder: str | Path) -> None:

@@ -22,7 +22,7 @@ from transformers.pytorch_utils import Conv1D
 from splitcom.errors import AdapterError
 from splitcom.models.anatomy import Anatomy, survey
 from splitcom.models.quantised import is_quantised
-from splitcom.models.split import Part
+from splitcom.models.split import SOFT_PROMPT, Front, Part
 from splitcom.models.whole import NAME, widened
 
 Targets = str | list[str] | None
@@ -112,6 +112,18 @@ def renew_head(part: Part, seed: int = 0) -> None:
                 module.register_parameter(name, nn.Parameter(drawn.to(parameter.device)))
             if isinstance(module, nn.Linear | nn.LayerNorm):
                 module.register_forward_pre_hook(widened)
+
+
+def add_prompt(front: Front, number: int, seed: int = 0) -> None:
+    """Have a front learn so many vectors that stand before each text (prompt tuning, Lester et al. 2021, 2104.08691).
+
+    Call it after `add_lora`, which freezes all but LoRA. The vectors are drawn as embeddings are, from `seed` alone.
+    """
+    config = front.model.config.get_text_config()
+    drawn = torch.empty(number, front.anatomy.width)
+    std = getattr(config, "initializer_range", 0.02)
+    drawn.normal_(0.0, std, generator=torch.Generator().manual_seed(zlib.crc32(f"{seed}:prompt".encode())))
+    front.model.register_parameter(SOFT_PROMPT, nn.Parameter(drawn.to(_device_of(front))))
 
 
 def freeze_a(part: Part) -> None:
@@ -245,6 +257,10 @@ def _is_plain(model: nn.Module, name: str) -> bool:
 def leaf(name: str) -> str:
     """The last of a module's dotted names."""
     return name.rpartition(".")[2]
+
+
+def _device_of(part: Part) -> torch.device:
+    return next(part.parameters()).device
 
 
 def _parent(name: str) -> str:

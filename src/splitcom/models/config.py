@@ -59,8 +59,21 @@ class LoraConfig(Section):
     to the embeddings.
     """
     train_front: bool = True
-    """Whether the front learns; if false, each activation is the same in every epoch."""
+    """Whether the front gets an adapter; if it has none and no soft prompt, each activation is the same in every
+    epoch.
+    """
+    train_body: bool = True
+    """Whether the body gets an adapter; if false, gradients pass through it, and clients alone learn."""
+    prompt_tokens: NonNegativeInt = 0
+    """How many vectors stand before each text and are learnt in place of words (a soft prompt, of the front); they
+    count in data.max_tokens and cross the cut like tokens.
+    """
     train_a: bool = True
     """Whether both of LoRA's matrices learn; if false, B alone does and A stays as it was drawn (FFA-LoRA)."""
     train_head: bool = False
     """Whether the LM head gets an adapter; not possible if it is tied to the embeddings."""
+
+    @property
+    def front_learns(self) -> bool:
+        """Whether a front has anything to learn, so that it needs gradients and its activations change."""
+        return self.train_front or self.prompt_tokens > 0

@@ -148,15 +148,33 @@ class Part(nn.Module):
             picked.remove()
 
 
+SOFT_PROMPT = "soft_prompt"
+"""The name of the trained vectors [number, width] that stand before each text, if a front has some."""
+
+
+def soft_prompt_ids(number: int) -> Tensor:
+    """The ids, int64 [number], by which a text names the vectors of a soft prompt: below 0, so those of no token."""
+    return -1 - torch.arange(number)
+
+
 class Front(Part):
-    """Embeddings and the first blocks."""
+    """Embeddings and the first blocks.
+
+    Ids below 0 name vectors of its soft prompt (`soft_prompt_ids`), which are what the blocks get in their places.
+    """
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **context: Any) -> Tensor:
         """Map ids and mask (int64 [B, T]) to hidden states [B, T, D] in the model's dtype.
 
         `context` is what transformers' models take besides: a cache, position ids.
         """
-        return self._run(attention_mask, input_ids=input_ids, **context)
+        prompt: Tensor | None = getattr(self.model, SOFT_PROMPT, None)
+        if prompt is None:
+            return self._run(attention_mask, input_ids=input_ids, **context)
+        words = cast(nn.Module, self.model.get_input_embeddings())(input_ids.clamp(min=0))
+        vectors = prompt[(-1 - input_ids).clamp(min=0)].to(words.dtype)
+        inputs = torch.where((input_ids < 0)[..., None], vectors, words)
+        return self._run(attention_mask, inputs_embeds=inputs, **context)
 
 
 class _Later(Part):

@@ -30,7 +30,7 @@ from splitcom.models import (
     settings_of_adapter,
     share_embeddings,
 )
-from splitcom.models.adapters import freeze_a
+from splitcom.models.adapters import add_prompt, freeze_a
 from splitcom.models.anatomy import survey
 from splitcom.models.config import LoraConfig
 from splitcom.models.front import outline
@@ -94,7 +94,7 @@ def check_parts(config: Config) -> list[str]:
     widths = []
     for part in (outline(model.source, kind, model.cut, model.tail_blocks, classes) for kind in kinds):
         slim = config.override({"lora.modules_to_save": None})  # whose copies would take memory
-        adapt(part, slim, trains=config.lora.train_front or not isinstance(part, Front))
+        adapt(part, slim)
         if config.client.checkpointing or config.engine.checkpointing:
             recompute(part)
         lora = {name: tensor for name, tensor in adapter_state(part).items() if ".lora_" in name}
@@ -175,7 +175,7 @@ def begin_from_adapter(parts: Parts, config: Config) -> None:
 def front_of(config: Config) -> Front:
     """The front with its adapter, on the configured device."""
     front = load_front(config.model.source, config.model.cut, **_place(config))
-    adapt(front, config, trains=config.lora.train_front)
+    adapt(front, config)
     if config.client.checkpointing:
         recompute(front)
     return front
@@ -187,7 +187,7 @@ def body_of(config: Config, *, for_engine: bool = False) -> Body:
     if for_engine and ENGINES[config.engine.kind].begins_on_cpu:
         place["device"] = "cpu"
     body = load_body(model.source, model.cut, model.tail_blocks, quantization=model.quantization, **place)
-    adapt(body, config, trains=True)
+    adapt(body, config)
     if config.engine.checkpointing if config.training.split else config.client.checkpointing:
         recompute(body)
     return body
@@ -199,7 +199,7 @@ def tail_of(config: Config, front: Front) -> Tail | None:
         return None
     tail = load_tail(config.model.source, config.model.tail_blocks, **_place(config))
     share_embeddings(front, tail)
-    adapt(tail, config, trains=True)
+    adapt(tail, config)
     if config.client.checkpointing:
         recompute(tail)
     return tail
@@ -229,12 +229,13 @@ def device_of(config: Config) -> torch.device:
     return device
 
 
-def adapt(part: Part, config: Config, trains: bool) -> None:
-    """Add the configured LoRA to a part, or none where it is not trained, and what is trained whole.
+def adapt(part: Part, config: Config) -> None:
+    """Add the configured LoRA to a part, or none where it is not trained, what is trained whole, and a soft prompt.
 
     A classification head is new.
     """
     lora = config.lora
+    trains = _trains(part, config)
     add_lora(
         part,
         rank=lora.rank if trains else 0,
@@ -251,6 +252,14 @@ def adapt(part: Part, config: Config, trains: bool) -> None:
     renew_head(part, derive_seed(config.seed, "head"))
     if trains and lora.modules_to_save:
         train_whole(part, lora.modules_to_save)
+    if lora.prompt_tokens and isinstance(part, Front):
+        add_prompt(part, lora.prompt_tokens, derive_seed(config.seed, "prompt"))
+
+
+def _trains(part: Part, config: Config) -> bool:
+    if isinstance(part, Front):
+        return config.lora.train_front
+    return config.lora.train_body or not isinstance(part, Body)
 
 
 def load_server_parts(config: Config) -> Parts:
@@ -275,15 +284,15 @@ def load_server_parts(config: Config) -> Parts:
 def _outlined(config: Config) -> Parts:
     model, classes = config.model, config.data.classes
     front = outline(model.source, Front, model.cut, model.tail_blocks, classes)
-    adapt(front, config, trains=config.lora.train_front)
+    adapt(front, config)
     tail = None
     if model.tail_blocks:
         tail = outline(model.source, Tail, model.cut, model.tail_blocks, classes)
-        adapt(tail, config, trains=True)
+        adapt(tail, config)
     if config.training.split:
         return Parts(front, body_of(config, for_engine=True), tail)
     body = outline(model.source, Body, model.cut, labels=classes)
-    adapt(body, config, trains=True)
+    adapt(body, config)
     return Parts(front, body)
 
 

@@ -26,13 +26,14 @@ from splitcom.data import (
     find_source,
     load_rows,
     partition,
+    prefixed,
     recognised,
     set_aside,
     template_text,
     unknown_marks,
 )
 from splitcom.errors import ConfigError, DataError
-from splitcom.models import ModelLimits, limits_of, load_tokenizer
+from splitcom.models import ModelLimits, limits_of, load_tokenizer, soft_prompt_ids
 from splitcom.seeds import derive_seed
 
 if TYPE_CHECKING:
@@ -258,17 +259,20 @@ def _encoded(
     template: ChatTemplate | None,
     config: Config,
 ) -> Encoded:
-    classes, max_tokens = config.data.classes, config.data.max_tokens
+    classes, max_tokens = config.data.classes, config.data.max_tokens - config.lora.prompt_tokens
     try:
         if template is not None:
-            return encode_chats(rows, template, config.data.learn, max_tokens)
-        if config.data.format == "tokens":
-            return encode_tokens(rows, tokenizer, max_tokens)
-        if classes is None:
-            return encode(rows, tokenizer, max_tokens)
-        return encode_classes(rows, tokenizer, classes, max_tokens)
+            encoded = encode_chats(rows, template, config.data.learn, max_tokens)
+        elif config.data.format == "tokens":
+            encoded = encode_tokens(rows, tokenizer, max_tokens)
+        elif classes is None:
+            encoded = encode(rows, tokenizer, max_tokens)
+        else:
+            encoded = encode_classes(rows, tokenizer, classes, max_tokens)
     except DataError as error:
         raise DataError(f"rows {what}: {error}") from error
+    prompt = soft_prompt_ids(config.lora.prompt_tokens)
+    return prefixed(encoded, prompt, of_classes=classes is not None)
 
 
 def check_max_tokens(config: Config) -> ModelLimits:

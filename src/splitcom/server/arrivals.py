@@ -55,7 +55,9 @@ class Arrivals:
         check_step(content.step, state.task, num_samples, self._config)
         possible = num_samples, self._config.training.batch_size
         labels = None if self._is_u_shape else self._with(state.labels, content.labels, *possible)
-        trains_front = self._config.lora.train_front and not (state.task is not None and state.task.is_frozen)
+        trains_front = self._config.lora.front_learns and not (
+            state.task is not None and state.task.is_frozen
+        )
         channel = state.channels["activation_up"]
         arrival = self._arrival(channel, content.activation, content.step, labels, possible)
         return arrival if isinstance(arrival, Lost) else replace(arrival, trains_front=trains_front)

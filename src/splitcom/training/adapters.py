@@ -49,7 +49,7 @@ class AdapterCodec:
         """
         if self._of_a is None or not adapter:
             return self._whole.encode(adapter, base, seed, share)
-        (others, of_a), (base_of_others, base_of_a) = _parted(adapter), _parted(base)
+        (others, of_a), (base_of_others, base_of_a) = parted(adapter), parted(base)
         first, arrived = self._whole.encode(others, base_of_others, seed, share)
         second, arrived_of_a = self._of_a.encode(of_a, base_of_a, seed, share)
         return pack_uints([len(first)], _SIZE_BYTES) + first + second, dict(
@@ -67,7 +67,7 @@ class AdapterCodec:
         reader = Reader(packet)
         (size,) = unpack_uints(reader.take(_SIZE_BYTES, "size of its first part"), _SIZE_BYTES).tolist()
         first, second = bytes(reader.take(size, "first part")), bytes(reader.rest())
-        others, of_a = _parted(base)
+        others, of_a = parted(base)
         return dict(sorted((self._whole.decode(first, others) | self._of_a.decode(second, of_a)).items()))
 
 
@@ -158,7 +158,7 @@ class _TensorsCodec:
         return store
 
 
-def _parted(adapter: Tensors) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def parted(adapter: Tensors) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """All tensors but LoRA's A, and those."""
     of_a = {
         name: tensor for name, tensor in adapter.items() if ".lora_A." in name or "lora_embedding_A" in name

@@ -3,10 +3,13 @@
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 
 from splitcom.config import Config
 from splitcom.data import Batch, Sample, batches
 from splitcom.seeds import derive_seed
+
+_ROUNDING = 1e-9  # 0.29 * 100 is a little below 29, 0.07 * 100 a little above 7
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ def round_batches(samples: Sequence[Sample], config: Config, client: str, round_
             seed=derive_seed(config.seed, client, "order", round_index, epoch),
         )
     ]
-    return found[: num_round_batches(len(samples), config, round_index)]
+    return found[: _most_batches(len(found), config, round_index)]
 
 
 def chunk_batches(
@@ -59,7 +62,21 @@ def num_round_batches(num_samples: int, config: Config, round_index: int) -> int
     [2, 2, 3]
     """
     training = config.training
-    batches_there = -(-num_samples // training.batch_size) * training.local_epochs
+    batches_there = -(-num_kept(num_samples, config) // training.batch_size) * training.local_epochs
+    return _most_batches(batches_there, config, round_index)
+
+
+def num_kept(num_samples: int, config: Config) -> int:
+    """On how many of its samples a client trains in a round: its part of them, rounded up.
+
+    >>> num_kept(25, Config().override({"client.keep": 0.3}))
+    8
+    """
+    return ceil(num_samples * (config.client.keep or 1.0) - _ROUNDING)
+
+
+def _most_batches(batches_there: int, config: Config, round_index: int) -> int:
+    training = config.training
     if training.max_steps is None:
         return batches_there
     before, after = (

@@ -7,6 +7,7 @@ from splitcom.aggregation import FedAvg, Update, parse
 from splitcom.aggregation.fedadagrad import FedAdagrad
 from splitcom.aggregation.fedadam import FedAdam
 from splitcom.aggregation.fedavgm import FedAvgM
+from splitcom.aggregation.fedex import FedEx
 from splitcom.aggregation.fedyogi import FedYogi
 from splitcom.aggregation.krum import Krum
 from splitcom.aggregation.median import Median
@@ -134,3 +135,67 @@ def test_errors_point_at_the_place(text, place, message):
 def test_the_canonical_text_leaves_defaults_out():
     assert str(parse("fedavgm( lr=1, momentum = 0.9 )")) == "fedavgm"
     assert str(parse("fedadam(0.02, tau=0.5)")) == "fedadam(lr=0.02, tau=0.5)"
+
+
+def lora_updates(num_outputs, rank, num_inputs, count, within=None):
+    """Updates of one module; with `within`, products of all lie in the span of as many directions."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    basis = draw(within, num_inputs) if within else None
+    return [
+        Update(
+            {
+                "m.lora_A.weight": draw(rank, num_inputs) if basis is None else draw(rank, within) @ basis,
+                "m.lora_B.weight": draw(num_outputs, rank),
+            },
+            num_labels,
+            1,
+            client=str(num_labels),
+        )
+        for num_labels in range(1, count + 1)
+    ]
+
+
+def products_of(updates):
+    """FedEx-LoRA's formula: the mean of products, and that of the means with the residual that is due."""
+    total = sum(update.num_labels for update in updates)
+    weights = [update.num_labels / total for update in updates]
+    a, b = (
+        sum(w * u.adapter[f"m.lora_{kind}.weight"] for w, u in zip(weights, updates, strict=True))
+        for kind in "AB"
+    )
+    exact = sum(
+        w * u.adapter["m.lora_B.weight"] @ u.adapter["m.lora_A.weight"]
+        for w, u in zip(weights, updates, strict=True)
+    )
+    residual = exact - b @ a
+    return exact, b @ a, residual
+
+
+def test_fedex_gives_the_mean_of_products_if_the_rank_holds_it():
+    updates = lora_updates(5, 2, 6, count=3, within=2)
+    exact, of_means, residual = products_of(updates)
+    shared = {name: torch.zeros_like(tensor) for name, tensor in updates[0].adapter.items()}
+    merged = FedEx().merge(shared, updates)
+    found = merged["m.lora_B.weight"] @ merged["m.lora_A.weight"]
+    torch.testing.assert_close(found, of_means + residual)
+    assert (exact - of_means).norm() > 0.3 * exact.norm()  # what fedavg leaves out
+    plain, none = (one.merge(shared, updates) for one in (FedAvg(), FedEx(sweeps=0)))
+    assert all(torch.equal(plain[name], none[name]) for name in plain)
+
+
+def test_fedex_tends_to_the_best_that_the_rank_holds():
+    updates = lora_updates(5, 2, 6, count=3)
+    exact, of_means, _ = products_of(updates)
+    left, sizes, right = torch.linalg.svd(exact)
+    best = (left[:, :2] * sizes[:2]) @ right[:2]
+    shared = {name: torch.zeros_like(tensor) for name, tensor in updates[0].adapter.items()}
+    errors = []
+    for sweeps in (1, 8, 60):
+        merged = FedEx(sweeps).merge(shared, updates)
+        errors.append((merged["m.lora_B.weight"] @ merged["m.lora_A.weight"] - exact).norm())
+    assert (of_means - exact).norm() > errors[0] >= errors[1] >= errors[2]
+    torch.testing.assert_close(errors[2], (best - exact).norm(), rtol=1e-3, atol=0)

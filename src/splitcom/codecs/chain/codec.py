@@ -22,6 +22,7 @@ from torch import Generator, Tensor
 from typing_extensions import override
 
 from splitcom.codecs.chain.golomb import Golomb
+from splitcom.codecs.chain.number import Float16
 from splitcom.codecs.chain.projection import Projection
 from splitcom.codecs.chain.rows import Rows
 from splitcom.codecs.chain.stage import Entropy, Number, Prediction, Stage, Transform
@@ -45,6 +46,7 @@ from splitcom.codecs.wire import (
 from splitcom.errors import CodecError, PacketError
 
 _Project: TypeAlias = Callable[[Tensor, Ints], Tensor]
+_WHOLE = Float16()
 
 
 @dataclass(frozen=True)
@@ -98,8 +100,8 @@ class ChainCodec(Codec):
         if self._prediction is not None and reference is not None:
             residual = self._prediction.residual(residual, sent.of(reference))
         generator = torch.Generator(values.device).manual_seed(context.seed)
-        data, restored = self._encode_matrix(
-            self._number_at(context.share), residual, sent.lengths, generator
+        data, restored = self._encode_rows(
+            self._number_at(context.share), residual, sent.lengths, known[sent.counts > 0], generator
         )
         reconstruction = Ragged(self._rebuild(restored, reference, sent), batch.lengths)
 
@@ -124,7 +126,7 @@ class ChainCodec(Codec):
         body = Reader(self._decompress(reader.rest(), header, lengths), device)
         skipped = self._read_skipped(body, lengths, known)
         sent = Rows(~skipped, lengths, device)
-        restored = self._decode_matrix(body, sent.lengths, header.hidden, device)
+        restored = self._decode_rows(body, sent.lengths, known[sent.counts > 0], header.hidden, device)
         body.finish()
         values = self._rebuild(restored, reference, sent)
         low, high = torch.aminmax(values)
@@ -212,6 +214,38 @@ class ChainCodec(Codec):
             self._number.at(share) if share is not None and isinstance(self._number, Golomb) else self._number
         )
 
+    def _encode_rows(
+        self, number: Number, values: Tensor, lengths: Ints, known: Bools, generator: Generator
+    ) -> tuple[list[Buffer], Tensor]:
+        """Bytes of `values`, those of samples that are not `known` first if they are sent whole."""
+        parts = self._first_and_rest(lengths, known, values.device)
+        if parts is None:
+            return self._encode_matrix(number, values, lengths, generator)
+        first, rest = parts
+        whole, arrived = _WHOLE.encode(first.of(values), None)
+        data, restored = self._encode_matrix(number, rest.of(values), rest.lengths, generator)
+        return [*whole, *data], _joined(parts, arrived, restored)
+
+    def _decode_rows(
+        self, body: Reader, lengths: Ints, known: Bools, hidden: int, device: torch.device | str
+    ) -> Tensor:
+        """Inverse of `_encode_rows`."""
+        parts = self._first_and_rest(lengths, known, device)
+        if parts is None:
+            return self._decode_matrix(body, lengths, hidden, device)
+        first, rest = parts
+        arrived = _WHOLE.decode(body, int(first.lengths.sum()), hidden)
+        return _joined(parts, arrived, self._decode_matrix(body, rest.lengths, hidden, device))
+
+    def _first_and_rest(
+        self, lengths: Ints, known: Bools, device: torch.device | str
+    ) -> tuple[Rows, Rows] | None:
+        """Of what is sent, the rows that are sent whole and the others; None if all are coded alike."""
+        if known.all() or self._prediction is None or not self._prediction.first_is_whole:
+            return None
+        rows = np.repeat(known, lengths)
+        return Rows(~rows, lengths, device), Rows(rows, lengths, device)
+
     def _encode_matrix(
         self, number: Number, values: Tensor, lengths: Ints, generator: Generator
     ) -> tuple[list[Buffer], Tensor]:
@@ -261,7 +295,18 @@ class ChainCodec(Codec):
             shapes = self._transform.shapes(lengths, hidden)
             limit_bytes += self._transform.side_size(lengths, hidden)
         limit_bytes += sum(self._number.size(*shape) for shape in shapes)
+        if self._prediction is not None and self._prediction.first_is_whole:
+            limit_bytes += _WHOLE.size(tokens, hidden)
         return self._entropy.decompress(data, limit_bytes)
+
+
+def _joined(parts: tuple[Rows, Rows], first: Tensor, rest: Tensor) -> Tensor:
+    """One matrix of the rows of both parts, in their places."""
+    values = first.new_empty(len(first) + len(rest), first.shape[1])
+    for rows, own in zip(parts, (first, rest), strict=True):
+        if len(own):
+            values = rows.over(values, own)
+    return values
 
 
 def _read(

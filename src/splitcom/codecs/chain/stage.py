@@ -24,6 +24,11 @@ class Prediction(Stage, ABC):
 
     place = Place.PREDICT
 
+    @property
+    def first_is_whole(self) -> bool:
+        """Whether samples without a reference are sent as fp16, and not by the stages that follow."""
+        return False
+
     @abstractmethod
     def residual(self, values: Tensor, reference: Tensor) -> Tensor:
         """What the following stages code, fp32 like both, `[tokens, hidden]`."""

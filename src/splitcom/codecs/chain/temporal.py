@@ -121,7 +121,10 @@ def _dots(left: Tensor, right: Tensor) -> Floats:
 class Delta(Prediction):
     """Code the difference to the reference.
 
-    A sample without a reference, or whose length has changed, is coded against zeros in the same packet.
+    A sample without a reference, or whose length has changed, is coded in the same packet.
+
+    Args:
+        first: how such a sample is coded: `same`, by the stages that follow, as a difference to zeros; `fp16`, whole.
 
     >>> str(Delta())
     'delta'
@@ -129,6 +132,13 @@ class Delta(Prediction):
 
     name = "delta"
     example = "delta > int8 > zstd"
+
+    first: Literal["same", "fp16"] = "same"
+
+    @property
+    @override
+    def first_is_whole(self) -> bool:
+        return self.first == "fp16"
 
     @override
     def residual(self, values: Tensor, reference: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from splitcom.codecs import Context, MemoryReferences, Ragged, parse
 from splitcom.codecs.chain.quantize import Int2, Int4, Int8, Quantize
 from splitcom.codecs.chain.sparsify import RandTopK, TopK
 from splitcom.codecs.chain.svd import Svd
@@ -125,3 +126,24 @@ def test_relative_l2_sees_a_change_of_length_and_cosine_does_not() -> None:
     lengths = np.array([1])
     assert Temporal(0.9).measure(new, old, lengths)[0] == pytest.approx(1)
     assert Temporal(0.4, metric="relative_l2").measure(new, old, lengths)[0] == pytest.approx(0.5)
+
+
+def test_with_first_fp16_new_samples_are_whole_and_known_ones_coded_right_on_average() -> None:
+    codec = parse("delta(first=fp16) > int4(rounding=stochastic)")
+    generator = torch.Generator().manual_seed(0)
+    old, change, new = (torch.randn(3, 64, generator=generator) for _ in range(3))
+    whole = old.half().float()
+    moved = torch.cat([whole + 0.01 * change, new])
+    arrived = []
+    for seed in range(200):
+        stores = [MemoryReferences(), MemoryReferences()]
+        first = codec.encode(Ragged(old, torch.tensor([3])), [7], Context(stores[0]))
+        assert torch.equal(codec.decode(first.packet, stores[1]).batch.values, whole)
+        second = codec.encode(Ragged(moved, torch.tensor([3, 3])), [7, 8], Context(stores[0], seed=seed))
+        values = codec.decode(second.packet, stores[1]).batch.values
+        assert torch.equal(values[3:], new.half().float())
+        arrived.append(values[:3])
+    step = float(change.abs().max()) * 0.01 / 8
+    error = torch.stack(arrived).mean(0) - moved[:3]
+    inner = change.abs() < 0.8 * change.abs().amax(1, keepdim=True)  # what lies further out may be cut off
+    assert error[inner].abs().max() < 4.5 * step / 2 / 200**0.5 + 1e-3 * step
