@@ -29,6 +29,8 @@ VALUES: dict[str, Any] = {
     "federation.secure_aggregation": 0.6,
     "federation.variance.estimate": "linear",
     "federation.variance.max_chunks": 4,
+    "client.bypass_epochs": 2,
+    "client.keep": 0.5,
     "client.mixing": 1.0,
     "evaluation.share": 0.1,
     "flows.adapter_up.codec_a": "fp16",
