@@ -138,6 +138,10 @@ TRANSITIONS: Mapping[Form, Transitions] = {
         (State.EVALUATING, C, "reference_lost"): State.AWAITING_NEXT,
     },
 }
+_TURNS: Mapping[Form, Mapping[State, Role]] = {
+    form: {state: role for state, role, kind in transitions if kind != "failure"}
+    for form, transitions in TRANSITIONS.items()
+}  # asked of every client again and again
 
 
 class Session:
@@ -159,7 +163,7 @@ class Session:
         self.role = role
         self.state = state
         self._limits = limits
-        self._transitions = TRANSITIONS[form]
+        self._transitions, self._turns = TRANSITIONS[form], _TURNS[form]
 
     def send(self, message: Message) -> bytes:
         """Serialise a message of ours; raises LocalProtocolError if the table does not allow it now."""
@@ -192,10 +196,7 @@ class Session:
     @property
     def turn(self) -> Role | None:
         """Who owes the next message; None when the session is closed. A `failure` is nobody's turn."""
-        senders = {
-            role for state, role, kind in self._transitions if state is self.state and kind != "failure"
-        }
-        return senders.pop() if senders else None
+        return self._turns.get(self.state)
 
     def _describe(self, sender: Role, kind_sent: str) -> str:
         allowed = [kind for state, role, kind in self._transitions if state is self.state and role is sender]

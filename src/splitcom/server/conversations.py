@@ -229,6 +229,9 @@ class Conversations:
 
     def _wait(self, names: Iterable[str], *until_s: float) -> None:
         """Wait for the next event, and look after those of `names` that have been waited for too long."""
+        takes_time = self.transport.notice_s is not None
+        if takes_time and self._next(self.transport.now()):  # it is there: nobody is waited for
+            return
         due = [
             at for name in names for at in (self._overdue_at(name), self._notice_at(name)) if at is not None
         ]
@@ -344,14 +347,16 @@ class Conversations:
     def _overdue_at(self, name: str) -> float | None:
         """When a client that is waited for is to be dropped."""
         peer = self.peers[name]
-        since, patience_s = peer.awaited_since, self._patience_s(peer)
-        return None if since is None or patience_s is None else since + patience_s
+        if (patience_s := self._patience_s(peer)) is None or (since := peer.awaited_since) is None:
+            return None
+        return since + patience_s
 
     def _notice_at(self, name: str) -> float | None:
         """When it is to be said that a client is waited for."""
         peer, notice_s = self.peers[name], self.transport.notice_s
-        since = peer.awaited_since
-        return None if since is None or notice_s is None else max(since, peer.noticed_at) + notice_s
+        if notice_s is None or (since := peer.awaited_since) is None:
+            return None
+        return max(since, peer.noticed_at) + notice_s
 
     def _look_after(self, names: Iterable[str]) -> None:
         """Go on without those that have been waited for too long, which may join anew; say who is waited for."""
