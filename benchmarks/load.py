@@ -1,6 +1,11 @@
-"""Many clients at once: a `splitcom serve` process, and client sessions in threads of a few processes.
+"""Many clients at once: a `splitcom serve` process, and client sessions in a few processes.
 
     python benchmarks/load.py [--clients 64] [--processes 4] [--rounds 4] [--out load.json]
+    python benchmarks/load.py --sessions 1000 --active 200 [--churn 0.1] [--processes 4] [--rounds 4] [--out load.json]
+
+The first has real clients, each with its front, in threads. The second has sessions that say what a real client has
+been recorded to say (light_client.py), so that the machine has room for a thousand; `active` of them take part in a
+round, and `churn` of all break off and come back in every round, half of them to begin another conversation.
 
 Reports the server's memory for each client that is connected and waits, and for each that trains; its threads; whether
 it grows from round to round; and whether anyone starves: the steps of each client from metrics.jsonl, and the seconds
@@ -9,6 +14,7 @@ step are most of the memory; where it takes one after the other, what is kept fo
 """
 
 import argparse
+import base64
 import json
 import multiprocessing
 import os
@@ -26,10 +32,13 @@ from time import monotonic, sleep
 
 import torch
 
+from splitcom.client.client import Client
 from splitcom.config import Config
 from splitcom.parties.build import build_client
-from splitcom.parties.parts import Parts, front_of
+from splitcom.parties.parts import Parts, front_of, load_parts
 from splitcom.parties.texts import load_texts
+from splitcom.protocol.messages_pb2 import Message
+from splitcom.simulation.simulation import Simulation
 from splitcom.transports import tls
 from splitcom.transports.grpc_calls import ServerCalls
 from splitcom.transports.grpc_client import run_client
@@ -123,6 +132,15 @@ class Server:
         return int(number) * (1024 if unit else 1)
 
 
+def make_authority(folder: Path, names: list[str]) -> Path:
+    """An authority that has issued a server's certificate, and these clients'."""
+    tls.create_authority(folder)
+    tls.issue_server(folder, ["localhost"])
+    for name in names:
+        tls.issue_client(folder, name)
+    return folder
+
+
 def measure(
     num_clients: int, num_processes: int, rounds: int, folder: Path, settings: Mapping[str, object]
 ) -> dict[str, float]:
@@ -141,11 +159,7 @@ def measure(
         | settings
     )
     names = config.client_names
-    authority = folder / "authority"
-    tls.create_authority(authority)
-    tls.issue_server(authority, ["localhost"])
-    for name in names:
-        tls.issue_client(authority, name)
+    authority = make_authority(folder / "authority", names)
     server = Server(config, authority, folder)
     server.settle()
     bare_bytes = server.status("VmRSS")
@@ -209,6 +223,193 @@ def measure(
     }
 
 
+class Recording(Simulation):
+    """Keeps what the first client says."""
+
+    said: list[Message]
+
+    def _make_client(self, name: str) -> Client:
+        client = super()._make_client(name)
+        if name == self._config.client_names[0]:
+            self.said = []
+            connect, receive = client.connect, client.receive
+
+            def recorded(data: bytes) -> bytes | None:
+                answer = receive(data)
+                if answer is not None:
+                    self.said.append(Message.FromString(answer))
+                return answer
+
+            def hello() -> bytes:
+                data = connect()
+                self.said.append(Message.FromString(data))
+                return data
+
+            client.connect, client.receive = hello, recorded  # type: ignore[method-assign]
+        return client
+
+
+def record(config: Config, folder: Path) -> dict[str, object]:
+    """What a client of such a run says in each of its rounds and evaluations, as light_client.py takes it."""
+    few = config.override(
+        {"federation.clients": 2, "federation.sample": 1.0, "data.samples": 8, "data.held_out_samples": 2}
+    )
+    simulation = Recording(few, load_texts(few), load_parts(few), folder)
+    for _ in simulation.federation.run():
+        pass
+    simulation.close()
+    visits: list[list[list[str]]] = [[]]
+    evaluations: list[list[str]] = []
+    found: dict[str, object] = {}
+    for message in simulation.said:
+        match message.WhichOneof("kind"):
+            case "hello":
+                found |= {"samples": message.hello.num_samples, "held_out": message.hello.num_held_out}
+            case "activation":
+                visits[-1].append(
+                    [text_of(message.activation.activation), text_of(message.activation.labels)]
+                )
+            case "evaluation_batch":
+                batch = message.evaluation_batch
+                evaluations.append([text_of(batch.activation), text_of(batch.labels)])
+            case "round_end":
+                visits.append([])
+                found["adapter"] = text_of(message.round_end.adapter)
+    return found | {"visits": visits[:-1], "evaluations": evaluations, "fingerprint": simulation.fingerprint}
+
+
+def text_of(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def sessions_config(sessions: int, active: int, rounds: int) -> Config:
+    """A run of so many clients; adapters go up as fp16, since what is recorded must not build on others' rounds."""
+    return Config().override(
+        {
+            "model.device": "cpu",
+            "federation.clients": sessions,
+            "federation.sample": active / sessions,
+            "federation.max_restarts": None,
+            "data.samples": 4 * sessions,
+            "data.held_out_samples": sessions,
+            "training.rounds": rounds,
+            "training.batch_size": 4,
+            "flows.activation_up.controller": None,
+            "flows.adapter_up.codec": "fp16",
+            "engine.max_tokens_per_pass": 4096,
+            "evaluation.every": rounds,
+            "evaluation.codec": "fp16",
+            "evaluation.exact_last": False,
+            "evaluation.generate": 0,
+        }
+    )
+
+
+def measure_sessions(
+    sessions: int, active: int, churn: float, num_processes: int, rounds: int, folder: Path
+) -> dict[str, float]:
+    """One run of light sessions."""
+    config = sessions_config(sessions, active, rounds)
+    names = config.client_names
+    said = record(config, folder / "recorded")
+    authority = make_authority(folder / "authority", names)
+    server = Server(config, authority, folder)
+    server.settle()
+    bare_bytes = server.status("VmRSS")
+    go, started = folder / "go", monotonic()
+    fleets = []
+    for index in range(num_processes):
+        script = said | {
+            "address": f"localhost:{server.port}",
+            "authority": str(authority),
+            "names": names[index::num_processes],
+            "last": names[-1],
+            "go": str(go),
+            "ready": str(folder / f"ready-{index}"),
+            "out": str(folder / f"measured-{index}.json"),
+            "churn": churn,
+        }
+        path = folder / f"script-{index}.json"
+        path.write_text(json.dumps(script), encoding="utf-8")
+        command = [sys.executable, Path(__file__).with_name("light_client.py"), path]
+        fleets.append(subprocess.Popen(command))
+    server.wait_for(lambda: all((folder / f"ready-{index}").exists() for index in range(num_processes)))
+    all_admitted_s = monotonic() - started
+    server.settle()
+    idle_bytes, idle_threads = server.status("VmRSS"), server.status("Threads")
+    idle = {
+        "sessions": sessions,
+        "active in a round": active,
+        "churn in a round": churn,
+        "server, no client, MiB": bare_bytes / MIB,
+        "per idle session, KiB": (idle_bytes - bare_bytes) / (sessions - 1) / 1024,
+        "threads, all idle": idle_threads,
+        "seconds until all are admitted": all_admitted_s,
+    }
+    show(idle)
+    go.touch()
+    active_bytes, threads = [], []
+    while server.process.poll() is None:
+        if any(fleet.poll() for fleet in fleets):
+            raise SystemExit(f"a process of sessions has failed:\n{server.log[-3000:]}")
+        try:
+            threads.append(server.status("Threads"))
+            active_bytes.append(server.status("VmRSS"))
+            peak_bytes = server.status("VmHWM")
+        except (OSError, IndexError):
+            break
+        sleep(0.2)
+    seconds = monotonic() - started
+    if server.process.wait() or any(fleet.wait() for fleet in fleets):
+        raise SystemExit(f"the run has failed:\n{server.log[-3000:]}")
+    trained = {
+        "seconds": seconds,
+        "per active session, KiB": (statistics.median(active_bytes) - idle_bytes) / active / 1024,
+        "server at the peak, MiB": peak_bytes / MIB,
+        "threads, at most": max(threads),
+        **waits_of(fleets_measured(folder, num_processes), server),
+    }
+    show(trained)
+    return idle | trained
+
+
+def show(figures: Mapping[str, float]) -> None:
+    for name, value in figures.items():
+        print(f"{name:48} {value:12,.2f}", flush=True)
+
+
+def fleets_measured(folder: Path, number: int) -> list[dict[str, object]]:
+    return [json.loads((folder / f"measured-{index}.json").read_text()) for index in range(number)]
+
+
+def waits_of(measured: list[dict[str, object]], server: Server) -> dict[str, float]:
+    """What sessions have waited for, and whether one has starved: its steps against the server's lines."""
+    admissions = [s for of in measured for s in of["admission_s"]]
+    returns = [s for of in measured for s in of["returns_s"]]
+    waits = {name: seconds for of in measured for name, seconds in of["wait_s"].items()}
+    taken = {name: number for of in measured for name, number in of["steps"].items()}
+    steps, _ = spread(server.out / "metrics.jsonl")
+    means = sorted(statistics.mean(seconds) for seconds in waits.values())
+    return {
+        "seconds to admit one, median": statistics.median(admissions),
+        "seconds to admit one, 99 of 100": quantile(admissions, 0.99),
+        "seconds to admit one, most": max(admissions),
+        "sessions that came back": len(returns),
+        "seconds to come back, most": max(returns, default=0.0),
+        "conversations the server has reset": sum(of["begun_anew"] for of in measured),
+        "steps": sum(steps),
+        "sessions that trained": len(waits),
+        "steps that were not answered": sum(steps) - sum(taken.values()),
+        "seconds for an answer, least client": means[0],
+        "seconds for an answer, median": statistics.median(means),
+        "seconds for an answer, most": means[-1],
+    }
+
+
+def quantile(values: list[float], part: float) -> float:
+    return sorted(values)[min(int(part * len(values)), len(values) - 1)]
+
+
 def spread(metrics: Path) -> tuple[list[int], list[float]]:
     """Every client's steps of the run, and its mean seconds from the server's message of a step to its answer."""
     steps: dict[str, int] = defaultdict(int)
@@ -229,7 +430,24 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--sessions", type=int, help="so many, without models")
+    parser.add_argument("--active", type=int, default=200, help="of them in a round")
+    parser.add_argument("--churn", type=float, default=0.0, help="the part of them that leaves and returns")
     arguments = parser.parse_args()
+    if arguments.sessions:
+        with tempfile.TemporaryDirectory() as folder:
+            one = measure_sessions(
+                arguments.sessions,
+                arguments.active,
+                arguments.churn,
+                arguments.processes,
+                arguments.rounds,
+                Path(folder),
+            )
+        if arguments.out:
+            content = {"cores": os.cpu_count(), "results": one}
+            arguments.out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        return
     results = {}
     for body_update in ("parallel", "sequential"):
         with tempfile.TemporaryDirectory() as folder:

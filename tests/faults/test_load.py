@@ -20,5 +20,5 @@ def test_many_clients_at_once_complete_a_run_and_none_starves(tmp_path: Path) ->
         steps = result["steps of a client, least"]
         assert steps == result["steps of a client, most"] == 3 * 2, body_update
         assert result["loss"] < result["initial loss"], body_update
-        assert result["threads"] <= 2 * 16 + 20, body_update
+        assert result["threads"] <= 40, body_update  # none for each client
         assert result["per idle client, MiB"] < 4, body_update

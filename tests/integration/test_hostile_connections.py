@@ -26,7 +26,7 @@ from .parties import PATIENCE_S, Deployment, fork_server, free_port, make_author
 STREAMS = 60  # of one certificate, and of the other ones together
 OTHERS = 5
 UNFINISHED = 60  # connections without TLS
-MOST_THREADS = 100  # of the server's process; those of an undisturbed one are about 40
+MOST_THREADS = 100  # of the server's process; those of an undisturbed one are as many as with a single client
 
 
 @contextmanager

@@ -1,9 +1,8 @@
 """Who is let in: the name in a certificate that gRPC has verified, unless it is no name, revoked, or not of the run."""
 
+import asyncio
 import logging
-from collections.abc import Callable, Container, Iterator
-from contextlib import contextmanager
-from threading import Timer
+from collections.abc import Awaitable, Callable, Container
 from typing import Any, NamedTuple
 
 import grpc
@@ -13,11 +12,15 @@ from splitcom.errors import IdentityError, SplitComError
 from splitcom.foreign import PEER_CHARACTERS, visible
 from splitcom.transports.frames_pb2 import Refused
 from splitcom.transports.grpc import TRANSPORT_VERSION, code_name
-from splitcom.transports.streams import Stream, Streams
+from splitcom.transports.streams import Stream, Streams, TooManyStreams
+from splitcom.transports.thread import Waiting
 from splitcom.transports.tls import client_name
 
 _LOG = logging.getLogger(__name__)
 
+
+Context = grpc.aio.ServicerContext[Any, Any]
+"""What gRPC knows of a call; its messages are bytes here."""
 
 Barred = Callable[[str], str | None]
 """Why a client with this name may take no part in the run; None if it may."""
@@ -31,44 +34,91 @@ class Refusal(Exception):  # noqa: N818  (an event, no error)
         super().__init__(self.refused.reason)
 
 
+class GivesWay(Exception):  # noqa: N818  (an event, no error)
+    """A call is to end in favour of another."""
+
+
 class Call(NamedTuple):
-    """One that has been let in; `request` is its first, None if there is none."""
+    """One that has been let in; `request` is its first message, None if there is none."""
 
     client: str
     serial: int  # of its certificate
-    request: Any
+    request: bytes | None
     stream: Stream
 
 
 class Admission:
-    """Whom to let in, and how many calls of whom at the same time.
+    """Whom to let in, and how many calls of whom at the same time; used on the network's loop alone.
 
     Args:
         revoked: serial numbers of certificates; gRPC python itself knows no revocation lists.
         barred: why a client with this name may take no part in the run; None if it may.
         patience_s: for how long a call's first request is waited for.
+        waiting: takes what fails here of its own accord to whoever waits for the server.
     """
 
-    def __init__(self, revoked: Container[int], barred: Barred, streams: Streams, patience_s: float) -> None:
+    def __init__(
+        self, revoked: Container[int], barred: Barred, streams: Streams, patience_s: float, waiting: Waiting
+    ) -> None:
         self._revoked = revoked
         self._barred = barred
         self._streams = streams
         self._patience_s = patience_s
+        self._waiting = waiting
 
-    @contextmanager
-    def admitted(self, requests: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Call]:
-        """A call until the block is left; raises Refusal, and grpc.RpcError if it is lost or has to give way."""
-        client, serial = self.identify(context)
-        with self._streams.held(client, context.cancel) as stream:
-            timer = Timer(self._patience_s, context.cancel)
-            timer.start()
-            try:
-                request = next(requests, None)
-            finally:
-                timer.cancel()
-            yield Call(client, serial, request, stream)
+    async def admit(
+        self,
+        context: Context,
+        serve: Callable[[Call], Awaitable[None]],
+        refuse: Callable[[Refused], Awaitable[None]],
+    ) -> None:
+        """Serve a call to its end, or tell its client why not; the one place where calls fail."""
+        task = asyncio.current_task()
+        assert task is not None
+        common_name = _property(context, "x509_common_name").decode(errors="replace")
+        try:
+            with self._streams.held(common_name, task.cancel) as stream:
+                try:
+                    await self._admit(context, serve, refuse, stream)
+                except (asyncio.CancelledError, GivesWay) as event:
+                    if isinstance(event, asyncio.CancelledError) and not stream.is_leaving:
+                        raise  # the client has gone
+                    # Held until this is over: who takes nothing that is sent does not take the end of a call either.
+                    self._streams.dismiss(stream)
+                    await context.abort(grpc.StatusCode.CANCELLED, "the call gives way to another")
+        except TooManyStreams:
+            await context.abort(
+                grpc.StatusCode.RESOURCE_EXHAUSTED, "earlier calls have not come to their end"
+            )
 
-    def identify(self, context: grpc.ServicerContext) -> tuple[str, int]:
+    async def _admit(
+        self,
+        context: Context,
+        serve: Callable[[Call], Awaitable[None]],
+        refuse: Callable[[Refused], Awaitable[None]],
+        stream: Stream,
+    ) -> None:
+        try:
+            client, serial = self.identify(context)
+            request = await self._first_request(context)
+            await serve(Call(client, serial, request, stream))
+        except Refusal as refusal:
+            log_refusal(context, refusal.refused)
+            await refuse(refusal.refused)
+        except (grpc.aio.BaseError, GivesWay):
+            raise  # lost, or ended
+        except Exception as error:
+            self._waiting(error)
+            await context.abort(grpc.StatusCode.INTERNAL, "the server has failed; its log says why")
+
+    async def _first_request(self, context: Context) -> bytes | None:
+        try:
+            request = await asyncio.wait_for(context.read(), self._patience_s)
+        except TimeoutError as error:
+            raise GivesWay from error
+        return None if request is grpc.aio.EOF else request
+
+    def identify(self, context: Context) -> tuple[str, int]:
         """The client's name and its certificate's serial number; gRPC has verified authority and dates."""
         try:
             certificate = x509.load_pem_x509_certificate(_property(context, "x509_pem_cert"))
@@ -103,7 +153,7 @@ def version_reason(theirs: int) -> str:
     return f"the protocol version is {theirs}, the server's {TRANSPORT_VERSION}: install the same release of splitcom"
 
 
-def log_refusal(context: grpc.ServicerContext, refused: Refused) -> None:
+def log_refusal(context: Context, refused: Refused) -> None:
     """Tell the operator."""
     who = visible(_property(context, "x509_common_name").decode(errors="replace"), PEER_CHARACTERS)
     _LOG.warning(
@@ -111,6 +161,6 @@ def log_refusal(context: grpc.ServicerContext, refused: Refused) -> None:
     )
 
 
-def _property(context: grpc.ServicerContext, name: str) -> bytes:
+def _property(context: Context, name: str) -> bytes:
     values = context.auth_context().get(name)
     return bytes(next(iter(values))) if values else b""

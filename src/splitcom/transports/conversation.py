@@ -1,11 +1,13 @@
 """An endpoint that threads share, and which of its connections is the current one; knows no gRPC.
 
-A connection has two threads of its own: one takes frames from `outgoing`, the other hands frames to `incoming`. Whoever
+Of a connection one side takes frames to be sent, the other hands frames to `incoming`. A client has a thread for each,
+and waits in `outgoing`; a server has all of them in one, which asks with `poll` when it is told of a change. Whoever
 owns the conversation calls `send` and `consumed`. A newer connection supersedes the one before, which ends at once: it
 may be half dead without knowing.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from threading import Condition
 from time import monotonic
 
@@ -33,6 +35,7 @@ class Conversation:
         self._connected = False
         self._closing = False
         self._farewell: Parcel | None = None
+        self._watchers: list[Callable[[], object]] = []
 
     @property
     def connected(self) -> bool:
@@ -43,6 +46,16 @@ class Conversation:
     def ended(self) -> bool:
         """Whether it is over."""
         return self._farewell is not None
+
+    @property
+    def unread(self) -> int:
+        """How many messages have come that this side has not taken yet."""
+        return self._endpoint.unconsumed
+
+    @property
+    def unacknowledged(self) -> int:
+        """How many messages the peer is not known to have received."""
+        return self._endpoint.unacknowledged
 
     def is_silent_for(self, seconds: float) -> bool:
         """Whether the peer has had that much time and has said nothing at all."""
@@ -62,7 +75,7 @@ class Conversation:
             if not self.ended:  # else all that is left to say is that it is over
                 self._endpoint.resume(peer)
             self._connected = True
-            self._changed.notify_all()
+            self._tell()
 
     def disconnect(self, connection: int) -> bool:
         """A connection is lost; returns whether messages went over it until now."""
@@ -78,21 +91,37 @@ class Conversation:
 
     def outgoing(self, connection: int) -> Iterator[bytes]:
         """What to send over a connection, waiting for more; ends when it is over, lost or superseded."""
-        while True:
-            parcel = None
+        with suppress(Superseded):
+            while (parcel := self._wait_for_parcel(connection)) is not None:
+                yield pack(parcel)
+                if self.is_last(parcel):
+                    return
+
+    def poll(self, connection: int) -> Parcel | None:
+        """What to send over a connection now, None if there is nothing yet; raises Superseded.
+
+        The last frame is also for a connection that is lost on this side, since the peer may be there.
+        """
+        with self._changed:
+            if self._farewell is not None:
+                return self._farewell
+            self._check(connection)
+            return self._endpoint.next_parcel() if self._connected else None
+
+    def is_last(self, parcel: Parcel | None) -> bool:
+        """Whether nothing comes after this in the conversation."""
+        return parcel is not None and parcel is self._farewell
+
+    @contextmanager
+    def watched(self, on_change: Callable[[], object]) -> Iterator[None]:
+        """Call `on_change` whenever `poll` may give something else, from whichever thread; it must not wait."""
+        with self._changed:
+            self._watchers.append(on_change)
+        try:
+            yield
+        finally:
             with self._changed:
-                while parcel is None and self.is_current(connection):
-                    if self._connected:
-                        parcel = self._farewell or self._endpoint.next_parcel()
-                        if parcel is None and self._closing and not self._endpoint.unacknowledged:
-                            return
-                    if parcel is None:
-                        self._changed.wait()
-            if parcel is None:
-                return
-            yield pack(parcel)
-            if parcel is self._farewell:
-                return
+                self._watchers.remove(on_change)
 
     def incoming(self, connection: int, parcel: Parcel) -> bytes | None:
         """Take a frame; returns the message that is complete with it. Raises RemoteProtocolError, and Superseded."""
@@ -101,7 +130,7 @@ class Conversation:
             message = self._endpoint.receive(parcel)
             if message is not None:
                 self.received_bytes += len(message)
-            self._changed.notify_all()
+            self._tell()
             return message
 
     def send(self, data: bytes) -> None:
@@ -110,25 +139,25 @@ class Conversation:
             if not self.ended:
                 self._endpoint.send(data)
                 self.sent_bytes += len(data)
-                self._changed.notify_all()
+                self._tell()
 
     def consumed(self) -> None:
         """The oldest received message has been taken: the peer may send more."""
         with self._changed:
             self._endpoint.consume()
-            self._changed.notify_all()
+            self._tell()
 
     def end(self, farewell: Frame) -> None:
         """Drop what is under way and send a last frame."""
         with self._changed:
             self._farewell = self._farewell or Parcel(farewell)
-            self._changed.notify_all()
+            self._tell()
 
     def close(self) -> None:
         """Nothing more will be sent: connections end when everything is acknowledged."""
         with self._changed:
             self._closing = True
-            self._changed.notify_all()
+            self._tell()
 
     def abandon(self) -> None:
         """Break off the present connection; the other side sees one that is lost."""
@@ -144,6 +173,19 @@ class Conversation:
                     return False
             return True
 
+    def _wait_for_parcel(self, connection: int) -> Parcel | None:
+        with self._changed:
+            while (parcel := self.poll(connection)) is None:
+                if self._connected and self._closing and not self._endpoint.unacknowledged:
+                    break
+                self._changed.wait()
+            return parcel
+
+    def _tell(self) -> None:
+        self._changed.notify_all()
+        for on_change in self._watchers:
+            on_change()
+
     def _check(self, connection: int) -> None:
         if not self.is_current(connection):
             raise Superseded
@@ -151,4 +193,4 @@ class Conversation:
     def _supersede(self) -> None:
         self._connection += 1
         self._connected = False
-        self._changed.notify_all()
+        self._tell()

@@ -79,6 +79,11 @@ class Endpoint:
         """How many messages the peer is not known to have received."""
         return len(self._outbox)
 
+    @property
+    def unconsumed(self) -> int:
+        """How many messages have been received and not been consumed."""
+        return len(self._unconsumed)
+
     def position(self) -> Position:
         """How far this end has got with what the peer sends; begins this end's part of a connection."""
         self._arrived_bytes = self._consumed_bytes = 0

@@ -1,16 +1,17 @@
-"""The server's end of the network: a transport whose threads only move bytes; knows no message and no training.
+"""The server's end of the network: a transport that only moves bytes; knows no message and no training.
 
-federation ◄── receive() ◄── queue of events ◄── a reading thread per connection ◄──┐
-    │                                                                               ├── gRPC over mutual TLS
-    └── send() ──► the conversation's outbox ──► a writing thread per connection ───┘
+federation ◄── receive() ◄── queue of events ◄── what reads a connection ◄──┐
+    │                                                                       ├── gRPC over mutual TLS
+    └── send() ──► the conversation's outbox ──► what writes to it ─────────┘
+
+Both are coroutines on the one loop of loop.py, of however many clients. The federation has a thread of its own.
 """
 
+import asyncio
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Callable, Container, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Lock
@@ -24,8 +25,9 @@ from splitcom.transports.admission import (
     Admission,
     Barred,
     Call,
+    Context,
+    GivesWay,
     Refusal,
-    log_refusal,
     refused,
     version_reason,
 )
@@ -44,14 +46,13 @@ from splitcom.transports.grpc import (
     server_options,
 )
 from splitcom.transports.grpc_answers import Answers
+from splitcom.transports.loop import network_loop, run_on_loop
 from splitcom.transports.streams import Streams
-from splitcom.transports.thread import handed_to, start
 from splitcom.transports.tls import Identity
 
 _LOG = logging.getLogger(__name__)
 _CALLS_OF_ONE = 4  # that are under way at the same time, beside the conversation that goes on
 _MORE_CALLS = 32  # than two of each client
-_SPARE_THREADS = 32  # for calls that are told to end, or are not noted yet
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,9 @@ class ClientTraffic:
     up_bytes: int
     down_bytes: int
     reconnections: int
+    unread: int = 0  # messages that have come and wait for training to take them
+    unacknowledged: int = 0  # messages that the client has not got yet
+    answer_s: float = 0.0  # between sending to it and its answer, in all
 
 
 class GrpcServer:
@@ -93,9 +97,7 @@ class GrpcServer:
         self._max_clients = max_clients
         self._limits = limits or Limits()
         self._timeouts = timeouts or SERVER_TIMEOUTS
-        num_calls = 2 * max_clients + _MORE_CALLS
-        streams = Streams(_CALLS_OF_ONE, num_calls)
-        self._admission = Admission(revoked, barred, streams, self._timeouts.connect_s)
+        streams = Streams(_CALLS_OF_ONE, 2 * max_clients + _MORE_CALLS)
         self.notice_s: float | None = self._timeouts.notice_s
         self._lock = Lock()
         self._conversations: dict[str, Conversation] = {}  # the newest of each client
@@ -105,16 +107,15 @@ class GrpcServer:
         self._events: SimpleQueue[tuple[Conversation | None, Event] | BaseException] = SimpleQueue()
         self.refusals: Counter[str] = Counter()  # since the server was started, by reason
         self._started = monotonic()
+        self._admission = Admission(revoked, barred, streams, self._timeouts.connect_s, self._events.put)
         self._sent_at: dict[str, float] = {}
-        self._client_s: dict[str, float] = defaultdict(float)
-        self._server = grpc.server(
-            ThreadPoolExecutor(max_clients + num_calls + _SPARE_THREADS, thread_name_prefix="grpc"),
-            options=(*channel_options(self._timeouts), *server_options(self._timeouts)),
-        )
-        answers = Answers(self._admission, description, front, self._events.put)
+        self._answer_s: dict[str, float] = defaultdict(float)
+        self._told_s: dict[str, float] = {}  # of that, what take_seconds has told
+        answers = Answers(self._admission, description, front)
         handlers = {"Converse": grpc.stream_stream_rpc_method_handler(self._converse), **answers.handlers()}
-        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
-        self.port = self._listen(address, identity)
+        service = grpc.method_handlers_generic_handler(SERVICE, handlers)
+        self._loop = network_loop()
+        self._server, self.port = run_on_loop(self._listen(address, identity, service))
 
     # -- the transport, as the federation uses it
 
@@ -143,7 +144,7 @@ class GrpcServer:
             elif (
                 isinstance(event, Received) and (sent_at := self._sent_at.pop(event.client, None)) is not None
             ):
-                self._client_s[event.client] += monotonic() - sent_at
+                self._answer_s[event.client] += monotonic() - sent_at
             return event
 
     def now(self) -> float:
@@ -175,7 +176,9 @@ class GrpcServer:
 
     def take_seconds(self, client: str) -> dict[str, float]:
         """`client`: between sending to it and its answer, so with the time on the link."""
-        return {"client": self._client_s.pop(client, 0.0), "virtual": self.now()}
+        total = self._answer_s.get(client, 0.0)
+        told, self._told_s[client] = self._told_s.get(client, 0.0), total
+        return {"client": total - told, "virtual": self.now()}
 
     # -- for whoever runs the server
 
@@ -196,8 +199,16 @@ class GrpcServer:
                 up + conversation.received_bytes,
                 down + conversation.sent_bytes,
                 conversation.connections - 1,
+                conversation.unread,
+                conversation.unacknowledged,
+                self._answer_s.get(name, 0.0),
             )
         return traffic
+
+    @property
+    def waiting_events(self) -> int:
+        """How many events training has not taken yet; bounded by what each client may send ahead."""
+        return self._events.qsize()
 
     def close(self, grace_s: float = 0.0) -> None:
         """Wait until every client has what was sent to it, at most `grace_s`, and stop."""
@@ -207,7 +218,7 @@ class GrpcServer:
         for conversation in conversations:
             if not conversation.wait_until_acknowledged(max(deadline - monotonic(), 0.0)):
                 _LOG.warning("%s has not received the end of the run", conversation.client)
-        self._server.stop(min(1.0, grace_s)).wait()
+        run_on_loop(self._server.stop(min(1.0, grace_s)))
         if grace_s:
             for name, traffic in self.traffic().items():
                 _LOG.info("%s: %d bytes of messages up, %d down", name, traffic.up_bytes, traffic.down_bytes)
@@ -220,30 +231,44 @@ class GrpcServer:
 
     # -- one connection
 
-    def _converse(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
-        with handed_to(self._events.put):
-            yield from self._connection(requests, context)
+    async def _converse(self, requests: object, context: Context) -> None:
+        async def refuse(why: Refused) -> None:
+            self.refusals[code_name(why.code)] += 1
+            await context.write(pack(Parcel(Frame(refused=why))))
 
-    def _connection(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+        await self._admission.admit(context, lambda call: self._connection(call, context), refuse)
+
+    async def _connection(self, call: Call, context: Context) -> None:
+        conversation, connection, opened = self._open(call, context)
+        call.stream.is_needed = lambda: conversation.is_current(connection) and not conversation.ended
         try:
-            with self._admission.admitted(requests, context) as call:
-                conversation, connection, opened = self._open(call, context)
-                call.stream.is_needed = lambda: conversation.is_current(connection) and not conversation.ended
-                if not conversation.ended:  # else all that is left to say is that it is over
-                    yield pack(Parcel(Frame(opened=opened)))
-                read = partial(self._read, conversation, connection, requests, call.serial)
-                start(f"read-{call.client}", read, self._events.put)
-                yield from conversation.outgoing(connection)
-                if not (conversation.is_current(connection) or conversation.ended):
-                    context.cancel()  # lost or superseded: the reading thread must not wait for what is half dead
-        except Refusal as refusal:
-            log_refusal(context, refusal.refused)
-            self.refusals[code_name(refusal.refused.code)] += 1
-            yield pack(Parcel(Frame(refused=refusal.refused)))
-        except grpc.RpcError:
-            return  # lost before it began, or ended in favour of another
+            if not conversation.ended:  # else all that is left to say is that it is over
+                await context.write(pack(Parcel(Frame(opened=opened))))
+            reading = asyncio.create_task(self._read(conversation, connection, context, call.serial))
+            try:
+                await self._write(conversation, connection, context)
+            finally:
+                reading.cancel()
+        finally:
+            self._disconnect(conversation, connection)
 
-    def _open(self, call: Call, context: grpc.ServicerContext) -> tuple[Conversation, int, Opened]:
+    async def _write(self, conversation: Conversation, connection: int, context: Context) -> None:
+        """Send what there is, until the conversation is over or the connection is lost or superseded."""
+        changed = asyncio.Event()
+        parcel = None
+        with conversation.watched(lambda: self._loop.call_soon_threadsafe(changed.set)):
+            while not conversation.is_last(parcel):
+                try:
+                    parcel = conversation.poll(connection)
+                except Superseded as event:
+                    raise GivesWay from event
+                if parcel is not None:
+                    await context.write(pack(parcel))
+                else:
+                    await changed.wait()
+                    changed.clear()
+
+    def _open(self, call: Call, context: Context) -> tuple[Conversation, int, Opened]:
         name = call.client
         try:
             first = unpack(call.request or b"").frame
@@ -301,12 +326,10 @@ class GrpcServer:
         self._conversations[name] = Conversation(name, identifier, self._limits)
         return self._conversations[name]
 
-    def _read(
-        self, conversation: Conversation, connection: int, requests: Iterator[bytes], serial: int
-    ) -> None:
+    async def _read(self, conversation: Conversation, connection: int, context: Context, serial: int) -> None:
         name = conversation.client
         try:
-            for request in requests:
+            while (request := await context.read()) is not grpc.aio.EOF:
                 self._admission.check(name, serial)
                 data = conversation.incoming(connection, unpack(request))
                 if data is not None:
@@ -317,8 +340,10 @@ class GrpcServer:
             self._refuse(conversation, refusal.refused)
         except RemoteProtocolError as error:
             self._refuse(conversation, refused(Refused.MALFORMED, str(error)))
-        except grpc.RpcError:
+        except grpc.aio.BaseError:
             pass  # the connection is lost
+        except Exception as error:
+            self._events.put(error)
         finally:
             self._disconnect(conversation, connection)
 
@@ -350,15 +375,20 @@ class GrpcServer:
             self._refusals[conversation.client] = (conversation.identifier, why)
         conversation.end(Frame(refused=why))
 
-    def _listen(self, address: str, identity: Identity) -> int:
+    async def _listen(
+        self, address: str, identity: Identity, service: grpc.GenericRpcHandler
+    ) -> tuple[grpc.aio.Server, int]:
         credentials = grpc.ssl_server_credentials(
             [(identity.key, identity.certificate)], identity.authority, require_client_auth=True
         )
+        options = (*channel_options(self._timeouts), *server_options(self._timeouts))
+        server = grpc.aio.server(options=options)
+        server.add_generic_rpc_handlers((service,))
         try:
-            port = self._server.add_secure_port(address, credentials)
+            port = server.add_secure_port(address, credentials)
         except RuntimeError as error:
             raise TransportError(
                 f"cannot listen on {address}: is another server there, or the address not of this machine?"
             ) from error
-        self._server.start()
-        return port
+        await server.start()
+        return server, port

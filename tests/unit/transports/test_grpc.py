@@ -649,3 +649,24 @@ def test_one_function_starts_the_threads_of_the_package():
             assert not (isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] == "Thread"), (
                 path
             )
+
+
+def test_calls_whose_answers_are_not_taken_end_one_another(serve, authority, tmp_path):
+    folder = tmp_path / "front"
+    folder.mkdir()
+    (folder / "config.json").write_bytes(b"{}")
+    with (folder / "model.safetensors").open("wb") as file:
+        file.truncate(48 << 20)  # much more than gRPC takes ahead
+    server = serve(front=lambda: folder)
+    identity = tls.load_identity(authority / "clients" / "a.pem")
+    credentials = grpc.ssl_channel_credentials(identity.authority, identity.key, identity.certificate)
+    with grpc.secure_channel(f"localhost:{server.port}", credentials) as channel:
+        front = channel.unary_stream(f"/{SERVICE}/Front", lambda request: request, bytes)
+        calls = [front(b"", timeout=WAIT_S) for _ in range(8)]
+        deadline = time.monotonic() + WAIT_S
+        while len(ended := [call for call in calls if not call.is_active()]) < 4:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        assert all(call.code() is grpc.StatusCode.CANCELLED for call in ended)
+        with ServerCalls(f"localhost:{server.port}", identity, HASTY) as others:
+            others.describe()
