@@ -40,6 +40,8 @@ class Snapshot:
     uptime_s: float = 0.0
     save_age_s: float | None = None  # since all state was last on the disk
     step_seconds: Mapping[str, float] = field(default_factory=dict)  # of the last step, by phase
+    phase_seconds: Mapping[str, float] = field(default_factory=dict)  # of all steps since the start
+    waiting_events: int = 0  # that have come from clients and that training has not taken
     refusals: Mapping[str, int] = field(default_factory=dict)  # of connections, by reason
     clients: Mapping[str, ClientTraffic] = field(default_factory=dict)
     standings: Mapping[str, Standing] = field(default_factory=dict)
@@ -92,6 +94,7 @@ class Monitor(Observer):
         self._saved_at: float | None = None
         self._against_others: Mapping[str, Mapping[str, float]] = {}
         self._unlike: Mapping[str, int] = {}
+        self._phase_s: dict[str, float] = {}
 
     def on_begin(self, standings: Callable[[], Mapping[str, Standing]]) -> None:
         """Remember whom to ask."""
@@ -108,6 +111,8 @@ class Monitor(Observer):
     def on_step(self, report: StepReport) -> None:
         """Remember the step."""
         self._report, self._round = report, report.round
+        for phase, seconds in report.seconds.items():
+            self._phase_s[phase] = self._phase_s.get(phase, 0.0) + seconds
 
     def on_round(self, lines: Sequence[Mapping[str, Any]]) -> None:
         """Remember the held-out loss and accuracy, and how clients lie among the others."""
@@ -135,6 +140,8 @@ class Monitor(Observer):
             uptime_s=monotonic() - self._started,
             save_age_s=None if self._saved_at is None else monotonic() - self._saved_at,
             step_seconds={} if report is None else report.seconds,
+            phase_seconds=dict(self._phase_s),
+            waiting_events=0 if self._server is None else self._server.waiting_events,
             refusals={} if self._server is None else dict(self._server.refusals),
             standings={} if self._standings is None else self._standings(),
             is_ready=self._server is not None and self._standings is not None,
@@ -184,23 +191,28 @@ def _families(snapshot: Snapshot) -> Iterator[_Family]:
         ("splitcom_bytes_total", "counter", "Message bytes of all flows.", snapshot.total_bytes),
         ("splitcom_uptime_seconds", "gauge", "Seconds since the server was started.", snapshot.uptime_s),
         ("splitcom_save_age_seconds", "gauge", "Seconds since all was saved.", snapshot.save_age_s),
+        ("splitcom_waiting_events", "gauge", "From clients, not taken yet.", snapshot.waiting_events),
     ):
         yield name, kind, help_text, [({}, value)]
     for name, kind, help_text, label, values in (
         ("splitcom_threshold", "gauge", "What a controller has set.", "flow", snapshot.thresholds),
         ("splitcom_step_seconds", "gauge", "What the last step took.", "phase", snapshot.step_seconds),
+        ("splitcom_phase_seconds_total", "counter", "What steps took.", "phase", snapshot.phase_seconds),
         ("splitcom_refusals_total", "counter", "Connections refused.", "reason", snapshot.refusals),
     ):
         yield name, kind, help_text, [({label: key}, value) for key, value in values.items()]
     clients, standings = snapshot.clients.items(), snapshot.standings.items()
-    counts: list[tuple[str, str, str, Callable[[ClientTraffic], int]]] = [
+    counts: list[tuple[str, str, str, Callable[[ClientTraffic], float]]] = [
         ("connected", "gauge", "Whether the client is connected.", lambda c: c.connected),
         ("up_bytes_total", "counter", "Message bytes from the client.", lambda c: c.up_bytes),
         ("down_bytes_total", "counter", "Message bytes to the client.", lambda c: c.down_bytes),
         ("reconnections_total", "counter", "Connections made again.", lambda c: c.reconnections),
+        ("unread_messages", "gauge", "Messages from it, not taken yet.", lambda c: c.unread),
+        ("unacknowledged_messages", "gauge", "Messages it has not got yet.", lambda c: c.unacknowledged),
+        ("answer_seconds_total", "counter", "Between a message to it and its answer.", lambda c: c.answer_s),
     ]
     for name, kind, help_text, count_of in counts:
-        samples = [({"client": client}, int(count_of(traffic))) for client, traffic in clients]
+        samples = [({"client": client}, float(count_of(traffic))) for client, traffic in clients]
         yield f"splitcom_client_{name}", kind, help_text, samples
     of_standing: list[tuple[str, str, str, Callable[[Standing], float]]] = [
         ("waited_seconds", "gauge", "For how long its message is due.", lambda s: s.waited_s or 0.0),

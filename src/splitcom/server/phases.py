@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import perf_counter
 
-PHASES = ("waiting", "decode", "body", "encode")
+PHASES = ("waiting", "decode", "body", "encode", "save")
 
 
 class Phases:
@@ -16,7 +16,7 @@ class Phases:
     ...     with phases("waiting"):  # as in the U-shape, for the tails
     ...         pass
     >>> phases.take()
-    {'waiting': 2.0, 'decode': 0.0, 'body': 1.5, 'encode': 0.0}
+    {'waiting': 2.0, 'decode': 0.0, 'body': 1.5, 'encode': 0.0, 'save': 0.0}
     """
 
     def __init__(self, clock: Callable[[], float] = perf_counter) -> None:

@@ -171,7 +171,8 @@ class Federation:
                     self.wall_s = perf_counter() - started
                     yield lines
                     if self._is_due:
-                        self._keep()
+                        with self._clients.phases("save"):
+                            self._keep()
             except Rejoined:
                 self._clients.reset()
                 self._restore()

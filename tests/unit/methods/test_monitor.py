@@ -47,12 +47,13 @@ def test_it_is_ready_when_clients_can_take_part_and_says_whom_it_waits_for():
         address = f"http://127.0.0.1:{page.port}"
         with pytest.raises(urllib.error.HTTPError, match="503"):
             read(f"{address}/readyz")
-        monitor.watch(SimpleNamespace(traffic=dict, refusals={"CERTIFICATE": 2}))
+        monitor.watch(SimpleNamespace(traffic=dict, refusals={"CERTIFICATE": 2}, waiting_events=3))
         monitor.on_begin(
             lambda: {"a": Standing("training", 75.0, restarts=1), "b": Standing("idle", refusals=3)}
         )
         assert read(f"{address}/readyz") == "ready: waiting for a for 75 s (training)\n"
-        monitor.on_step(StepReport(1, 1, 1, 1.5, 0.25, 1000, seconds={"waiting": 2.0, "body": 0.5}))
+        monitor.on_step(StepReport(1, 1, 1, 1.5, 0.25, 1000, seconds={"waiting": 2.0}))
+        monitor.on_step(StepReport(1, 2, 2, 1.5, 0.25, 1000, seconds={"waiting": 1.0, "body": 0.5}))
         assert "splitcom_save_age_seconds" not in read(f"{address}/metrics")
         monitor.on_saved(1)
         lines = read(f"{address}/metrics").splitlines()
@@ -60,7 +61,8 @@ def test_it_is_ready_when_clients_can_take_part_and_says_whom_it_waits_for():
         'splitcom_client_state{client="a",state="training"} 1.0', 'splitcom_client_waited_seconds{client="a"} 75.0',
         'splitcom_client_waited_seconds{client="b"} 0.0', 'splitcom_client_restarts_total{client="a"} 1.0',
         'splitcom_client_refused_total{client="b"} 3.0', 'splitcom_refusals_total{reason="CERTIFICATE"} 2.0',
-        'splitcom_step_seconds{phase="waiting"} 2.0', 'splitcom_step_seconds{phase="body"} 0.5',
+        'splitcom_step_seconds{phase="waiting"} 1.0', 'splitcom_step_seconds{phase="body"} 0.5',
+        'splitcom_phase_seconds_total{phase="waiting"} 3.0', "splitcom_waiting_events 3.0",
     ):  # fmt: skip
         assert line in lines
     assert any(line.startswith("splitcom_save_age_seconds 0.") for line in lines)
@@ -73,9 +75,12 @@ def test_an_address_that_is_none_is_refused_with_what_is_one(text):
 
 
 def test_clients_are_labelled_and_every_metric_is_typed_once():
-    clients = {"clinic-a": ClientTraffic(True, 5, 7, 1), 'odd"\\\n': ClientTraffic(False, 0, 0, 0)}
+    clients = {"clinic-a": ClientTraffic(True, 5, 7, 1, 2, 3, 1.5), 'odd"\\\n': ClientTraffic(False, 0, 0, 0)}
     text = prometheus(Snapshot(rounds=1, loss=2.0, clients=clients)).decode()
     assert 'splitcom_client_up_bytes_total{client="clinic-a"} 5.0' in text
+    assert 'splitcom_client_unread_messages{client="clinic-a"} 2.0' in text
+    assert 'splitcom_client_unacknowledged_messages{client="clinic-a"} 3.0' in text
+    assert 'splitcom_client_answer_seconds_total{client="clinic-a"} 1.5' in text
     assert 'splitcom_client_connected{client="odd\\"\\\\\\n"} 0.0' in text
     names = {line.split("{")[0].split(" ")[0] for line in text.splitlines() if not line.startswith("#")}
     typed = [line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")]
