@@ -34,6 +34,7 @@ from splitcom.server.agreement import forget_clients
 from splitcom.server.observe import Observer, Observers
 from splitcom.training.store import PartyStore
 from splitcom.transports.endpoint import Limits
+from splitcom.transports.files import allow_connections
 from splitcom.transports.frames_pb2 import Description
 from splitcom.transports.grpc import SERVER_TIMEOUTS, TRANSPORT_VERSION, Timeouts
 from splitcom.transports.grpc_server import GrpcServer
@@ -90,6 +91,7 @@ def _serve_into(
     parts = load_server_parts(config)
     begin_from_adapter(parts, config)
     description = _description(folder, config, digest)
+    allow_connections(config.federation.clients)
     with (
         _front_folder(config, folder) as write_parts,
         GrpcServer(
