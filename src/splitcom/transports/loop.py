@@ -6,6 +6,7 @@ under one another. Whatever takes long there holds up all clients, so files are 
 
 import asyncio
 import logging
+import os
 from collections.abc import Coroutine
 from functools import cache
 from threading import Lock
@@ -21,7 +22,7 @@ _LOCK = Lock()
 def network_loop() -> asyncio.AbstractEventLoop:
     """The loop, which runs from the first call on."""
     with _LOCK:
-        return _running()
+        return _running_in(os.getpid())
 
 
 def run_on_loop(work: Coroutine[Any, Any, _ResultT]) -> _ResultT:
@@ -34,7 +35,8 @@ def run_on_loop(work: Coroutine[Any, Any, _ResultT]) -> _ResultT:
 
 
 @cache
-def _running() -> asyncio.AbstractEventLoop:
+def _running_in(process: int) -> asyncio.AbstractEventLoop:
+    # By process, since one that is forked has none of its parent's threads.
     loop = asyncio.new_event_loop()
     start(
         "network", loop.run_forever, lambda error: _LOG.critical("the network's thread has ended: %s", error)
