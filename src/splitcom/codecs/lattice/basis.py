@@ -24,9 +24,9 @@ _DIRECTION_BITS = 12  # a direction's unit length in fixed point
 _ROW_STEPS = (
     32  # rows as sent have 1/32 of the step as their unit: their error is a tenth of the coordinates'
 )
-_EXACT = 256  # directions of larger matrices are found by subspace iteration, at most as many
-_LATER = 64  # in one packet, when there is a basis: the next may bring more
-_FEW = 32  # that are looked for first: mostly few are missing
+_EXACT = 256  # directions of larger matrices are looked for by subspace iteration, so many first
+_FEW = 32  # that are looked for first when there is a basis: mostly few are missing
+_MANY = 4  # more than one in so many of all directions are found faster at once
 _ROUNDS = 2
 _FP32_RANGE = 1e12
 _BLOCK = 128  # tokens whose numbers a core's cache holds while they are computed
@@ -163,23 +163,24 @@ class _Outside:
         return (result / self.step - inside - weighted.sum(0)[:, None] * self.mean).mT
 
     def principal(self, threshold: float) -> tuple[Floats, Floats]:
-        """As `principal` below; of large matrices only those of more than `threshold`, if not all, are precise."""
+        """As `principal` below; of large matrices perhaps only those of more than `threshold`.
+
+        All of those: a direction that a packet leaves out is an error of all its tokens, which costs more later.
+        """
         shape = self.values.shape
-        if min(shape) <= _EXACT:
-            return principal(self.whole().double().cpu().numpy())
-        subspace, size = self.values.new_empty(shape[1], 0), _FEW
-        most = _LATER if len(self.directions) else _EXACT
+        subspace, size = self.values.new_empty(shape[1], 0), _FEW if len(self.directions) else _EXACT
         generator = torch.Generator().manual_seed(0)
-        while True:
+        while min(shape) > _EXACT and size * _MANY <= min(shape):
             new = torch.randn(shape[1], size - subspace.shape[1], generator=generator).to(self.values)
             subspace = torch.linalg.qr(torch.cat([subspace, new], 1)).Q
             for _ in range(_ROUNDS - 1):
                 subspace = torch.linalg.qr(self.squared_times(subspace)).Q
             subspace, energies = _left_vectors(self.squared_times(subspace))
             spread = np.sqrt(energies.double().cpu().numpy() / shape[0])
-            if size == most or (spread > threshold).sum() <= size // 2:
+            if (spread > threshold).sum() <= size // 2:
                 return spread, subspace.mT.double().cpu().numpy()
             size *= 2
+        return principal(self.whole().double().cpu().numpy())
 
 
 def _left_vectors(matrix: Tensor) -> tuple[Tensor, Tensor]:

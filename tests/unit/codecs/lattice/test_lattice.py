@@ -548,7 +548,7 @@ def test_directions_of_many_and_wide_tokens_are_about_the_principal_ones() -> No
     _, lengths, exact = np.linalg.svd(tokens, full_matrices=False)
     basis = Basis(np.zeros(1030, np.int64), np.zeros((0, 1030), np.int64))
     step = 0.001  # rows are rounded to a part of it
-    for count in (0, 3, 100):
+    for count in (0, 3, 100, 400):
         threshold = (lengths[count - 1] if count else 1.1 * lengths[0]) / 1100**0.5 / step / 1.001
         rows = basis.missing(
             torch.from_numpy(tokens).float(), torch.zeros(1100, 0), step, 1030, threshold, np.ones(1100)
