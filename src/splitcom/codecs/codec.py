@@ -22,7 +22,7 @@ from torch import Tensor
 from splitcom.codecs.element import Element
 from splitcom.codecs.precision import MAX_MAGNITUDE
 from splitcom.codecs.ragged import Ragged
-from splitcom.codecs.references import Reference, ReferenceStore
+from splitcom.codecs.references import FlowState, Reference, ReferenceStore
 from splitcom.codecs.wire import HEADER_BYTES, Bools, Buffer, Header, Ints, Reader, uint_width
 from splitcom.errors import CodecError, NonFiniteError, PacketError
 
@@ -114,6 +114,11 @@ class Codec(ABC):
     @property
     def exact_step(self) -> float | None:
         """The step in which losses of what arrives are exact to 0.02 %; None if the codec has none."""
+        return None
+
+    def begun(self, other: "Codec", state: FlowState) -> FlowState | None:
+        """What a flow can begin with where both ends hold the `state` of another one of the same hidden states, of
+        the codec `other`; None if it begins with nothing."""
         return None
 
     @property

@@ -120,6 +120,7 @@ def open_channels(config: Config, client: str, folder: Path) -> Channels:
         channels[f"evaluation_{direction}_exact"] = RestChannel(
             channels[f"evaluation_{direction}"], rest_base
         )
+    channels["activation_up"].follows = channels["evaluation_up"]
     return channels
 
 

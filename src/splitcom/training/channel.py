@@ -10,6 +10,9 @@ What blocks put out is what has come in and what they add to it: the residual st
 in the U-shape, activations or gradients, both ends have a part already: what has come in from this client in the same
 step. Where `base` is the channel of that flow, the rest alone is coded, and the sum is formed elementwise in fp32 at
 both ends.
+
+Held-out samples cross the cut before those that are learnt from. What the codec has told the receiver of how they vary,
+not of any sample, holds for both, so that `follows` tells it once.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -63,6 +66,8 @@ class Channel:
         self.client = client
         self.codec = codec
         self.references = references
+        self.follows: Channel | None = None
+        """Whose codec's state this flow begins with, if it is there when the first packet is coded."""
         self.decision = Decision()  # of the flow's controller; of none, the codec's text holds
         self.traffic = Traffic()
         self._seed = seed
@@ -80,6 +85,7 @@ class Channel:
         Raises NonFiniteError and OutOfRangeError, naming both.
         """
         started = perf_counter()
+        self._begin()
         base = self._held(ids, batch)
         coded = batch if base is None else replace(batch, values=batch.values.float() - base)
         try:
@@ -103,6 +109,7 @@ class Channel:
     def decode(self, packet: bytes, limit_bytes: int) -> Decoded:
         """Turn a packet back, of at most `limit_bytes` as fp32; raises UnknownReference and PacketError."""
         started = perf_counter()
+        self._begin()
         self.traffic.packet_bytes += len(packet)
         decoded = self.codec.decode(packet, self.references, limit_bytes=limit_bytes)
         base = self._held(decoded.ids, decoded.batch)
@@ -120,6 +127,14 @@ class Channel:
         if self.decision.value is not None or self.codec.knob is None:
             return self.decision.value
         return self.codec.knob.value
+
+    def _begin(self) -> None:
+        # packets name what they build on: ends that begin with different states notice, and begin anew without
+        other = None if self.follows is None else self.follows.references
+        if self.follows is None or other is None or self.references is None:
+            return
+        if self.references.flow is None and other.flow is not None:
+            self.references.flow = self.codec.begun(self.follows.codec, other.flow)
 
     def _context(self, position: tuple[int, int], self_contained: bool) -> Context:
         return Context(

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from splitcom.codecs import MemoryReferences, Ragged, parse
-from splitcom.errors import PacketError
+from splitcom.errors import PacketError, UnknownReference
 from splitcom.training.channel import Channel
 
 IDS = [7, 3]
@@ -48,3 +48,36 @@ def test_a_packet_of_other_tokens_is_refused_and_the_base_is_that_of_the_same_st
     up.encode(batch(1), [7, 4], (0, 1))
     with pytest.raises(PacketError, match="other samples or tokens"):
         down.decode(packet, 1 << 20)
+
+
+def test_directions_that_held_out_samples_have_told_are_not_told_again():
+    def one_side(follows):
+        held_out = Channel(
+            "evaluation_up", "a", parse("predict > klt > uniform(0.125) > range"), MemoryReferences(), seed=0
+        )
+        up = Channel(
+            "activation_up", "a", parse("predict > klt > uniform(0.5) > range"), MemoryReferences(), seed=0
+        )
+        up.follows = held_out if follows else None
+        return held_out, up
+
+    def few_directions(seed):
+        return replace(batch(seed), values=batch(seed).values[:, :4] @ batch(9).values[:4])
+
+    sizes = []
+    for follows in (False, True):
+        (held_out, up), (server_held_out, server_up) = one_side(follows), one_side(follows)
+        server_held_out.decode(held_out.encode(few_directions(1), IDS, (0, 0)), 1 << 20)
+        packet = up.encode(few_directions(2), IDS, (1, 0))
+        received = server_up.decode(packet, 1 << 20).batch.values
+        assert (received - few_directions(2).values).square().mean() < 0.5**2 * 4 / 12
+        sizes.append(len(packet))
+    assert sizes[1] < 0.7 * sizes[0]
+
+    _, without = one_side(follows=True)
+    with pytest.raises(UnknownReference):
+        without.decode(packet, 1 << 20)
+    again = up.encode(few_directions(2), IDS, (1, 0), self_contained=True)
+    assert torch.equal(
+        without.decode(again, 1 << 20).batch.values, server_up.decode(again, 1 << 20).batch.values
+    )

@@ -36,7 +36,7 @@ from splitcom.codecs.lattice.streams import writer as writer_of
 from splitcom.codecs.lattice.tokens import Tokens, code_factors
 from splitcom.codecs.packet import read_prefix, write_prefix
 from splitcom.codecs.ragged import Ragged
-from splitcom.codecs.references import Reference, ReferenceStore
+from splitcom.codecs.references import FlowState, Reference, ReferenceStore
 from splitcom.codecs.wire import Buffer, Ints, Points
 from splitcom.codecs.wire import Reader as ByteReader
 from splitcom.errors import CodecError, PacketError
@@ -152,6 +152,15 @@ class LatticeCodec(Codec):
         if self.klt.dims != Klt.dims or self.knob.limits[0] > _EXACT_STEP:
             return None
         return min(self.uniform.step, _EXACT_STEP)
+
+    @override
+    def begun(self, other: Codec, state: FlowState) -> FlowState | None:
+        if not isinstance(other, LatticeCodec) or {self.klt.centre, other.klt.centre} != {"mean"}:
+            return None
+        hidden = len(Flow(state).basis.mean)
+        if min(other.klt.dims, hidden) > (dims := min(self.klt.dims, hidden)):
+            return None
+        return Flow.like(state, self.uniform.step / other.uniform.step, dims).state
 
     def _units(self, context: Context) -> int:
         """The whole number of units that is nearest to the step that is given."""

@@ -49,6 +49,17 @@ class Flow:
         }
         return cls(FlowState(arrays=arrays))
 
+    @classmethod
+    def like(cls, other: FlowState, ratio: float, dims: int) -> "Flow":
+        """A new state with the basis of another flow's, in whose steps its own is `ratio`."""
+        known = cls(other)
+        flow = cls.after(None, dims, len(known.basis.mean))
+        flow.step = known.step * ratio
+        mean = np.rint(known.basis.mean * (known.step / flow.step)).astype(np.int64)
+        flow.basis = Basis(mean, known.basis.rows)
+        flow.state.chain = other.chain
+        return flow
+
     @property
     def basis(self) -> Basis:
         """Mean and directions."""
@@ -102,6 +113,10 @@ class Flow:
     def step(self) -> float:
         """The step that the coordinates' unit is an eighth of."""
         return float((self.step_bits << 16).astype(np.int32).view(np.float32)[0])
+
+    @step.setter
+    def step(self, step: float) -> None:
+        self.step_bits = np.array([np.float32(step)]).view(np.int32).astype(np.int64) >> 16
 
     @property
     def units(self) -> int:

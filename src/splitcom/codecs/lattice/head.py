@@ -49,8 +49,7 @@ class HeadCoding:
             spread = spread_of(values, self.klt.centre == "mean", weights)
             # tokens that are all alike have no spread, and yet a mean that must fit into its code
             largest = float(values.mean(0).abs().max()) if self.klt.centre == "mean" else 0.0
-            step = max(self.step * spread, largest * _LEAST_PART, _MIN_STEP)
-            flow.step_bits = np.array([np.float32(step)]).view(np.int32).astype(np.int64) >> 16
+            flow.step = max(self.step * spread, largest * _LEAST_PART, _MIN_STEP)
         basis = flow.basis
         if self._sets_mean:
             basis = Basis(mean_of(values, flow.step, weights), basis.rows)
