@@ -107,8 +107,8 @@ def run(config: Config, attack: str, hostile: int) -> dict[str, Any]:
     names = set(config.client_names[config.federation.clients - hostile :])
     honest = build.wrapped
 
-    def wrapped(trainer: Trainer, name: str, config: Config) -> Trainer:
-        return ATTACKS[attack](trainer, name) if name in names else honest(trainer, name, config)
+    def wrapped(trainer: Trainer, name: str, *given: Any) -> Trainer:
+        return ATTACKS[attack](trainer, name) if name in names else honest(trainer, name, *given)
 
     build.wrapped = wrapped
     began = process_time()
@@ -118,9 +118,10 @@ def run(config: Config, attack: str, hostile: int) -> dict[str, Any]:
                 result = train(config, Path(folder) / "run").result
             except SplitComError as error:  # numbers beyond what can be sent
                 return {"loss": None, "ended": str(error), "seconds": round(process_time() - began, 1)}
-            lines = [json.loads(line) for line in (Path(folder) / "run" / "metrics.jsonl").open()]
+            written = (Path(folder) / "run" / "metrics.jsonl").read_text(encoding="utf-8")
     finally:
         build.wrapped = honest
+    lines = [json.loads(line) for line in written.splitlines()]
     loss = {line["round"]: line["eval_loss"] for line in lines}
     told = {
         f"{line['round']} {line['client']}": line["against_others"]

@@ -10,8 +10,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 
+from splitcom.flows import AT_CUT
 from splitcom.report.folder import ClientRound, Run, load_comparison
-from splitcom.report.summary import BASELINE, CUT_FLOWS
+from splitcom.report.summary import BASELINE
 from splitcom.report.traffic import rounds_of
 
 MBPS = (1, 10, 100)
@@ -30,10 +31,10 @@ def part(lines: Sequence[ClientRound], flows: Iterable[str], first: int = 0) -> 
 
 def flow_cells(runs: Sequence[Run]) -> list[str]:
     """Per cent of fp16 by flow; of all at the cut also of fp32, and without the first epoch."""
-    columns = [[part(run.metrics, [flow]) for run in runs] for flow in CUT_FLOWS]
-    total = [part(run.metrics, CUT_FLOWS) for run in runs]
+    columns = [[part(run.metrics, [flow]) for run in runs] for flow in AT_CUT]
+    total = [part(run.metrics, AT_CUT) for run in runs]
     half = [None if value is None else value / 2 for value in total]
-    return list(map(spread, [*columns, total, half, [part(run.metrics, CUT_FLOWS, 2) for run in runs]]))
+    return list(map(spread, [*columns, total, half, [part(run.metrics, AT_CUT, 2) for run in runs]]))
 
 
 def time_cells(runs: Sequence[Run], goals: dict[int, float]) -> list[str]:
@@ -68,7 +69,7 @@ def main() -> None:
     parser.add_argument("--within", type=float, default=1.0, help="per cent above SplitLoRA's best loss")
     arguments = parser.parse_args()
     flows = arguments.table == "flows"
-    names = [*CUT_FLOWS, "all", "all, of fp32", "all, epochs 2 …"] if flows else [f"{m} Mbit/s" for m in MBPS]
+    names = [*AT_CUT, "all", "all, of fp32", "all, epochs 2 …"] if flows else [f"{m} Mbit/s" for m in MBPS]
     for folder in arguments.comparisons:
         by_label: defaultdict[str, list[Run]] = defaultdict(list)
         for run in load_comparison(folder).runs:
