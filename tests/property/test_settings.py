@@ -31,6 +31,7 @@ VALUES: dict[str, Any] = {
     "federation.variance.max_chunks": 4,
     "client.bypass_epochs": 2,
     "client.keep": 0.5,
+    "model.bottleneck": 0.25,
     "client.mixing": 1.0,
     "evaluation.share": 0.1,
     "flows.adapter_up.codec_a": "fp16",

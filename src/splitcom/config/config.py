@@ -47,9 +47,9 @@ class Config(Section):
 
     method: str = "splitcom"
     """The method: splitcom, splitlora (no codec), frozen_front, split_lite and aq_sgd (differences, of low rank or in
-    few bits), sf_prompt (U-shape, a soft prompt, the hardest samples alone); fedlora (whole models at clients), and of
-    that kind ffa_lora (B alone learns), fedsa_lora (A alone is shared), fedex_lora (products averaged), fda_opt
-    (averaged when clients have moved apart) and eco_lora (sparse segments); centralised.
+    few bits), res_bm (a learnt bottleneck), sf_prompt (U-shape, a soft prompt, the hardest samples alone); fedlora
+    (whole models at clients), and of that kind ffa_lora (B alone learns), fedsa_lora (A alone is shared), fedex_lora
+    (products averaged), fda_opt (averaged when clients have moved apart) and eco_lora (sparse segments); centralised.
     """
     seed: NonNegativeInt = 0
     """All that is drawn at random follows from it."""

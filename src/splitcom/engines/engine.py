@@ -67,6 +67,7 @@ class Engine(Protocol):
     """
 
     hidden_size: int
+    """Of what crosses the cut."""
     num_labels: int
     """The size of the vocabulary, or the number of classes."""
 

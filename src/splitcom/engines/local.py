@@ -17,6 +17,7 @@ from splitcom.engines.passes import Pass, Rows, plan_passes, samples_of
 from splitcom.engines.shares import Shares
 from splitcom.errors import NonFiniteError
 from splitcom.models import Body, adapter_state, load_adapter_state, without_adapters
+from splitcom.models.split import WIDENS
 from splitcom.seeds import derive_seed
 from splitcom.training.loss import losses_through
 from splitcom.training.optimize import DIVERGED, Optimizer
@@ -62,7 +63,7 @@ class LocalEngine:
         most = config.federation.max_gradient_ratio
         self._shares = None if most is None else Shares(self._optimizer.parameters, most)
         shape, classes = body.model.config.get_text_config(), config.data.classes
-        self.hidden_size: int = shape.hidden_size
+        self.hidden_size = config.model.crossing_width(shape.hidden_size)
         self.num_labels: int = shape.vocab_size if classes is None else len(classes)
 
     def step(
@@ -161,7 +162,11 @@ class LocalEngine:
         If it does, and yet cannot be trained on, it is the training that has diverged.
         """
         trained = self.adapter()
-        head = {name: torch.zeros_like(tensor) for name, tensor in trained.items() if ".lora_" not in name}
+        head = {
+            name: torch.zeros_like(tensor)
+            for name, tensor in trained.items()
+            if ".lora_" not in name and name != WIDENS
+        }
         if head:  # else nothing is written, as there may be graphs that hold the adapters
             load_adapter_state(self._body, trained | head)
         self._body.eval()

@@ -32,6 +32,13 @@ def check_clients(config: Config) -> None:
                 f"{key} = {str(value).lower()}: it is for the U-shape, in which a client has both ends of the model; "
                 "set model.tail_blocks = 1, or leave it out"
             )
+    if config.model.bottleneck is not None and (
+        config.model.tail_blocks or not config.training.split or config.engine.kind != "local"
+    ):
+        raise ConfigError(
+            f"model.bottleneck = {config.model.bottleneck:g}: it is at the one cut of the standard form, and needs "
+            "model.tail_blocks = 0, training.split = true and engine.kind = 'local'; leave it out, or change the others"
+        )
     if config.client.own_b and config.training.keep == "best":
         raise ConfigError(
             "client.own_b = true: the best adapter would go with the clients' last B, not with those it was the best "

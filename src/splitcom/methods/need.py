@@ -53,7 +53,7 @@ def need_of_client(config: Config, num_samples: int, num_tokens: int) -> Need:
         trained += sum(shape.numel() for shape in own)
         moments += sum(map(_moments_of(config), own))
         peak = max(peak, peak_of(part, _step(config, num_tokens)))
-    width = part.anatomy.width
+    width = config.model.crossing_width(part.anatomy.width)
     hidden = config.training.batch_size * num_tokens * width
     return Need(
         libraries=_resident_bytes(),
@@ -93,7 +93,8 @@ def _step(config: Config, num_tokens: int) -> Callable[[Part], None]:
             if out.requires_grad:
                 torch.autograd.backward(out, torch.ones_like(out))
             return
-        given = torch.zeros(rows, num_tokens, part.anatomy.width, dtype=part.dtype).requires_grad_()
+        width = config.model.crossing_width(part.anatomy.width)
+        given = torch.zeros(rows, num_tokens, width, dtype=part.dtype).requires_grad_()
         at = None
         if config.data.classes is None:  # every token but the first has a label
             at = tuple(torch.meshgrid(torch.arange(rows), torch.arange(num_tokens - 1), indexing="ij"))

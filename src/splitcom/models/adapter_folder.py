@@ -33,12 +33,12 @@ from splitcom.models.load import (
     skeleton,
     stored_dtype,
 )
-from splitcom.models.split import SOFT_PROMPT
+from splitcom.models.split import NARROWS, SOFT_PROMPT, WIDENS
 from splitcom.models.whole import whole_modules
 
 _WEIGHTS = "adapter_model.safetensors"
 _BESIDE = "beside_peft.safetensors"
-BESIDE = frozenset({SOFT_PROMPT})
+BESIDE = frozenset({SOFT_PROMPT, NARROWS, WIDENS})
 """Trained tensors for which peft's format has no place: they are in a file of their own, which only we read."""
 _PREFIX = "base_model.model."
 _WEIGHT = ".weight"

@@ -22,7 +22,7 @@ from transformers.pytorch_utils import Conv1D
 from splitcom.errors import AdapterError
 from splitcom.models.anatomy import Anatomy, survey
 from splitcom.models.quantised import is_quantised
-from splitcom.models.split import SOFT_PROMPT, Front, Part
+from splitcom.models.split import NARROWS, SOFT_PROMPT, WIDENS, Body, Front, Part
 from splitcom.models.whole import NAME, widened
 
 Targets = str | list[str] | None
@@ -124,6 +124,33 @@ def add_prompt(front: Front, number: int, seed: int = 0) -> None:
     std = getattr(config, "initializer_range", 0.02)
     drawn.normal_(0.0, std, generator=torch.Generator().manual_seed(zlib.crc32(f"{seed}:prompt".encode())))
     front.model.register_parameter(SOFT_PROMPT, nn.Parameter(drawn.to(_device_of(front))))
+
+
+def add_bottleneck(part: Front | Body, width: int) -> None:
+    """Have a part learn its matrix at a cut that so many numbers of a token cross; at first nothing but zeros."""
+    hidden_size = part.model.config.get_text_config().hidden_size
+    name, shape = NARROWS, (width, hidden_size)
+    if isinstance(part, Body):
+        name, shape = WIDENS, (hidden_size, width)
+    part.model.register_parameter(name, nn.Parameter(torch.zeros(shape, device=_device_of(part))))
+
+
+@torch.no_grad()
+def begin_narrow(front: Front, texts: Sequence[Tensor]) -> None:
+    """Have a front with a bottleneck begin with the directions in which its hidden states are largest.
+
+    `texts` are ids, int64 [tokens] each, of text that is nobody's.
+    """
+    narrows = front.model._parameters.pop(NARROWS)
+    assert narrows is not None
+    mode = front.training
+    front.eval()
+    rows = torch.cat([front(ids[None].to(_device_of(front)))[0].double().cpu() for ids in texts])
+    front.train(mode)
+    vectors = torch.linalg.eigh(rows.mT @ rows).eigenvectors.flip(1)[:, : len(narrows)]
+    signs = vectors.gather(0, vectors.abs().argmax(0, keepdim=True)).sign()
+    narrows.copy_((vectors * signs).mT)
+    front.model.register_parameter(NARROWS, narrows)
 
 
 def freeze_a(part: Part) -> None:

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from splitcom.settings import NonNegativeInt, PartBelowOne, Place, PositiveFloat, PositiveInt, Section
+from splitcom.settings import NonNegativeInt, Part, PartBelowOne, Place, PositiveFloat, PositiveInt, Section
 
 
 class ModelConfig(Section):
@@ -16,6 +16,10 @@ class ModelConfig(Section):
     """How many blocks the front has."""
     tail_blocks: NonNegativeInt = 0
     """How many blocks the client's tail has (U-shape); 0 is the standard form."""
+    bottleneck: Part | None = None
+    """The part of the hidden width that crosses the cut, through two matrices that learn with the adapters (as in
+    ResBM), such as 0.0625; not in the U-shape. None: all of it, and no matrices.
+    """
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """The number format of the frozen weights, and of what is computed with them; what is trained is float32."""
     quantization: Literal["4bit", "8bit"] | None = None
@@ -26,6 +30,10 @@ class ModelConfig(Section):
     """A torch device; "auto" takes cuda if there is one."""
     attention: Literal["auto", "eager", "sdpa"] = "auto"
     """The implementation of attention; "auto" takes sdpa if the family has it."""
+
+    def crossing_width(self, hidden_size: int) -> int:
+        """How many numbers of a token cross the cut, in a model of this hidden width."""
+        return max(1, round(hidden_size * (self.bottleneck or 1.0)))
 
 
 class LoraConfig(Section):

@@ -152,6 +152,10 @@ SOFT_PROMPT = "soft_prompt"
 """The name of the trained vectors [number, width] that stand before each text, if a front has some."""
 
 
+NARROWS, WIDENS = "bottleneck_narrows", "bottleneck_widens"
+"""The names of the trained matrices [width, D] of a front and [D, width] of a body between which few numbers cross."""
+
+
 def soft_prompt_ids(number: int) -> Tensor:
     """The ids, int64 [number], by which a text names the vectors of a soft prompt: below 0, so those of no token."""
     return -1 - torch.arange(number)
@@ -170,11 +174,17 @@ class Front(Part):
         """
         prompt: Tensor | None = getattr(self.model, SOFT_PROMPT, None)
         if prompt is None:
-            return self._run(attention_mask, input_ids=input_ids, **context)
+            return _through(self.model, NARROWS, self._run(attention_mask, input_ids=input_ids, **context))
         words = cast(nn.Module, self.model.get_input_embeddings())(input_ids.clamp(min=0))
         vectors = prompt[(-1 - input_ids).clamp(min=0)].to(words.dtype)
         inputs = torch.where((input_ids < 0)[..., None], vectors, words)
-        return self._run(attention_mask, inputs_embeds=inputs, **context)
+        return _through(self.model, NARROWS, self._run(attention_mask, inputs_embeds=inputs, **context))
+
+
+def _through(model: nn.Module, name: str, hidden: Tensor) -> Tensor:
+    """What a matrix of a bottleneck makes of hidden states, in its dtype; themselves if there is none."""
+    matrix: Tensor | None = getattr(model, name, None)
+    return hidden if matrix is None else nn.functional.linear(hidden.to(matrix.dtype), matrix)
 
 
 class _Later(Part):
@@ -193,7 +203,7 @@ class _Later(Part):
         Differentiable in `hidden`, which may have another float dtype than the model.
         """
         door = cast(Entry, self._slots[self.span.start - 1])
-        door.given = hidden.to(self.dtype)
+        door.given = _through(self.model, WIDENS, hidden).to(self.dtype)
         try:
             if self.span.last and self.anatomy.classifies:
                 ids = self._stand_ins(hidden, attention_mask)

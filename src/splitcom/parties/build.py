@@ -59,7 +59,8 @@ def most_message_bytes(config: Config, parts: Parts) -> int:
 
 
 def _limits(config: Config, parts: Parts) -> KindLimits:
-    width = parts.front.model.config.get_text_config().hidden_size if config.training.split else None
+    hidden_size = parts.front.model.config.get_text_config().hidden_size
+    width = config.model.crossing_width(hidden_size) if config.training.split else None
     return limits_of(config, width, _shared_adapter(config, parts))
 
 

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from splitcom.config import Config
+from splitcom.data import domains, generate
 from splitcom.engines import ENGINES, check_processes
 from splitcom.errors import AdapterError, ConfigError
 from splitcom.models import (
@@ -24,23 +26,26 @@ from splitcom.models import (
     load_front,
     load_joined_state,
     load_tail,
+    load_tokenizer,
     read_adapter,
     recompute,
     renew_head,
     settings_of_adapter,
     share_embeddings,
 )
-from splitcom.models.adapters import add_prompt, freeze_a
+from splitcom.models.adapters import add_bottleneck, add_prompt, begin_narrow, freeze_a
 from splitcom.models.anatomy import survey
 from splitcom.models.config import LoraConfig
 from splitcom.models.front import outline
 from splitcom.models.load import skeleton
 from splitcom.models.quantised import check_quantization
+from splitcom.models.split import NARROWS, WIDENS
 from splitcom.models.whole import check_whole, train_whole
 from splitcom.seeds import derive_seed
 from splitcom.training.optimize import check_optimizer
 
 _LOG = logging.getLogger(__name__)
+_TEXTS_OF_A_DOMAIN = 8
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,7 @@ class Parts:
 def load_parts(config: Config, *, for_engine: bool = False) -> Parts:
     """All parts with their adapters, on the configured device; for an engine the body is where that wants it."""
     front, body = front_of(config), body_of(config, for_engine=for_engine)
+    _match(front, body)
     if not config.model.tail_blocks:
         share_embeddings(front, body)
     return Parts(front, body, tail_of(config, front))
@@ -176,9 +182,26 @@ def front_of(config: Config) -> Front:
     """The front with its adapter, on the configured device."""
     front = load_front(config.model.source, config.model.cut, **_place(config))
     adapt(front, config)
+    if config.model.bottleneck is not None:
+        begin_narrow(front, _public_texts(config))
     if config.client.checkpointing:
         recompute(front)
     return front
+
+
+def _public_texts(config: Config) -> list[Tensor]:
+    """Ids of text that ships with the package, from which a bottleneck begins."""
+    tokenizer = load_tokenizer(config.model.source)
+    texts = [row["text"] for domain in domains() for row in generate(domain, _TEXTS_OF_A_DOMAIN)]
+    return [torch.tensor(tokenizer(text)["input_ids"]) for text in texts]
+
+
+def _match(front: Front, body: Body) -> None:
+    """Have a body widen what the front narrows as it does at first: with the transpose of that."""
+    narrows, widens = (getattr(part.model, name, None) for part, name in ((front, NARROWS), (body, WIDENS)))
+    if narrows is not None and widens is not None:
+        with torch.no_grad():
+            widens.copy_(narrows.mT)
 
 
 def body_of(config: Config, *, for_engine: bool = False) -> Body:
@@ -254,6 +277,8 @@ def adapt(part: Part, config: Config) -> None:
         train_whole(part, lora.modules_to_save)
     if lora.prompt_tokens and isinstance(part, Front):
         add_prompt(part, lora.prompt_tokens, derive_seed(config.seed, "prompt"))
+    if config.model.bottleneck is not None and isinstance(part, Front | Body):
+        add_bottleneck(part, config.model.crossing_width(part.model.config.get_text_config().hidden_size))
 
 
 def _trains(part: Part, config: Config) -> bool:
@@ -269,7 +294,7 @@ def load_server_parts(config: Config) -> Parts:
     trained whole begin from the weights, which are read for that and not kept.
     """
     parts = _outlined(config)
-    if config.lora.use_dora or config.lora.modules_to_save:
+    if config.lora.use_dora or config.lora.modules_to_save or config.model.bottleneck is not None:
         split, front = config.training.split, front_of(config)
         theirs = {
             parts.front: front,
@@ -278,6 +303,8 @@ def load_server_parts(config: Config) -> Parts:
         for outlined, real in theirs.items():
             if outlined is not None and real is not None:
                 load_adapter_state(outlined, adapter_state(real))
+        if parts.body is not None:
+            _match(front, parts.body)
     return parts
 
 
