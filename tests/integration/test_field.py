@@ -9,6 +9,7 @@ import torch
 from splitcom.config import Config
 from splitcom.errors import ConfigError
 from splitcom.flows import AT_CUT
+from splitcom.methods.compare import plan
 from splitcom.methods.evaluate import evaluate_run
 from splitcom.methods.run import configured, train
 from splitcom.models import adapter_state, read_adapter
@@ -247,6 +248,14 @@ def test_a_resumed_run_ends_with_the_same_bits_and_bytes(tiny_config, trained, t
 def test_what_does_not_go_together_is_refused_with_the_reason(changes, message):
     with pytest.raises(ConfigError, match=message):
         configured(Config().override(changes))
+
+
+def test_a_variant_without_a_method_runs_that_of_the_file(tmp_path):
+    variants = [{"name": "plain"}, {"name": "segments", "set": {"federation.segments": 2}}]
+    variants += [{"name": "split", "method": "splitlora"}]
+    for method in ("fedlora", "splitcom"):
+        planned = plan(Config().override({"method": method, "comparison.variants": variants}), tmp_path)
+        assert [run.config.method for run in planned] == [method, method, "splitlora"]
 
 
 @pytest.mark.parametrize("form", ["fda_opt", "chunks, standard form", "eco_lora", "sf_prompt"])

@@ -14,8 +14,8 @@ class VariantConfig(Section):
     """The variant's name in tables and plots."""
     group: str = ""
     """Variants of a group are compared with the splitlora of the same group."""
-    method: str = "splitcom"
-    """The method that the variant runs."""
+    method: str | None = None
+    """The method that the variant runs; None: that of the configuration."""
     set: dict[str, Any] = Field(default={})
     """What the variant changes, such as `{ "training.lr" = 1e-4 }`."""
 

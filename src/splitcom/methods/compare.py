@@ -53,7 +53,12 @@ def plan(
     planned, identities = [], Identities()
     for seed in list(seeds) or config.comparison.seeds:
         for variant in variants_of(config, methods):
-            changes = {**variant.set, "method": variant.method, "seed": seed, "comparison": {}}
+            changes = {
+                **variant.set,
+                "method": variant.method or config.method,
+                "seed": seed,
+                "comparison": {},
+            }
             run_config = configured(config.override(changes))
             folder = out / f"{_slug(variant.name)}-seed{seed}"
             if cache is not None:
