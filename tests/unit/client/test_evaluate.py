@@ -148,7 +148,7 @@ def test_an_exact_evaluation_sends_what_the_coded_one_has_left_out_and_changes_n
         hidden = Front()(batch.input_ids, batch.attention_mask)
         values = Ragged.from_padded(hidden, batch.attention_mask).values
         missed, more = ((one.batch.values - values).norm() / values.norm() for one in (found, rough))
-        assert missed < 0.02 and missed < 0.5 * more
+        assert missed < 0.04 and missed < 0.5 * more
     assert trainer._channels["evaluation_up_exact"].references is None
 
 

@@ -177,7 +177,7 @@ def test_what_was_set_by_hand_stays_with_another_codec():
 
 def test_a_presets_controller_comes_and_goes_with_its_codec():
     preset = Config.from_toml('preset = "balanced"').flows
-    assert preset.activation_up.controller == "freeze(0.7, 0.35)"
+    assert preset.activation_up.controller == "freeze(0.45, 0.225)"
     own = Config.from_toml(
         'preset = "balanced"\n[flows.activation_up]\ncodec = "temporal(0.98) > int8"'
     ).flows
