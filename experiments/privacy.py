@@ -8,12 +8,14 @@ held-out rows. Each point is an audit and a run with `client.privacy`; what is d
 begun when the seconds are over, so that it can be called until it says "done". Needs the extra `privacy`.
 
 Printed: bits a number upwards at the cut, on first visits and over all, held-out loss, tokens recovered of one visit
-and of all (dictionary, inverter), epsilon of a vector and of a sample. OUT/curve.png draws it.
+and of all (dictionary, inverter), names of all (dictionary), epsilons of a vector and of a sample. OUT/curve.png shows
+tokens.
 """
 
 import argparse
 import json
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -78,17 +80,27 @@ def settings(noise: float, step: Step, scale: tuple[float, float]) -> dict[str, 
     return changes
 
 
-def attacked(config: Config, out: Path) -> dict[str, Any]:
+def attacked(config: Config) -> dict[str, Any]:
     """What an audit tells before training: bits of a first visit, tokens of one visit and of the mean of all."""
-    path = out / "run.toml"
-    path.write_text(config.to_toml())
-    every = audit(path, replace(OPTIONS, public=config.data.held_out))
-    found = [one for one in every if one.score is not None and one.codec not in ("", "fp16")] or every[1:]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "run.toml"
+        path.write_text(config.to_toml())
+        every = audit(path, replace(OPTIONS, public=config.data.held_out))
+    found = [one for one in every if one.score is not None and one.codec not in ("", "fp16")]
+    found = found or [one for one in every if one.codec == "fp16"]
     shares: dict[str, list[float]] = {}
     for one in found:
         if one.score is not None:
             shares.setdefault(one.attack, []).append(one.score.tokens)
-    return {"first": found[0].bits, "error": found[0].error, "shares": shares}
+    chance = [one.score.tokens for one in every if one.score is not None and not one.codec]
+    names = [one.score.names for one in found if one.score is not None]
+    return {
+        "first": found[0].bits,
+        "error": found[0].error,
+        "shares": shares,
+        "names": names,
+        "chance": chance,
+    }
 
 
 def trained(config: Config, out: Path) -> dict[str, Any]:
@@ -117,10 +129,13 @@ def line(noise: float, step: Step, point: dict[str, Any]) -> str:
         return " → ".join(f"{100 * share:.0f}" for share in dict.fromkeys([found[0], found[-1]]))
 
     codec = step if isinstance(step, str) else f"step {step if noise else PLAIN_STEP:g}"
-    return (
-        f"| {noise:g} | {codec} | {point['first']:.2f} | {text(point.get('bits'))} | {text(point.get('loss'))} | "
-        f"{shares('dictionary')} | {shares('inverter')} | {text(point.get('vector'))} | {text(point.get('sample'))} |"
-    )
+    cells = [f"{noise:g}", codec, f"{point['first']:.2f}", text(point.get("bits")), text(point.get("loss"))]
+    cells += [shares("dictionary"), shares("inverter"), f"{100 * (point['names'][-1] or 0):.0f}"]
+    cells += [text(point.get("vector")), text(point.get("sample"))]
+    return f"| {' | '.join(cells)} |"
+
+
+BELOW: dict[str, Any] = {"ha": "right", "va": "bottom", "fontsize": 8, "color": "grey"}
 
 
 def draw(done: Mapping[tuple[float, Step], dict[str, Any]], path: Path) -> None:
@@ -156,6 +171,10 @@ def draw(done: Mapping[tuple[float, Step], dict[str, Any]], path: Path) -> None:
         ylim=(0, 1.05),
     )
     right.set(xlabel="held-out loss, nats a token")
+    chance = max(next(iter(done.values()))["chance"])
+    for axes in (left, right):
+        axes.axhline(chance, color="grey", linestyle=":", linewidth=1)
+    right.text(1, chance, "the commonest token at each place", transform=right.get_yaxis_transform(), **BELOW)
     left.yaxis.set_major_formatter(PercentFormatter(1))
     left.xaxis.set_major_formatter("{x:g}")
     left.legend(frameon=False, fontsize=8)
@@ -195,7 +214,7 @@ def main() -> None:
             break
         point = config.override(settings(noise, step, (scale["clip"], scale["spread"])))
         name = f"noise {noise:g}, step {step}"
-        found = kept(out / f"{name}, attacked.json", partial(attacked, point, out))
+        found = kept(out / f"{name}, attacked.json", partial(attacked, point))
         if not options.audit_only:
             found |= kept(out / f"{name}, trained.json", partial(trained, point, out))
         slowest = max(slowest, time.monotonic() - begun)

@@ -171,9 +171,10 @@ def test_a_run_is_audited_with_its_own_codec_beside_fp16(tiny_config, tmp_path):
     text = [finding for finding in found if finding.score is not None]
     assert [(finding.codec, finding.attack) for finding in text] == [
         ("", "the commonest token"),
+        ("", "the commonest token at each place"),
         *((way, attack) for way in ("fp16", codec) for attack in ("inverter", "dictionary")),
     ]
-    assert text[1].error < 0.001 < text[3].error and text[3].bits < 16 < text[1].bits
+    assert text[2].error < 0.001 < text[4].error and text[4].bits < 16 < text[2].bits
     beside = {finding.attack.split(",")[0]: finding for finding in found if finding.score is None}
     assert all(0 <= finding.share <= 1 for finding in beside.values())
     assert beside["member or not"].codec == "the run's adapter"

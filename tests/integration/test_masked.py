@@ -12,7 +12,7 @@ from splitcom.protocol.messages_pb2 import MaskKeys, MaskOpened, MaskShares, Mes
 from splitcom.server.masked import MaskedSum
 from splitcom.server.shared import SharedAdapter
 
-from .parties import Deployment, fork_server, make_authority
+from .parties import PATIENCE_S, Deployment, fork_server, make_authority
 
 PLAIN = {
     "flows.adapter_up.codec": "none",
@@ -97,6 +97,40 @@ def test_a_client_that_drops_out_takes_its_own_update_with_it_and_nobody_else_s(
     mean = {name: sum(own[name].double() * weight for own, weight in there) / weight for name in there[0][0]}
     assert_same({name: update.adapter[name] for name in mean}, mean, apart=1e-6)
     assert run.result["clients"] == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["start", "share", "masked", "open"])
+def test_a_process_that_dies_at_a_stage_is_left_out_as_one_that_is_refused(
+    tiny_config, tmp_path, monkeypatch, stage
+):
+    """Killed as it begins to answer; what the others make of the round are the bits of one process."""
+    patience = {"federation.drop_after_s": 1000.0, "federation.min_clients": 2}
+    config = tiny_config.override(PLAIN | SECURE | WAYS["whole"] | patience)
+    network = Deployment(fork_server(), make_authority(tmp_path / "authority"), config, tmp_path)
+    network.start_server(clock=network.clock)
+    clients = network.clients("--model", config.model.source)
+    for client in clients[:2]:
+        client.start()
+    clients[2].start(trap={"code": rf"client/masking\.py:{stage}$", "line": 1, "delay_s": 0})
+    clients[2].process.join(PATIENCE_S)
+    assert clients[2].process.exitcode == -9, clients[2].log
+    network.pass_time(2000, LAST)
+    for party in (*clients[:2], network.server):
+        party.end()
+
+    init = Client.__init__
+
+    def named(self, name, *content, **named):
+        init(self, name, *content, **named)
+        if name == LAST:
+            monkeypatch.setattr(self._masking, stage, lambda *_: NOTHING.get(stage, b"nothing"))
+
+    monkeypatch.setattr(Client, "__init__", named)
+    expected = adapter_of(train(config, tmp_path / "in-process"))
+    theirs = load_file(network.out / "adapter" / "adapter_model.safetensors")
+    assert expected.keys() == theirs.keys()
+    assert all(torch.equal(expected[name], theirs[name]) for name in expected)
 
 
 def test_a_round_of_too_few_is_not_merged(tiny_config, tmp_path, monkeypatch):

@@ -101,7 +101,7 @@ def _text(
         torch.cat([learnt_of(sample.labels[: options.tokens]) for sample in samples]),
     )
     attack = _Attack(front, known, learnt, truths, tokenizer, options, on_progress)
-    findings = [_by_chance(truths, tokenizer)]
+    findings = [*_by_chance(truths, torch.split(learnt, known.lengths.tolist()), tokenizer)]
     for way in ways(config, "activation_up", options):
         findings += attack.on(way, batch)
     return findings
@@ -202,11 +202,24 @@ def _public(source: str | None) -> Sequence[str]:
     return [" ".join(map(as_text, record.values())) for _, record in records]
 
 
-def _by_chance(truths: Sequence[Tensor], tokenizer: "PreTrainedTokenizerBase") -> Finding:
-    """Of somebody who always says the most frequent token."""
+def _by_chance(
+    truths: Sequence[Tensor], public: Sequence[Tensor], tokenizer: "PreTrainedTokenizerBase"
+) -> Iterator[Finding]:
+    """Of somebody who always says the samples' most frequent token, or at each place that of public text."""
     commonest = torch.cat(list(truths)).mode().values
-    guesses = [torch.full_like(truth, int(commonest))[:, None] for truth in truths]
-    return Finding("", 1.0, "the commonest token", _score(guesses, truths, tokenizer))
+    longest = max(map(len, truths))
+    at_places = torch.stack(
+        [
+            torch.stack([text[place] for text in public if len(text) > place] or [commonest]).mode().values
+            for place in range(longest)
+        ]
+    )
+    for attack, guess in (
+        ("the commonest token", commonest.expand(longest)),
+        ("the commonest token at each place", at_places),
+    ):
+        guesses = [guess[: len(truth), None] for truth in truths]
+        yield Finding("", 1.0, attack, _score(guesses, truths, tokenizer))
 
 
 def _score(guesses: Any, truths: Sequence[Tensor], tokenizer: "PreTrainedTokenizerBase") -> Score:
