@@ -7,9 +7,9 @@ bits that are finer than the noise are wasted; "dither" is a codec whose own err
 held-out rows. Each point is an audit and a run with `client.privacy`; what is done is kept in OUT, and a point is not
 begun when the seconds are over, so that it can be called until it says "done". Needs the extra `privacy`.
 
-Printed: bits a number upwards at the cut, on first visits and over all, held-out loss, tokens recovered of one visit
-and of all (dictionary, inverter), names of all (dictionary), epsilons of a vector and of a sample. OUT/curve.png shows
-tokens.
+Printed: bits a number upwards at the cut, on first visits and over all, held-out loss of the base model and after
+training, tokens recovered of one visit and of all (dictionary, inverter), names of all (dictionary), epsilons of a
+vector and of a sample. OUT/curve.png shows tokens.
 """
 
 import argparse
@@ -29,12 +29,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from splitcom import Config
+from splitcom.codecs import Ragged
 from splitcom.durable import write_atomic
 from splitcom.methods.audit import audit
-from splitcom.methods.crossing import AuditOptions
+from splitcom.methods.crossing import AuditOptions, hidden_of, learnt_of, ways
 from splitcom.methods.run import configured, train
 from splitcom.parties.parts import load_parts
 from splitcom.parties.texts import load_texts, with_chat
+from splitcom.training.loss import losses_through
 
 NOISES = (0.0, 1.0, 4.0, 0.5, 2.0, 8.0)
 Step = float | Literal["fp16", "dither"]  # of the codec, in units of the noise
@@ -42,7 +44,7 @@ STEPS: tuple[Step, ...] = (1.0, "fp16", "dither", 2.0)
 CODEC = "predict > klt > uniform({:.3g}, first=0) > range"
 PLAIN_STEP = 0.7
 GRADIENTS = "predict(window=0, rank=0) > klt(threshold=0.7, centre=sum) > uniform(2.5) > range"
-OPTIONS = AuditOptions(samples=6, tokens=32, candidates=48)
+OPTIONS = AuditOptions(samples=6, tokens=32, candidates=48, packets=0)
 
 
 def points() -> list[tuple[float, Step]]:
@@ -100,7 +102,31 @@ def attacked(config: Config) -> dict[str, Any]:
         "shares": shares,
         "names": names,
         "chance": chance,
+        "before": loss_before(config),
     }
+
+
+@torch.no_grad()
+def loss_before(config: Config) -> float:
+    """Held-out loss of the base model, nats a label, if its hidden states arrive as those of this run do."""
+    config = with_chat(configured(config))
+    parts, samples = load_parts(config), load_texts(config).held_out.samples
+    for part in parts.all:
+        part.eval()
+    batch = Ragged(
+        torch.cat([hidden_of(parts.front, sample.input_ids) for sample in samples]),
+        torch.tensor([len(sample.input_ids) for sample in samples]),
+        torch.cat([learnt_of(sample.labels) for sample in samples]),
+    )
+    arrived, _ = ways(config, "activation_up", OPTIONS)[:2][-1].arrived(batch)
+    assert parts.body is not None
+    found = [
+        losses_through(
+            parts.body, row[None], torch.ones_like(sample.labels)[None], sample.labels[None]
+        ).losses
+        for row, sample in zip(torch.split(arrived.values, batch.lengths.tolist()), samples, strict=True)
+    ]
+    return float(torch.cat(found).mean())
 
 
 def trained(config: Config, out: Path) -> dict[str, Any]:
@@ -122,64 +148,55 @@ def trained(config: Config, out: Path) -> dict[str, Any]:
 
 def line(noise: float, step: Step, point: dict[str, Any]) -> str:
     def text(value: float | None) -> str:
-        return "–" if value is None else f"{value:.3g}"
+        return "–" if value is None else f"{value:.4g}"
 
     def shares(attack: str) -> str:
         found = point["shares"][attack]
         return " → ".join(f"{100 * share:.0f}" for share in dict.fromkeys([found[0], found[-1]]))
 
     codec = step if isinstance(step, str) else f"step {step if noise else PLAIN_STEP:g}"
-    cells = [f"{noise:g}", codec, f"{point['first']:.2f}", text(point.get("bits")), text(point.get("loss"))]
+    cells = [f"{noise:g}", codec, f"{point['first']:.2f}", text(point.get("bits"))]
+    cells += [f"{point['before']:.3f}", text(point.get("loss"))]
     cells += [shares("dictionary"), shares("inverter"), f"{100 * (point['names'][-1] or 0):.0f}"]
     cells += [text(point.get("vector")), text(point.get("sample"))]
     return f"| {' | '.join(cells)} |"
 
 
-BELOW: dict[str, Any] = {"ha": "right", "va": "bottom", "fontsize": 8, "color": "grey"}
+LINES: dict[Step, str] = {
+    1.0: "noise, step as large",
+    2.0: "noise, step twice as large",
+    "fp16": "noise, fp16",
+    "dither": "dither",
+}
 
 
 def draw(done: Mapping[tuple[float, Step], dict[str, Any]], path: Path) -> None:
     """Tokens that the better attack recovers from all visits, against bits and against loss; a line for each codec."""
-    figure = Figure(figsize=(9.6, 4), layout="constrained")
-    left, right = figure.subplots(1, 2, sharey=True)
-    names = {
-        1.0: "noise, step as large",
-        2.0: "noise, step twice as large",
-        "fp16": "noise, fp16",
-        "dither": "dither",
-    }
-    for place, (step, name) in enumerate(names.items()):
-        found = sorted((noise, point) for (noise, own), point in done.items() if own == step)
-        for axes, key in ((left, "first"), (right, "loss")):
-            some = [(noise, point[key], best(point)) for noise, point in found if key in point]
-            axes.plot(
-                *zip(*[one[1:] for one in some], strict=True), "o-", color=f"C{place}", label=name
-            ) if some else ()
+    labels = {"first": "bits a number, first visit", "before": "held-out loss, base model"}
+    if all("loss" in point for point in done.values()):
+        labels["loss"] = "held-out loss, trained"
+    figure = Figure(figsize=(4.8 * len(labels), 4), layout="constrained")
+    panels = figure.subplots(1, len(labels), sharey=True)
+    chance = max(next(iter(done.values()))["chance"])
+    for axes, (key, label) in zip(panels, labels.items(), strict=True):
+        for place, (step, name) in enumerate(LINES.items()):
+            some = sorted((noise, one[key], best(one)) for (noise, own), one in done.items() if own == step)
+            if some:
+                axes.plot(*list(zip(*some, strict=True))[1:], "o-", color=f"C{place}", label=name)
             for noise, x, y in some:
                 axes.annotate(
-                    f"{noise:g}",
-                    (x, y),
-                    textcoords="offset points",
-                    xytext=(5, 4),
-                    fontsize=8,
-                    color=f"C{place}",
+                    f"{noise:g}", (x, y), (5, 4), textcoords="offset points", fontsize=8, color=f"C{place}"
                 )
-    left.set(
-        xscale="log",
-        xlabel="bits a number, first visit",
-        ylabel="tokens recovered from all visits",
-        ylim=(0, 1.05),
-    )
-    right.set(xlabel="held-out loss, nats a token")
-    chance = max(next(iter(done.values()))["chance"])
-    for axes in (left, right):
-        axes.axhline(chance, color="grey", linestyle=":", linewidth=1)
-    right.text(1, chance, "the commonest token at each place", transform=right.get_yaxis_transform(), **BELOW)
-    left.yaxis.set_major_formatter(PercentFormatter(1))
-    left.xaxis.set_major_formatter("{x:g}")
-    left.legend(frameon=False, fontsize=8)
+        axes.axhline(
+            chance, color="grey", linestyle=":", linewidth=1, label="the commonest token at each place"
+        )
+        axes.set_xlabel(label)
+    panels[0].set(xscale="log", ylabel="tokens recovered from all visits", ylim=(0, 1.05))
+    panels[0].yaxis.set_major_formatter(PercentFormatter(1))
+    panels[0].xaxis.set_major_formatter("{x:g}")
+    panels[-1].legend(frameon=False, fontsize=8)
     figure.suptitle("Each point's number is its noise, in units of the hidden states'", fontsize=9)
-    figure.savefig(path, dpi=150)
+    figure.savefig(path, dpi=130)
 
 
 def best(point: dict[str, Any]) -> float:

@@ -68,8 +68,9 @@ def audit(
     if parts.body is not None and parts.tail is not None:
         on_progress("labels, from the gradient at the tail")
         findings += _labels(parts, samples, config, options, tokenizer)
-    on_progress("lengths, copies and responses, from packets")
-    findings += side_channels(front, texts.train.samples, ways(config, "activation_up", options)[-1])
+    if sized := texts.train.samples[: options.packets]:
+        on_progress("lengths, copies and responses, from packets")
+        findings += side_channels(front, sized, ways(config, "activation_up", options)[-1])
     if adapter is not None:
         on_progress("members, from the adapter")
         findings.append(members_told(parts, texts, options.samples))

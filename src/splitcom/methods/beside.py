@@ -21,8 +21,6 @@ from splitcom.parties.texts import Texts, load_texts
 from splitcom.server.observe import Observer
 from splitcom.training.loss import losses_through
 
-_SIZED = 60  # samples whose packets are looked at
-
 
 def side_channels(front: Front, samples: Sequence[Sample], way: Way) -> Iterator[Finding]:
     """What packets of one sample each tell without their numbers: by their sizes, which all see who see the network.
@@ -30,7 +28,6 @@ def side_channels(front: Front, samples: Sequence[Sample], way: Way) -> Iterator
     Each sample is sent twice, first from the base model's front and then from the run's, and a third time under another
     identifier, as a copy of it that somebody else has in the same data.
     """
-    samples = samples[:_SIZED]
     with without_adapters([front]):
         first = [_alone(front, sample) for sample in samples]
     later = [_alone(front, sample) for sample in samples]

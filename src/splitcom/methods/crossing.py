@@ -43,6 +43,7 @@ class AuditOptions:
     public: str | None = None  # a source of text for the inverter to learn from; None: generated text
     beam: int = 1  # texts that the dictionary follows at a time
     visits: int | None = None  # of which noise is averaged; None: all that a sample has in the run
+    packets: int = 24  # samples whose packets' sizes are looked at
     updates: bool = False  # a round is trained anew, and what clients make of the adapter is attacked
 
 
