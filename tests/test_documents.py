@@ -1,7 +1,9 @@
-"""What stands in code blocks of the documents can be read by what it is for."""
+"""What stands in code blocks of the documents, and in the examples, can be read by what it is for."""
 
 import re
+import runpy
 import shlex
+from itertools import takewhile
 from pathlib import Path
 
 import click
@@ -9,9 +11,12 @@ import pytest
 import typer
 
 from splitcom.cli import app
+from splitcom.codecs.element import ELEMENTS
 from splitcom.config import Config
+from splitcom.data.chat import read_chat
 
 ROOT = Path(__file__).parents[1]
+EXAMPLES = ROOT / "examples"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 BLOCKS = [
@@ -35,14 +40,17 @@ def test_python_compiles(language: str, text: str) -> None:
     compile(text, "document", "exec")
 
 
-@pytest.mark.parametrize(("language", "text"), of("", "bash"))
+SCRIPTS = [pytest.param("bash", path.read_text("utf-8"), id=path.name) for path in EXAMPLES.glob("*.sh")]
+
+
+@pytest.mark.parametrize(("language", "text"), [*of("", "bash"), *SCRIPTS])
 def test_commands_are_ones_that_splitcom_takes(language: str, text: str) -> None:
     group = typer.main.get_command(app)
     for line in re.sub(r"\\\n", " ", text).splitlines():
         if not re.match("splitcom [a-z]", line):
             continue
         words = shlex.split(line, comments=True)[1:]
-        words = words[: words.index(">")] if ">" in words else words  # the shell's
+        words = list(takewhile(lambda word: word not in (">", "&"), words))  # those are the shell's
         command: click.Command = group
         with command.make_context("splitcom", list(words), resilient_parsing=True) as context:
             while isinstance(command, click.Group) or hasattr(command, "commands"):
@@ -56,3 +64,24 @@ def test_the_site_has_every_page_of_the_documents() -> None:
     there = {str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md")}
 
     assert there <= listed
+
+
+def test_the_example_of_a_chat_has_conversations_that_are_read() -> None:
+    example = runpy.run_path(str(EXAMPLES / "chat.py"))
+    assert {read_chat(row).messages[0].content for row in example["shop"]()} == set(example["SHOP"])
+    assert example["settings"]("bundled", 10).data.held_out_samples == 2
+
+
+def test_the_example_of_a_codec_stands_in_settings() -> None:
+    example = runpy.run_path(str(EXAMPLES / "codec.py"))
+    try:
+        assert example["settings"]("lzma").flows.activation_up.codec.endswith("int4 > lzma")
+        stage = example["Lzma"](level=1)
+        assert stage.decompress(stage.compress(b"ab" * 500), 1000) == b"ab" * 500
+    finally:
+        del ELEMENTS["lzma"]  # which the conformance suite would miss an example of
+
+
+def test_the_start_page_names_every_example() -> None:
+    start = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    assert all(path.name in start for path in EXAMPLES.iterdir() if path.is_file())

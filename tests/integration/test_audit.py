@@ -218,7 +218,7 @@ def test_a_run_whose_text_crosses_no_cut_is_refused(tiny_config, tmp_path):
     path = tmp_path / "run.toml"
     path.write_text(tiny_config.override({"method": "fedlora"}).to_toml())
 
-    with pytest.raises(ConfigError, match="crosses a cut"):
+    with pytest.raises(ConfigError, match="from what crosses the cut"):
         audit(path, AuditOptions())
 
 

@@ -1,5 +1,6 @@
 """The command line as a user meets it: what works, and what wrong input is told."""
 
+import io
 import json
 import re
 import signal
@@ -48,7 +49,7 @@ def csv_file(tmp_path):
     return path
 
 
-def test_a_run_from_file_to_report_and_merged_model(splitcom, config_file, tmp_path):
+def test_a_run_from_file_to_report_and_merged_model(splitcom, config_file, tmp_path, monkeypatch):
     run = tmp_path / "run"
     code, out, _ = splitcom("train", config_file, "--out", run, "--set", "evaluation.generate=1")
     assert code == 0
@@ -71,8 +72,11 @@ def test_a_run_from_file_to_report_and_merged_model(splitcom, config_file, tmp_p
     assert code == 0 and json.loads(out) == json.loads((run / "result.json").read_text())
     code, out, _ = splitcom("evaluate", run, "--prompts", "3", "--set", "evaluation.max_new_tokens=4")
     assert code == 0 and "bleu" in out and (run / "evaluation.json").exists()
-    code, out, _ = splitcom("generate", run, "--prompt", "name[Alder] =>", "--max-new-tokens", "3")
-    assert code == 0 and "name[Alder] =>" in out and "front to body" in out
+    monkeypatch.setattr(sys, "stdin", io.StringIO("name[Alder] =>\n\nname[Elm] =>\n"))  # as on a pipe
+    code, out, _ = splitcom("generate", run, "--max-new-tokens", "3")
+    assert code == 0 and "name[Alder] =>" in out and "name[Elm] =>" in out and "front to body" in out
+    code, _, err = splitcom("generate", run)
+    assert code == 1 and "nothing to continue; give a text with --prompt" in err
     code, _, err = splitcom("export", run, tmp_path / "merged")
     assert code == 1 and "merged: exists already" in err
     assert splitcom("report", run)[0] == 0
@@ -119,6 +123,7 @@ def test_a_dry_run_foretells_bytes_and_seconds_and_writes_nothing(splitcom, conf
     code, out, _ = splitcom("train", config_file, "--out", run, "--dry-run", "--link", "1/4")
     assert code == 0 and not run.exists()
     assert "over 1/4 Mbit/s" in out and "2, the last" in out
+    assert out.startswith("data: ") and "activations" in out and "server: " in out  # memory of both
     code, _, err = splitcom("train", config_file, "--out", run, "--dry-run", "--link", "fast")
     assert code == 1 and "--link fast: expected Mbit/s up and down" in err
 
@@ -140,6 +145,8 @@ def test_inspect_shows_parts_and_flows(splitcom, tiny_model):
 
 WRONG = {
     "missing configuration": (["{tmp}/absent.toml"], r"absent\.toml: no such file"),
+    "rows in place of settings": (["{csv}"], r"rows\.csv: rows, not settings; `splitcom init .*rows\.csv` writes"),
+    "unknown preset": (["{config}", "--set", "preset=fast"], r"--set preset = 'fast': no such preset; there are"),
     "misspelt key": (["{config}", "--set", "training.round=3"], r"--set training\.round: unknown key; did you mean"),
     "misspelt section": (["{config}", "--set", "trainin.rounds=3"], r"--set trainin: unknown key; did you mean"),
     "no value": (["{config}", "--set", "training.rounds"], r"--set training\.rounds: expected key=value"),
@@ -149,10 +156,10 @@ WRONG = {
     "missing column of the prompt": (["{config}", "--set", "data.source={csv}", "--set", "data.prompt={{meaning}}"],
                                      r"no column 'meaning'.*found: mr, text, label"),
     "empty data": (["{config}", "--set", "data.source={tmp}/empty.csv"], r"empty\.csv: no rows"),
-    "more clients than samples": (["{config}", "--set", "data.samples=2"], r"2 samples cannot give 3 clients"),
+    "more clients than samples": (["{config}", "--set", "data.samples=2"], r"2 samples to train on are too few for 3"),
     "more held out than there is": (["{config}", "--set", "data.source={csv}", "--set", "data.held_out_samples=30"],
                                     r"data\.held_out_samples = 30: .*rows\.csv has 30 rows"),
-    "cut outside the model": (["{config}", "--set", "model.cut=4"], r"cut = 4 .*cut >= 1.*cut \+ tail_blocks <= 3"),
+    "cut outside the model": (["{config}", "--set", "model.cut=4"], r"model\.cut = 4 .*take a cut of 1 to 3"),
     "missing model": (["{config}", "--set", "model.source={tmp}/absent"], r"absent: no such folder"),
     "unknown stage": (["{config}", "--set", "flows.activation_up.codec=temporl(0.9)"],
                       r"activation_up\.codec.*temporl.*temporal"),

@@ -241,9 +241,9 @@ def test_a_run_to_start_from_must_fit_before_anything_is_written(
         (PREDICTED | {"flows.activation_up.controller": "rate(1.0, 0.01, 4.0)"},
          r"flows\.activation_up\.controller.*sets steps of 0\.01 to 4; those of 'predict.*lie in 0\.0625 to 15\.9375"),
         ({"flows.activation_up.controller": "rate(1.0, 0.5, 0.9)"},
-         r"flows\.activation_up\.controller.*sends more by a higher threshold"),
+         r"flows\.activation_up\.controller.*raises the threshold to send less.*sends more at a higher one"),
         ({"flows.gradient_down.controller": "freeze(0.5, 0.6)"},
-         r"flows\.gradient_down\.controller.*it is that of flows\.activation_up which freezes fronts"),
+         r"flows\.gradient_down\.controller.*fronts are frozen by the controller of flows\.activation_up"),
     ],
 )  # fmt: skip
 def test_a_controller_that_can_set_nothing_is_refused(tiny_config, changes, message):

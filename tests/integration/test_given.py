@@ -112,5 +112,5 @@ def test_a_model_without_its_tokenizer_is_refused(tiny_config, objects, tmp_path
 
 
 def test_a_wrong_setting_in_python_is_an_error_of_ours():
-    with pytest.raises(ConfigError, match=r"Config: training\.lr = -1.*greater than 0"):
+    with pytest.raises(ConfigError, match=r"Config: training\.lr = -1.*must be above 0"):
         splitcom.Config(training={"lr": -1.0})

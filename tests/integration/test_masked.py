@@ -154,7 +154,7 @@ def test_what_cannot_be_summed_under_masks_is_refused_with_the_reason(tiny_confi
         ({"federation.clients": 2}, "it needs 3"),
         ({"federation.deadline_s": 3.0}, "deadline_s"),
         ({"method": "fedlora", "training.split": False}, "max_weight_ratio"),
-        ({"federation.secure_aggregation": 0.5}, "greater than 0.5"),
+        ({"federation.secure_aggregation": 0.5}, "must be above 0.5"),
     ):
         with pytest.raises(ConfigError, match=reason):
             tiny_config.override(PLAIN | SECURE | changes)

@@ -48,7 +48,7 @@ class FedAdam(Aggregator):
         for argument in ("beta1", "beta2"):
             if not 0 <= getattr(self, argument) < 1:
                 raise ArgumentError(
-                    argument, f"must lie in 0 to 1, without 1; it is {getattr(self, argument)}"
+                    argument, f"must be at least 0 and below 1; it is {getattr(self, argument)}"
                 )
 
     @property

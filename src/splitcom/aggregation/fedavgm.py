@@ -37,7 +37,7 @@ class FedAvgM(Aggregator):
 
     def __post_init__(self) -> None:
         if not 0 <= self.momentum < 1:
-            raise ArgumentError("momentum", f"must lie in 0 to 1, without 1; it is {self.momentum}")
+            raise ArgumentError("momentum", f"must be at least 0 and below 1; it is {self.momentum}")
         if not self.lr > 0:
             raise ArgumentError("lr", f"must be above 0; it is {self.lr}")
 

@@ -64,7 +64,10 @@ def _splitcom(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
-    """Fine-tune language models split between clients and a server, and see what it cost."""
+    """Fine-tune language models split between clients and a server, and see what it cost.
+
+    To begin: "splitcom demo" on what ships with the package, or "splitcom init FILE" on your own rows.
+    """
 
 
 for panel, members in PANELS.items():

@@ -18,7 +18,7 @@ admin = typer.Typer(
 
 @admin.command("list")
 def list_(run: Run) -> None:
-    """Show what each client is at, since when it is waited for, and its traffic."""
+    """Show what each client is doing, since when it is waited for, and its traffic."""
     from splitcom.methods.admin import snapshot_of
     from splitcom.report.live import clients_table, headline
 
@@ -47,7 +47,7 @@ def replace(
     client: Client,
     by: Annotated[str, typer.Argument(help="Who takes its place: the name in another certificate.")],
 ) -> None:
-    """Drop a client and let another have its seat, also if federation.names does not name it."""
+    """Drop a client and give its seat to another one, even if federation.names does not name it."""
     _ask(run, ask="replace", client=client, by=by)
 
 

@@ -12,7 +12,10 @@ from splitcom.cli.train import Assignments
 @spoken
 def audit(
     run: Annotated[
-        Path, typer.Argument(help="Run folder, or a settings file: then with the base model's front.")
+        Path,
+        typer.Argument(
+            help="A run folder; or a settings file, to attack the base model's front before training."
+        ),
     ],
     samples: Annotated[int, typer.Option(min=1, help="Samples to attack.")] = 8,
     tokens: Annotated[int, typer.Option(min=2, help="Tokens of each, from its beginning.")] = 48,

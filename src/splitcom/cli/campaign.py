@@ -12,7 +12,7 @@ from splitcom.cli.train import Assignments
 
 @spoken
 def campaign(
-    configs: Annotated[list[Path], typer.Argument(help="TOML files, a comparison each.")],
+    configs: Annotated[list[Path], typer.Argument(help="TOML files, one for each comparison.")],
     out: Annotated[Path, typer.Option(help="Folder for the comparisons and their runs.")] = Path(
         "runs/campaign"
     ),

@@ -22,7 +22,7 @@ def init(
     folder: Folder,
     host: Annotated[
         list[str] | None,
-        typer.Option(help="Name or address that clients reach the server under. Repeatable."),
+        typer.Option(help="A name or address by which clients reach the server. Repeatable."),
     ] = None,
     days: Days = 365,
 ) -> None:
@@ -39,7 +39,7 @@ def init(
 
 @certs.command("issue")
 def issue(folder: Folder, client: Client, days: Days = 365) -> None:
-    """Issue a client's certificate: one file to hand over, over a channel that nobody listens to."""
+    """Issue a client's certificate: one file, to hand over on a channel that nobody else can read."""
     from splitcom.transports.tls import issue_client
 
     Terminal().say(

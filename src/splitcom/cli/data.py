@@ -20,10 +20,12 @@ def data(
 ) -> None:
     """Show what the model would see: samples with the learnt part marked, lengths, what is cut or dropped.
 
-    Of a settings file, also who gets how much. Nothing is trained, and no weights are loaded.
+    Of a settings file, also who gets how much. Of a file of rows, columns are guessed as `splitcom init` does, if
+    --set names none. Nothing is trained, and no weights are loaded.
     """
 
     from splitcom.methods.preview import preview, source_of
+    from splitcom.methods.proposal import how_to_read
     from splitcom.report.preview import print_preview
     from splitcom.report.terminal import Terminal
     from splitcom.settings.tree import parse_assignment
@@ -34,5 +36,7 @@ def data(
     if model is not None:
         changes["model.source"] = model
     with terminal.working("reading"):
-        found = preview(config.override(changes), samples, alone=alone)
+        if alone and not any(key.startswith("data.") for key in changes):
+            changes |= how_to_read(str(source), model or config.model.source)
+        found = preview(config.override(changes, "--set"), samples, alone=alone)
     print_preview(terminal, found)

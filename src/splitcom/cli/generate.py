@@ -11,11 +11,12 @@ from splitcom.cli.train import Assignments
 def generate(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
     prompt: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option(
-            help="Text to continue, in the form of the run's data.prompt; after chat, what a user says. Repeatable."
+            help="Text to continue, in the form of the run's data.prompt; after chat, what a user says. Repeatable. "
+            "Without, it is asked for; on a pipe, each line is one."
         ),
-    ],
+    ] = None,
     system: Annotated[str | None, typer.Option(help="A system prompt, after chat.")] = None,
     raw: Annotated[
         bool, typer.Option("--raw", help="After chat: the text as it is, without the template.")
@@ -33,6 +34,7 @@ def generate(
     from splitcom.settings.tree import parse_assignment
 
     terminal = Terminal()
+    prompts = prompt or _asked_for()
     changes = {"evaluation.beams": beams, "evaluation.max_new_tokens": max_new_tokens}
     changes |= dict(map(parse_assignment, assignments or []))
     with terminal.working("loading"):
@@ -42,12 +44,27 @@ def generate(
             raise ConfigError(
                 "--system is for the chat template: leave it out, with --raw or if the run has learnt from columns"
             )
-        texts = writer.write([asked_by(text, system) if is_chat else text for text in prompt])
-    for given, text in zip(prompt, texts, strict=True):
+        texts = writer.write([asked_by(text, system) if is_chat else text for text in prompts])
+    for given, text in zip(prompts, texts, strict=True):
         terminal.say(given, "dim")
         terminal.say(text or "(nothing)", "bold")
     for index, wire in enumerate(writer.wires):
         terminal.say(
-            f"{'front to body' if index == 0 else 'body to tail'}: {wire.positions} positions, {wire.bytes:,} bytes "
-            f"({wire.bytes / max(wire.positions, 1):.0f} each)"
+            f"sent from {'front to body' if index == 0 else 'body to tail'}: {wire.bytes:,} bytes for "
+            f"{wire.positions} tokens ({wire.bytes / max(wire.positions, 1):.0f} each)"
         )
+
+
+def _asked_for() -> list[str]:
+    """Prompts that nobody has given as options: one from the terminal, or each line of a pipe."""
+    import sys
+
+    from splitcom.errors import ConfigError
+
+    lines = [typer.prompt("Prompt")] if sys.stdin.isatty() else sys.stdin.read().splitlines()
+    found = [line for line in lines if line.strip()]
+    if not found:
+        raise ConfigError(
+            "splitcom generate: nothing to continue; give a text with --prompt, or one a line on a pipe"
+        )
+    return found

@@ -38,20 +38,26 @@ def init(
 
     import sys
 
+    from splitcom.data.sources import find_source
     from splitcom.errors import ConfigError
+
+    asks = sys.stdin.isatty() and not yes
+    if source is None:
+        if not asks:
+            raise ConfigError("splitcom init: name a file or folder of rows, or a data set on the hub")
+        source = str(typer.prompt("Your rows (file, folder, or data set on the hub)"))
+    find_source(source)  # so that a wrong name is told before anything else is asked
+
     from splitcom.methods.proposal import propose, write_proposal
     from splitcom.report.terminal import Terminal
     from splitcom.settings.tree import parse_assignment
 
     terminal = Terminal()
-    if sys.stdin.isatty() and not yes:
-        source = source or typer.prompt("Your rows (file, folder, or data set on the hub)")
+    if asks:
         model = model or typer.prompt("Model (folder, or name on the hub)", default="bundled")
         if clients is None and by is None:
             clients = typer.prompt("Clients", default=3, type=int)
         labels_stay = labels_stay or typer.confirm("Must labels stay at the clients (U-shape)?")
-    if source is None:
-        raise ConfigError("splitcom init: name a file or folder of rows, or a data set on the hub")
     with terminal.working("reading"):
         proposal = propose(
             source,

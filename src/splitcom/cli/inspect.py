@@ -26,7 +26,7 @@ def inspect(
     tokens: Annotated[int, typer.Option(help="Tokens of a sample.")] = 512,
     train_head: Annotated[bool, typer.Option("--train-head", help="LoRA on the LM head too.")] = False,
     client: Annotated[
-        bool, typer.Option("--client", help="What a client needs of memory, by what it is for.")
+        bool, typer.Option("--client", help="Show how much memory a client needs, and for what.")
     ] = False,
     samples: Annotated[int, typer.Option(min=1, help="Samples of that client.")] = 200,
     assignments: Assignments = None,
@@ -58,7 +58,7 @@ def inspect(
         "lora.train_head": train_head,
         "training.batch_size": batch_size,
     }
-    settings = Config().override(given | dict(map(parse_assignment, assignments or [])))
+    settings = Config().override(given | dict(map(parse_assignment, assignments or [])), "--set")
     found = describe(
         model,
         cut=cut,

@@ -26,7 +26,7 @@ def join(
         Path | None, typer.Option(help="Rows for evaluation; without, some of --data are held out.")
     ] = None,
     state: Annotated[
-        Path, typer.Option(help="Folder for what this client goes on from after a restart.")
+        Path, typer.Option(help="Folder from which this client goes on after a restart.")
     ] = Path("runs/client"),
     model: Annotated[
         str | None,
@@ -38,9 +38,7 @@ def join(
     cache: Annotated[Path, typer.Option(help="Folder for weights that the server sends.")] = Path(
         "~/.cache/splitcom"
     ),
-    patience: Annotated[
-        float, typer.Option(help="Seconds to go on trying to reach the server before giving up.")
-    ] = 600.0,
+    patience: Annotated[float, typer.Option(help="For how many seconds to try to reach the server.")] = 600.0,
     keep_state: Annotated[
         bool,
         typer.Option("--keep-state", help="Leave states and references on the disk when the run is over."),
@@ -57,7 +55,7 @@ def join(
         ),
     ] = None,
     max_download_mb: Annotated[
-        float, typer.Option(help="How much the server may send of the front's weights.")
+        float, typer.Option(help="The most MB of the front's weights that the server may send.")
     ] = 20_000.0,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask whether to join.")] = False,
     log_format: LogFormat = "text",
@@ -94,7 +92,7 @@ def join(
         max_download_bytes=int(1e6 * max_download_mb),
         pins=Pins(
             None if columns is None else frozenset(name.strip() for name in columns.split(",")),
-            dict(map(parse_assignment, expect or [])),
+            dict(parse_assignment(given, "--expect") for given in expect or []),
         ),
     )
     if dry_run:
@@ -121,4 +119,4 @@ def _in_home(folder: Path) -> Path:
     try:
         return folder.expanduser()
     except RuntimeError as error:
-        raise ConfigError(f"{folder}: this user has no home folder; name one with --cache") from error
+        raise ConfigError(f"{folder}: this user has no home folder; name a folder with --cache") from error

@@ -16,6 +16,7 @@ def settings(
     """Show the settings of a run: type, default and meaning."""
 
     import json
+    from difflib import get_close_matches
 
     from splitcom.config import Config
     from splitcom.config.reference import reference
@@ -28,8 +29,11 @@ def settings(
         return
     groups = reference(under)
     if not groups:
-        known = ", ".join(group.key for group in reference() if group.key)
-        raise ConfigError(f"splitcom settings {under}: no such setting; the tables are {known}")
+        tables = [group.key for group in reference() if group.key]
+        keys = [setting.key for group in reference() for setting in group.settings]
+        close = get_close_matches(under, tables + keys, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"the tables are {', '.join(tables)}"
+        raise ConfigError(f"splitcom settings {under}: no such setting; {hint}")
     for group in groups:
         table = Table(title=f"[{group.key}] {group.meaning}" if group.key else group.meaning)
         for column in ("setting", "default", "type", "meaning"):

@@ -51,7 +51,7 @@ def train(
     ] = None,
     track: Trackers = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Tell what the rounds will send and take, from a short trial.")
+        bool, typer.Option("--dry-run", help="Tell what is trained on, and its memory, bytes and time.")
     ] = False,
     link: Annotated[
         str, typer.Option(metavar="UP/DOWN", help="Mbit/s of a client's link, for --dry-run.")
@@ -105,8 +105,21 @@ def _foretell(settings: "Config", link: str, terminal: "Terminal") -> dict[str, 
 
     from splitcom.methods.forecast import forecast
     from splitcom.report.forecast import forecast_table
+    from splitcom.report.format import format_bytes
+    from splitcom.report.inspection import need_table
     from splitcom.transports.link import Link
 
-    told = forecast(settings, Link.parse(link))
+    speed = Link.parse(link)
+    with terminal.working("trying a few steps"):
+        told = forecast(settings, speed)
+    terminal.say(f"data: {told.data}\n")
+    if told.client is not None:
+        terminal.print(need_table(vars(told.client), "the client with the most samples"))
+    if told.server_weights:
+        terminal.say(f"server: {format_bytes(told.server_weights)} of weights, and what its steps take\n")
     terminal.print(forecast_table(told, link))
-    return {"rounds": [asdict(told.of_round(index)) for index in range(1 + told.num_rounds)]}
+    return {
+        "client": None if told.client is None else vars(told.client),
+        "server_weights": told.server_weights,
+        "rounds": [asdict(told.of_round(index)) for index in range(1 + told.num_rounds)],
+    }

@@ -54,7 +54,7 @@ def watch(
 
 
 def _draw(folder: "RunFolder", rounds: int, every: float, terminal: "Terminal") -> None:
-    """Draw tables anew and anew, in their place."""
+    """Draw tables again and again, in the same place."""
     from contextlib import suppress
 
     from splitcom.errors import RunError
@@ -73,7 +73,7 @@ def _draw(folder: "RunFolder", rounds: int, every: float, terminal: "Terminal") 
 
 
 def _looks(folder: "RunFolder", every: float) -> Iterator[None]:
-    """Come to the caller at once, from time to time, and a last time when nobody trains any more."""
+    """Yield at once, then from time to time, and a last time when nobody trains any more."""
     from time import sleep
 
     while True:

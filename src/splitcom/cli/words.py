@@ -21,7 +21,7 @@ def codecs() -> None:
 
 
 def controllers() -> None:
-    """List what can set a codec's threshold or step each round, with their arguments."""
+    """List what can set a codec's threshold or step for each round, with arguments."""
 
     from splitcom.control.controller import CONTROLLERS
 
@@ -29,7 +29,7 @@ def controllers() -> None:
 
 
 def aggregators() -> None:
-    """List the ways to make one adapter of the clients', with their arguments."""
+    """List the ways in which the clients' adapters become one, with their arguments."""
 
     from splitcom.aggregation import AGGREGATORS
 

@@ -12,10 +12,10 @@ CodecText = Annotated[str, AfterValidator(partial(canonical, parse))]
 
 
 class ReferencesConfig(Section):
-    """Where references live."""
+    """References: what both ends keep of each sample, so that only what has changed is sent."""
 
     store: Literal["memory", "file"] = "memory"
-    """Where references live: "memory", or a "file" that is as large as `limit_mb`."""
+    """Where references are kept: in "memory", or in a "file" that is as large as `limit_mb`."""
     precision: Literal["fp32", "fp16", "bf16"] = "fp16"
     """The number format in which references are stored."""
     limit_mb: PositiveFloat | None = None

@@ -10,22 +10,23 @@ class ClientConfig(Section):
     """What a client does to what it trains and sends."""
 
     checkpointing: bool = False
-    """Whether what a client holds of the model keeps only what goes into its blocks, and computes the rest once
-    more: less memory, more time, the same gradients.
+    """Whether a client keeps only what goes into each block, and computes the rest again for the
+    gradients: less memory, more time, the same gradients.
     """
     clip_update: PositiveFloat | None = None
     """The largest L2 norm of what a round changes in the adapter, over all its tensors; None: any."""
     privacy: MechanismText | None = None
     """Noise on the hidden states that leave a client, and in the U-shape on the tail's gradients, such as
-    gaussian(0.5, clip=60); None: none. What it is worth is in result.json.
+    gaussian(0.5, clip=60); false: none. The epsilon that it gives is in result.json.
     """
     proximal: PositiveFloat | None = None
     """How strongly a client's loss draws it back to where a round began (mu in FedProx), such as 0.01; None: not
     at all.
     """
     mixing: NonNegativeFloat | None = None
-    """How fast a client forgets its own adapter (beta in EcoLoRA): a round begins from the shared one and a part
-    exp(-mixing * rounds since its last one) of what it made then; None: from the shared one.
+    """How fast a client forgets its own adapter (beta in EcoLoRA): a round begins from the shared adapter
+    and a part exp(-mixing * rounds since its last one) of what the client made then; false: from the
+    shared adapter alone.
     """
     own_b: bool = False
     """Whether each client keeps LoRA's B, and all else that is not A, to itself, so that A alone is shared

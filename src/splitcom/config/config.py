@@ -46,13 +46,15 @@ class Config(Section):
     """
 
     method: str = "splitcom"
-    """The method: splitcom, splitlora (no codec), frozen_front, split_lite and aq_sgd (differences, of low rank or in
-    few bits), res_bm (a learnt bottleneck), sf_prompt (U-shape, a soft prompt, the hardest samples alone); fedlora
-    (whole models at clients), and of that kind ffa_lora (B alone learns), fedsa_lora (A alone is shared), fedex_lora
-    (products averaged), fda_opt (averaged when clients have moved apart) and eco_lora (sparse segments); centralised.
+    """The method: splitcom; splitlora (the same without codecs); frozen_front (the clients' blocks do not
+    learn); split_lite and aq_sgd (they send differences, of low rank or in few bits); res_bm (a bottleneck
+    that learns); sf_prompt (U-shape, a soft prompt, only the hardest samples); centralised (one party has
+    everything). In the others each client has the whole model: fedlora; ffa_lora (only LoRA's matrices B
+    learn), fedsa_lora (only A is shared), fedex_lora (products are averaged), fda_opt (adapters are
+    averaged once clients have moved apart) and eco_lora (clients send parts of adapters).
     """
     seed: NonNegativeInt = 0
-    """All that is drawn at random follows from it."""
+    """The seed of everything that is drawn at random."""
     model: ModelConfig = ModelConfig()
     lora: LoraConfig = LoraConfig()
     data: DataConfig = DataConfig()
@@ -96,8 +98,8 @@ class Config(Section):
     def _tail_of_a_split_model(self) -> Self:
         if self.model.tail_blocks and not self.training.split:
             raise ValueError(
-                f"model.tail_blocks = {self.model.tail_blocks}: with training.split = false the client has all of "
-                "the model; set one of them back"
+                f"model.tail_blocks = {self.model.tail_blocks}: with training.split = false the client has "
+                "the whole model, so it has no tail; leave one of the two out"
             )
         return self
 
@@ -116,13 +118,13 @@ class Config(Section):
             return self
         if not self.training.split:
             raise ValueError(
-                f"client.privacy = {self.client.privacy!r}: it is of what crosses a cut, and with training.split = "
-                "false nothing does; leave it out; federation.aggregator can have noise"
+                f"client.privacy = {self.client.privacy!r}: it adds noise to what crosses the cut, and with "
+                "training.split = false nothing does; leave it out, or give federation.aggregator noise"
             )
         if self.model.tail_blocks and not parse_mechanism(self.client.privacy).gradients:
             raise ValueError(
-                f"client.privacy = {self.client.privacy!r}: in the U-shape the tail's gradients are sent, too; give "
-                "gradients, such as gradients=0.1"
+                f"client.privacy = {self.client.privacy!r}: in the U-shape the tail's gradients are sent too, "
+                "and need noise of their own; add gradients, such as gradients=0.1"
             )
         return self
 
@@ -132,15 +134,15 @@ class Config(Section):
         up = self.flows.adapter("adapter_up")
         if secure is not None and (up.codec not in ("fp16", "none") or up.codec_a or up.error_feedback):
             raise ValueError(
-                f"federation.secure_aggregation = {secure:g}: adapters go up as whole numbers that add up, and none is "
-                f"decoded on the way; flows.adapter_up.codec = {up.codec!r} has no place there; set it to 'none', and "
-                "leave codec_a and error_feedback out"
+                f"federation.secure_aggregation = {secure:g}: adapters are sent as whole numbers under masks, "
+                f"which no codec can pack; flows.adapter_up.codec = {up.codec!r} cannot be used; set it to "
+                "'none', and leave codec_a and error_feedback out"
             )
         if secure is not None and not self.training.split and federation.max_weight_ratio is not None:
             raise ValueError(
-                f"federation.secure_aggregation = {secure:g}: how many labels an update weighs by is in the masked "
-                f"numbers, and cannot be bounded by federation.max_weight_ratio = {federation.max_weight_ratio:g}; set "
-                "that to false if all are trusted that far"
+                f"federation.secure_aggregation = {secure:g}: the number of labels is masked too, so the "
+                f"server cannot check federation.max_weight_ratio = {federation.max_weight_ratio:g}; set that "
+                "to false if you trust all clients"
             )
         return self
 
@@ -152,13 +154,15 @@ class Config(Section):
                 continue
             if base is None:
                 raise ValueError(
-                    f"flows.{flow}.residual = true: it is for {' and '.join(WITH_BASE)}, which leave the body"
+                    f"flows.{flow}.residual = true: only {' and '.join(WITH_BASE)} can have it, which leave the "
+                    "body; leave it out"
                 )
             codec = self.flows[base].codec
             if self.model.tail_blocks and not parse(codec).knows_the_receiver:
                 raise ValueError(
-                    f"flows.{flow}.residual = true: it needs what has been sent of {base} at both ends, of which "
-                    f"the sender of {codec!r} keeps projections only; take another codec there, or leave residual out"
+                    f"flows.{flow}.residual = true: it needs what has been sent of {base} at both ends, and "
+                    f"{codec!r} keeps only projections at the sender; take another codec there, or leave residual "
+                    "out"
                 )
         return self
 
@@ -167,7 +171,8 @@ class Config(Section):
         if self.training.max_steps is not None and self.federation.variance.estimate is not None:
             raise ValueError(
                 f"training.max_steps = {self.training.max_steps}: with federation.variance.estimate = "
-                f"{self.federation.variance.estimate!r} how many steps a round has is seen as it goes; leave one out"
+                f"{self.federation.variance.estimate!r} nobody knows beforehand how many steps a round has; "
+                "leave one of the two out"
             )
         return self
 
@@ -191,16 +196,16 @@ class Config(Section):
                 leading and parse_controller(leading[1]).can_freeze
             ):
                 raise ValueError(
-                    f"{field} = {text!r}: it is that of flows.activation_up which freezes fronts; give that flow one "
-                    "that does, too"
+                    f"{field} = {text!r}: fronts are frozen by the controller of flows.activation_up; give that "
+                    "flow such a controller, too"
                 )
             if name == SHARED:
                 flow_with[knob] = flow
         if len(flow_with) > 1:
             what = " and ".join(f"the {knob} of {flow}" for knob, flow in flow_with.items())
             raise ValueError(
-                f"control.controller = {self.control.controller!r} would set {what}: no number is both; give one of "
-                "them a controller of its own"
+                f"control.controller = {self.control.controller!r} would set {what}, which need different "
+                "numbers; give one of them a controller of its own"
             )
         if self.control.controller is not None and not flow_with:
             raise ValueError(
@@ -283,6 +288,6 @@ class Config(Section):
         """The whole tree, defaults included; `false` stands for None, as TOML has no such value."""
         return tomli_w.dumps(without_none(self.model_dump()))
 
-    def override(self, changes: Mapping[str, Any]) -> Self:
-        """A copy with dotted keys changed; raises ConfigError like `load`."""
-        return self._from_tree(merged(self.model_dump(), changes), "override")
+    def override(self, changes: Mapping[str, Any], where: str = "override") -> Self:
+        """A copy with dotted keys changed; raises ConfigError like `load`, naming `where` they were given."""
+        return self._from_tree(merged(self.model_dump(), changes, where), where)

@@ -18,8 +18,8 @@ class EngineConfig(Section):
     devices: Annotated[list[str], Field(min_length=1)] | None = None
     """Of "placed": the devices, in order, such as ["cuda:0", "cuda:1"]; None: all CUDA devices."""
     checkpointing: bool = False
-    """Whether the body holds only what goes into its blocks, and computes the rest once more: less memory, more
-    time, the same gradients.
+    """Whether the server keeps only what goes into each block, and computes the rest again for the
+    gradients: less memory, more time, the same gradients.
     """
     max_tokens_per_pass: PositiveInt | None = None
     """How many tokens, padding included, go through the body at once; None: all of a step. Less needs less

@@ -6,7 +6,7 @@ from splitcom.settings.presets import EVALUATION
 
 
 class EvaluationConfig(Section):
-    """Held-out loss after a round; what it sends is a flow like others, and in all totals."""
+    """The held-out loss after a round. What it sends is a flow like the others, and is in all totals."""
 
     every: PositiveInt = 1
     """Rounds between two evaluations."""

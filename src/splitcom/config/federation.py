@@ -15,7 +15,9 @@ _OF_0_1 = "adapter_dtype"  # that precision alone could be set of adapters
 
 
 class AsynchronousConfig(Section):
-    """How an update is merged that comes s versions of the shared adapter after the one it began from."""
+    """Asynchronous training: how an update is merged. s is the number of versions of the shared adapter
+    since the one that the update began from.
+    """
 
     buffer: PositiveInt = 1
     """How many updates are merged together (K in FedBuff); 1 merges each as it comes (FedAsync)."""
@@ -26,11 +28,13 @@ class AsynchronousConfig(Section):
 
 
 class VarianceConfig(Section):
-    """When a round ends: as soon as clients are too far apart (FDA-Opt), told from a few numbers of each."""
+    """When a round ends in FDA-Opt: as soon as clients are too far apart, which is estimated from a few
+    numbers of each.
+    """
 
     estimate: Literal["linear", "ams", "naive"] | None = None
-    """How the variance of what clients have made is estimated: linear (8 bytes a client), ams (a sketch) or naive
-    (4 bytes, the norm alone). None: a round has training.local_epochs, however far they are apart.
+    """How it is estimated how far clients are apart: linear (8 bytes of each client), ams (a sketch) or
+    naive (4 bytes, the norm alone). false: a round has training.local_epochs, however far apart they are.
     """
     max_chunks: PositiveInt | None = None
     """How often training.local_epochs may be trained in a round at most; None: 2 * local_epochs + 8."""
@@ -46,27 +50,27 @@ class FederationConfig(Section):
     clients: Annotated[PositiveInt, Field(le=1_000_000)] = 3
     """How many clients take part in the run, a million at most."""
     names: list[str] | None = None
-    """Over a network: the names in the certificates of those who may take part; None: any certificate of the
-    authority. Clients are not told.
+    """Over a network: the names in the certificates of those who may take part; false: anybody with a
+    certificate of the authority. Clients are not told the names.
     """
     sample: Part = 1.0
     """The part of the clients that is sampled for each round."""
     aggregator: AggregatorText = "fedavg"
-    """How a round's adapters become one: fedavg, fedavgm(momentum=0.9), fedadam(lr=0.01), fedyogi(lr=0.01),
-    fedadagrad(lr=0.01), fedex, dp_fedavg(bound, noise), norm_clip(bound), trimmed_mean(0.2), median, krum(0.2),
-    multi_krum(0.2).
+    """How a round's adapters become one: fedavg, fedavgm(momentum=0.9), fedadam(lr=0.01),
+    fedyogi(lr=0.01), fedadagrad(lr=0.01), fedex, dp_fedavg(bound, noise), norm_clip(bound), trimmed_mean(0.2),
+    median, krum(0.2), multi_krum(0.2); `splitcom aggregators` explains them.
     """
     segments: PositiveInt = 1
-    """In how many segments adapters are sent to the server: a client sends one of them in a round, another in
-    each (EcoLoRA). 1: all of it.
+    """Into how many segments adapters are divided for the way to the server: a client sends one of them in
+    a round, and another in the next (EcoLoRA). 1: the whole adapter.
     """
     density_rate: NonNegativeFloat = 0.0
-    """How fast adapters' codecs that have a density fall from it to their least one, with the training loss: by
-    exp(-density_rate * (first loss - last loss)). 0: not at all.
+    """How fast the density of adapters' codecs falls with the training loss: by exp(-density_rate * (first
+    loss - last loss)), down to the codec's `least`. 0: not at all.
     """
     secure_aggregation: MoreThanHalf | None = None
-    """Have clients send their adapters under masks, so that the server sees the sum alone: the part of a
-    round's clients that must be left to take the masks off, such as 0.6; None: no masks.
+    """Whether clients send adapters under masks, so that the server sees only their sum. The number is the
+    part of a round's clients that must stay to take the masks off, such as 0.6; false: no masks.
     """
     drop_after_s: PositiveFloat | None = None
     """Seconds after which a lost client is dropped from the run; None waits for ever."""
@@ -77,16 +81,17 @@ class FederationConfig(Section):
     min_clients: PositiveInt = 1
     """How many clients a run needs to begin, and a round to end."""
     max_update_ratio: PositiveFloat | None = 5.0
-    """What an update's norm may be, in multiples of the median of its round. A larger one is clipped, if
-    there are three updates or more. None: off.
+    """The largest norm of an update, in multiples of the median of its round. A larger one is clipped, if
+    there are three updates or more. false: no limit.
     """
     max_weight_ratio: PositiveFloat | None = 10.0
-    """How many labels a client that trains unsplit may claim, in multiples of the median of the others'
-    claims, and how large a loss, if the server does not compute it. None: off.
+    """Without a split, the most labels that a client may claim, in multiples of the median of the others'
+    claims; the same bounds the held-out losses that clients claim. false: no limit.
     """
     max_gradient_ratio: PositiveFloat | None = None
-    """What the norm of one client's part in the body's gradients may be, in multiples of the median of its
-    step (per label). A larger one is clipped, if three clients step together. None: off, which is faster.
+    """The largest norm of one client's part in the body's gradients, in multiples of the median of its
+    step (per label). A larger one is clipped, if three clients step together. false: no limit, which is
+    faster.
     """
     max_samples_per_client: PositiveInt = 1_000_000
     """How many samples a client may claim to have; one with more is refused."""
@@ -95,7 +100,9 @@ class FederationConfig(Section):
     deadline_s: PositiveFloat | None = None
     """Seconds after which a round ends without those who are late; None waits for all."""
     over_select: NonNegativeFloat = 0.0
-    """Sample this part more clients, and end the round with the first to finish."""
+    """How many more clients are sampled, as a part of them; the round ends when as many as `sample` asks
+    for have finished.
+    """
     asynchronous: AsynchronousConfig = AsynchronousConfig()
     variance: VarianceConfig = VarianceConfig()
 
@@ -116,7 +123,8 @@ class FederationConfig(Section):
         if self.scheduling == "asynchronous":
             if self.deadline_s is not None or self.over_select:
                 raise ValueError(
-                    "deadline_s and over_select are for scheduling = 'synchronous': asynchronously nobody is waited for"
+                    "deadline_s and over_select need scheduling = 'synchronous': asynchronous rounds wait for "
+                    "nobody; leave them out"
                 )
             if self.asynchronous.buffer > self.num_sampled:
                 raise ValueError(
@@ -134,13 +142,15 @@ class FederationConfig(Section):
     def _segments_of_a_round(self) -> Self:
         if self.segments > 1 and self.scheduling == "asynchronous":
             raise ValueError(
-                f"segments = {self.segments}: they are shared out over the clients of a round, which asynchronously "
-                "there is not; leave one of them out"
+                f"segments = {self.segments}: segments are shared out over the clients of a round, and "
+                "asynchronous training has no rounds of fixed clients; set segments = 1, or scheduling = "
+                "'synchronous'"
             )
         if self.segments > 1 and self.aggregator.partition("(")[0] in ("krum", "multi_krum", "fedex"):
             raise ValueError(
-                f"aggregator = {self.aggregator!r} compares whole updates, of which segments = {self.segments} leave "
-                "one part each; take another aggregator, such as median, or segments = 1"
+                f"aggregator = {self.aggregator!r} compares whole updates, and with segments = "
+                f"{self.segments} each client sends a part; take another aggregator, such as median, or "
+                "segments = 1"
             )
         return self
 
@@ -150,8 +160,9 @@ class FederationConfig(Section):
             return self
         if not self.waits_for_all:
             raise ValueError(
-                f"federation.variance.estimate = {self.variance.estimate!r}: clients are compared after equal "
-                "steps, so all wait for all; leave out deadline_s, over_select and scheduling = 'asynchronous'"
+                f"federation.variance.estimate = {self.variance.estimate!r}: clients are compared after the "
+                "same number of steps, so all must be waited for; leave out deadline_s, over_select and "
+                "scheduling = 'asynchronous'"
             )
         if self.segments > 1:
             raise ValueError(
@@ -164,8 +175,9 @@ class FederationConfig(Section):
     def _names_for_all(self) -> Self:
         if self.names is not None and len(set(self.names)) < max(self.clients, len(self.names)):
             raise ValueError(
-                f"federation.names has {len(set(self.names))} different ones: each is to be there once, and there are "
-                f"federation.clients = {self.clients}; name as many or more, or leave it out"
+                f"federation.names has {len(set(self.names))} different names, and federation.clients = "
+                f"{self.clients}; name each client once, and at least as many as there are clients, or leave "
+                "it out"
             )
         return self
 
@@ -189,8 +201,8 @@ class FederationConfig(Section):
             field, count = "asynchronous.buffer", self.asynchronous.buffer
         if count < least:
             raise ValueError(
-                f"aggregator = {self.aggregator!r} of {count} updates is no more than their mean, it needs {least} or "
-                f"more; raise {field}, or take another one"
+                f"aggregator = {self.aggregator!r} needs {least} updates or more to be better than a mean, "
+                f"and {count} are averaged; raise {field}, or take another aggregator"
             )
         return self
 
@@ -216,13 +228,14 @@ class FederationConfig(Section):
         setting = f"federation.secure_aggregation = {self.secure_aggregation:g}"
         if not self.waits_for_all:
             raise ValueError(
-                f"{setting}: masks come off a sum of all who have begun together; leave out deadline_s, over_select "
-                "and scheduling = 'asynchronous'"
+                f"{setting}: masks cancel only in the sum of all clients of a round, so all must be waited "
+                "for; leave out deadline_s, over_select and scheduling = 'asynchronous'"
             )
         if self.num_sampled < _FEWEST_UNDER_MASKS:
             raise ValueError(
-                f"{setting}: a round has {self.num_sampled} clients, each of which could tell another's update from "
-                f"the sum; it needs {_FEWEST_UNDER_MASKS}: raise clients or sample"
+                f"{setting}: a round has {self.num_sampled} clients, and in a sum of so few a client could "
+                f"work out another's update; at least {_FEWEST_UNDER_MASKS} are needed: raise clients or "
+                "sample"
             )
         if self.segments > 1 or self.variance.estimate is not None:
             raise ValueError(
@@ -231,14 +244,15 @@ class FederationConfig(Section):
             )
         if not parse_aggregator(self.aggregator).takes_sums:
             raise ValueError(
-                f"{setting}: aggregator = {self.aggregator!r} looks at single updates, and there is the sum alone; "
-                "take fedavg, fedavgm, fedadam or fedyogi, or clip at clients with client.clip_update"
+                f"{setting}: aggregator = {self.aggregator!r} looks at single updates, and the server sees "
+                "only their sum; take fedavg, fedavgm, fedadam or fedyogi, or clip at clients with "
+                "client.clip_update"
             )
         if self.max_update_ratio is not None:
             raise ValueError(
-                f"{setting}: max_update_ratio = {self.max_update_ratio:g} compares single updates, and there is the "
-                "sum alone, so no client that sends too much would be noticed; set max_update_ratio = false if all are "
-                "trusted that far"
+                f"{setting}: max_update_ratio = {self.max_update_ratio:g} compares single updates, and the "
+                "server sees only their sum; set max_update_ratio = false if you trust all clients not to "
+                "send too much"
             )
         return self
 

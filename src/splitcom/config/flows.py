@@ -32,19 +32,19 @@ def _holds_whole_references(text: str) -> str:
     codec = parse(text)
     if codec.needs_references and (isinstance(codec, LatticeCodec) or not codec.knows_the_receiver):
         raise ValueError(
-            "builds on what it keeps of a flow; of adapters there is no more than the last that both ends have: use "
+            "needs references, which adapters do not have: both ends only hold the last adapter; use "
             "delta or temporal with plain numbers, such as 'delta > topk(0.1) > int8 > zstd'"
         )
     return text
 
 
 class AdapterFlowConfig(Section):
-    """How adapters are coded, whose references are the shared adapters that both ends have."""
+    """How adapters are coded; both ends have the last shared adapter, which codecs can build on."""
 
     codec: Annotated[CodecText, AfterValidator(_holds_whole_references)]
     """The codec of the adapters, such as "fp16" or "delta > topk(0.1) > int8 > zstd"."""
     codec_a: Annotated[CodecText, AfterValidator(_holds_whole_references)] | None = None
-    """The codec of LoRA's matrices A, if it is to be another one; None: that of all others."""
+    """A codec of its own for LoRA's matrices A; false: the same codec as for all others."""
     error_feedback: bool = False
     """Whether what a codec has left out or rounded off is kept and added to what is sent the next time."""
 
@@ -114,13 +114,13 @@ def fitting_knob(setting: str, controller_text: str, codec: str) -> str:
         )
     if controller.saves_upwards and not knob.saves_upwards:
         raise ValueError(
-            f"{setting} raises what it sets to send less, but {codec!r} sends more by a higher {knob.name}; take "
-            "another controller, such as bangbang, or a codec with a step"
+            f"{setting} raises the {knob.name} to send less, but {codec!r} sends more at a higher one; "
+            "take another controller, such as bangbang, or a codec with a step"
         )
     if isinstance(controller, BangBang) and knob.saves_upwards and controller.saving < controller.careful:
         raise ValueError(
-            f"{setting} is careful at {controller.careful:g} and saves at {controller.saving:g}, as thresholds do, but "
-            f"it would set the {knob.name} of {codec!r}, which sends less the higher it is; swap the two, or give the "
-            "flow a codec with a temporal stage"
+            f"{setting} is careful at {controller.careful:g} and saves at {controller.saving:g}, which is "
+            f"right for thresholds; but it would set the {knob.name} of {codec!r}, which sends less the "
+            "higher it is; swap the two numbers, or give the flow a codec with a temporal stage"
         )
     return knob.name

@@ -6,7 +6,7 @@ from splitcom.settings import NonNegativeFloat, PositiveFloat, Section
 
 
 class LinkConfig(Section):
-    """The link of a client, for the virtual clock; None is infinitely fast."""
+    """The link of a client, for the virtual clock; false is infinitely fast."""
 
     up_mbps: PositiveFloat | None = None
     """Mbit/s from client to server; None: no limit."""
@@ -17,7 +17,7 @@ class LinkConfig(Section):
     jitter_ms: NonNegativeFloat = 0.0
     """Standard deviation of the latency."""
     step_s: NonNegativeFloat | None = None
-    """Seconds that a client computes for in a step, in the U-shape for each of its two halves; None measures
+    """Seconds of computing in a client's step, in the U-shape in each of its two halves; false measures
     them.
     """
 
@@ -26,6 +26,6 @@ class LinksConfig(LinkConfig):
     """The link of every client, with exceptions by client name."""
 
     server_step_s: NonNegativeFloat | None = None
-    """Seconds that the server computes for in a step; None measures them."""
+    """Seconds of the server's computing in a step; false measures them."""
     clients: dict[str, LinkConfig] = Field(default={})
     """Links of single clients, by name: `[links.clients.client-0]`."""

@@ -18,12 +18,12 @@ class TrainingConfig(Section):
     """How long and how fast."""
 
     rounds: PositiveInt = 5
-    """How often the clients' adapters are averaged."""
+    """How many rounds there are; after each one, the clients' adapters are averaged."""
     local_epochs: PositiveInt = 1
     """How often a client goes through its data in a round."""
     max_steps: PositiveInt | None = None
-    """The most steps of a client in the whole run, shared out evenly over its rounds; None: all of its batches
-    in every round.
+    """The most steps of a client in the whole run, shared out evenly over its rounds; false: no limit, all
+    of its batches in every round.
     """
     batch_size: PositiveInt = 8
     """Samples of one client in a step."""
@@ -32,11 +32,11 @@ class TrainingConfig(Section):
     that of one pass. The server has engine.max_tokens_per_pass.
     """
     optimizer: Literal["adamw", "adamw_fused", "adafactor", "adamw8bit"] = "adamw"
-    """What takes the steps, of all parts. adafactor remembers least; adamw8bit needs bitsandbytes and CUDA."""
+    """The optimizer of all parts. adafactor needs the least memory; adamw8bit needs bitsandbytes and CUDA."""
     lr: PositiveFloat = 1e-3
     """The highest learning rate."""
     weight_decay: NonNegativeFloat = 0.01
-    """How much of itself a weight loses in a step, times the rate."""
+    """How much of itself a weight loses in a step, times the learning rate."""
     schedule: Literal["constant", "linear", "cosine"] = "linear"
     """How the learning rate falls after the warm-up."""
     label_smoothing: PartBelowOne = 0.0
@@ -52,11 +52,13 @@ class TrainingConfig(Section):
     checkpoint_every: PositiveInt = 1
     """Rounds between two checkpoints."""
     keep: Literal["last", "best"] = "last"
-    """Whether the adapter of the last round is left, or that with the lowest held-out loss of all evaluations,
-    the one before training among them.
+    """Which adapter is kept at the end: the "last" one, or the "best" one, with the lowest held-out loss
+    of all evaluations, the one before training included.
     """
     patience: NonNegativeInt = 0
-    """Evaluations without a lower held-out loss after which the run ends; 0: it goes through all rounds."""
+    """The run ends after so many evaluations in a row without a lower held-out loss; 0: it goes through
+    all rounds.
+    """
     keep_checkpoints: Annotated[int, Field(ge=2, le=2**31 - 1, strict=True)] = 2
     """How many checkpoints each party keeps, the last ones; a run can go back to a round that all of them have."""
     split: bool = True
@@ -67,8 +69,8 @@ class TrainingConfig(Section):
     def _a_step_in_each_round(self) -> Self:
         if self.max_steps is not None and self.max_steps < self.rounds:
             raise ValueError(
-                f"training.max_steps = {self.max_steps}: they are shared out over training.rounds = {self.rounds}, "
-                "each of which needs one; lower the rounds, or raise this"
+                f"training.max_steps = {self.max_steps}: training.rounds = {self.rounds} share these steps, "
+                "and each round needs one; lower training.rounds, or raise this"
             )
         return self
 

@@ -102,7 +102,7 @@ def _turns(value: Any, column: str) -> tuple[list[Message], str]:
         try:
             value = json.loads(value)
         except ValueError:
-            raise ChatError(f"column {column!r} holds a conversation as text that is no JSON") from None
+            raise ChatError(f"column {column!r} holds a conversation as text that is not JSON") from None
     if isinstance(value, Mapping):
         value = next((inner for inner in value.values() if is_chat(inner)), value)
     if not isinstance(value, Sequence) or isinstance(value, (str, bytes)):
@@ -123,7 +123,7 @@ def _turn(message: Any, number: int, role_key: str, content_key: str) -> Message
         raise ChatError(f"{what} is no object with {role_key!r} and {content_key!r}")
     name = str(message[role_key])
     if name.lower() in _TOOLS or message.get("tool_calls") or message.get("function_call"):
-        raise ChatError(f"{what} is a tool call or its result, which is not learnt from")
+        raise ChatError(f"{what} is a tool call or its result, which cannot be learnt from; take it out")
     if unread := [key for key in _UNREAD if message.get(key)]:
         raise ChatError(f"{what} has {unread[0]!r}, which is not read; write it into {content_key!r}")
     role = _ROLES.get(name.lower())

@@ -25,8 +25,9 @@ def classes_in(rows: Sequence[Row]) -> list[str]:
     found = sorted({row.label for row in rows}, key=_by_value)
     if not 2 <= len(found) <= len(rows) / 2:
         raise DataError(
-            f"{len(found)} classes in {len(rows)} rows ({_listed(found)}); expected at least 2, each in 2 rows or "
-            "more: name the column that holds them in data.response, or list them in data.labels"
+            f"{len(found)} classes in {len(rows)} rows ({_listed(found)}); expected at least 2 classes, "
+            "each in 2 rows or more: name the column that holds them in data.response, or list them in "
+            "data.labels"
         )
     return found
 

@@ -90,7 +90,9 @@ class PartitionConfig(Section):
     """Which client gets which rows."""
 
     kind: Literal["iid", "dirichlet_label", "dirichlet_length", "column"] = "iid"
-    """How rows are given to clients: evenly, unevenly by label or length, or by a column."""
+    """How rows are given to clients: "iid" (evenly), "dirichlet_label" or "dirichlet_length" (unevenly, by
+    label or by length), or "column" (a column names the client).
+    """
     alpha: PositiveFloat = 1.0
     """Concentration of the Dirichlet kinds; the smaller, the more uneven."""
     column: str | None = None

@@ -68,18 +68,22 @@ class EncodingReport:
     problems: Sequence[str] = ()
 
     def __str__(self) -> str:
-        lines = [f"{self.num_samples} samples, {self.num_tokens} tokens"]
+        lines = [f"{_samples(self.num_samples)}, {self.num_tokens} tokens"]
         if self.truncated_ids:
-            cut = f"{len(self.truncated_ids)} samples cut to {self.max_tokens} tokens"
+            cut = f"{_samples(len(self.truncated_ids))} cut to {self.max_tokens} tokens"
             lines.append(f"{cut} ({self.num_tokens_cut} tokens lost)")
         if self.dropped_ids:
             shown = ", ".join(map(str, self.dropped_ids[:5])) + (" …" if len(self.dropped_ids) > 5 else "")
-            lines.append(f"{len(self.dropped_ids)} samples dropped, nothing left to learn: rows {shown}")
+            lines.append(f"{_samples(len(self.dropped_ids))} dropped, nothing left to learn: rows {shown}")
         told = [f"dropped: {problem}" for problem in self.problems[:_PROBLEMS_SHOWN]]
         if len(self.problems) > len(told):
             told.append(f"dropped: {len(self.problems) - len(told)} more")
         warnings = [f"warning: {warning}" for warning in self.warnings]
         return "\n".join(["; ".join(lines), *self.notes, *told, *warnings])
+
+
+def _samples(number: int) -> str:
+    return f"{number} sample{'' if number == 1 else 's'}"
 
 
 @dataclass(frozen=True)

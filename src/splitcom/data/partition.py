@@ -127,11 +127,11 @@ def _check_possible(
         )
     if num_samples < clients * min_per_client:
         raise DataError(
-            f"{num_samples} samples cannot give {clients} clients at least {min_per_client} each; "
-            "lower federation.clients or bring more data"
+            f"{num_samples} samples to train on are too few for {clients} clients, which need "
+            f"{min_per_client} each; lower federation.clients or data.held_out_samples, or bring more data"
         )
     if column is None and kind in ("dirichlet_label", "column"):
-        raise DataError(f"partition {kind!r} needs a column to go by; set partition.column")
+        raise DataError(f"partition.kind = {kind!r} needs a column; name it in partition.column")
 
 
 def set_aside(rows: Sequence[Row], number: int, column: str) -> tuple[list[Row], list[Row]]:
@@ -222,11 +222,13 @@ def _length_ranges(samples: Sequence[Sample]) -> list[str]:
     lengths = np.array([sample.num_tokens for sample in samples])
     quantiles = np.quantile(lengths, np.linspace(0, 1, NUM_LENGTH_RANGES + 1), method="lower")
     edges = np.unique([lengths.min() - 1, *quantiles[1:]])
-    names = [f"{low + 1}-{high} tokens" for low, high in pairwise(edges.tolist())]
+    names = [
+        f"{high if low + 1 == high else f'{low + 1}-{high}'} tokens" for low, high in pairwise(edges.tolist())
+    ]
     return [names[index] for index in np.searchsorted(edges, lengths) - 1]
 
 
 def _natural(name: str) -> tuple[int, str]:
     """Order "5-9 tokens" before "10-20 tokens"."""
-    digits = name.split("-")[0]
+    digits = name.split("-")[0].removesuffix(" tokens")
     return (int(digits) if digits.isdecimal() else 0, name)

@@ -14,6 +14,7 @@ from typing import Any
 
 from splitcom.data.files import FORMATS, Record, format_of, read_file
 from splitcom.errors import DataError, MissingExtraError
+from splitcom.hub import ask_hub
 
 TRAIN = "train"
 _NAME = re.compile(r"(?P<base>.+?)(:(?P<config>[\w.\-]+))?(\[(?P<split>[^\[\]]+)\])?")
@@ -98,6 +99,8 @@ def _read_folder(folder: Path, split: str | None) -> Iterator[Record]:
     if (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file():
         yield from _read_saved(folder, split)
         return
+    if (folder / "config.json").is_file() and any(folder.glob("*.safetensors")):
+        raise DataError(f"{folder}: a model, not rows; name your rows here, and this folder in model.source")
     try:
         files = sorted(file for file in folder.iterdir() if file.is_file() and format_of(file) is not None)
     except OSError as error:
@@ -138,6 +141,7 @@ def _read_saved(folder: Path, split: str | None) -> Iterator[Record]:
 
 def _read_hub(source: Source) -> Iterator[Record]:
     name, split = source.name, source.split or TRAIN
+    ask_hub(name, "dataset")
     datasets = _datasets(f"{name!r} is no file or folder here; to look for it on the hub")
     try:
         found = datasets.load_dataset(name, source.config, split=split, trust_remote_code=False)

@@ -150,9 +150,9 @@ class ChatTemplate:
         end = len(after.rstrip())
         if not whole.startswith(before) or not whole.startswith(after):
             raise ChatError(
-                f"the chat template writes what stands before the end of message {index + 1} otherwise when more "
-                "follows, so that what is learnt cannot be told; data.learn = 'last' may do, or a template with "
-                "{% generation %}"
+                f"the chat template writes message {index + 1} in another way if more messages follow, so "
+                "that nobody can tell which tokens are learnt; data.learn = 'last' may do, or a template "
+                "with {% generation %}"
             )
         if end <= len(before):
             raise ChatError(f"the chat template leaves nothing of message {index + 1}")

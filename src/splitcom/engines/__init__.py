@@ -21,10 +21,11 @@ def check_engine(config: Config) -> None:
     if kind not in ENGINES:
         raise ConfigError(f"engine.kind = {kind!r}: no such engine; there are {', '.join(ENGINES)}")
     if config.engine.devices is not None and kind != "placed":
-        raise ConfigError(f"engine.devices is of engine.kind = 'placed', and this is {kind!r}; leave it out")
+        raise ConfigError(f"engine.devices needs engine.kind = 'placed', and this is {kind!r}; leave it out")
     if not config.training.split and kind != "local":
         raise ConfigError(
-            f"engine.kind = {kind!r}: nothing is split, so that the server runs no body; leave it out"
+            f"engine.kind = {kind!r}: with training.split = false the server runs no part of the model; "
+            "leave engine.kind out"
         )
 
 

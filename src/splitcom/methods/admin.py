@@ -140,7 +140,7 @@ def listening(run: Path, admin: Admin) -> Iterator[None]:
             try:
                 connection.sendall(json.dumps(answer).encode() + b"\n")
             except OSError as error:
-                _LOG.warning("whoever asked has not waited for the answer: %s", error)
+                _LOG.warning("splitcom admin: the answer could not be sent: %s", error)
 
     shutil.rmtree(folder, ignore_errors=True)  # of a server that was killed
     try:
@@ -150,7 +150,7 @@ def listening(run: Path, admin: Admin) -> Iterator[None]:
             server = socketserver.UnixStreamServer(address, Handler)
         (folder / _SOCKET).chmod(0o600)
     except (OSError, AttributeError) as error:  # AttributeError: Windows has none
-        _LOG.warning("%s: no socket for `splitcom admin`, which cannot be used: %s", folder, error)
+        _LOG.warning("%s: `splitcom admin` cannot be used, as its socket cannot be made: %s", folder, error)
         shutil.rmtree(folder, ignore_errors=True)
         yield
         return
@@ -178,8 +178,9 @@ def ask(run: Path, **question: str) -> dict[str, Any]:
     except PermissionError as error:
         raise RunError(f"{folder}: not yours; ask as the user that the server runs as") from error
     except (OSError, AttributeError, ValueError) as error:
+        why = "" if isinstance(error, FileNotFoundError) else f" ({error})"
         raise RunError(
-            f"{run}: no server of this run answers on this machine ({error}); name the folder that it has as --out"
+            f"{run}: no server of this run answers on this machine{why}; name the folder that it has as --out"
         ) from error
     if "error" in answer:
         raise RunError(visible(answer["error"], PEER_CHARACTERS))

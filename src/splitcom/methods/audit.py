@@ -55,7 +55,8 @@ def audit(
     config, adapter = _of(Path(run), changes or {})
     if not config.training.split or config.data.task != "generation" or config.lora.prompt_tokens:
         raise ConfigError(
-            f"{run}: an audit is of text that crosses a cut; this run has none, learns classes, or has a soft prompt"
+            f"{run}: an audit tries to read text from what crosses the cut; nothing crosses one in this "
+            "run, or it learns classes and not text, or it has a soft prompt"
         )
     on_progress("loading")
     parts = load_parts(config)

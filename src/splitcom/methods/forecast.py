@@ -16,9 +16,10 @@ from splitcom.config import Config, LinksConfig
 from splitcom.data import Sample
 from splitcom.errors import ConfigError
 from splitcom.flows import AT_CUT, FLOWS
+from splitcom.methods.need import Need, need_of_client
 from splitcom.methods.run import completed
 from splitcom.metrics.ledger import Ledger
-from splitcom.parties.parts import begin_from_adapter, load_parts
+from splitcom.parties.parts import Parts, begin_from_adapter, load_parts
 from splitcom.parties.texts import Texts, load_texts
 from splitcom.server.observe import Observer, StepReport
 from splitcom.simulation.simulation import Simulation
@@ -66,6 +67,12 @@ class Forecast:
     """Rounds between two evaluations."""
     steps: int
     """That were tried."""
+    data: str = ""
+    """What is trained on, and which client has how much of it."""
+    client: Need | None = None
+    """What the client with the most samples needs of memory."""
+    server_weights: int = 0
+    """Bytes of the body's weights, which the server holds; 0 if nothing is split."""
 
     @property
     def num_tried(self) -> int:
@@ -100,11 +107,16 @@ def forecast(config: Config, link: Link) -> Forecast:
     config = completed(config)
     if not config.federation.waits_for_all:
         raise ConfigError(
-            "federation.deadline_s, over_select and asynchronous scheduling go by time: their rounds cannot be foretold"
+            "--dry-run: with federation.deadline_s, over_select or asynchronous scheduling, rounds "
+            "depend on the time that each step takes, and cannot be foretold; leave these out for the "
+            "dry run"
         )
-    texts, parts = load_texts(config), load_parts(config)
-    begin_from_adapter(parts, config)
+    texts = load_texts(config)
     groups = [group for group in texts.partition.parts if group]
+    longest = max(sample.num_tokens for group in groups for sample in group)
+    client = need_of_client(config, max(map(len, groups)), longest)
+    parts = load_parts(config)
+    begin_from_adapter(parts, config)
     tried = [group[: _BATCHES * config.training.batch_size] for group in groups[:_CLIENTS]]
     held_out = texts.held_out.samples[: _HELD_OUT * config.evaluation.batch_size * len(tried)]
     num_rounds = min(_ROUNDS, config.training.rounds)
@@ -130,7 +142,15 @@ def forecast(config: Config, link: Link) -> Forecast:
         num_rounds=config.training.rounds,
         every=config.evaluation.every,
         steps=sum(len(one.totals) for one in rounds),
+        data=f"{texts.report}\n{texts.partition}",
+        client=client,
+        server_weights=_weights(parts) if config.training.split else 0,
     )
+
+
+def _weights(parts: Parts) -> int:
+    """Bytes of the body's weights."""
+    return sum(tensor.nbytes for tensor in parts.body.parameters()) if parts.body is not None else 0
 
 
 _TRIAL: Mapping[str, Any] = {

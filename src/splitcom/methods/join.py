@@ -197,7 +197,7 @@ def _inquire(options: JoinOptions, calls: ServerCalls, *, thorough: bool = False
     description = calls.describe()
     if not re.fullmatch("[0-9a-f]{1,64}", description.run):
         raise RemoteProtocolError(
-            f"the server calls its run {description.run[:80]!r}, which is no identifier"
+            f"the server calls its run {description.run[:80]!r}, which is not an identifier of a run"
         )
     changes = {
         "data.source": str(options.data),

@@ -21,6 +21,7 @@ from splitcom.models.description import Description
 from splitcom.models.limits import limits_of
 
 _LOOKED_AT = 500  # rows
+_RATE_OF_BUNDLED = 0.003
 _ASKED = (
     "question",
     "instruction",
@@ -58,7 +59,7 @@ class Proposal:
     @property
     def config(self) -> Config:
         """The configuration that it makes."""
-        return Config().override(self.settings)
+        return Config().override(self.settings, "--set")
 
     def toml(self, folder: Path, name: str) -> str:
         """A file of this name in this folder: each setting below what it means, and why it is so."""
@@ -111,10 +112,7 @@ def propose(
         ConfigError: no cut fits into the memory.
         ModelError: the model cannot be read.
     """
-    found, changes = Proposal(), changes or {}
-    records = [record for _, record in islice(read_source(find_source(source)), _LOOKED_AT)]
-    if not records:
-        raise DataError(f"{source}: no rows; expected at least one")
+    found, changes, records = Proposal(), changes or {}, _first_rows(source)
     found.set("model.source", model)
     _set_cut(found, model, labels_stay, memory_gb)
     found.set("data.source", source)
@@ -129,9 +127,23 @@ def propose(
         found.set("partition.column", by_column)
     _set_sizes(found, model, len(records))
     found.set("training.rounds", found.config.training.rounds)
-    found.set("training.lr", found.config.training.lr)
+    _set_rate(found, model)
     found.settings |= changes
     return found
+
+
+def how_to_read(source: str, model: str) -> dict[str, Any]:
+    """The settings that read rows, guessed as `propose` does, by dotted key; raises DataError as it does."""
+    found = Proposal()
+    _set_columns(found, source, _first_rows(source), model)
+    return found.settings
+
+
+def _first_rows(source: str) -> list[Mapping[str, Any]]:
+    records = [record for _, record in islice(read_source(find_source(source)), _LOOKED_AT)]
+    if not records:
+        raise DataError(f"{source}: no rows; expected at least one")
+    return records
 
 
 def _clients_in(column: str, source: str, records: Sequence[Mapping[str, Any]]) -> tuple[int, str]:
@@ -147,7 +159,7 @@ def _set_cut(found: Proposal, model: str, labels_stay: bool, memory_gb: float | 
     tail, dtype = int(labels_stay), getattr(torch, Config().model.dtype)
     shallow = describe(model, cut=1, tail_blocks=tail, dtype=dtype)
     cut = max(1, min(2, shallow.num_blocks - 1 - tail))
-    reason = f"the model has {shallow.num_blocks}"
+    reason = f"the model has {shallow.num_blocks} blocks"
     if memory_gb is not None:
         room, first = memory_gb * 1e9 * _WEIGHTS_PART, _client_bytes(shallow)
         if first > room:
@@ -161,7 +173,7 @@ def _set_cut(found: Proposal, model: str, labels_stay: bool, memory_gb: float | 
         reason += f"; the client's weights are then {size / 1e9:.2f} of its {memory_gb:g} GB"
     found.set("model.cut", cut, reason)
     if labels_stay:
-        found.set("model.tail_blocks", tail, "labels do not leave the client; there is twice the traffic")
+        found.set("model.tail_blocks", tail, "labels do not leave the client, and twice as much is sent")
 
 
 def _client_bytes(found: Description) -> int:
@@ -176,7 +188,7 @@ def _set_columns(found: Proposal, source: str, records: Sequence[Mapping[str, An
     if kind == "chat":
         found.set("data.format", "chat", "the first row is a conversation")
         if load_tokenizer(model).chat_template is None:
-            reason = f"{model} has none of its own; splitcom data shows how it reads"
+            reason = f"{model} has none of its own; `splitcom data` shows what the text looks like"
             found.set("data.chat_template", _WITHOUT_TEMPLATE, reason)
         return
     columns = [str(column) for column in records[0]]
@@ -184,7 +196,7 @@ def _set_columns(found: Proposal, source: str, records: Sequence[Mapping[str, An
     if _set_classes(found, records, texts):
         return
     if len(texts) == 1:
-        found.set("data.prompt", "", "the file has one column of text: the model learns to write all of it")
+        found.set("data.prompt", "", "the rows have one column of text: the model learns all of it")
         found.set("data.response", texts[0])
         return
     asked, answered = _named(texts, _ASKED), _named(texts, _ANSWERED)
@@ -228,7 +240,17 @@ def _set_sizes(found: Proposal, model: str, num_rows: int) -> None:
     looked_at = found.config.override({"data.max_tokens": limit, "data.samples": num_rows})
     lengths = preview(looked_at, 0, alone=True).lengths
     tokens = min(limit, -(-lengths.longest // _TOKENS_STEP) * _TOKENS_STEP)
-    found.set("data.max_tokens", tokens, f"of {num_rows:,} rows the longest has {lengths.longest:,} tokens")
+    found.set("data.max_tokens", tokens, f"the longest of {num_rows:,} rows has {lengths.longest:,} tokens")
+
+
+def _set_rate(found: Proposal, model: str) -> None:
+    default = found.config.training.lr
+    if model == "bundled":  # measured: docs/benchmarks.md, "What the defaults teach"
+        found.set(
+            "training.lr", _RATE_OF_BUNDLED, f"so small a model learns little at the default, {default:g}"
+        )
+    else:
+        found.set("training.lr", default)
 
 
 def write_proposal(proposal: Proposal, path: Path) -> None:

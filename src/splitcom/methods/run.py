@@ -284,9 +284,9 @@ def check_resumable(folder: RunFolder, config: Config, also: Sequence[str] = ())
     ]
     if changed:
         raise RunError(
-            f"{folder.path}: cannot resume with another configuration: {'; '.join(changed)}; undo the change, or start "
-            "a new run with another --out (training.rounds can be raised, and what comes after training, or who is "
-            "waited for, be changed)"
+            f"{folder.path}: cannot resume with another configuration: {'; '.join(changed)}; undo the "
+            "change, or start a new run with another --out (training.rounds can be raised, and settings "
+            "of what comes after training or of who is waited for can be changed)"
         )
     return started
 

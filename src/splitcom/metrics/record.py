@@ -81,9 +81,9 @@ class RunFolder:
             if self.path.exists() and not (
                 self.path.is_dir() and all(map(_says_nothing, self.path.iterdir()))
             ):
-                raise RunError(
-                    f"{self.path}: this run folder exists; continue it with --resume, or choose another with --out"
-                )
+                way = "continue it with --resume, or " if (self.path / "config.toml").exists() else ""
+                what = "this run folder exists" if way else "exists, and is no run"
+                raise RunError(f"{self.path}: {what}; {way}choose another with --out")
 
     def begin(self, config_toml: str) -> None:
         """Start a run with this configuration, or go on with one; raises RunError if it cannot be written."""
@@ -96,11 +96,15 @@ class RunFolder:
         try:
             return (self.path / "config.toml").read_text(encoding="utf-8")
         except (FileNotFoundError, NotADirectoryError):
-            raise RunError(
-                f"{self.path}: no run to be found here; name the folder that a run was given as --out"
-            ) from None
+            raise RunError(f"{self.path}: no run to be found here; {self._remedy()}") from None
         except OSError as error:
             raise RunError(f"{self.path}: the run cannot be read: {error.strerror or error}") from error
+
+    def _remedy(self) -> str:
+        """What to name in place of a folder that holds no run."""
+        if self.path.is_dir() and (runs := sorted(self.path.glob("*/config.toml"))):
+            return f"there are runs in it: name one, such as {runs[0].parent}"
+        return "name the folder that a run was given as --out"
 
     def append_metrics(self, lines: Sequence[Mapping[str, Any]]) -> None:
         """Add the lines of a round to metrics.jsonl; if it has been written before, they take the place of those."""
@@ -183,8 +187,9 @@ class RunFolder:
             yield
         except OSError as error:
             raise RunError(
-                f"{self.path}: cannot write the run folder: {error.strerror or error}; free some space or choose "
-                "another folder with --out; what was written before is whole, and --resume continues from it"
+                f"{self.path}: cannot write the run folder: {error.strerror or error}; free some space, or "
+                "choose another folder with --out; what was written before is whole, and --resume continues "
+                "from it"
             ) from error
 
 

@@ -264,11 +264,11 @@ def _chosen_modules(part: Part, targets: Targets) -> dict[str, nn.Linear | Conv1
     stray = [name for name in matching if name not in linear] if targets else []
     chosen = {name: linear[name] for name in matching if name in linear}
     if stray or not chosen:
+        named = wanted if isinstance(wanted, str) else sorted(wanted)
         raise AdapterError(
-            f"LoRA targets {sorted(wanted) if not isinstance(wanted, str) else wanted!r}"
-            f"{'' if targets else f' (the default for {model_type})'}: looked for linear modules of this part's "
-            f"blocks outside experts, found {f'also {stray[:5]}' if stray else 'none'}; "
-            f"name some of {sorted({leaf(name) for name in linear})}"
+            f"lora.targets = {named!r}{'' if targets else f' (the default for {model_type})'}: "
+            f"{f'{stray[:5]} are not linear modules of blocks' if stray else 'no linear module of blocks is called so'}"
+            f"; name some of {sorted({leaf(name) for name in linear})}"
         )
     return chosen
 

@@ -13,9 +13,11 @@ class ModelConfig(Section):
     source: Annotated[str, Field(min_length=1), Place(("bundled",))] = "bundled"
     """The base model: "bundled", a local folder, or a name on the hub."""
     cut: PositiveInt = 2
-    """How many blocks the front has."""
+    """How many blocks the front has, which is the client's part of the model."""
     tail_blocks: NonNegativeInt = 0
-    """How many blocks the client's tail has (U-shape); 0 is the standard form."""
+    """How many blocks the tail has; 0 is the standard form, without one. With a tail (the U-shape),
+    clients also have the end of the model and the loss.
+    """
     bottleneck: Part | None = None
     """The part of the hidden width that crosses the cut, through two matrices that learn with the adapters (as in
     ResBM), such as 0.0625; not in the U-shape. None: all of it, and no matrices.
@@ -42,9 +44,11 @@ class LoraConfig(Section):
     rank: PositiveInt = 8
     """The adapters' rank (r)."""
     alpha: PositiveFloat = 16.0
-    """The adapters' scale: what they add is multiplied by alpha / rank, or as `use_rslora` says."""
+    """The adapters' scale: what they add is multiplied by alpha / rank."""
     use_rslora: bool = False
-    """Whether what adapters add is multiplied by alpha / sqrt(rank) (Kalajdzievski 2023, 2312.03732)."""
+    """Whether what adapters add is multiplied by alpha / sqrt(rank) instead (rsLoRA, Kalajdzievski 2023,
+    2312.03732).
+    """
     use_dora: bool = False
     """Whether the size of each output's weights is learnt beside their direction (DoRA, Liu et al. 2024,
     2402.09353); it takes more time and memory.
@@ -62,9 +66,9 @@ class LoraConfig(Section):
     of whole names; None takes peft's choice for the family, which sends less and learns less.
     """
     modules_to_save: Annotated[list[str], Field(min_length=1)] | None = None
-    """Modules outside the blocks that are trained whole beside the adapters, by peft's name for it: such as
-    ["embed_tokens", "lm_head"] for tokens that were added. They travel whole in every round; not if the LM head is tied
-    to the embeddings.
+    """Modules outside the blocks that are trained as a whole beside the adapters, as peft's setting of
+    this name does: such as ["embed_tokens", "lm_head"] for tokens that were added. They are sent as a
+    whole in every round. Not possible if the LM head is tied to the embeddings.
     """
     train_front: bool = True
     """Whether the front gets an adapter; if it has none and no soft prompt, each activation is the same in every
@@ -77,7 +81,9 @@ class LoraConfig(Section):
     count in data.max_tokens and cross the cut like tokens.
     """
     train_a: bool = True
-    """Whether both of LoRA's matrices learn; if false, B alone does and A stays as it was drawn (FFA-LoRA)."""
+    """Whether both of LoRA's matrices learn; if false, only B does, and A stays as it was drawn (FFA-
+    LoRA).
+    """
     train_head: bool = False
     """Whether the LM head gets an adapter; not possible if it is tied to the embeddings."""
 

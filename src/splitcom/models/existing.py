@@ -39,7 +39,8 @@ def settings_of_adapter(folder: str | Path) -> dict[str, Any]:
         ) from error
     if not isinstance(found, PeftConfig):
         raise AdapterError(
-            f"lora.init = {str(folder)!r}: of type {found.peft_type}; only LoRA can be gone on with"
+            f"lora.init = {str(folder)!r}: its adapter is of type {found.peft_type}; only LoRA can be "
+            "trained on"
         )
     if found.task_type == "SEQ_CLS":
         raise AdapterError(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from huggingface_hub import constants
 from transformers import (
     AutoConfig,
     AutoTokenizer,
@@ -28,6 +29,7 @@ from transformers.models.auto.modeling_auto import (
 from transformers.utils import logging
 
 from splitcom.errors import CutError, ModelError
+from splitcom.hub import ask_hub
 from splitcom.models.anatomy import Anatomy, survey
 from splitcom.models.checkpoint import StoredTensor, stored_tensors
 from splitcom.models.quantised import Quantization, quantised
@@ -46,10 +48,17 @@ def resolve(source: str | Path) -> str:
         source = BUNDLED
     if Path(source).is_dir():
         if not (Path(source) / "config.json").is_file():
-            raise ModelError(f"{source}: no config.json in the folder; expected a Hugging Face model folder")
+            raise ModelError(
+                f"{source}: no config.json in this folder; expected a model's folder, as transformers writes it"
+            )
         return str(source)
+    if Path(source).is_file():
+        raise ModelError(f"{source}: a file; expected a model's folder, a name on the hub or 'bundled'")
     if isinstance(source, Path) or source.startswith((".", "/", "~")) or source.count("/") > 1:
-        raise ModelError(f"{source}: no such folder; give a model folder, a hub name or 'bundled'")
+        raise ModelError(
+            f"{source}: no such folder; expected a model's folder, a name on the hub or 'bundled'"
+        )
+    ask_hub(source)
     return source
 
 
@@ -293,9 +302,16 @@ def failing_as_model_error(source: str | Path, what: str) -> Iterator[None]:
         raise
     except Exception as error:  # transformers, safetensors and the hub raise many unrelated types
         raise ModelError(
-            f"{source}: cannot load the {what}: {error}\nGive a local Hugging Face model folder, "
-            "a hub name (needs a network or a filled cache) or 'bundled'"
+            f"{source}: cannot load the {what}: {_reason(source, error)}; expected a model's folder, a name on the hub "
+            "or 'bundled'"
         ) from error
+
+
+def _reason(source: str | Path, error: Exception) -> str:
+    """What a library's error says; of a hub that cannot be reached its advice would be another's."""
+    if constants.HF_HUB_OFFLINE and not Path(source).exists() and source != "bundled":
+        return f"it is no folder here, and not stored on this machine, and {constants.ENDPOINT} cannot be reached"
+    return str(error).strip().rstrip(".")
 
 
 @contextlib.contextmanager

@@ -57,9 +57,11 @@ def spans(num_blocks: int, cut: int, tail_blocks: int = 0) -> dict[str, Span]:
     """Return the span of each part by name; CutError where front or body would have no block."""
     if cut < 1 or tail_blocks < 0 or cut + tail_blocks >= num_blocks:
         raise CutError(
-            f"cut = {cut} with tail_blocks = {tail_blocks} does not fit a model of {num_blocks} blocks: "
-            "front and body need at least one each, so cut >= 1, tail_blocks >= 0 "
-            f"and cut + tail_blocks <= {num_blocks - 1}"
+            f"model.cut = {cut} with model.tail_blocks = {tail_blocks} does not fit a model of {num_blocks} blocks: "
+            f"client and server need at least one each; take a cut of 1 to {num_blocks - 1 - max(tail_blocks, 0)}"
+            if num_blocks - 1 - max(tail_blocks, 0) > 0
+            else f"model.tail_blocks = {tail_blocks} does not fit a model of {num_blocks} blocks: client and server "
+            "need at least one each besides"
         )
     edge = num_blocks - tail_blocks
     parts = {"front": Span(0, cut, num_blocks), "body": Span(cut, edge, num_blocks)}

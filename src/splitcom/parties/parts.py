@@ -121,8 +121,9 @@ def _check_precision(config: Config) -> list[str]:
     if model.quantization is not None:
         if config.engine.kind != "local":
             raise ConfigError(
-                f"model.quantization = {model.quantization!r}: quantised weights stay on the device that they are read "
-                "to; set engine.kind = 'local', or model.dtype = 'bfloat16' without model.quantization"
+                f"model.quantization = {model.quantization!r}: quantised weights stay on the device that they "
+                "are loaded on; set engine.kind = 'local', or model.dtype = 'bfloat16' without "
+                "model.quantization"
             )
         check_quantization(model.quantization)
     if model.dtype != "float16":

@@ -185,7 +185,9 @@ def _cards(run: Run | None, snapshot: Snapshot | None, rate: float) -> Markup | 
                 f"up and down, to the end of round {run.result.rounds}; {whole} as fp16",
             )
         )
-        items.append(("Saving", format_percent(run.result.saving["total"]), "against fp16 flows"))
+        items.append(
+            ("Saving", format_percent(run.result.saving["total"]), "against the same run uncompressed (fp16)")
+        )
     if snapshot is not None:
         loss = NONE if snapshot.loss is None else f"{snapshot.loss:.3f}"
         items.append(("Training loss", loss, "of the last step"))

@@ -318,5 +318,6 @@ def _validate(kind: type[RecordT], data: str | dict[str, object], where: object)
         field = ".".join(map(str, first["loc"])) or "content"
         value = "" if first["type"] == "missing" else f", found {str(first['input'])[:60]!r}"
         raise RunError(
-            f"{where}: {field}: {first['msg']}{value}; the file is damaged or of another version, run again"
+            f"{where}: {field}: {first['msg']}{value}; the file is damaged or of another version; run it "
+            "again"
         ) from error

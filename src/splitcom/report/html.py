@@ -14,6 +14,7 @@ from splitcom.report import markup, traffic
 from splitcom.report.colour import BASELINE_COLOUR, CURVE, flow_colour, label_styles
 from splitcom.report.folder import (
     COMPARISON,
+    CONFIG,
     REPORT,
     RESULT,
     Comparison,
@@ -40,10 +41,12 @@ def write_report(folder: str | os.PathLike[str]) -> Path:
     elif (folder / RESULT).exists():
         content = _run_page(load_run(folder))
     else:
-        raise RunError(
-            f"{folder}: holds neither {RESULT} nor {COMPARISON}; "
-            "expected the folder of a finished run or comparison"
+        what = (
+            "this run has not ended"
+            if (folder / CONFIG).exists()
+            else "no run or comparison to be found here"
         )
+        raise RunError(f"{folder}: {what}; name the folder of a finished one")
     return write_atomic(folder / REPORT, content.encode())
 
 
@@ -93,7 +96,7 @@ def _headlines(run: Run) -> list[tuple[str, str, str]]:
                 format_bytes(sent["total"]),
                 f"{format_bytes(result.uncompressed_bytes['total'])} as fp16",
             ),
-            ("Saving", format_percent(saving["total"]), "against the same run with fp16 flows"),
+            ("Saving", format_percent(saving["total"]), "against the same run uncompressed (fp16)"),
         ]
     else:
         items.append(("Sent in all", format_bytes(0), "nothing crosses a link"))
@@ -277,8 +280,8 @@ def _method_table(results: list[Result]) -> Markup:
     ]
     explained = (
         "Mean ± sample standard deviation over seeds; sizes and times are means. “Share” is the part of "
-        "splitlora's total if that was run, otherwise of the same run with fp16 flows; “saving” is always "
-        "against the same run with fp16 flows."
+        "splitlora's total if that was run, otherwise of the same run uncompressed (fp16); “saving” is always "
+        "against the same run uncompressed (fp16)."
     )
     return Markup(markup.table([name.capitalize() for name in names], rows) + markup.paragraph(explained))
 

@@ -90,12 +90,13 @@ def save_plot(comparison_folder: str | os.PathLike[str], path: str | os.PathLike
 _INTRODUCTION = """\
 Regenerate with `{command}`.
 
-Means ± sample standard deviation over the seeds, methods of a group at equal rounds. Losses are held-out, in nats
-per token (classes: per sample); *against splitlora* compares the last loss with that of uncompressed split learning
-of the same seed and group, *best* the best losses. Sizes are serialised bytes, 1 MB = 1 000 000 B; *at the cut* is
-the part of activations and gradients in what they take as fp16, *of splitlora* the total's, adapters and control
-and evaluation included, in uncompressed split learning's. The last loss is exact; evaluations before it, the best
-loss among them, went through the evaluation's codec."""
+Each row is a method: the mean ± sample standard deviation over the seeds. All methods of a group train the same
+number of rounds. Losses are of held-out text, in nats per token (classes: per sample); lower is better.
+*against splitlora* says by how many per cent the last loss is higher than that of uncompressed split training
+with the same seed, *best* says it of the lowest losses. Sizes are bytes as they are sent; 1 MB is 1 000 000
+bytes. *at the cut* compares activations and gradients with what they take as fp16. *of splitlora* compares all
+bytes, adapters, control messages and evaluation included, with those of uncompressed split training. The last
+loss is exact; earlier ones, so often the best loss too, are measured through the evaluation's codec."""
 
 
 def _section(comparison: Comparison) -> str:

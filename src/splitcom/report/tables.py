@@ -63,7 +63,7 @@ def closing_table(results: Sequence[Result | Mapping[str, object]], title: str |
     table = Table(
         title=title,
         caption="share: of "
-        + ("splitlora's total" if compared else "the same run with fp16 flows")
+        + ("splitlora's total" if compared else "the same run uncompressed (fp16)")
         + f"; held-out loss before training: {before}",
     )
     for name in names:

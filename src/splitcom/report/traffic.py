@@ -24,7 +24,7 @@ EXPLANATION = (
 
 
 def rounds_of(metrics: Sequence[ClientRound], *, uncompressed: bool = False) -> Rounds:
-    """Collect a run's rounds; `uncompressed` for the same run with fp16 flows."""
+    """Collect a run's rounds; `uncompressed` for the same run uncompressed (fp16)."""
     found = []
     for _, lines in groupby(metrics, key=lambda line: line.round):
         of_round = list(lines)
@@ -43,7 +43,7 @@ def rounds_of(metrics: Sequence[ClientRound], *, uncompressed: bool = False) -> 
 
 def of_run(run: Run) -> list[dict[str, object]]:
     """The run and, beside it, what it would have sent with fp16 flows."""
-    names = (run.result.label, "the same with fp16 flows")
+    names = (run.result.label, "the same uncompressed (fp16)")
     seeds = [rounds_of(run.metrics), rounds_of(run.metrics, uncompressed=True)]
     return [
         {"label": name, "title": name, "seeds": [rounds]} for name, rounds in zip(names, seeds, strict=True)

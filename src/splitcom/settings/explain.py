@@ -10,6 +10,19 @@ from pydantic import BaseModel, ValidationError
 from splitcom.settings.types import is_optional
 
 _MEMBER = re.compile(r"(list|dict|tuple)\[.*\]|constrained-\w+")  # pydantic's names of a union's types
+_WORDS = {
+    "Input should be a valid dictionary or instance of": "must be a table of",
+    "Input should be a valid integer": "must be a whole number",
+    "Input should be a valid string": "must be a text",
+    "Input should be a valid boolean": "must be true or false",
+    "Input should be a valid": "must be a",
+    "Input should be": "must be",
+    "greater than or equal to": "at least",
+    "less than or equal to": "at most",
+    "greater than": "above",
+    "less than": "below",
+}
+"""pydantic's words and ours, the longer ones first."""
 
 
 def explain(error: ValidationError, cls: type[BaseModel], where: str, changed: Collection[str] = ()) -> str:
@@ -39,18 +52,30 @@ def _line(cls: type[BaseModel], path: list[str], detail: Any, where: str) -> str
         known = _keys(cls, path[:-1])
         close = difflib.get_close_matches(path[-1], known, n=1)
         hint = f"did you mean '{close[0]}'?" if close else f"known keys: {', '.join(known)}"
-        return f"{_place(where)}{key}: unknown key; {hint}"
-    message = detail["msg"].removeprefix("Value error, ")
+        return f"{at(where)}{key}: unknown key; {hint}"
+    message = _in_plain_words(detail["msg"].removeprefix("Value error, "))
     if detail["type"] == "value_error" and isinstance(detail["input"], Mapping | BaseModel):
         # of a section, whose validator names the field and its value first: not all of the section
         return (
-            f"{_place(where)}{message}"
+            f"{at(where)}{message}"
             if not key or message.startswith(f"{key}.")
-            else f"{_place(where)}{key}.{message}"
+            else f"{at(where)}{key}.{message}"
         )
     if _may_be_none(cls, path):
-        message += "; false stands for none"
-    return _place(where) + (f"{key} = {detail['input']!r}: {message}" if key else message)
+        first, *drawing = message.split("\n", 1)  # a drawing points at the place
+        message = "\n".join([f"{first}; false stands for none", *drawing])
+    return at(where) + (f"{key} = {detail['input']!r}: {message}" if key else message)
+
+
+def _in_plain_words(message: str) -> str:
+    """What pydantic says, as a sentence of ours.
+
+    >>> _in_plain_words("Input should be a valid integer"), _in_plain_words("Input should be greater than 0")
+    ('must be a whole number', 'must be above 0')
+    """
+    for theirs, ours in _WORDS.items():
+        message = message.replace(theirs, ours)
+    return message
 
 
 def _is_changed(key: str, kind: str, changed: Collection[str]) -> bool:
@@ -58,7 +83,8 @@ def _is_changed(key: str, kind: str, changed: Collection[str]) -> bool:
     return key in changed or (kind == "extra_forbidden" and any(one.startswith(f"{key}.") for one in changed))
 
 
-def _place(where: str) -> str:
+def at(where: str) -> str:
+    """How a message begins that is about the tree of this source."""
     return f"{where} " if where == "--set" else f"{where}: "
 
 

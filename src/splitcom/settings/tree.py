@@ -8,20 +8,22 @@ from re import fullmatch
 from typing import Any
 
 from splitcom.errors import ConfigError
+from splitcom.settings.explain import at
 from splitcom.settings.presets import EVALUATION, PRESETS, Tree, let_go
 
 _LOG = logging.getLogger(__name__)
+_ROWS = {".csv", ".tsv", ".json", ".jsonl", ".parquet", ".gz"}  # of files that are given in place of settings
 
 
-def parse_assignment(text: str) -> tuple[str, Any]:
-    """Read `a.b=c` as given on the command line: the value is TOML, or text where it is not.
+def parse_assignment(text: str, option: str = "--set") -> tuple[str, Any]:
+    """Read `a.b=c` as given to an option of the command line: the value is TOML, or text if it is not.
 
     >>> parse_assignment("training.rounds=3"), parse_assignment("model.source=bundled")
     (('training.rounds', 3), ('model.source', 'bundled'))
     """
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
-        raise ConfigError(f"--set {text}: expected key=value, such as training.rounds=3")
+        raise ConfigError(f"{option} {text}: expected key=value, such as training.rounds=3")
     try:
         return key.strip(), tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
@@ -43,12 +45,16 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> Tree:
 def read_tree(path: Path, settle: Callable[[Tree, Path], Tree], extended_by: tuple[Path, ...] = ()) -> Tree:
     """Read a file's tree on top of the one it extends; `settle` makes each file's own independent of where it lies."""
     path = path.expanduser()
+    if path.suffix in _ROWS:
+        raise ConfigError(
+            f"{path}: rows, not settings; `splitcom init {path}` writes a settings file for them"
+        )
     if path.resolve() in extended_by:
         raise ConfigError(f"{path}: extends = ...: the file extends itself; take the key out of one of them")
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
-        raise ConfigError(f"{path}: no such file; `splitcom train --help` shows how to start one") from error
+        raise ConfigError(f"{path}: no such file; `splitcom init FILE` writes one for your rows") from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
     tree = settle(read_text(text, str(path)), path)
@@ -88,16 +94,19 @@ def read_text(text: str, where: str) -> Tree:
     return _layered(preset, tree)
 
 
-def merged(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> Tree:
-    """A copy of the tree with dotted keys changed; a `preset` among them comes before the others."""
+def merged(tree: Mapping[str, Any], changes: Mapping[str, Any], where: str = "--set") -> Tree:
+    """A copy of the tree with dotted keys changed; a `preset` among them comes before the others.
+
+    `where` the changes were given is what errors say.
+    """
     copied, changes = _copied(tree), dict(changes)
     if "preset" in changes:
         given = {dotted.split(".")[1] for dotted in changes if fullmatch(r"flows\.\w+\.codec", dotted)}
         steered = {
             key.split(".")[1] for key in changes if fullmatch(r"flows\.\w+\.controller", key) and changes[key]
         }
-        _explain_controllers(changes["preset"], "override", sorted(steered - given))
-        copied = _layered(copied, _preset(changes.pop("preset"), "override", given))
+        _explain_controllers(changes["preset"], where, sorted(steered - given))
+        copied = _layered(copied, _preset(changes.pop("preset"), where, given))
     let_go(copied, changes.keys())
     for dotted, value in changes.items():
         *sections, key = dotted.split(".")
@@ -105,7 +114,7 @@ def merged(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> Tree:
         for section in sections:
             node = node.setdefault(section, {})
             if not isinstance(node, dict):
-                raise ConfigError(f"{dotted}: '{section}' is a value, not a section")
+                raise ConfigError(f"{at(where)}{dotted}: '{section}' is a value, not a section")
         node[key] = value
     return copied
 
@@ -117,7 +126,7 @@ def _copied(tree: Mapping[str, Any]) -> Tree:
 def _preset(name: Any, where: str, given: Collection[str]) -> Tree:
     """The part of a tree that a preset stands for, without the flows whose codec is `given`."""
     if not isinstance(name, str) or name not in PRESETS:
-        raise ConfigError(f"{where}: preset = {name!r}: there are {', '.join(PRESETS)}")
+        raise ConfigError(f"{at(where)}preset = {name!r}: no such preset; there are {', '.join(PRESETS)}")
     flows = {flow: dict(tree) for flow, tree in PRESETS[name].items() if flow not in given}
     return {"flows": flows, "evaluation": {"codec": "delta > int8 > zstd" if name == "paper" else EVALUATION}}
 

@@ -73,7 +73,8 @@ def _check_times(config: Config) -> None:
     steps = [links.clients.get(name, links).step_s for name in config.client_names]
     if not config.federation.waits_for_all and None in (*steps, links.server_step_s):
         raise ConfigError(
-            "federation.deadline_s, over_select and asynchronous scheduling go by time, which with all clients in this "
-            "process must be given, or else every run would give other bits: set links.step_s, links.server_step_s and "
-            "step_s of every entry of links.clients, such as 0.1"
+            "with federation.deadline_s, over_select or asynchronous scheduling, a run depends on the "
+            "time that steps take; in one process that must be given, or each run would end otherwise: "
+            "set links.step_s, links.server_step_s and step_s of every entry of links.clients, such as "
+            "0.1"
         )

@@ -10,6 +10,7 @@ import grpc
 
 from splitcom.errors import RefusedError, TransportError
 from splitcom.foreign import PEER_CHARACTERS, visible
+from splitcom.transports.address import checked
 from splitcom.transports.grpc import Timeouts, channel_options
 from splitcom.transports.proxy import proxy_for
 from splitcom.transports.tls import Identity
@@ -24,7 +25,7 @@ class Dialler:
         self.identity = identity
         self.timeouts = timeouts
         self.succeeded = False
-        self._address = address
+        self._address = checked(address)
         self._proxy = proxy_for(address)
         self._lost_since: float | None = None
         self._attempts = 0

@@ -21,6 +21,7 @@ from typing import Any, Self
 import grpc
 
 from splitcom.errors import RemoteProtocolError, TransportError
+from splitcom.transports.address import checked
 from splitcom.transports.admission import (
     Admission,
     Barred,
@@ -115,7 +116,7 @@ class GrpcServer:
         handlers = {"Converse": grpc.stream_stream_rpc_method_handler(self._converse), **answers.handlers()}
         service = grpc.method_handlers_generic_handler(SERVICE, handlers)
         self._loop = network_loop()
-        self._server, self.port = run_on_loop(self._listen(address, identity, service))
+        self._server, self.port = run_on_loop(self._listen(checked(address), identity, service))
 
     # -- the transport, as the federation uses it
 

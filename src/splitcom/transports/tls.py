@@ -327,7 +327,8 @@ def _check_issuer(certificate: x509.Certificate, authority: x509.Certificate, wh
         certificate.verify_directly_issued_by(authority)
     except (InvalidSignature, ValueError, TypeError) as error:
         raise IdentityError(
-            f"{where}: the certificate of {common_name(certificate)!r} is not of the authority beside it"
+            f"{where}: the certificate of {common_name(certificate)!r} was not issued by the authority "
+            "beside it"
         ) from error
 
 
@@ -378,10 +379,14 @@ def _explained(path: Path) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise IdentityError(f"{error.filename or path}: no such file") from error
+        raise IdentityError(
+            f"{error.filename or path}: no such file; expected one that `splitcom certs` has written"
+        ) from error
     except OSError as error:
-        raise IdentityError(f"{path}: {error.strerror or error}") from error
+        raise IdentityError(
+            f"{path}: {error.strerror or error}; expected a file that `splitcom certs` has written"
+        ) from error
     except (ValueError, TypeError) as error:
         raise IdentityError(
-            f"{path}: cannot be read: {error}; a PEM file of splitcom certs is expected"
+            f"{path}: cannot be read: {str(error).split('. ')[0]}; expected a file that `splitcom certs` has written"
         ) from error

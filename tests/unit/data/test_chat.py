@@ -72,7 +72,7 @@ def test_an_answer_of_weight_zero_is_not_learnt():
     [
         ([], "the conversation is empty"),
         (None, "holds no list of messages"),
-        ("hello", "text that is no JSON"),
+        ("hello", "text that is not JSON"),
         (["hi"], "message 1 is no object with 'role' and 'content'"),
         ([{"role": "user"}], "message 1 is no object"),
         ([{"role": "narrator", "content": "x"}], "message 1 has the role 'narrator'; known are system"),

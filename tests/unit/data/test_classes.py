@@ -34,7 +34,9 @@ def test_classes_are_in_the_order_of_numbers_then_words():
 
 @pytest.mark.parametrize("labels", [["a", "a"], ["a", "b", "c"], ["a"]])
 def test_a_column_that_holds_no_classes_is_refused(labels):
-    with pytest.raises(DataError, match=r"expected at least 2, each in 2 rows or more: .*data\.response"):
+    with pytest.raises(
+        DataError, match=r"expected at least 2 classes, each in 2 rows or more: .*data\.response"
+    ):
         classes_in(rows_of(*[("", label) for label in labels]))
 
 

@@ -63,7 +63,7 @@ def test_truncation_is_reported(metaspace):
     assert [sample.num_tokens for sample in cut.samples] == [short, short]
     assert cut.samples[1].input_ids.tolist() == whole.samples[1].input_ids[:short].tolist()
     assert (cut.report.truncated_ids, cut.report.num_tokens_cut) == ([9], long - short)
-    assert f"1 samples cut to {short} tokens ({long - short} tokens lost)" in str(cut.report)
+    assert f"1 sample cut to {short} tokens ({long - short} tokens lost)" in str(cut.report)
 
 
 def test_samples_without_a_response_are_dropped_and_reported(metaspace):

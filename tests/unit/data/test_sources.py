@@ -120,3 +120,10 @@ def test_an_unreachable_hub_is_reported(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
     with pytest.raises(DataError, match=r"'e2e_nlg' is no file.*no route; .*e2e_nlg\[train\].*network"):
         values("e2e_nlg")
+
+
+def test_the_folder_of_a_model_is_not_taken_for_rows(tmp_path):
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(DataError, match=r"a model, not rows; .* this folder in model\.source"):
+        values(tmp_path)

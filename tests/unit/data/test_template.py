@@ -181,7 +181,7 @@ def test_a_template_that_marks_what_is_generated_is_believed(marked):
 
 def test_a_template_that_writes_a_turn_otherwise_once_others_follow_is_refused(marked):
     template = ChatTemplate(marked, LAST_IS_OTHERWISE)
-    with pytest.raises(ChatError, match=r"before the end of message 2 otherwise .*data\.learn = 'last'"):
+    with pytest.raises(ChatError, match=r"writes message 2 in another way .*data\.learn = 'last'"):
         template.encode(chat(USER, ANSWER, MORE, LAST), "assistant")
     _, labels = template.encode(chat(USER, ANSWER, MORE, LAST), "last")
     assert learnt(marked, labels) == "(thinking)\nof the<|im_end|>"

@@ -7,7 +7,7 @@ import pytest
 
 from splitcom.config import Config
 from splitcom.errors import ConfigError, DataError
-from splitcom.methods.proposal import propose, write_proposal
+from splitcom.methods.proposal import how_to_read, propose, write_proposal
 from splitcom.parties.texts import load_texts
 
 
@@ -22,9 +22,11 @@ def test_columns_are_told_by_their_names(tmp_path):
         tmp_path, {"id": 1, "Question": "who?", "answer": "me"}, {"id": 2, "Question": "you?", "answer": "no"}
     )
 
-    data = propose(source, "bundled").config.data
+    config = propose(source, "bundled").config
 
+    data = config.data
     assert (data.prompt, data.response, data.max_tokens) == ("{Question} =>", "answer", 64)
+    assert config.training.lr == 3 * Config().training.lr  # so small a model learns little at the default
 
 
 def test_one_column_of_text_is_learnt_whole(tmp_path):
@@ -100,3 +102,10 @@ def test_what_is_proposed_can_be_trained_on_whatever_the_number_of_rows(tmp_path
 
     assert len(texts.held_out.samples) == held_out
     assert sum(map(len, texts.partition.parts)) == number - held_out and all(texts.partition.parts)
+
+
+def test_rows_alone_are_read_as_a_proposal_would(tmp_path):
+    assert how_to_read(rows(tmp_path, {"question": "a?", "answer": "b"}), "bundled") == {
+        "data.prompt": "{question} =>",
+        "data.response": "answer",
+    }

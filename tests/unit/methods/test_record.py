@@ -30,3 +30,24 @@ def test_a_run_that_cannot_be_recorded_ends(tmp_path):
     with pytest.raises(RunError, match="cannot write the run folder"):
         Record(RunFolder(tmp_path / "run")).on_round([{"round": 0}])
     assert Record.is_essential
+
+
+def test_a_folder_without_a_run_says_what_to_name(tmp_path):
+    with pytest.raises(
+        RunError, match="no run to be found here; name the folder that a run was given as --out"
+    ):
+        RunFolder(tmp_path).config_toml()
+    RunFolder(tmp_path / "splitcom-seed0").begin("")
+    with pytest.raises(RunError, match=r"there are runs in it: name one, such as .*splitcom-seed0"):
+        RunFolder(tmp_path).config_toml()
+
+
+def test_a_folder_that_is_no_run_cannot_be_continued(tmp_path):
+    (tmp_path / "notes").write_text("mine")
+    with pytest.raises(RunError, match=r"exists, and is no run; choose another"):
+        RunFolder(tmp_path).refuse_if_used()
+    (tmp_path / "config.toml").write_text("")
+    with pytest.raises(
+        RunError, match="this run folder exists; continue it with --resume, or choose another"
+    ):
+        RunFolder(tmp_path).refuse_if_used()

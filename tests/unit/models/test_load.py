@@ -88,9 +88,9 @@ def test_loaded_parts_are_frozen_and_in_evaluation_mode(tiny_model: Path) -> Non
 
 @pytest.mark.parametrize("load", [load_model, load_front, load_body, load_tail, fingerprint, describe])
 def test_a_model_that_is_not_there_is_named(tmp_path: Path, load: object) -> None:
-    with pytest.raises(ModelError, match=r"nowhere: no such folder; give a model folder"):
+    with pytest.raises(ModelError, match=r"nowhere: no such folder; expected a model"):
         load(tmp_path / "nowhere")
-    with pytest.raises(ModelError, match=r"no config.json in the folder"):
+    with pytest.raises(ModelError, match=r"no config.json in this folder"):
         load(tmp_path)
 
 

@@ -20,7 +20,9 @@ def gptj(tmp_path):
 
 def test_a_cut_outside_the_model_is_refused(gptj):
     check_parts(gptj)
-    with pytest.raises(CutError, match="cut = 2 with tail_blocks = 1 does not fit a model of 3 blocks"):
+    with pytest.raises(
+        CutError, match=r"cut = 2 with model\.tail_blocks = 1 does not fit a model of 3 blocks"
+    ):
         check_parts(gptj.override({"model.cut": 2, "model.tail_blocks": 1}))
 
 
