@@ -15,6 +15,7 @@ cat > run.toml <<'END'
 [data]
 prompt = "{question} =>"   # the columns that every client's rows must have
 response = "answer"
+held_out_samples = 4       # of both clients together; they are not trained on
 
 [federation]
 clients = 2
@@ -37,6 +38,7 @@ splitcom certs issue authority --client clinic-b
 # at the server
 splitcom serve run.toml --listen "127.0.0.1:$port" --authority authority --out served &
 server=$!
+trap 'kill "$server" 2>/dev/null || true' EXIT   # if a client fails, it would wait for ever
 
 # at each client
 splitcom join "127.0.0.1:$port" --data clinic-a.csv --identity authority/clients/clinic-a.pem --state a --yes --quiet &

@@ -368,8 +368,8 @@ def load_client_rows(config: Config) -> Rows:
         return replace(rows_apart, held_out=rows_apart.held_out[:share])
     if len(rows) <= share:
         raise ConfigError(
-            f"{data.source}: {len(rows)} rows, of which {share} would be held out for evaluation; bring more, or "
-            "evaluate on others with --held-out FILE"
+            f"{data.source}: {len(rows)} rows, of which {share} would be held out for evaluation; bring more, "
+            "evaluate on others with --held-out FILE, or have the server lower data.held_out_samples"
         )
     if data.held_out_by is not None:
         return _apart(*_set_aside(rows, share, config), config)
