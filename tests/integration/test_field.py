@@ -226,7 +226,7 @@ def test_a_resumed_run_ends_with_the_same_bits_and_bytes(tiny_config, trained, t
     ("changes", "message"),
     [
         ({"method": "fda_opt", "federation.segments": 2}, "the variance is of whole adapters"),
-        (SPLIT | {"federation.deadline_s": 1.0}, "all wait"),
+        (SPLIT | {"federation.deadline_s": 1.0}, "all must be waited for"),
         (SPLIT | {"training.max_steps": 50}, "nobody knows beforehand how many steps"),
         ({"federation.segments": 2, "federation.scheduling": "asynchronous"}, "shared out over the clients"),
         (

@@ -151,7 +151,7 @@ def test_what_cannot_be_summed_under_masks_is_refused_with_the_reason(tiny_confi
         ({"federation.aggregator": "norm_clip(1)"}, "client.clip_update"),
         ({"federation.aggregator": "dp_fedavg(1, noise=1)"}, "looks at single updates"),
         ({"flows.adapter_up.codec": "delta > topk(0.1) > int8"}, "adapter_up.codec"),
-        ({"federation.clients": 2}, "it needs 3"),
+        ({"federation.clients": 2}, "at least 3 are needed"),
         ({"federation.deadline_s": 3.0}, "deadline_s"),
         ({"method": "fedlora", "training.split": False}, "max_weight_ratio"),
         ({"federation.secure_aggregation": 0.5}, "must be above 0.5"),
