@@ -11,6 +11,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from splitcom.config.config import Config
+from splitcom.settings.types import MOST
 
 _NAMES = {str: "text", int: "whole number", float: "number", bool: "true or false"}
 _BOUNDS = ((Gt, "gt", "above"), (Ge, "ge", "at least"), (Lt, "lt", "below"), (Le, "le", "at most"))
@@ -100,6 +101,7 @@ def _kind(annotation: Any, metadata: list[Any]) -> str:
         for kind, attribute, word in _BOUNDS
         for mark in metadata
         if isinstance(mark, kind)
+        and getattr(mark, attribute) != MOST  # the machine's bound, which nobody reaches
     ]
     return f"{name} {', '.join(bounds)}" if bounds else name
 

@@ -12,9 +12,9 @@ from pydantic.fields import FieldInfo
 
 from splitcom.errors import SpecError
 
-_MOST = 2**63 - 1  # what tensors and messages count with
-PositiveInt = Annotated[int, Field(gt=0, le=_MOST, strict=True)]
-NonNegativeInt = Annotated[int, Field(ge=0, le=_MOST, strict=True)]
+MOST = 2**63 - 1  # what tensors and messages count with
+PositiveInt = Annotated[int, Field(gt=0, le=MOST, strict=True)]
+NonNegativeInt = Annotated[int, Field(ge=0, le=MOST, strict=True)]
 PositiveFloat = Annotated[float, Field(gt=0, strict=True)]
 NonNegativeFloat = Annotated[float, Field(ge=0, strict=True)]
 Part = Annotated[float, Field(gt=0, le=1, strict=True)]

@@ -16,6 +16,8 @@ def test_a_setting_has_its_bounds_and_its_default_as_in_a_file() -> None:
     assert training.key == "training"
     assert (clip_norm.kind, clip_norm.default) == ("number at least 0 or false", "1.0")
     assert "None" not in clip_norm.meaning
+    (top,) = reference("seed")
+    assert top.settings[0].kind == "whole number at least 0"  # nobody reaches what a machine can count to
 
 
 def test_each_flow_has_its_own_default() -> None:
