@@ -25,6 +25,7 @@ from splitcom.server.observe import Observer
 from splitcom.server.part import ServerPart, ServerRun
 from splitcom.server.recovery import Recovery
 from splitcom.training.channel import held_out, passing_held_out
+from splitcom.training.plan import num_kept
 
 
 class HeldOut(NamedTuple):
@@ -71,7 +72,8 @@ class Evaluation(ServerPart):
         """How many held-out samples of each client are evaluated."""
         peers = [(name, self._clients.peers[name]) for name in self._clients.ready]
         held = {name: peer.num_held_out for name, peer in peers if peer.num_held_out}
-        rows = {name: self.budget.rows(peer.num_samples, held[name]) for name, peer in peers if name in held}
+        sizes = {name: num_kept(peer.num_samples, self._config) for name, peer in peers}
+        rows = {name: self.budget.rows(sizes[name], number) for name, number in held.items()}
         return self.budget.exact_rows(self._ledger.totals(), rows, held) if exact else rows
 
     def run(self, round_index: int, *, exact: bool = False) -> HeldOut | None:
