@@ -1,7 +1,7 @@
 """What codecs cost and what they spoil on natural text, along one recorded training.
 
     python experiments/codec_natural.py FILE --record [--set model.cut=2]
-    python experiments/codec_natural.py FILE [--up CODEC ...] [--down CODEC ...]
+    python experiments/codec_natural.py FILE [--up CODEC ...] [--down CODEC ...] [--adapter CODEC ...]
 
 The setting of natural.toml, one of its three clients, not coded: activations and gradients at the cut, adapters and
 LoRA gradients of each step go into FILE, some minutes of CPU time. Codecs then code that sequence in order; bytes are
@@ -10,6 +10,9 @@ of whole packets, in per cent of fp16, epoch by epoch. Of what they restore, at 
 - activations: their relative error; of the body, the change of the loss, the KL divergence per labelled token, and the
   relative errors of the gradient at the cut and of the LoRA gradients of body and front;
 - gradients: their relative error, and that of the front's LoRA gradient, median of an epoch's steps and of their sum.
+
+`--adapter` codes what an epoch changes of the front's adapter, from what has arrived of it before: bytes in per cent of
+fp16, and how much of the change's energy is missed.
 
 `--train` is a coded training of that client; with the `--set` of the notebook's chapter it takes a minute of CPU time.
 A codec may begin with the word of a transform that stands before it, `word: codec`; see TRANSFORMS.
@@ -27,9 +30,11 @@ from torch import Tensor
 from splitcom.codecs import Context, MemoryReferences, Ragged, parse, uncompressed_size
 from splitcom.config import Config
 from splitcom.data import Batch
+from splitcom.models import joined_state
 from splitcom.parties.parts import load_parts
 from splitcom.parties.texts import load_texts
 from splitcom.settings.tree import parse_assignment
+from splitcom.training.adapters import AdapterCodec, uncompressed_adapter_size
 from splitcom.training.loss import learnt_at, learnt_tokens, losses_through
 from splitcom.training.optimize import Optimizer
 from splitcom.training.plan import held_out_batches, progress_of, round_batches
@@ -281,6 +286,27 @@ def show_gradients(recording: Recording, text: str) -> None:
         )
 
 
+def show_adapters(recording: Recording, text: str) -> None:
+    """What one direction sends of the front's adapter after each epoch; the last epoch is a step short."""
+    front, codec = recording.loop.front, AdapterCodec(text)
+    firsts = [recording.judged(epoch)[0] for epoch in range(1, recording.config.training.rounds + 1)]
+    recording.at(0)
+    held = {name: tensor.clone() for name, tensor in joined_state([front]).items()}
+    for epoch, index in enumerate([*firsts[1:], len(recording.steps) - 1], 1):
+        recording.at(index)
+        now = joined_state([front])
+        packet, arrived = codec.encode(now, held)
+        missed, change = (
+            sum(float((one[name] - other[name]).square().sum()) for name in held)
+            for one, other in ((arrived, now), (now, held))
+        )
+        share = 100 * len(packet) / uncompressed_adapter_size(now)
+        print(
+            f"adapter {text}, epoch {epoch}: {share:.2f} % of fp16, misses {missed / change:.3f}", flush=True
+        )
+        held = arrived
+
+
 def train(recording: Recording, words: list[str]) -> None:
     """One client's training with codecs, `up=… down=… steps=1,0.5,0.5 frozen=2` (epochs before); its held-out loss."""
     given = dict(word.partition("=")[::2] for word in words)
@@ -362,6 +388,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")
     parser.add_argument("--up", action="append", default=[], metavar="CODEC", help="of activations")
     parser.add_argument("--down", action="append", default=[], metavar="CODEC", help="of gradients")
+    parser.add_argument("--adapter", action="append", default=[], metavar="CODEC", help="of adapters")
     parser.add_argument(
         "--train", action="append", default=[], metavar="WORDS", help="up=CODEC ; steps=2,1,1 ; ..."
     )
@@ -375,6 +402,8 @@ def main() -> None:
         train(recording, words.split(" ; "))
     for text in arguments.up:
         show_activations(recording, text)
+    for text in arguments.adapter:
+        show_adapters(recording, text)
     for text in arguments.down:
         show_gradients(recording, text)
 

@@ -93,7 +93,7 @@ _TABLE = (
         direction="up",
         content="adapter",
         colour="#cc79a7",
-        codec="delta > grid(2.0)",
+        codec="delta > grid(1.5)",
         fields=("round_end.adapter",),
     ),
     Flow(
@@ -101,7 +101,7 @@ _TABLE = (
         direction="down",
         content="adapter",
         colour="#7b61c4",
-        codec="delta > grid(2.0)",
+        codec="delta > grid(1.5)",
         fields=("round_start.adapter", "evaluation_start.adapter"),
     ),
     Flow(
