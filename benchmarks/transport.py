@@ -55,7 +55,9 @@ def make_authority(folder: Path, clients: list[str]) -> Path:
 
 def transport_server(authority: Path, description: Description, max_clients: int) -> GrpcServer:
     identity = tls.load_server_identity(authority)
-    return GrpcServer("localhost:0", identity, tls.Revocations(authority), description, max_clients)
+    return GrpcServer(
+        "localhost:0", identity, tls.Revocations(authority), lambda name: description, max_clients
+    )
 
 
 def echo_servers(authority: Path, ports: Connection) -> None:

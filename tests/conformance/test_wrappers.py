@@ -16,7 +16,7 @@ WAYS = {
     "u-shape": {"model.tail_blocks": 1},
     "whole": {"method": "fedlora"},
     "asynchronous": TIMES
-    | {"federation.scheduling": "asynchronous", "links.clients": {"client-2": {"step_s": 0.7}}},
+    | {"federation.scheduling": "asynchronous", "clients.client-2.link": {"step_s": 0.7}},
 }
 FARTHEST = 1e6  # further than any update goes
 every_way = pytest.mark.parametrize("way", WAYS)

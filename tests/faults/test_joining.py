@@ -42,7 +42,7 @@ def serving(authority: Path, folder: Path, contents: dict[str, bytes] = CONTENTS
         "127.0.0.1:0",
         tls.load_server_identity(authority),
         tls.Revocations(authority),
-        Description(protocol_version=TRANSPORT_VERSION),
+        lambda name: Description(protocol_version=TRANSPORT_VERSION),
         max_clients=1,
         front=lambda: folder,
     ) as server:

@@ -12,7 +12,7 @@ from .halting import Stop, StopAt, adapter_of, same
 DELTA = "delta > topk(0.1) > int8 > zstd"
 GRID = "delta > grid(2.8)"
 TIMES = {"links.step_s": 0.1, "links.server_step_s": 0.02}
-SLOW = TIMES | {"links.clients": {"client-2": {"step_s": 0.7}}}
+SLOW = TIMES | {"clients.client-2.link": {"step_s": 0.7}}
 WAYS = {
     "lockstep": {
         "federation.sample": 0.67,

@@ -58,7 +58,7 @@ def test_updates_too_few_for_a_robust_aggregator_wait_for_others_also_in_a_check
     changes = ASYNCHRONOUS | {
         "federation.asynchronous.buffer": 3,
         "federation.aggregator": "median",
-        "links.clients": {"client-2": {"step_s": 0.9}},
+        "clients.client-2.link": {"step_s": 0.9},
         "training.rounds": 4,
     }
     config = tiny_config.override(changes)

@@ -98,7 +98,7 @@ def run_over_network(config, authority, folder, gate):
                 "localhost:0",
                 tls.load_server_identity(authority),
                 tls.Revocations(authority),
-                Description(protocol_version=TRANSPORT_VERSION, model_fingerprint=digest),
+                lambda name: Description(protocol_version=TRANSPORT_VERSION, model_fingerprint=digest),
                 max_clients=3,
             )
         )

@@ -20,7 +20,7 @@ SLOW = {  # client-2 takes eight times as long as the others
     "links.step_s": 1.0,
     "links.server_step_s": 0.125,
     "links.latency_ms": 100.0,
-    "links.clients": {"client-2": {"step_s": 8.0, "latency_ms": 100.0}},
+    "clients.client-2.link": {"step_s": 8.0, "latency_ms": 100.0},
     "flows.activation_up.codec": "temporal(0.9) > delta > int4 > zstd",
     "flows.gradient_down.codec": "delta > int8(rounding=stochastic)",
     "lora.dropout": 0.1,
@@ -124,7 +124,7 @@ def test_clients_that_train_whole_models_are_scheduled_too(tiny_config, tmp_path
 
 
 def test_measured_times_are_refused_where_bits_depend_on_them(tiny_config, tmp_path):
-    changes = ASYNCHRONOUS | {"links.clients": {"client-2": {"latency_ms": 100.0}}}
+    changes = ASYNCHRONOUS | {"clients.client-2.link": {"latency_ms": 100.0}}
     with pytest.raises(ConfigError, match=r"set links.step_s, links.server_step_s and step_s of every entry"):
         train(tiny_config.override(changes), tmp_path / "run")
 

@@ -123,7 +123,7 @@ def test_any_configuration_is_written_and_read_as_it_is(chosen, links, changed):
             "preset": "paper",
             **TEMPORAL,
             **chosen,
-            "links.clients": links,
+            "clients": {name: {"link": link} for name, link in links.items()},
             "comparison.variants": [{"name": "one", "set": changed}],
         }
     )

@@ -8,6 +8,7 @@ from splitcom.cli.output import spoken
 from splitcom.cli.train import Assignments
 
 if TYPE_CHECKING:
+    from splitcom.config import Config
     from splitcom.models.description import Description
 
 
@@ -42,10 +43,10 @@ def inspect(
     from dataclasses import asdict
 
     from splitcom.config import Config
-    from splitcom.methods.inspect import bytes_of_evaluation, bytes_of_step, seconds_of_step
+    from splitcom.methods.inspect import bytes_of_evaluation, bytes_of_step, clients_of, seconds_of_step
     from splitcom.methods.need import need_of_client
     from splitcom.models import describe
-    from splitcom.report.inspection import flow_table, need_table, part_table
+    from splitcom.report.inspection import clients_table, flow_table, need_table, part_table
     from splitcom.report.terminal import Terminal
     from splitcom.settings.tree import parse_assignment
 
@@ -81,17 +82,33 @@ def inspect(
         "bytes_of_step": bytes_of_step(*shape),
         "bytes_of_evaluation": bytes_of_evaluation(*shape),
     }
+    if settings.clients.given:
+        content["clients"] = clients_of(settings)
+        terminal.print(clients_table(content["clients"]))
     if client:
-        need = need_of_client(settings, samples, tokens)
-        title = f"a client with {samples} samples, weights in {settings.model.dtype}"
-        terminal.print(need_table(vars(need), title))
-        content["client"] = vars(need)
+        for whose, own in _kinds(settings).items():
+            need = need_of_client(own, samples, tokens)
+            title = f"{whose} with {samples} samples, weights in {settings.model.dtype}"
+            terminal.print(need_table(vars(need), title))
+            content.setdefault("client", vars(need))  # of the first kind
     title = f"uncompressed fp16, {batch_size} samples of {tokens} tokens"
     if link is not None:
         content["seconds_of_step"] = seconds_of_step(bytes_of_step(*shape), link)
     seconds = content.get("seconds_of_step")
     terminal.print(flow_table(bytes_of_step(*shape), bytes_of_evaluation(*shape), title, seconds))
     return content
+
+
+def _kinds(settings: "Config") -> dict[str, "Config"]:
+    """The configurations that clients have, each once, by the first client that has it."""
+    if not settings.clients.given:
+        return {"a client": settings}
+    kinds: dict[str, Config] = {}
+    for name in settings.federation.names or settings.client_names:
+        own = settings.of_client(name)
+        if own not in kinds.values():
+            kinds[name] = own
+    return kinds
 
 
 def _head(found: "Description", classes: int, tail_blocks: int) -> str:

@@ -104,12 +104,17 @@ def _foretell(settings: "Config", link: str, terminal: "Terminal") -> dict[str, 
     from dataclasses import asdict
 
     from splitcom.methods.forecast import forecast
+    from splitcom.methods.inspect import clients_of
+    from splitcom.methods.run import configured
     from splitcom.report.forecast import forecast_table
     from splitcom.report.format import format_bytes
-    from splitcom.report.inspection import need_table
+    from splitcom.report.inspection import clients_table, need_table
     from splitcom.transports.link import Link
 
     speed = Link.parse(link)
+    settings = configured(settings)
+    if settings.clients.given:
+        terminal.print(clients_table(clients_of(settings)))
     with terminal.working("trying a few steps"):
         told = forecast(settings, speed)
     terminal.say(f"data: {told.data}\n")

@@ -2,6 +2,7 @@
 
 from splitcom.codecs.config import ReferencesConfig
 from splitcom.config.client import ClientConfig
+from splitcom.config.clients import ClientsConfig, GroupConfig, OwnConfig
 from splitcom.config.comparison import ComparisonConfig, VariantConfig
 from splitcom.config.config import SHARED, Config
 from splitcom.config.engine import EngineConfig
@@ -18,6 +19,7 @@ __all__ = [
     "SHARED",
     "AsynchronousConfig",
     "ClientConfig",
+    "ClientsConfig",
     "ComparisonConfig",
     "Config",
     "ControlConfig",
@@ -27,10 +29,12 @@ __all__ = [
     "FederationConfig",
     "FlowConfig",
     "FlowsConfig",
+    "GroupConfig",
     "LinkConfig",
     "LinksConfig",
     "LoraConfig",
     "ModelConfig",
+    "OwnConfig",
     "PartitionConfig",
     "ReferencesConfig",
     "TrainingConfig",

@@ -14,12 +14,13 @@ from pydantic import ValidationError, model_validator
 from splitcom.codecs import parse
 from splitcom.codecs.config import ReferencesConfig
 from splitcom.config.client import ClientConfig
+from splitcom.config.clients import ClientsConfig
 from splitcom.config.comparison import ComparisonConfig
 from splitcom.config.engine import EngineConfig
 from splitcom.config.evaluation import EvaluationConfig
 from splitcom.config.federation import FederationConfig
 from splitcom.config.flows import FlowConfig, FlowsConfig, fitting_knob
-from splitcom.config.links import LinksConfig
+from splitcom.config.links import LinkConfig, LinksConfig
 from splitcom.config.training import TrainingConfig
 from splitcom.control import parse as parse_controller
 from splitcom.control.config import ControlConfig
@@ -62,6 +63,7 @@ class Config(Section):
     training: TrainingConfig = TrainingConfig()
     federation: FederationConfig = FederationConfig()
     client: ClientConfig = ClientConfig()
+    clients: ClientsConfig = ClientsConfig()
     engine: EngineConfig = EngineConfig()
     flows: FlowsConfig = FlowsConfig()
     control: ControlConfig = ControlConfig()
@@ -87,11 +89,8 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
-    def _links_of_known_clients(self) -> Self:
-        known = self.client_names
-        for name in self.links.clients:
-            if name not in known:
-                raise ValueError(f"links.clients.{name}: no such client; there are {', '.join(known)}")
+    def _own_settings_of_known_clients(self) -> Self:
+        self.clients.check_names(self.known_clients)
         return self
 
     @model_validator(mode="after")
@@ -241,9 +240,39 @@ class Config(Section):
         return [f"client-{index}" for index in range(self.federation.clients)]
 
     @property
-    def told(self) -> str:
-        """As TOML, what clients of a run are told of it: all but who the others are."""
-        return self.override({"federation.names": None}).to_toml()
+    def known_clients(self) -> list[str]:
+        """The names of clients that settings may be of: in a simulation, and over a network."""
+        return [*self.client_names, *(self.federation.names or ())]
+
+    def of_client(self, name: str) -> Self:
+        """The configuration as one client has it: what it has of its own in place of what is for all."""
+        if not self.clients.given:
+            return self
+        own = self.clients.of(name)
+        changes: dict[str, dict[str, Any]] = {
+            "training": {"batch_size": own.batch_size},
+            "model": {"device": own.device},
+        }
+        sections: dict[str, Any] = {"clients": ClientsConfig()}
+        for section, values in changes.items():
+            given = {key: value for key, value in values.items() if value is not None}
+            if given:
+                sections[section] = getattr(self, section).model_copy(update=given)
+        return self.model_copy(update=sections)
+
+    def link_of(self, name: str) -> LinkConfig:
+        """A client's link."""
+        return self.clients.of(name).link or self.links
+
+    @property
+    def most_in_batch(self) -> int:
+        """The most samples that a client has in a step."""
+        own = [self.clients.of(name).batch_size or 0 for name in self.known_clients if self.clients.given]
+        return max([self.training.batch_size, *own])
+
+    def told(self, name: str) -> str:
+        """As TOML, what a client of a run is told of it: nothing of who the others are, or of what they have."""
+        return self.of_client(name).override({"federation.names": None}).to_toml()
 
     @classmethod
     def load(cls, path: str | Path, overrides: Mapping[str, Any] | None = None) -> Self:

@@ -1,6 +1,8 @@
 """The settings of links, for the virtual clock."""
 
-from pydantic import Field
+from typing import Any
+
+from pydantic import model_validator
 
 from splitcom.settings import NonNegativeFloat, PositiveFloat, Section
 
@@ -23,9 +25,18 @@ class LinkConfig(Section):
 
 
 class LinksConfig(LinkConfig):
-    """The link of every client, with exceptions by client name."""
+    """The link of every client that has none of its own in `[clients.NAME.link]`, and the server."""
 
     server_step_s: NonNegativeFloat | None = None
     """Seconds of the server's computing in a step; false measures them."""
-    clients: dict[str, LinkConfig] = Field(default={})
-    """Links of single clients, by name: `[links.clients.client-0]`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _clients_have_their_own(cls, settings: Any) -> Any:
+        if isinstance(settings, dict) and "clients" in settings:
+            if settings["clients"]:
+                raise ValueError(
+                    "clients is no setting any more: write what was there for NAME into [clients.NAME.link]"
+                )
+            return {name: value for name, value in settings.items() if name != "clients"}
+        return settings

@@ -11,7 +11,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from splitcom.config.config import Config
-from splitcom.settings.types import MOST
+from splitcom.settings.types import MOST, other_keys_of
 
 _NAMES = {str: "text", int: "whole number", float: "number", bool: "true or false"}
 _BOUNDS = ((Gt, "gt", "above"), (Ge, "ge", "at least"), (Lt, "lt", "below"), (Le, "le", "at most"))
@@ -60,6 +60,8 @@ def _groups(section: type[BaseModel], key: str, values: BaseModel | None) -> Ite
             below.append((prefix + name + each, inner, value if isinstance(value, BaseModel) else None))
         if not isinstance(value, BaseModel):
             own.append(_setting(prefix + name, field, value))
+    if (other := other_keys_of(section)) is not None:
+        below.append((f"{prefix}NAME", other, None))
     yield Group(key, _as_in_a_file((section.__doc__ or "").split("\n\n")[0]), own)
     for name, inner, value in below:
         yield from _groups(inner, name, value)

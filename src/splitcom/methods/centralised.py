@@ -11,16 +11,16 @@ from splitcom.methods.method import Method
 
 def _configure(config: Config) -> Config:
     together = config.training.body_update == "parallel"
-    batch_size = config.training.batch_size * (config.federation.clients if together else 1)
+    sizes = [config.of_client(name).training.batch_size for name in config.client_names]
     return config.override(
         {
             "training.split": False,
             "model.tail_blocks": 0,
-            "training.batch_size": batch_size,
+            "training.batch_size": sum(sizes) if together else config.training.batch_size,
             "federation.clients": 1,
             **{f"flows.{flow}": {"codec": "none"} for flow in ADAPTERS},
             "partition.kind": "iid",
-            "links.clients": {},
+            "clients": {},
         }
     )
 

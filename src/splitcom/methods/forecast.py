@@ -112,16 +112,22 @@ def forecast(config: Config, link: Link) -> Forecast:
             "dry run"
         )
     texts = load_texts(config)
-    groups = [group for group in texts.partition.parts if group]
+    of_clients = zip(config.client_names, texts.partition.parts, strict=True)
+    names, groups = zip(*((name, group) for name, group in of_clients if group), strict=True)
     longest = max(sample.num_tokens for group in groups for sample in group)
-    client = need_of_client(config, max(map(len, groups)), longest)
+    most = max(range(len(groups)), key=lambda index: len(groups[index]))
+    client = need_of_client(config.of_client(names[most]), len(groups[most]), longest)
     parts = load_parts(config)
     begin_from_adapter(parts, config)
-    tried = [group[: _BATCHES * config.training.batch_size] for group in groups[:_CLIENTS]]
+    tried = [
+        group[: _BATCHES * config.of_client(name).training.batch_size]
+        for name, group in zip(names[:_CLIENTS], groups, strict=False)
+    ]
     held_out = texts.held_out.samples[: _HELD_OUT * config.evaluation.batch_size * len(tried)]
     num_rounds = min(_ROUNDS, config.training.rounds)
     trial = config.override(
         {**_TRIAL, "federation.clients": len(tried), "training.rounds": num_rounds}
+        | {"clients": {f"client-{i}": _own(config, name) for i, name in enumerate(names[: len(tried)])}}
         # the first rounds of many have nearly the first rate
         | ({"training.schedule": "constant"} if num_rounds < config.training.rounds else {})
     )
@@ -151,6 +157,11 @@ def forecast(config: Config, link: Link) -> Forecast:
 def _weights(parts: Parts) -> int:
     """Bytes of the body's weights."""
     return sum(tensor.nbytes for tensor in parts.body.parameters()) if parts.body is not None else 0
+
+
+def _own(config: Config, name: str) -> dict[str, Any]:
+    """What a client has of its own, but for its link: that is given."""
+    return config.clients.of(name).model_dump(exclude_none=True, exclude={"link"})
 
 
 _TRIAL: Mapping[str, Any] = {

@@ -1,6 +1,7 @@
 """What a step would send, from a model's shape alone."""
 
 from splitcom.codecs import uncompressed_size
+from splitcom.config import Config
 from splitcom.flows import FLOWS, cut_flows
 from splitcom.transports.link import Link
 
@@ -23,6 +24,18 @@ def bytes_of_evaluation(hidden_size: int, batch_size: int, num_tokens: int, tail
     """
     size = uncompressed_size(range(batch_size), [num_tokens] * batch_size, hidden_size)
     return size * (2 if tail_blocks else 1)
+
+
+def clients_of(config: Config) -> dict[str, dict[str, object]]:
+    """What each client trains with.
+
+    >>> config = Config().override({"federation.clients": 1, "clients.client-0.batch_size": 2})
+    >>> clients_of(config)
+    {'client-0': {'batch': 2, 'device': 'auto'}}
+    """
+    names = config.federation.names or config.client_names
+    own = {name: config.of_client(name) for name in names}
+    return {name: {"batch": of.training.batch_size, "device": of.model.device} for name, of in own.items()}
 
 
 def seconds_of_step(flows: dict[str, int], link: str) -> dict[str, float]:

@@ -280,6 +280,7 @@ def check_resumable(folder: RunFolder, config: Config, also: Sequence[str] = ())
         f"{key} was {was.get(key)!r}, is {now.get(key)!r}"
         for key in sorted(was | now)
         if was.get(key) != now.get(key) and not key.startswith(free)
+        if not (waits and key.startswith("clients.") and "link" in key.split("."))
         if not (key == "training.rounds" and now[key] > was[key])
     ]
     if changed:

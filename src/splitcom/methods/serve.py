@@ -90,7 +90,7 @@ def _serve_into(
     warnings = check_parts(config)
     parts = load_server_parts(config)
     begin_from_adapter(parts, config)
-    description = _description(folder, config, digest)
+    identifier = _run_identifier(folder)
     allow_connections(config.federation.clients)
     with (
         _front_folder(config, folder) as write_parts,
@@ -98,7 +98,7 @@ def _serve_into(
             options.listen,
             identity,
             Revocations(options.authority),
-            description,
+            lambda name: _description(name, identifier, config, digest),
             max_clients=config.federation.clients,
             front=write_parts if config.training.split else None,
             limits=Limits(message_bytes=most_message_bytes(config, parts)),
@@ -106,7 +106,7 @@ def _serve_into(
             barred=seats.barred,
         ) as transport,
     ):
-        _begin(folder, config, description)  # not before: a port that is taken leaves nothing behind
+        _begin(folder, config, digest, identifier)  # not before: a port that is taken leaves nothing behind
         _LOG.info("listening on port %d for %d clients", transport.port, config.federation.clients)
         on_listening(transport)
         operated = _Operated(config, folder, transport, seats)
@@ -123,12 +123,12 @@ def _serve_into(
     return Run(folder.path, ending.result)
 
 
-def _description(folder: RunFolder, config: Config, digest: str) -> Description:
+def _description(name: str, identifier: str, config: Config, digest: str) -> Description:
     return Description(
         protocol_version=TRANSPORT_VERSION,
         package_version=version("splitcom"),
-        run=_run_identifier(folder),
-        config_toml=config.told,
+        run=identifier,
+        config_toml=config.told(name),
         model_fingerprint=digest,
     )
 
@@ -193,10 +193,10 @@ def _front_folder(config: Config, folder: RunFolder) -> Iterator[Callable[[], Pa
         shutil.rmtree(folder.front, ignore_errors=True)
 
 
-def _begin(folder: RunFolder, config: Config, description: Description) -> None:
+def _begin(folder: RunFolder, config: Config, digest: str, identifier: str) -> None:
     folder.begin(config.to_toml())
-    check_model(folder, config.model.source, description.model_fingerprint)
-    write_atomic(folder.path / _RUN_ID, description.run.encode())
+    check_model(folder, config.model.source, digest)
+    write_atomic(folder.path / _RUN_ID, identifier.encode())
 
 
 def _run_identifier(folder: RunFolder) -> str:

@@ -324,6 +324,13 @@ def _outlined(config: Config) -> Parts:
     return Parts(front, body)
 
 
+def parts_of_client(own: Config, config: Config, parts: Parts) -> Parts:
+    """What a client of this process runs, by its `own` configuration: those of the run, or others on its own device."""
+    if device_of(own) == device_of(config):
+        return parts
+    return load_client_parts(own)
+
+
 def load_client_parts(config: Config) -> Parts:
     """What a client runs: the front, the tail in the U-shape, the body where nothing is split."""
     front = front_of(config)

@@ -59,6 +59,15 @@ def need_table(need: Mapping[str, int], title: str) -> Table:
     return table
 
 
+def clients_table(rows: Mapping[str, Mapping[str, object]]) -> Table:
+    """A row for each client: what it trains with."""
+    columns = next(iter(rows.values()))
+    table = _table("clients", "client", *columns)
+    for name, values in rows.items():
+        table.add_row(name, *map(str, values.values()))
+    return table
+
+
 def _table(title: str, *columns: str) -> Table:
     table = Table(title=title)
     for index, column in enumerate(columns):

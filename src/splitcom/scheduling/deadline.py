@@ -45,10 +45,8 @@ class ArrivalDriven(Scheduled, ABC):
         ]
 
     def _num_batches(self, name: str) -> int:
-        task = self._states[name].task
-        return num_round_batches(
-            self._clients.peers[name].num_samples, self._config, 1 if task is None else task.round
-        )
+        task, num_samples = self._states[name].task, self._clients.peers[name].num_samples
+        return num_round_batches(num_samples, self._config.of_client(name), 1 if task is None else task.round)
 
     def _advance(
         self, round_index: int, until_s: float | None = None, *, pause: bool = False

@@ -63,7 +63,9 @@ class Lockstep(Scheduled):
         """Of a round, or of a chunk of it: the most that one of these clients has."""
         return max(
             (
-                num_round_batches(self._clients.peers[name].num_samples, self._config, round_index)
+                num_round_batches(
+                    self._clients.peers[name].num_samples, self._config.of_client(name), round_index
+                )
                 for name in names
             ),
             default=1,

@@ -17,7 +17,7 @@ class Admission:
         self._num_labels = num_labels
         self._classifies = config.data.classes is not None
         self._shortest, self._longest = 1 if self._classifies else 2, config.data.max_tokens
-        batch_size = max(config.training.batch_size, config.evaluation.batch_size)
+        batch_size = max(config.most_in_batch, config.evaluation.batch_size)
         self.max_batch_bytes = batch_size * config.data.max_tokens * hidden_size * 4
 
     def admit(self, decoded: Decoded, labels: Mapping[int, Labels] | None) -> Arrival:

@@ -52,8 +52,9 @@ class Arrivals:
             raise RemoteProtocolError(f"'{kind}' where '{due}' is due")
         content = getattr(message, due)
         state, num_samples = self._states[name], self._clients.peers[name].num_samples
-        check_step(content.step, state.task, num_samples, self._config)
-        possible = num_samples, self._config.training.batch_size
+        own = self._config.of_client(name)
+        check_step(content.step, state.task, num_samples, own)
+        possible = num_samples, own.training.batch_size
         labels = None if self._is_u_shape else self._with(state.labels, content.labels, *possible)
         trains_front = self._config.lora.front_learns and not (
             state.task is not None and state.task.is_frozen

@@ -218,7 +218,7 @@ class Federation:
                 self._agreement.check(name, self._saved_round)
                 state.begin_anew()
                 state.adapter_version = self._shared.held_by(peer.adapter_digest)
-            welcome = Welcome(config_toml=self.config.told, round=state.acknowledged_round)
+            welcome = Welcome(config_toml=self.config.told(name), round=state.acknowledged_round)
             self._clients.send(name, Message(welcome=welcome))
 
     def _round(self) -> None:

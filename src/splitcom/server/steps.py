@@ -254,7 +254,7 @@ class Steps(ServerPart):
     def _end(self, name: str, task: Task, end: RoundEnd) -> Update:
         """A client's update, which weighs by the labels it has been trained on."""
         state, num_samples = self._states[name], self._clients.peers[name].num_samples
-        check_round_end(end, task, num_samples, self._config)
+        check_round_end(end, task, num_samples, self._config.of_client(name))
         if self._body is None:
             self._note_unseen(name, end, task)
         elif self._config.model.tail_blocks:

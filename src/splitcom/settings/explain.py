@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from splitcom.settings.types import is_optional
+from splitcom.settings.types import is_optional, other_keys_of
 
 _MEMBER = re.compile(r"(list|dict|tuple)\[.*\]|constrained-\w+")  # pydantic's names of a union's types
 _WORDS = {
@@ -92,7 +92,11 @@ def _may_be_none(cls: type[BaseModel], path: Iterable[str]) -> bool:
     for part in path:
         field = cls.model_fields.get(part)
         if field is None:
-            return False
+            other = other_keys_of(cls)
+            if other is None:
+                return False
+            cls = other
+            continue
         if is_optional(field):
             return True
         if not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
@@ -105,6 +109,7 @@ def _keys(cls: type[BaseModel], path: Iterable[str]) -> list[str]:
     for part in path:
         field = cls.model_fields.get(part)
         if field is None:
+            cls = other_keys_of(cls) or cls
             continue
         candidates = [field.annotation, *get_args(field.annotation)]
         cls = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), cls)

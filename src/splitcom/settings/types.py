@@ -35,6 +35,12 @@ class Section(BaseModel):
         return {key: None if value is False and key in optional else value for key, value in given.items()}
 
 
+def other_keys_of(section: type[BaseModel]) -> type[BaseModel] | None:
+    """What a section holds under keys that it does not know beforehand, such as names; None if it refuses them."""
+    given = section.__annotations__.get("__pydantic_extra__")
+    return next((kind for kind in get_args(given) if kind is not str), None)
+
+
 def is_optional(field: FieldInfo) -> bool:
     """Whether a setting may be None."""
     return type(None) in get_args(field.annotation)

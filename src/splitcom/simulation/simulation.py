@@ -7,7 +7,7 @@ from splitcom.config import Config
 from splitcom.errors import ConfigError
 from splitcom.models import fingerprint
 from splitcom.parties.build import build_client, build_server
-from splitcom.parties.parts import Parts
+from splitcom.parties.parts import Parts, parts_of_client
 from splitcom.parties.texts import Texts
 from splitcom.server.observe import Observer
 from splitcom.transports.inproc import InProcess
@@ -40,7 +40,7 @@ class Simulation:
             name: texts.held_out.samples[index :: len(names)] for index, name in enumerate(names)
         }
         self._clients: dict[str, Client] = {}
-        self.clock = VirtualClock(config.links, config.seed)
+        self.clock = VirtualClock(config.links, config.seed, config.link_of)
         transport = InProcess(names, self._make_client, self.clock)
         self.federation = build_server(
             config, transport, parts, self.fingerprint, folder / "server", observer
@@ -55,10 +55,11 @@ class Simulation:
     def _make_client(self, name: str) -> Client:
         if name in self._clients:
             self._clients[name].close()
+        config = self._config.of_client(name)
         self._clients[name] = build_client(
             name,
-            self._config,
-            self._parts,
+            config,
+            parts_of_client(config, self._config, self._parts),
             self._samples[name],
             self._held_out[name],
             self.fingerprint,
@@ -69,12 +70,11 @@ class Simulation:
 
 def _check_times(config: Config) -> None:
     """Raise ConfigError if the order of events would depend on how busy this machine is."""
-    links = config.links
-    steps = [links.clients.get(name, links).step_s for name in config.client_names]
-    if not config.federation.waits_for_all and None in (*steps, links.server_step_s):
+    steps = [config.link_of(name).step_s for name in config.client_names]
+    if not config.federation.waits_for_all and None in (*steps, config.links.server_step_s):
         raise ConfigError(
             "with federation.deadline_s, over_select or asynchronous scheduling, a run depends on the "
             "time that steps take; in one process that must be given, or each run would end otherwise: "
-            "set links.step_s, links.server_step_s and step_s of every entry of links.clients, such as "
+            "set links.step_s, links.server_step_s and step_s of every link in clients, such as "
             "0.1"
         )

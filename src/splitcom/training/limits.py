@@ -35,7 +35,7 @@ def limits_of(config: Config, hidden_size: int | None, adapter: Mapping[str, Ten
     if hidden_size is None:
         return limits
     max_tokens, training, evaluation = (
-        config.data.max_tokens, config.training.batch_size, config.evaluation.batch_size,
+        config.data.max_tokens, config.most_in_batch, config.evaluation.batch_size,
     )  # fmt: skip
     trained = _packet(training * max_tokens, training, hidden_size)
     held_out = _packet(evaluation * max_tokens, evaluation, hidden_size)

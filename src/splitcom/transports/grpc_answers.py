@@ -41,7 +41,7 @@ class Answers:
     def __init__(
         self,
         admission: Admission,
-        description: Description,
+        description: Callable[[str], Description],
         front: Callable[[], Path] | None,
     ) -> None:
         self._admission = admission
@@ -85,13 +85,14 @@ class Answers:
         return call
 
     async def _describe(self, inquiry: Inquiry, name: str) -> AsyncIterator[Description]:
-        held, ours = inquiry.model_fingerprint, self._description.model_fingerprint
+        description = self._description(name)
+        held, ours = inquiry.model_fingerprint, description.model_fingerprint
         if inquiry.protocol_version != TRANSPORT_VERSION:
             raise Refusal(Refused.PROTOCOL_VERSION, version_reason(inquiry.protocol_version))
         if held and held != ours:
             reason = f"another base model: its fingerprint is {held[:16]}…, the server's is {ours[:16]}…"
             raise Refusal(Refused.REJECTED, reason)
-        yield self._description
+        yield description
 
     async def _probe(self, probe: Probe, name: str) -> AsyncIterator[Probe]:
         yield Probe(data=bytes(min(probe.answer_bytes, PROBE_BYTES)))

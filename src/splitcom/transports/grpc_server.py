@@ -75,7 +75,7 @@ class GrpcServer:
     Args:
         address: "HOST:PORT" to listen on.
         revoked: the serial numbers of certificates that are refused; asked anew for every frame.
-        description: what clients are told of the run.
+        description: what a client of this name is told of the run.
         max_clients: how many may be in a conversation at the same time.
         front: makes the folder that clients without weights are sent; called once, when the first one asks.
         barred: why a client with this name may take no part, None if it may; asked anew for every frame.
@@ -88,7 +88,7 @@ class GrpcServer:
         address: str,
         identity: Identity,
         revoked: Container[int],
-        description: Description,
+        description: Callable[[str], Description],
         max_clients: int,
         front: Callable[[], Path] | None = None,
         limits: Limits | None = None,

@@ -9,7 +9,7 @@ bandwidth; its receiver's clock moves on to that, then on by the time it compute
 """
 
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,10 +55,11 @@ class _ClientClock:
 
 @dataclass
 class VirtualClock:
-    """Times of one run in seconds since its start; jitter is seeded."""
+    """Times of one run in seconds since its start; jitter is seeded. `link_of` gives a client's link, if not alike."""
 
     links: LinksConfig
     seed: int = 0
+    link_of: Callable[[str], LinkConfig] | None = None
     server_time_s: float = 0.0
     server_compute_s: float = 0.0
     _clients: dict[str, _ClientClock] = field(default_factory=dict)
@@ -111,7 +112,8 @@ class VirtualClock:
 
     def _client(self, name: str) -> _ClientClock:
         if name not in self._clients:
-            self._clients[name] = _ClientClock(self.links.clients.get(name, self.links))
+            link = self.links if self.link_of is None else self.link_of(name)
+            self._clients[name] = _ClientClock(link)
         return self._clients[name]
 
     def _travel_s(self, name: str, clock: _ClientClock, size_bytes: int, mbps: float | None) -> float:

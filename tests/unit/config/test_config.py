@@ -13,7 +13,7 @@ from splitcom.settings.tree import parse_assignment
 
 
 def test_a_saved_configuration_reads_back_equal(tmp_path):
-    config = Config(seed=4).override({"links.clients": {"client-1": {"up_mbps": 2.0}}, "data.samples": 30})
+    config = Config(seed=4).override({"clients.client-1.link": {"up_mbps": 2.0}, "data.samples": 30})
     path = tmp_path / "config.toml"
     path.write_text(config.to_toml())
     assert Config.load(path) == config
@@ -40,8 +40,25 @@ def test_a_saved_configuration_reads_back_equal(tmp_path):
         ),
         ("[flows.activation_up]\ncodec = 'int4(groups=8)'", r"(?s)flows.activation_up.codec.*group"),
         (
-            "[links.clients.hospital]\nup_mbps = 1.0",
-            r"links.clients.hospital: no such client; there are client-0",
+            "[clients.hospital]\nbatch_size = 1",
+            r"toml: clients.hospital: no such client; there are client-0, client-1, client-2; over a network name all",
+        ),
+        (
+            "[[clients.groups]]\nnames = ['phone-*']",
+            r"toml: clients.groups: no client is called 'phone-\*'; there are client-0",
+        ),
+        (
+            "[[clients.groups]]\nnames = ['client-1']\n[[clients.groups]]\nnames = ['client-*']",
+            r"clients.groups: client-1 is in two groups, by 'client-\*' and 'client-1'; take it out",
+        ),
+        (
+            "[clients.client-0]\nbatchsize = 1",
+            r"clients.client-0.batchsize: unknown key; did you mean 'batch_size'",
+        ),
+        ("[clients.client-0]\nbatch_size = 0", r"clients.client-0.batch_size = 0: .*greater than 0"),
+        (
+            "[links.clients.client-0]\nup_mbps = 1.0",
+            r"links.clients is no setting any more: write .* into \[clients.NAME.link\]",
         ),
         (
             "[federation]\nscheduling = 'asynchronous'\ndeadline_s = 3.0",

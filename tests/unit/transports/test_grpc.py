@@ -59,7 +59,7 @@ def serve(authority):
                     options.pop("address"),
                     tls.load_server_identity(authority),
                     tls.Revocations(authority),
-                    Description(protocol_version=TRANSPORT_VERSION, model_fingerprint="f" * 64),
+                    lambda name: Description(protocol_version=TRANSPORT_VERSION, model_fingerprint="f" * 64),
                     **options,
                 )
             )

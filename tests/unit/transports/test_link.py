@@ -8,7 +8,9 @@ from splitcom.transports.link import VirtualClock
 
 def test_the_virtual_clock_adds_transfer_latency_and_compute():
     link = LinkConfig(up_mbps=8.0, down_mbps=80.0, latency_ms=10.0, step_s=0.5)
-    clock = VirtualClock(LinksConfig(server_step_s=1.0, clients={"slow": link}))
+    clock = VirtualClock(
+        LinksConfig(server_step_s=1.0), link_of=lambda name: link if name == "slow" else LinkConfig()
+    )
     clock.down("slow", 1_000_000)  # 0.1 s + 10 ms
     clock.client_computed("slow", 99.0)  # 0.5 s as given
     arrival = clock.up("slow", 1_000_000)  # 1 s + 10 ms
