@@ -44,7 +44,7 @@ def serving(authority: Path, folder: Path, contents: dict[str, bytes] = CONTENTS
         tls.Revocations(authority),
         lambda name: Description(protocol_version=TRANSPORT_VERSION),
         max_clients=1,
-        front=lambda: folder,
+        front=lambda name: folder,
     ) as server:
         yield server
 

@@ -15,6 +15,7 @@ from splitcom.settings.types import is_optional
 
 # What an optional setting may be beside None; together they are a configuration that holds.
 VALUES: dict[str, Any] = {
+    **{"lora.cut_rank": 4, "federation.cuts.every": 2, "federation.cuts.most": 5},
     "lora.targets": ["q_proj"],
     "data.domain": "restaurants",
     "data.labels": ["yes", "no"],
@@ -109,6 +110,11 @@ def test_any_configuration_is_written_and_read_as_it_is(chosen, links, changed):
         chosen["flows.gradient_down.controller"] = None
     if chosen.get("data.held_out_by") is not None:  # one of the two says which rows are held out
         chosen["data.held_out"] = None
+    # clients that hold different parts of the adapter need rounds of whole ones, and cuts that move a largest one
+    if chosen.get("lora.cut_rank") is not None or chosen.get("federation.cuts.every") is not None:
+        chosen |= {"federation.secure_aggregation": None, "federation.variance.estimate": None}
+        chosen |= {"federation.deadline_s": None, "client.mixing": None, "federation.cuts.most": 5}
+        chosen["model.bottleneck"] = None
     # under masks all updates are seen together, and alike
     if chosen.get("federation.secure_aggregation") is not None:
         chosen |= {"federation.max_update_ratio": None, "federation.deadline_s": None}

@@ -22,10 +22,17 @@ _FEWEST = 3  # of two nobody can tell which is the outlier
 
 
 def clipped(shared: Mapping[str, Tensor], updates: Sequence[Update], max_ratio: float) -> list[Update]:
-    """The updates, those clipped whose change of `shared` is too large (L2 norm over all tensors, in fp64)."""
+    """The updates, those clipped whose change of `shared` is too large (L2 norm over all tensors, in fp64).
+
+    One of fewer numbers, of a client that holds less, is compared as if it had as many as the largest.
+    """
     if len(updates) < _FEWEST:
         return list(updates)
-    norms = [norm_of(shared, update) for update in updates]
+    sizes = [sum(tensor.numel() for tensor in update.adapter.values()) for update in updates]
+    norms = [
+        norm_of(shared, update) * sqrt(max(sizes) / max(size, 1))
+        for update, size in zip(updates, sizes, strict=True)
+    ]
     usual = median(norms)
     bounded = []
     for update, norm in zip(updates, norms, strict=True):

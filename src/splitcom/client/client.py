@@ -82,6 +82,13 @@ class Trainer(Protocol):
     num_held_out: int
     leaving: Leaving
 
+    @property
+    def cut(self) -> int:
+        """How many blocks the front has."""
+
+    def move(self, cut: int) -> None:
+        """Have another front of so many blocks, with new adapters and no references; labels that were sent stay so."""
+
     def train(self, local: LocalRound) -> Generator[Message | None, Message, RoundSummary | None]:
         """Train one round; yields what the server must see, and returns None if the server has it paused.
 
@@ -148,6 +155,8 @@ class Client:
         self._is_paused = False
         self._has_tail = bool(config.model.tail_blocks)
         self._seed = config.seed
+        cuts = config.federation.cuts
+        self._most_cut = None if cuts.every is None or cuts.most is None else max(cuts.most, config.model.cut)
         self._up = AdapterSender(config.flows.adapter("adapter_up"))
         self._down = AdapterSender(config.flows.adapter("adapter_down")).codec
         self._variance = config.federation.variance
@@ -224,7 +233,20 @@ class Client:
                 case _:  # finish
                     return
 
+    def _move(self, cut: int) -> None:
+        """Cut the model elsewhere, if the server has moved this client's cut; 0: it stays."""
+        if cut in (0, self._trainer.cut):
+            return
+        if not 1 <= cut <= (self._most_cut or 0):
+            raise RemoteProtocolError(
+                f"a front of {cut} blocks, where {self._most_cut or 'no other'} is the most"
+            )
+        self._trainer.move(cut)
+        self._held = Held()
+        self._up.residual = {}
+
     def _train(self, start: RoundStart) -> Generator[Message | None, Message, Message | None]:
+        self._move(start.cut)
         if start.first_step == 0:
             self._take_adapter(start.adapter_version, start.adapter)
             self._held.before, self._held.base = self._held.base, self._held.tensors
@@ -276,6 +298,7 @@ class Client:
         return estimate.pack(flat_of(self._trainer.adapter()) - flat_of(held.base))
 
     def _evaluate(self, start: EvaluationStart) -> Generator[Message | None, Message, Message]:
+        self._move(start.cut)
         own = self._trainer.adapter() if self._is_paused else None
         self._take_adapter(start.adapter_version, start.adapter)
         end = yield from self._trainer.evaluate(start.round, exact=start.exact, most=start.max_samples)
@@ -327,12 +350,13 @@ class Client:
             "residual": self._up.residual,
         }
         tensors = {f"{s}.{name}": tensor for s, named in sections.items() for name, tensor in named.items()}
-        scalars = {"version": held.version, "paused": self._is_paused}
+        scalars = {"version": held.version, "paused": self._is_paused, "cut": self._trainer.cut}
         self._store.save(round_index, tensors, scalars, self._trainer.references())
 
     def _restore(self, round_index: int) -> None:
         tensors, scalars = self._store.load(round_index)
         sections = sections_of(tensors)
+        self._move(scalars.get("cut", 0))
         self._held = Held(sections["held"], scalars["version"], base=sections["base"])
         self._up.residual = dict(sections["residual"])
         self._is_paused = scalars["paused"]

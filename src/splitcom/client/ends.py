@@ -2,6 +2,7 @@
 
 from collections.abc import Generator, Sequence
 from functools import partial
+from typing import cast
 
 import torch
 
@@ -43,10 +44,18 @@ class EndsTrainer(PartsTrainer):
         config: Config,
     ) -> None:
         super().__init__(name, (front, tail), Rows(samples, held_out), channels, config)
-        self._front = front
         self._tail = tail
         self._bypass = Bypass(name, front, tail, self._optimizer, config)
         self._kept: Sequence[Sample] = samples  # on which the present round trains
+
+    def move(self, cut: int) -> None:
+        """Have another front."""
+        super().move(cut)
+        self._bypass = Bypass(self._name, self._front, self._tail, self._optimizer, self._config)
+
+    @property
+    def _front(self) -> Front:
+        return cast(Front, self._parts[0])
 
     def train(self, local: LocalRound) -> Generator[Message | None, Message, RoundSummary]:
         """Run this client's local epochs of a round."""

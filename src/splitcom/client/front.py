@@ -2,6 +2,7 @@
 
 from collections.abc import Generator, Mapping, Sequence
 from functools import partial
+from typing import cast
 
 import torch
 
@@ -40,11 +41,14 @@ class FrontTrainer(PartsTrainer):
         config: Config,
     ) -> None:
         super().__init__(name, (front,), Rows(samples, held_out), channels, config)
-        self._front = front
         self._up: Channel = channels["activation_up"]
         self._down: Channel = channels["gradient_down"]
         self._labels_sent: set[int] = set()
         self._held_out_labels_sent: set[int] = set()
+
+    @property
+    def _front(self) -> Front:
+        return cast(Front, self._parts[0])
 
     def train(self, local: LocalRound) -> Generator[Message | None, Message, RoundSummary | None]:
         """Run this client's local epochs of a round."""

@@ -40,6 +40,7 @@ class PartsTrainer:
         self.num_samples = len(rows.samples)
         self.num_held_out = len(rows.held_out)
         self.leaving: Leaving = _as_it_is
+        self.fronts: Callable[[int], Front] | None = None  # makes one of so many blocks, if cuts move
         self._name = name
         self._parts = parts
         self._samples = rows.samples
@@ -47,11 +48,27 @@ class PartsTrainer:
         self._channels = channels
         self._config = config
         self._device = next(parts[0].parameters()).device
-        self._optimizer = Optimizer(
-            (p for part in parts for p in part.parameters() if p.requires_grad),
-            config.training,
-            config.client.proximal or 0.0,
+        self._optimizer = self._make_optimizer()
+
+    def _make_optimizer(self) -> Optimizer:
+        return Optimizer(
+            (p for part in self._parts for p in part.parameters() if p.requires_grad),
+            self._config.training,
+            self._config.client.proximal or 0.0,
         )
+
+    @property
+    def cut(self) -> int:
+        """How many blocks the front has."""
+        return self._parts[0].span.stop
+
+    def move(self, cut: int) -> None:
+        """Have another front; the optimizer, also of the tail, begins anew, and all references are forgotten."""
+        assert self.fronts is not None
+        self._parts = (self.fronts(cut), *self._parts[1:])
+        self._optimizer = self._make_optimizer()
+        for _, references in self.references():
+            references.clear()
 
     def _begin(self, local: LocalRound, kept: Sequence[Sample] | None = None) -> list[tuple[int, Batch]]:
         """Steps and batches of all of a round that begins, or goes on from a pause, or of a chunk of it.

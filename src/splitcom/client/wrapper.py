@@ -43,6 +43,15 @@ class Wrapper:
         self._inner = inner
 
     @property
+    def cut(self) -> int:
+        """How many blocks the front has."""
+        return self._inner.cut
+
+    def move(self, cut: int) -> None:
+        """Have another front."""
+        self._inner.move(cut)
+
+    @property
     def leaving(self) -> Leaving:
         """What is done to batches before they leave."""
         return self._inner.leaving

@@ -7,7 +7,7 @@ from splitcom.config.comparison import ComparisonConfig, VariantConfig
 from splitcom.config.config import SHARED, Config
 from splitcom.config.engine import EngineConfig
 from splitcom.config.evaluation import EvaluationConfig
-from splitcom.config.federation import AsynchronousConfig, FederationConfig
+from splitcom.config.federation import AsynchronousConfig, CutsConfig, FederationConfig
 from splitcom.config.flows import FlowConfig, FlowsConfig
 from splitcom.config.links import LinkConfig, LinksConfig
 from splitcom.config.training import TrainingConfig
@@ -23,6 +23,7 @@ __all__ = [
     "ComparisonConfig",
     "Config",
     "ControlConfig",
+    "CutsConfig",
     "DataConfig",
     "EngineConfig",
     "EvaluationConfig",

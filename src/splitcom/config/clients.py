@@ -15,6 +15,12 @@ _SHOWN = 6  # names in an error
 class OwnConfig(Section):
     """What a client has of its own; None: as it is set for all."""
 
+    cut: PositiveInt | None = None
+    """How many blocks its front has, in place of model.cut."""
+    most_cut: PositiveInt | None = None
+    """The most blocks that it can hold, if cuts move; in place of federation.cuts.most."""
+    rank: PositiveInt | None = None
+    """The rank of its adapter, in place of lora.rank, which is the highest; its scale stays the same."""
     batch_size: PositiveInt | None = None
     """Its samples in a step, in place of training.batch_size."""
     device: Annotated[str, Field(min_length=1)] | None = None

@@ -22,6 +22,7 @@ from splitcom.config.federation import FederationConfig
 from splitcom.config.flows import FlowConfig, FlowsConfig, fitting_knob
 from splitcom.config.links import LinkConfig, LinksConfig
 from splitcom.config.training import TrainingConfig
+from splitcom.config.unequal import check_unequal
 from splitcom.control import parse as parse_controller
 from splitcom.control.config import ControlConfig
 from splitcom.data.config import DataConfig, PartitionConfig
@@ -48,11 +49,12 @@ class Config(Section):
 
     method: str = "splitcom"
     """The method: splitcom; splitlora (the same without codecs); frozen_front (the clients' blocks do not
-    learn); split_lite and aq_sgd (they send differences, of low rank or in few bits); res_bm (a bottleneck
-    that learns); sf_prompt (U-shape, a soft prompt, only the hardest samples); centralised (one party has
-    everything). In the others each client has the whole model: fedlora; ffa_lora (only LoRA's matrices B
-    learn), fedsa_lora (only A is shared), fedex_lora (products are averaged), fda_opt (adapters are
-    averaged once clients have moved apart) and eco_lora (clients send parts of adapters).
+    learn); split_ft (clients' cuts move); split_lite and aq_sgd (they send differences, of low rank or in
+    few bits); res_bm (a bottleneck that learns); sf_prompt (U-shape, a soft prompt, only the hardest
+    samples); centralised (one party has everything). In the others each client has the whole model: fedlora;
+    ffa_lora (only LoRA's matrices B learn), fedsa_lora (only A is shared), fedex_lora (products are
+    averaged), fda_opt (adapters are averaged once clients have moved apart) and eco_lora (clients send
+    parts of adapters).
     """
     seed: NonNegativeInt = 0
     """The seed of everything that is drawn at random."""
@@ -91,6 +93,7 @@ class Config(Section):
     @model_validator(mode="after")
     def _own_settings_of_known_clients(self) -> Self:
         self.clients.check_names(self.known_clients)
+        check_unequal(self)
         return self
 
     @model_validator(mode="after")
@@ -251,14 +254,51 @@ class Config(Section):
         own = self.clients.of(name)
         changes: dict[str, dict[str, Any]] = {
             "training": {"batch_size": own.batch_size},
-            "model": {"device": own.device},
+            "model": {"device": own.device, "cut": own.cut},
+            "lora": {"rank": own.rank, "alpha": None if own.rank is None else self.alpha_of(own.rank)},
         }
         sections: dict[str, Any] = {"clients": ClientsConfig()}
+        if own.most_cut is not None:
+            cuts = self.federation.cuts.model_copy(update={"most": own.most_cut})
+            sections["federation"] = self.federation.model_copy(update={"cuts": cuts})
         for section, values in changes.items():
             given = {key: value for key, value in values.items() if value is not None}
             if given:
                 sections[section] = getattr(self, section).model_copy(update=given)
         return self.model_copy(update=sections)
+
+    def alpha_of(self, rank: int) -> float:
+        """With which what an adapter of this rank adds is multiplied by the same as with that of all."""
+        part = rank / self.lora.rank
+        return self.lora.alpha * (part**0.5 if self.lora.use_rslora else part)
+
+    @property
+    def for_all(self) -> Self:
+        """The configuration of a client that has nothing of its own."""
+        return self.model_copy(update={"clients": ClientsConfig()})
+
+    @property
+    def cuts(self) -> list[int]:
+        """The cuts that clients have, or may come to have, from the smallest."""
+        given = sorted({own.model.cut for own in self._kinds})
+        cuts = self.federation.cuts
+        if cuts.every is None or cuts.most is None:
+            return given
+        return [*range(min(given[0], cuts.least), max(given[-1], cuts.most) + 1)]
+
+    @property
+    def ranks(self) -> list[int]:
+        """The ranks that clients have, from the lowest, also in the last block alone; the last is that of all."""
+        own = {min(own.lora.cut_rank or own.lora.rank, own.lora.rank) for own in self._kinds}
+        return sorted({self.lora.rank, *own, *(own.lora.rank for own in self._kinds)})
+
+    @property
+    def _kinds(self) -> list[Self]:
+        """The configurations of all clients; of one that nobody has named, too, if there may be others."""
+        if not self.clients.given:
+            return [self]
+        others = [] if self.federation.names else [self.for_all]
+        return [*others, *map(self.of_client, self.known_clients)]
 
     def link_of(self, name: str) -> LinkConfig:
         """A client's link."""
@@ -267,8 +307,7 @@ class Config(Section):
     @property
     def most_in_batch(self) -> int:
         """The most samples that a client has in a step."""
-        own = [self.clients.of(name).batch_size or 0 for name in self.known_clients if self.clients.given]
-        return max([self.training.batch_size, *own])
+        return max(own.training.batch_size for own in self._kinds)
 
     def told(self, name: str) -> str:
         """As TOML, what a client of a run is told of it: nothing of who the others are, or of what they have."""

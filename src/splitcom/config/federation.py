@@ -44,6 +44,34 @@ class VarianceConfig(Section):
     """Numbers in a row of the sketch: the estimate is off by about sqrt(2 / width)."""
 
 
+class CutsConfig(Section):
+    """Whether clients' cuts follow how well they do (SplitFT): who does better than the mean holds more blocks."""
+
+    every: PositiveInt | None = None
+    """Rounds after which a cut may move by one block, if there has been an evaluation; None: cuts stay."""
+    strength: PositiveFloat = 1.0
+    """How far: towards cut * (1 + strength * (q - mean of q) / mean of q) from the client's first cut, q being
+    exp(-held-out loss) of the client.
+    """
+    least: PositiveInt = 1
+    """The smallest cut that a client may come to."""
+    most: PositiveInt | None = None
+    """The largest; clients.NAME.most_cut is that of one client. It must be given if cuts move."""
+
+    @model_validator(mode="after")
+    def _between(self) -> Self:
+        if self.every is not None and self.most is None:
+            raise ValueError(
+                f"federation.cuts.every = {self.every}: say how many blocks a client can hold at most: set "
+                "federation.cuts.most"
+            )
+        if self.most is not None and self.most < self.least:
+            raise ValueError(
+                f"federation.cuts.most = {self.most} is below federation.cuts.least = {self.least}"
+            )
+        return self
+
+
 class FederationConfig(Section):
     """The clients of a round, who waits for whom, and how their adapters travel."""
 
@@ -105,6 +133,7 @@ class FederationConfig(Section):
     """
     asynchronous: AsynchronousConfig = AsynchronousConfig()
     variance: VarianceConfig = VarianceConfig()
+    cuts: CutsConfig = CutsConfig()
 
     @model_validator(mode="before")
     @classmethod

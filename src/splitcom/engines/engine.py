@@ -29,6 +29,7 @@ class Arrival:
     decoded: Decoded
     labels: list[Labels]
     trains_front: bool = True  # false: the client needs no gradient
+    cut: int | None = None  # the block at which it enters; None: the body's first
 
     @property
     def num_samples(self) -> int:

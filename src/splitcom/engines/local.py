@@ -18,6 +18,7 @@ from splitcom.engines.shares import Shares
 from splitcom.errors import NonFiniteError
 from splitcom.models import Body, adapter_state, load_adapter_state, without_adapters
 from splitcom.models.split import WIDENS
+from splitcom.models.views import deeper
 from splitcom.seeds import derive_seed
 from splitcom.training.loss import losses_through
 from splitcom.training.optimize import DIVERGED, Optimizer
@@ -54,6 +55,9 @@ class LocalEngine:
 
     def __init__(self, body: Body, config: Config) -> None:
         self._body = body
+        self._later = {cut: deeper(body, cut) for cut in config.cuts[1:]}  # where some clients enter
+        in_fronts = body.blocks[: config.cuts[-1] - config.cuts[0]]
+        self._in_fronts = [own for block in in_fronts for own in block.parameters() if own.requires_grad]
         self._seed = config.seed
         self._smoothing = config.training.label_smoothing
         self._max_tokens = config.engine.max_tokens_per_pass
@@ -74,12 +78,12 @@ class LocalEngine:
         num_labels = rows.num_labels
         gradients: dict[int, torch.Tensor] = {}
         losses, corrects, owners = [], [], []
-        self._body.train()
+        self._train()
         self._begin_shares()
         for one in self._passes(rows, position):
             one.hidden.requires_grad_(rows.trains_fronts)
             assert one.labels is not None
-            found = losses_through(self._body, one.hidden, one.mask, one.labels, self._smoothing)
+            found = losses_through(self._at(one.cut), one.hidden, one.mask, one.labels, self._smoothing)
             torch.autograd.backward(found.losses.sum() / num_labels)
             self._check("the loss", found.losses)
             self._check("the gradient at the cut", one.hidden.grad)
@@ -91,7 +95,7 @@ class LocalEngine:
                 owners.append(torch.tensor(one.rows)[found.rows.cpu()])
         self._settle()
         self._give_shares({client: rows.num_labels_of(client) for client in rows.spans})
-        self._optimizer.step(progress)
+        self._take_step(rows, progress)
 
         loss = self._of_all(losses, torch.zeros(0))
         correct = self._of_all(corrects, torch.zeros(0, dtype=torch.int64))
@@ -112,10 +116,10 @@ class LocalEngine:
         rows = Rows(arrivals)
         passage = LocalPassage(rows, position, trains, {})
         keeps = trains and self.keeps_graphs and len(self._plan(rows)) == 1
-        self._body.train(trains)
+        self._train(trains)
         for one in self._passes(rows, position):
             with torch.set_grad_enabled(keeps):
-                out = self._body(one.hidden.requires_grad_(keeps and rows.trains_fronts), one.mask)
+                out = self._at(one.cut)(one.hidden.requires_grad_(keeps and rows.trains_fronts), one.mask)
             self._check("what comes out of the body", out[one.mask.bool()])
             passage.out.update(one.real_tokens(out.detach()))
             if keeps:
@@ -149,7 +153,7 @@ class LocalEngine:
             self._take_share(rows, one)
         self._settle()
         self._give_shares(numbers)
-        self._optimizer.step(progress)
+        self._take_step(rows, progress)
         at_cut = self._rows_of_all(rows, at_cut)
         return {
             client: StepResult(_scaled(rows, client, at_cut, total / number), 0.0, number)
@@ -169,12 +173,12 @@ class LocalEngine:
         }
         if head:  # else nothing is written, as there may be graphs that hold the adapters
             load_adapter_state(self._body, trained | head)
-        self._body.eval()
+        self._train(False)
         at_tail = None if gradient is None else gradient[0]
         try:
             rows = Rows({"": arrival})
             arrived = {} if at_tail is None else dict(enumerate(samples_of(at_tail)))
-            with without_adapters([self._body]):
+            with without_adapters(self._bodies):
                 return self._all_agree([self._is_sound(one, arrived, below) for one in self._passes(rows)])
         finally:
             if head:
@@ -184,10 +188,10 @@ class LocalEngine:
     def _is_sound(self, one: Pass, arrived: Mapping[int, torch.Tensor], below: float) -> bool:
         one.hidden.requires_grad_()
         if one.labels is not None:
-            losses = losses_through(self._body, one.hidden, one.mask, one.labels).losses
+            losses = losses_through(self._at(one.cut), one.hidden, one.mask, one.labels).losses
             torch.autograd.backward(losses.sum() / max(len(losses), 1))
             return is_finite(losses) and is_finite(one.hidden.grad, below)
-        out = self._body(one.hidden, one.mask)
+        out = self._at(one.cut)(one.hidden, one.mask)
         if arrived:  # else there is no more to look at than what comes out
             torch.autograd.backward(
                 out, _weighed({row: (part, 1.0) for row, part in arrived.items()}, one, out)
@@ -197,11 +201,11 @@ class LocalEngine:
     @torch.no_grad()
     def evaluate(self, arrival: Arrival) -> StepResult:
         """Loss in nats summed over the labels of a held-out batch, their number, and how many were right."""
-        self._body.eval()
+        self._train(False)
         sums = []
         for one in self._passes(Rows({"": arrival})):
             assert one.labels is not None
-            found = losses_through(self._body, one.hidden, one.mask, one.labels)
+            found = losses_through(self._at(one.cut), one.hidden, one.mask, one.labels)
             if one.rows:
                 numbers = float(found.losses.double().sum()), len(found.losses), int(found.correct.sum())
                 sums.append(torch.tensor(numbers, dtype=torch.float64)[None])
@@ -212,11 +216,11 @@ class LocalEngine:
     @torch.no_grad()
     def pass_held_out(self, arrival: Arrival) -> Ragged:
         """What a client's tail gets of a held-out batch, in the U-shape."""
-        self._body.eval()
+        self._train(False)
         rows = Rows({"": arrival})
         out: dict[int, torch.Tensor] = {}
         for one in self._passes(rows):
-            out |= one.real_tokens(self._body(one.hidden, one.mask))
+            out |= one.real_tokens(self._at(one.cut)(one.hidden, one.mask))
         found = rows.ragged(range(len(rows.values)), self._rows_of_all(rows, out))
         self._check("what comes out of the body", found.values)
         return found
@@ -241,13 +245,32 @@ class LocalEngine:
         self._optimizer.load_state(sections["optimizer"])
 
     def _plan(self, rows: Rows) -> list[list[int]]:
-        if self._shares is None:
-            return plan_passes(rows.lengths, self._max_tokens)
+        """Passes of rows that enter at the same block, and of one client alone if its share is looked at."""
+        groups = rows.by_cut if self._shares is None else rows.spans.values()
         return [
-            [span[row] for row in part]
-            for span in rows.spans.values()
-            for part in plan_passes(rows.lengths[span.start : span.stop], self._max_tokens)
+            [group[row] for row in part]
+            for group in groups
+            for part in plan_passes([rows.lengths[row] for row in group], self._max_tokens)
         ]
+
+    def _at(self, cut: int | None) -> Body:
+        """The body from the block on at which a pass enters."""
+        return self._body if cut is None else self._later.get(cut, self._body)
+
+    def _take_step(self, rows: Rows, progress: float) -> None:
+        """Have the adapter learn; of blocks that are in some fronts only if those learn, too."""
+        if not rows.trains_fronts:
+            for parameter in self._in_fronts:
+                parameter.grad = None
+        self._optimizer.step(progress)
+
+    @property
+    def _bodies(self) -> list[Body]:
+        return [self._body, *self._later.values()]
+
+    def _train(self, mode: bool = True) -> None:
+        for body in self._bodies:
+            body.train(mode)
 
     def _begin_shares(self) -> None:
         if self._shares is not None:
@@ -293,10 +316,10 @@ class LocalEngine:
         if passage.graphs:
             yield passage.graphs.pop()
             return
-        self._body.train()
+        self._train()
         for one in self._passes(passage.rows, passage.position):
             one.hidden.requires_grad_(passage.rows.trains_fronts)
-            yield one, self._body(one.hidden, one.mask)
+            yield one, self._at(one.cut)(one.hidden, one.mask)
 
     def _check(self, what: str, values: torch.Tensor | None) -> None:
         if not is_finite(values):

@@ -57,6 +57,7 @@ class Pass:
     hidden: torch.Tensor  # [batch, tokens, hidden]
     mask: torch.Tensor  # int64 [batch, tokens]
     labels: torch.Tensor | None  # int64 [batch, tokens], or [batch, 1] for classes
+    cut: int | None = None  # the block at which it enters; None: the body's first
 
     def real_tokens(self, padded: torch.Tensor | None) -> dict[int, torch.Tensor]:
         """What `padded` [batch, tokens, hidden] holds of each row, [tokens, hidden]; nothing of None."""
@@ -74,15 +75,22 @@ class Rows:
         self.labels: list[Labels] = [row for arrival in arrivals.values() for row in arrival.labels]
         self.trains_fronts = any(arrival.trains_front for arrival in arrivals.values())
         self.spans: dict[str, range] = {}
-        first = 0
+        self.cuts: list[int | None] = []  # of each row
         for client, arrival in arrivals.items():
+            first = len(self.cuts)
             self.spans[client] = range(first, first + arrival.num_samples)
-            first += arrival.num_samples
+            self.cuts += [arrival.cut] * arrival.num_samples
 
     @property
     def lengths(self) -> list[int]:
         """Tokens of each row."""
         return [len(row) for row in self.values]
+
+    @property
+    def by_cut(self) -> list[list[int]]:
+        """The rows that enter the body at the same block; in their order."""
+        cuts = list(dict.fromkeys(self.cuts))
+        return [[row for row, own in enumerate(self.cuts) if own == cut] for cut in cuts]
 
     @property
     def num_labels(self) -> int:
@@ -107,7 +115,10 @@ class Rows:
             ragged = join([self.values[row] for row in rows])
             mask = mask_of(ragged.lengths)
             hidden = ragged.to_padded(mask)
-        return Pass(rows, hidden.to(device, dtype), mask.to(device), self._labels_of(rows, device))
+        labels = self._labels_of(rows, device)
+        return Pass(
+            rows, hidden.to(device, dtype), mask.to(device), labels, self.cuts[rows[0]] if rows else None
+        )
 
     def _labels_of(self, rows: list[int], device: torch.device) -> torch.Tensor | None:
         if not self.labels:

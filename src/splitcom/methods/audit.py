@@ -59,7 +59,7 @@ def audit(
             "run, or it learns classes and not text, or it has a soft prompt"
         )
     on_progress("loading")
-    parts = load_parts(config)
+    parts = load_parts(config.for_all)
     if adapter is not None:
         load_joined_state(parts.all, read_adapter(adapter))
     front, tokenizer = parts.front.eval(), load_tokenizer(config.model.source)

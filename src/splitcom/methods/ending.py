@@ -84,7 +84,7 @@ def export(trained: Trained, parts: Parts, folder: RunFolder, config: Config) ->
                 of(parts.front),
                 of(parts.body),
                 of(parts.tail),
-                cut=config.model.cut,
+                cut=config.cuts[-1 if config.lora.train_front else 0],
                 rank=config.lora.rank,
                 alpha=config.lora.alpha,
                 dropout=config.lora.dropout,

@@ -117,20 +117,14 @@ def forecast(config: Config, link: Link) -> Forecast:
     longest = max(sample.num_tokens for group in groups for sample in group)
     most = max(range(len(groups)), key=lambda index: len(groups[index]))
     client = need_of_client(config.of_client(names[most]), len(groups[most]), longest)
-    parts = load_parts(config)
-    begin_from_adapter(parts, config)
     tried = [
         group[: _BATCHES * config.of_client(name).training.batch_size]
         for name, group in zip(names[:_CLIENTS], groups, strict=False)
     ]
     held_out = texts.held_out.samples[: _HELD_OUT * config.evaluation.batch_size * len(tried)]
-    num_rounds = min(_ROUNDS, config.training.rounds)
-    trial = config.override(
-        {**_TRIAL, "federation.clients": len(tried), "training.rounds": num_rounds}
-        | {"clients": {f"client-{i}": _own(config, name) for i, name in enumerate(names[: len(tried)])}}
-        # the first rounds of many have nearly the first rate
-        | ({"training.schedule": "constant"} if num_rounds < config.training.rounds else {})
-    )
+    trial = _trial_of(config, names[: len(tried)])
+    parts = load_parts(trial)
+    begin_from_adapter(parts, trial)
     trial_texts = Texts(
         replace(texts.partition, parts=tried), texts.train, replace(texts.held_out, samples=held_out)
     )
@@ -159,9 +153,16 @@ def _weights(parts: Parts) -> int:
     return sum(tensor.nbytes for tensor in parts.body.parameters()) if parts.body is not None else 0
 
 
-def _own(config: Config, name: str) -> dict[str, Any]:
-    """What a client has of its own, but for its link: that is given."""
-    return config.clients.of(name).model_dump(exclude_none=True, exclude={"link"})
+def _trial_of(config: Config, names: Sequence[str]) -> Config:
+    """The configuration of a trial with these clients; what each has of its own it keeps, but for its link."""
+    num_rounds = min(_ROUNDS, config.training.rounds)
+    own = [config.clients.of(name).model_dump(exclude_none=True, exclude={"link"}) for name in names]
+    return config.override(
+        {**_TRIAL, "federation.clients": len(names), "training.rounds": num_rounds}
+        | {"clients": {f"client-{index}": values for index, values in enumerate(own) if values}}
+        # the first rounds of many have nearly the first rate
+        | ({"training.schedule": "constant"} if num_rounds < config.training.rounds else {})
+    )
 
 
 _TRIAL: Mapping[str, Any] = {

@@ -35,7 +35,15 @@ def clients_of(config: Config) -> dict[str, dict[str, object]]:
     """
     names = config.federation.names or config.client_names
     own = {name: config.of_client(name) for name in names}
-    return {name: {"batch": of.training.batch_size, "device": of.model.device} for name, of in own.items()}
+    return {
+        name: {
+            "cut": of.model.cut,
+            "rank": of.lora.rank,
+            "batch": of.training.batch_size,
+            "device": of.model.device,
+        }
+        for name, of in own.items()
+    }
 
 
 def seconds_of_step(flows: dict[str, int], link: str) -> dict[str, float]:

@@ -17,7 +17,7 @@ from splitcom.models import fingerprint
 from splitcom.models.front import plausible_bytes
 from splitcom.parties.build import build_client, most_message_bytes
 from splitcom.parties.known_rows import check_rows
-from splitcom.parties.parts import check_parts, load_client_parts
+from splitcom.parties.parts import at_cut, check_parts, front_of, load_client_parts, most_blocks
 from splitcom.parties.texts import Rows, encode_rows, load_client_rows
 from splitcom.training.store import PartyStore
 from splitcom.transports.endpoint import Limits
@@ -168,7 +168,14 @@ def _take_part(
         digest = welcome.description.model_fingerprint
         clients.append(
             build_client(
-                welcome.identity.name, config, parts, train.samples, held_out.samples, digest, folder
+                welcome.identity.name,
+                config,
+                parts,
+                train.samples,
+                held_out.samples,
+                digest,
+                folder,
+                lambda cut: front_of(at_cut(config, cut)),
             )
         )
         return clients[-1]
@@ -243,7 +250,8 @@ def _fetch(options: JoinOptions, welcome: _Welcome, calls: ServerCalls) -> Path:
     model = welcome.config.model
 
     def check(folder: Path, num_bytes: int) -> None:
-        plausible = plausible_bytes(folder, model.cut, model.tail_blocks, welcome.config.data.classes)
+        cut = most_blocks(welcome.config)
+        plausible = plausible_bytes(folder, cut, model.tail_blocks, welcome.config.data.classes)
         if num_bytes > plausible:
             raise RemoteProtocolError(
                 f"the server would send {num_bytes / 1e6:.1f} MB of weights, and by its configuration the front has "

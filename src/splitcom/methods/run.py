@@ -185,7 +185,8 @@ def _train_into(
     ending.attempt("adapter", lambda: export(trained, parts, folder, config))
 
     def writer() -> Writer:
-        if ENGINES[config.engine.kind].begins_on_cpu:  # the body lies where only the engine can run it
+        # the body lies where only the engine can run it, or is not what a single front leaves
+        if ENGINES[config.engine.kind].begins_on_cpu or len(config.cuts) > 1:
             return Writer.of_run(config, folder.adapter)
         load_joined_state(parts.all, trained.adapter)
         return Writer(parts, config)

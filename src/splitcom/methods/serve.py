@@ -28,7 +28,13 @@ from splitcom.metrics.record import RunFolder
 from splitcom.models import fingerprint
 from splitcom.models.front import write_front
 from splitcom.parties.build import build_server, most_message_bytes
-from splitcom.parties.parts import begin_from_adapter, check_parts, load_server_parts, with_adapter
+from splitcom.parties.parts import (
+    begin_from_adapter,
+    check_parts,
+    load_server_parts,
+    most_blocks,
+    with_adapter,
+)
 from splitcom.parties.texts import check_max_tokens, check_template, with_chat
 from splitcom.server.agreement import forget_clients
 from splitcom.server.observe import Observer, Observers
@@ -174,17 +180,23 @@ def _retire(folder: RunFolder, config: Config) -> None:
 
 
 @contextmanager
-def _front_folder(config: Config, folder: RunFolder) -> Iterator[Callable[[], Path]]:
-    """What writes the folder that clients are sent; it is there no longer than the server is, and is no stranger's."""
+def _front_folder(config: Config, folder: RunFolder) -> Iterator[Callable[[str], Path]]:
+    """What writes the folder that a client is sent; it is there no longer than the server is, and is no stranger's.
 
-    def write() -> Path:
-        make_folder(folder.front, private=True)
-        model, classes = config.model, config.data.classes
-        write_front(
-            model.source, model.cut, getattr(torch, model.dtype), folder.front, model.tail_blocks, classes
-        )
-        make_private(folder.front)
-        return folder.front
+    There is one for each cut that clients have.
+    """
+    written: set[Path] = set()
+
+    def write(name: str) -> Path:
+        own = config.of_client(name)
+        model, classes, cut = own.model, own.data.classes, most_blocks(own)
+        place = folder.front / str(cut)
+        if place not in written:
+            make_folder(place, private=True)
+            write_front(model.source, cut, getattr(torch, model.dtype), place, model.tail_blocks, classes)
+            make_private(place)
+            written.add(place)
+        return place
 
     shutil.rmtree(folder.front, ignore_errors=True)  # what a server that was killed has left
     try:

@@ -86,7 +86,7 @@ class Writer:
     def of_run(cls, config: Config, adapter: Path) -> "Writer":
         """The model as a run has left it."""
         state = read_adapter(adapter)
-        parts = load_parts(config)
+        parts = load_parts(config.for_all)
         load_joined_state(parts.all, state)
         return cls(parts, config)
 

@@ -6,6 +6,7 @@ Parts keep the whole model's names for their weights, so the joined adapter is t
 """
 
 import math
+import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -42,6 +43,7 @@ def add_lora(
     head: bool = False,
     rslora: bool = False,
     dora: bool = False,
+    last: tuple[int, float] | None = None,
 ) -> None:
     """Add LoRA to the part's blocks in place; nothing else of the part is trained. `rank` 0 adds nothing.
 
@@ -52,6 +54,7 @@ def add_lora(
     the blocks (in mixtures of experts, of their attention); None takes peft's default for the model type or, where peft
     has none, all of them. `rslora` and `dora` are peft's. The initial values depend on `seed` and a module's name in
     the whole model alone, and DoRA's on its weights: not on the cut, the order of calls or the device.
+    `last` is rank and alpha of the part's last block, if they are others there.
     Raises AdapterError if no module fits, one lies outside the blocks, or there is LoRA already.
     """
     if adapter_state(part):
@@ -68,6 +71,7 @@ def add_lora(
         target_modules=list(chosen),
         use_rslora=rslora,
         use_dora=dora,
+        **({} if last is None else _patterns(part, chosen, *last)),
     )
     config.fan_in_fan_out = any(isinstance(module, Conv1D) for module in chosen.values())
     try:
@@ -77,6 +81,15 @@ def add_lora(
     for name, module in part.model.named_modules():
         if isinstance(module, LoraLayer):
             _initialise(module, zlib.crc32(f"{seed}:{name}".encode()))
+
+
+def _patterns(
+    part: Part, chosen: Mapping[str, nn.Module], rank: int, alpha: float
+) -> dict[str, dict[str, float]]:
+    """What tells peft rank and alpha of the modules of a part's last block."""
+    inside = f"{part.anatomy.blocks}.{part.span.stop - 1}."
+    names = [re.escape(name) for name in chosen if name.startswith(inside)]
+    return {"rank_pattern": dict.fromkeys(names, rank), "alpha_pattern": dict.fromkeys(names, alpha)}
 
 
 def check_targets(model: PreTrainedModel, targets: Targets) -> None:
@@ -190,9 +203,9 @@ def joined_state(parts: Sequence[Part]) -> dict[str, Tensor]:
 
 
 def load_joined_state(parts: Sequence[Part], state: State) -> None:
-    """Set the trained tensors of several parts; AdapterError where names or shapes do not fit."""
-    rest = dict(state)
-    shares = [{name: rest.pop(name) for name in adapter_state(part) if name in rest} for part in parts]
+    """Set the trained tensors of several parts, which may share some; AdapterError where they do not fit."""
+    shares = [{name: state[name] for name in adapter_state(part) if name in state} for part in parts]
+    rest = {name: state[name] for name in state.keys() - {name for share in shares for name in share}}
     for part, share in zip(parts, [{**shares[0], **rest}, *shares[1:]], strict=True):
         load_adapter_state(part, share)
 

@@ -43,6 +43,8 @@ class LoraConfig(Section):
 
     rank: PositiveInt = 8
     """The adapters' rank (r)."""
+    cut_rank: PositiveInt | None = None
+    """The rank in the last block of each front, at most `rank`, at the same scale (SplitFT); None: the same."""
     alpha: PositiveFloat = 16.0
     """The adapters' scale: what they add is multiplied by alpha / rank."""
     use_rslora: bool = False

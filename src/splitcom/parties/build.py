@@ -1,11 +1,11 @@
 """From a configuration to one party: the server, or a client."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from torch import Tensor
 
-from splitcom.client.client import Client, Trainer
+from splitcom.client.client import Client
 from splitcom.client.ends import EndsTrainer
 from splitcom.client.front import FrontTrainer
 from splitcom.client.whole import WholeTrainer
@@ -15,7 +15,8 @@ from splitcom.config import Config
 from splitcom.data import Sample
 from splitcom.engines import engine_of
 from splitcom.flows import FLOWS
-from splitcom.models import joined_state, replicate
+from splitcom.models import Front, adapter_state, joined_state, replicate
+from splitcom.models.views import block_of
 from splitcom.parties.parts import Parts
 from splitcom.protocol.limits import KindLimits
 from splitcom.scheduling import scheduling_of
@@ -45,7 +46,7 @@ def build_server(
     return Federation(
         config,
         transport,
-        Served(engine, adapter, model_fingerprint),
+        Served(engine, adapter, model_fingerprint, _blocks_of(parts.front)),
         lambda name: open_channels(config, name, folder / "references") if split else {},
         PartyStore(folder, config.training.keep_checkpoints),
         scheduling_of(config),
@@ -72,13 +73,16 @@ def build_client(
     held_out: Sequence[Sample],
     model_fingerprint: str,
     folder: Path,
+    fronts: Callable[[int], Front] | None = None,
 ) -> Client:
     """A client at the beginning of a conversation, with copies of `parts`; its state goes below `folder`.
+
+    `fronts` gives one of so many blocks, for a run whose cuts move.
 
     The tail is needed in the U-shape, the body where nothing is split.
     """
     front = replicate(parts.front)
-    trainer: Trainer
+    trainer: WholeTrainer | FrontTrainer | EndsTrainer
     channels = open_channels(config, name, folder / "references") if config.training.split else {}
     if not config.training.split:
         assert parts.body is not None
@@ -87,15 +91,21 @@ def build_client(
         trainer = FrontTrainer(name, front, samples, held_out, channels, config)
     else:
         trainer = EndsTrainer(name, front, replicate(parts.tail), samples, held_out, channels, config)
-    trainer = wrapped(trainer, name, config, folder)
+    trainer.fronts = None if fronts is None else lambda cut: replicate(fronts(cut))
+    whole = wrapped(trainer, name, config, folder)
     store = PartyStore(folder, config.training.keep_checkpoints)
-    return Client(name, trainer, channels, config, model_fingerprint, store, _limits(config, parts))
+    return Client(name, whole, channels, config, model_fingerprint, store, _limits(config, parts))
 
 
 def _shared_adapter(config: Config, parts: Parts) -> dict[str, Tensor]:
     """What clients train and share."""
     theirs = (parts.front, parts.tail if config.training.split else parts.body)
     return joined_state([part for part in theirs if part is not None])
+
+
+def _blocks_of(front: Front) -> dict[str, int]:
+    """The blocks of a front's tensors that are in one."""
+    return {name: block for name in adapter_state(front) if (block := block_of(front, name)) is not None}
 
 
 def open_channels(config: Config, client: str, folder: Path) -> Channels:

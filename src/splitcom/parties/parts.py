@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from splitcom.config import Config
 from splitcom.data import domains, generate
 from splitcom.engines import ENGINES, check_processes
-from splitcom.errors import AdapterError, ConfigError
+from splitcom.errors import AdapterError, ConfigError, CutError
 from splitcom.models import (
     Body,
     Front,
@@ -39,7 +39,8 @@ from splitcom.models.config import LoraConfig
 from splitcom.models.front import outline
 from splitcom.models.load import skeleton
 from splitcom.models.quantised import check_quantization
-from splitcom.models.split import NARROWS, WIDENS
+from splitcom.models.split import NARROWS, WIDENS, spans
+from splitcom.models.views import share_frozen
 from splitcom.models.whole import check_whole, train_whole
 from splitcom.seeds import derive_seed
 from splitcom.training.optimize import check_optimizer
@@ -63,12 +64,32 @@ class Parts:
 
 
 def load_parts(config: Config, *, for_engine: bool = False) -> Parts:
-    """All parts with their adapters, on the configured device; for an engine the body is where that wants it."""
-    front, body = front_of(config), body_of(config, for_engine=for_engine)
+    """All parts with their adapters, on the configured device; for an engine the body is where that wants it.
+
+    If clients have cuts of their own, the front is the largest and the body begins at the smallest cut.
+    """
+    front = front_of(_whole_at(config, config.cuts[-1]))
+    body = body_of(at_cut(config, config.cuts[0]), for_engine=for_engine)
     _match(front, body)
     if not config.model.tail_blocks:
         share_embeddings(front, body)
     return Parts(front, body, tail_of(config, front))
+
+
+def at_cut(config: Config, cut: int) -> Config:
+    """A configuration whose model is cut elsewhere."""
+    return config if cut == config.model.cut else config.override({"model.cut": cut})
+
+
+def _whole_at(config: Config, cut: int) -> Config:
+    """Of the shared adapter's front: it has the rank of all in its last block, too."""
+    return at_cut(config if config.lora.cut_rank is None else config.override({"lora.cut_rank": None}), cut)
+
+
+def most_blocks(own: Config) -> int:
+    """How many blocks a client's front may come to have."""
+    cuts = own.federation.cuts
+    return own.model.cut if cuts.every is None or cuts.most is None else max(own.model.cut, cuts.most)
 
 
 def check_parts(config: Config) -> list[str]:
@@ -94,6 +115,7 @@ def check_parts(config: Config) -> list[str]:
             f"{model.source}: output_router_logits is set, but the auxiliary loss of its router is not trained: losses "
             "are those of the tokens alone"
         )
+    _check_cuts(config, survey(whole).num_blocks)
     check_targets(whole, config.lora.targets)
     warnings += _check_whole(config, whole)
     kinds = (Front, Body, Tail) if model.tail_blocks else (Front, Body)
@@ -113,6 +135,23 @@ def check_parts(config: Config) -> list[str]:
     for warning in warnings:
         _LOG.warning("%s", warning)
     return warnings
+
+
+def _check_cuts(config: Config, num_blocks: int) -> None:
+    """Raise ConfigError if a client's own cut, or one it may come to have, does not fit the model."""
+    try:
+        spans(num_blocks, most_blocks(config), config.model.tail_blocks)
+    except CutError as error:
+        if config.federation.cuts.every is None:
+            raise
+        raise ConfigError(f"federation.cuts.most: {error}") from error
+    for name in config.known_clients if config.clients.given else ():
+        cut = config.clients.of(name).cut
+        if cut is not None:
+            try:
+                spans(num_blocks, cut, config.model.tail_blocks)
+            except CutError as error:
+                raise ConfigError(f"clients: {name}: {error}") from error
 
 
 def _check_precision(config: Config) -> list[str]:
@@ -182,7 +221,7 @@ def begin_from_adapter(parts: Parts, config: Config) -> None:
 def front_of(config: Config) -> Front:
     """The front with its adapter, on the configured device."""
     front = load_front(config.model.source, config.model.cut, **_place(config))
-    adapt(front, config)
+    adapt(front, config, config.lora.cut_rank)
     if config.model.bottleneck is not None:
         begin_narrow(front, _public_texts(config))
     if config.client.checkpointing:
@@ -253,10 +292,10 @@ def device_of(config: Config) -> torch.device:
     return device
 
 
-def adapt(part: Part, config: Config) -> None:
+def adapt(part: Part, config: Config, cut_rank: int | None = None) -> None:
     """Add the configured LoRA to a part, or none where it is not trained, what is trained whole, and a soft prompt.
 
-    A classification head is new.
+    With `cut_rank` that of the part's last block has this rank, at the same scale. A classification head is new.
     """
     lora = config.lora
     trains = _trains(part, config)
@@ -270,6 +309,9 @@ def adapt(part: Part, config: Config) -> None:
         rslora=lora.use_rslora,
         dora=lora.use_dora,
         seed=derive_seed(config.seed, "lora"),
+        last=None
+        if cut_rank is None
+        else (min(cut_rank, lora.rank), config.alpha_of(min(cut_rank, lora.rank))),
     )
     if not lora.train_a:
         freeze_a(part)
@@ -296,7 +338,7 @@ def load_server_parts(config: Config) -> Parts:
     """
     parts = _outlined(config)
     if config.lora.use_dora or config.lora.modules_to_save or config.model.bottleneck is not None:
-        split, front = config.training.split, front_of(config)
+        split, front = config.training.split, front_of(_whole_at(config, config.cuts[-1]))
         theirs = {
             parts.front: front,
             (parts.tail if split else parts.body): (tail_of(config, front) if split else body_of(config)),
@@ -311,24 +353,35 @@ def load_server_parts(config: Config) -> Parts:
 
 def _outlined(config: Config) -> Parts:
     model, classes = config.model, config.data.classes
-    front = outline(model.source, Front, model.cut, model.tail_blocks, classes)
+    front = outline(model.source, Front, config.cuts[-1], model.tail_blocks, classes)
     adapt(front, config)
     tail = None
     if model.tail_blocks:
         tail = outline(model.source, Tail, model.cut, model.tail_blocks, classes)
         adapt(tail, config)
     if config.training.split:
-        return Parts(front, body_of(config, for_engine=True), tail)
+        return Parts(front, body_of(at_cut(config, config.cuts[0]), for_engine=True), tail)
     body = outline(model.source, Body, model.cut, labels=classes)
     adapt(body, config)
     return Parts(front, body)
 
 
 def parts_of_client(own: Config, config: Config, parts: Parts) -> Parts:
-    """What a client of this process runs, by its `own` configuration: those of the run, or others on its own device."""
-    if device_of(own) == device_of(config):
+    """What a client of this process runs, by its `own` configuration: those of the run, or others.
+
+    On the same device they share the frozen weights of these.
+    """
+    is_near = device_of(own) == device_of(config)
+    is_whole = (own.model.cut, own.lora.rank) == (parts.front.span.stop, config.lora.rank)
+    if is_near and is_whole and own.lora.cut_rank is None:
         return parts
-    return load_client_parts(own)
+    found = load_client_parts(own)
+    for mine, theirs in zip(
+        (found.front, found.body, found.tail), (parts.front, parts.body, parts.tail), strict=True
+    ):
+        if is_near and mine is not None and theirs is not None:
+            share_frozen(mine, theirs)
+    return found
 
 
 def load_client_parts(config: Config) -> Parts:

@@ -97,7 +97,7 @@ class Welcome(_message.Message):
     def __init__(self, config_toml: _Optional[str] = ..., round: _Optional[int] = ...) -> None: ...
 
 class RoundStart(_message.Message):
-    __slots__ = ("round", "adapter_version", "adapter", "thresholds", "steps", "first_step", "place", "segment", "share", "chunk_steps", "along_last", "frozen", "mask_shares")
+    __slots__ = ("cut", "round", "adapter_version", "adapter", "thresholds", "steps", "first_step", "place", "segment", "share", "chunk_steps", "along_last", "frozen", "mask_shares")
     class ThresholdsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -112,6 +112,7 @@ class RoundStart(_message.Message):
         key: str
         value: float
         def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    CUT_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
     ADAPTER_VERSION_FIELD_NUMBER: _ClassVar[int]
     ADAPTER_FIELD_NUMBER: _ClassVar[int]
@@ -125,6 +126,7 @@ class RoundStart(_message.Message):
     ALONG_LAST_FIELD_NUMBER: _ClassVar[int]
     FROZEN_FIELD_NUMBER: _ClassVar[int]
     MASK_SHARES_FIELD_NUMBER: _ClassVar[int]
+    cut: int
     round: int
     adapter_version: int
     adapter: bytes
@@ -138,7 +140,7 @@ class RoundStart(_message.Message):
     along_last: bool
     frozen: bool
     mask_shares: _containers.RepeatedCompositeFieldContainer[MaskShare]
-    def __init__(self, round: _Optional[int] = ..., adapter_version: _Optional[int] = ..., adapter: _Optional[bytes] = ..., thresholds: _Optional[_Mapping[str, float]] = ..., steps: _Optional[_Mapping[str, float]] = ..., first_step: _Optional[int] = ..., place: _Optional[float] = ..., segment: _Optional[int] = ..., share: _Optional[float] = ..., chunk_steps: _Optional[int] = ..., along_last: _Optional[bool] = ..., frozen: _Optional[bool] = ..., mask_shares: _Optional[_Iterable[_Union[MaskShare, _Mapping]]] = ...) -> None: ...
+    def __init__(self, cut: _Optional[int] = ..., round: _Optional[int] = ..., adapter_version: _Optional[int] = ..., adapter: _Optional[bytes] = ..., thresholds: _Optional[_Mapping[str, float]] = ..., steps: _Optional[_Mapping[str, float]] = ..., first_step: _Optional[int] = ..., place: _Optional[float] = ..., segment: _Optional[int] = ..., share: _Optional[float] = ..., chunk_steps: _Optional[int] = ..., along_last: _Optional[bool] = ..., frozen: _Optional[bool] = ..., mask_shares: _Optional[_Iterable[_Union[MaskShare, _Mapping]]] = ...) -> None: ...
 
 class Activation(_message.Message):
     __slots__ = ("step", "activation", "labels")
@@ -237,18 +239,20 @@ class RoundAbort(_message.Message):
     def __init__(self) -> None: ...
 
 class EvaluationStart(_message.Message):
-    __slots__ = ("adapter_version", "adapter", "round", "exact", "max_samples")
+    __slots__ = ("adapter_version", "adapter", "round", "exact", "max_samples", "cut")
     ADAPTER_VERSION_FIELD_NUMBER: _ClassVar[int]
     ADAPTER_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
     EXACT_FIELD_NUMBER: _ClassVar[int]
     MAX_SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    CUT_FIELD_NUMBER: _ClassVar[int]
     adapter_version: int
     adapter: bytes
     round: int
     exact: bool
     max_samples: int
-    def __init__(self, adapter_version: _Optional[int] = ..., adapter: _Optional[bytes] = ..., round: _Optional[int] = ..., exact: _Optional[bool] = ..., max_samples: _Optional[int] = ...) -> None: ...
+    cut: int
+    def __init__(self, adapter_version: _Optional[int] = ..., adapter: _Optional[bytes] = ..., round: _Optional[int] = ..., exact: _Optional[bool] = ..., max_samples: _Optional[int] = ..., cut: _Optional[int] = ...) -> None: ...
 
 class EvaluationBatch(_message.Message):
     __slots__ = ("activation", "labels")

@@ -37,7 +37,7 @@ from splitcom.errors import LocalProtocolError, RemoteProtocolError
 from splitcom.protocol.limits import LIMITS, KindLimits, kind_of
 from splitcom.protocol.messages_pb2 import Message
 
-PROTOCOL_VERSION = 6
+PROTOCOL_VERSION = 7
 
 
 class Role(Enum):

@@ -16,6 +16,7 @@ from splitcom.protocol.messages_pb2 import GradientUp, Message, ReferenceLost
 from splitcom.server.admission import Admission
 from splitcom.server.claims import check_batch, check_step, check_tail_labels
 from splitcom.server.conversations import Conversations
+from splitcom.server.cuts import Cuts
 from splitcom.server.state import ClientStates
 from splitcom.training.channel import Channel, held_out
 
@@ -37,9 +38,15 @@ class Arrivals:
     """Reads what clients send; answers nothing."""
 
     def __init__(
-        self, config: Config, admission: Admission, clients: Conversations, states: ClientStates
+        self,
+        config: Config,
+        admission: Admission,
+        clients: Conversations,
+        states: ClientStates,
+        cuts: Cuts | None = None,
     ) -> None:
         self._config = config
+        self._cuts = cuts or Cuts(config)
         self._admission = admission
         self._clients = clients
         self._states = states
@@ -61,7 +68,11 @@ class Arrivals:
         )
         channel = state.channels["activation_up"]
         arrival = self._arrival(channel, content.activation, content.step, labels, possible)
-        return arrival if isinstance(arrival, Lost) else replace(arrival, trains_front=trains_front)
+        return (
+            arrival
+            if isinstance(arrival, Lost)
+            else replace(arrival, trains_front=trains_front, cut=self._cuts.of(name))
+        )
 
     def held_out(self, name: str, message: Message, step: int, *, exact: bool) -> Arrival | Lost:
         """A batch to evaluate, which is number `step` of its client's."""
@@ -69,10 +80,14 @@ class Arrivals:
         possible = self._clients.peers[name].num_held_out, self._config.evaluation.batch_size
         channel = held_out(state.channels, "up", exact=exact)
         if self._is_u_shape:
-            return self._arrival(channel, message.evaluation_up.activation, step, None, possible)
-        content = message.evaluation_batch
-        labels = self._with(state.held_out_labels, content.labels, *possible)
-        return self._arrival(channel, content.activation, step, labels, possible)
+            arrival = self._arrival(channel, message.evaluation_up.activation, step, None, possible)
+        else:
+            content = message.evaluation_batch
+            labels = self._with(state.held_out_labels, content.labels, *possible)
+            arrival = self._arrival(channel, content.activation, step, labels, possible)
+        if isinstance(arrival, Lost):
+            return arrival
+        return replace(arrival, cut=self._cuts.of(name))
 
     def from_tail(self, name: str, content: GradientUp, sent: Arrival) -> Gradient | Lost:
         """What a client's tail answers to what the body made of `sent`, in the U-shape."""

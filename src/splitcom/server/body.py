@@ -7,6 +7,7 @@ from splitcom.engines.engine import Arrival, Engine, Position, StepResult
 from splitcom.server.admission import Admission
 from splitcom.server.arrivals import Arrivals
 from splitcom.server.conversations import Conversations
+from splitcom.server.cuts import Cuts
 from splitcom.server.soundness import SoundEngine
 from splitcom.server.state import ClientStates
 from splitcom.server.tails import Tails
@@ -15,9 +16,16 @@ from splitcom.server.tails import Tails
 class ServerBody:
     """`tails` is None in the standard form."""
 
-    def __init__(self, config: Config, engine: Engine, clients: Conversations, states: ClientStates) -> None:
+    def __init__(
+        self,
+        config: Config,
+        engine: Engine,
+        clients: Conversations,
+        states: ClientStates,
+        cuts: Cuts | None = None,
+    ) -> None:
         admission = Admission(config, engine.hidden_size, engine.num_labels)
-        self.arrivals = Arrivals(config, admission, clients, states)
+        self.arrivals = Arrivals(config, admission, clients, states, cuts)
         self.engine = SoundEngine(engine, clients)
         self.tails = Tails(self.engine, self.arrivals, clients, states) if config.model.tail_blocks else None
 

@@ -45,6 +45,8 @@ class _Progress:
     most: int  # samples
     num_samples: int = 0
     num_tokens: int = 0  # of these, as far as the server sees them
+    loss_sum: float = 0.0  # of what has come of them
+    num_labels: int = 0
     arrival: Arrival | None = None  # its last batch
     hidden: Ragged | None = None  # what its tail needs of that
     recovery: Recovery = field(default_factory=Recovery)
@@ -58,6 +60,7 @@ class Evaluation(ServerPart):
     ) -> None:
         super().__init__(run)
         self._body = body
+        self.losses: dict[str, float] = {}  # nats per label, by client, in the last evaluation
         self._observer = observer
         self._ledger = ledger or Ledger()
         self.budget = Budget(None if body is None else self._config.evaluation.share)
@@ -108,6 +111,8 @@ class Evaluation(ServerPart):
             for name, message in self._clients.each(messages):
                 with self._clients.refusing(name):
                     part = self._receive(name, message, progress[name])
+                    progress[name].loss_sum += part.loss_sum
+                    progress[name].num_labels += part.num_labels
                     if message.WhichOneof("kind") == "evaluation_end" and part.num_labels:
                         claimed[name], part = part, _NOTHING
                     loss_sum += part.loss_sum
@@ -120,6 +125,9 @@ class Evaluation(ServerPart):
             num_labels += part.num_labels
             num_correct += part.num_correct
         rows = {name: one.num_samples for name, one in progress.items() if one.num_samples}
+        self.losses = {
+            name: one.loss_sum / one.num_labels for name, one in progress.items() if one.num_labels
+        }
         return HeldOut(loss_sum / num_labels, num_correct / num_labels, rows) if num_labels else None
 
     def _receive(self, name: str, message: Message, progress: _Progress) -> StepResult:

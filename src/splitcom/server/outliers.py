@@ -66,6 +66,7 @@ class Brought:
     activation: Seen
     gradient: Seen
     loss: float | None
+    cut: int = 0  # where the activations come from: only those of the same cut are compared
 
 
 def against_others(
@@ -76,18 +77,17 @@ def against_others(
     for client, one in updates.items():
         found.setdefault(client, {}).update(update_norm=one.ratio, update_cosine=one.cosine)
     for kind, values, least in (
-        ("activation_norm", {name: one.activation.norm for name, one in brought.items()}, 0.0),
         ("gradient_norm", {name: one.gradient.norm for name, one in brought.items()}, 0.0),
         ("loss", {name: one.loss for name, one in brought.items()}, _LEAST_NATS),
     ):
         for client, ratio in _ratios(values, least).items():
             found[client][kind] = ratio
-    means = {name: mean for name, one in brought.items() if (mean := one.activation.mean) is not None}
-    if len(means) >= _FEWEST:
-        total = torch.stack(list(means.values())).sum(0)
-        for client, own in means.items():
-            rest = total - own
-            found[client]["activation_cosine"] = float(torch.cosine_similarity(own, rest, dim=0))
+    for cut in {one.cut for one in brought.values()}:
+        seen = {name: one.activation for name, one in brought.items() if one.cut == cut}
+        for client, ratio in _ratios({name: one.norm for name, one in seen.items()}, 0.0).items():
+            found[client]["activation_norm"] = ratio
+        for client, cosine in _cosines({name: one.mean for name, one in seen.items()}).items():
+            found[client]["activation_cosine"] = cosine
     return {client: {kind: round(value, 4) for kind, value in own.items()} for client, own in found.items()}
 
 
@@ -116,6 +116,14 @@ def told(
         if kinds:
             say_who_is_unlike(round_index, client, own, kinds)
     return lines
+
+
+def _cosines(values: Mapping[str, Tensor | None]) -> dict[str, float]:
+    means = {name: mean for name, mean in values.items() if mean is not None}
+    if len(means) < _FEWEST:
+        return {}
+    total = torch.stack(list(means.values())).sum(0)
+    return {name: float(torch.cosine_similarity(own, total - own, dim=0)) for name, own in means.items()}
 
 
 def _ratios(values: Mapping[str, float | None], least: float) -> dict[str, float]:

@@ -9,7 +9,7 @@ saved round, so that the run ends with the same bits as an undisturbed one.
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -31,6 +31,7 @@ from splitcom.server.claims import bound_training_losses, warn_of_sizes
 from splitcom.server.controllers import Controllers
 from splitcom.server.conversations import Conversations, Rejoined
 from splitcom.server.evaluation import Evaluation, HeldOut
+from splitcom.server.holdings import Common, Holdings
 from splitcom.server.lines import line_of
 from splitcom.server.observe import Observer
 from splitcom.server.outliers import told
@@ -69,6 +70,7 @@ class Served:
     engine: Engine | None  # None if clients train the whole model
     adapter: Mapping[str, torch.Tensor]  # that clients share, before training
     fingerprint: str  # of the model
+    block_of: Mapping[str, int] = field(default_factory=dict)  # of the tensors of fronts that are in one
 
     def limits(self, config: Config) -> KindLimits:
         """How large clients' messages may be."""
@@ -108,15 +110,15 @@ class Federation:
         self._saved_clocks: dict[str, Any] = {}
         self.merges = Tally(store.folder / "merged")
         self._observer = observer = observer or Observer()
-        self._shared = SharedAdapter(
-            model.adapter, config, self.states.versions_in_use, self.merges, observer.on_merge
-        )
+        common = Common(Holdings(config, model.block_of), config, model.engine)
+        uses, self._cuts = self.states.versions_in_use, common.holdings.cuts
+        self._shared = SharedAdapter(model.adapter, config, uses, self.merges, observer.on_merge, common)
         self._clients = Conversations(
             config, transport, self.ledger, model.fingerprint, self.states.begin_anew, model.limits(config)
         )
         self._agreement = Agreement(self._clients, self.states, store, config.training.keep_checkpoints)
-        body = None if model.engine is None else ServerBody(config, model.engine, self._clients, self.states)
-        self._body = body
+        of, engine = (self._clients, self.states, self._cuts), model.engine
+        self._body = body = None if engine is None else ServerBody(config, engine, *of)
         run = ServerRun(config, self._clients, self.states, self._shared)
         self._steps = Steps(run, body, self.ledger, observer)
         self._evaluation = Evaluation(run, body, observer, self.ledger)
@@ -125,7 +127,7 @@ class Federation:
     @property
     def adapter(self) -> dict[str, torch.Tensor]:
         """The adapter that clients share: the front's, or the whole model's where nothing is split."""
-        return self._shared.tensors
+        return dict(self._shared.tensors)
 
     @property
     def whole_adapter(self) -> dict[str, torch.Tensor]:
@@ -217,7 +219,7 @@ class Federation:
             if state.acknowledged_round != self._saved_round or self._saved_round not in peer.saved_rounds:
                 self._agreement.check(name, self._saved_round)
                 state.begin_anew()
-                state.adapter_version = self._shared.held_by(peer.adapter_digest)
+                state.adapter_version = self._shared.held_by(peer.adapter_digest, name)
             welcome = Welcome(config_toml=self.config.told(name), round=state.acknowledged_round)
             self._clients.send(name, Message(welcome=welcome))
 
@@ -226,6 +228,7 @@ class Federation:
         self.exact = None
         for state in self.states.values():
             steer(state.channels, self.controllers.decisions)
+        self.states.begin_adapters_anew(self._cuts.adapt(self.round))
         self._steps.freezes_fronts = self.controllers.freezes_fronts
         self._scheduling.train(self.round)
         evaluates = self._is_last or self._evaluation.is_due(self.round)
@@ -240,6 +243,7 @@ class Federation:
             self.eval_losses[self.round], self.eval_rows[self.round] = found.loss, dict(found.rows)
             if self.config.data.classes is not None:
                 self.eval_accuracies[self.round] = found.accuracy
+            self._cuts.observe(self._evaluation.losses)
             self.best.observe(self.round, found, lambda: self.whole_adapter)
         # Beside the other and not in its place: a run whose rounds are raised goes on as if it had not ended here.
         if self._is_last and self.config.codes_evaluation and self.config.evaluation.exact_last:
@@ -271,7 +275,7 @@ class Federation:
         self.members = self._clients.present
         self.participation.add(self.round, [name for name, of in self.states.items() if of.counts.updates])
         bound_training_losses({name: state.counts for name, state in self.states.items()}, self.config)
-        brought = {name: state.counts.brought for name, state in self.states.items() if state.counts.steps}
+        brought = self.states.brought(self._cuts.of)
         others = told(self.round, brought, self._shared.take_compared())
         for name in self._clients.peers:
             sent, state = counted.get(name, {}), self.states[name]
@@ -282,7 +286,7 @@ class Federation:
                 loss, rows = self.eval_losses.get(self.round), self.eval_rows.get(self.round)
                 num_rows = None if rows is None else sum(rows.values())
                 line = line_of(name, self.round, loss, num_rows, state, sent, adapters, seconds)
-                line |= others.get(name, {})
+                line |= others.get(name, {}) | {"cut": self._cuts.of(name)}
                 if self.config.data.classes is not None:
                     line["accuracy"] = done.num_correct / done.num_labels if done.num_labels else None
                     line["eval_accuracy"] = self.eval_accuracies.get(self.round)
@@ -310,6 +314,7 @@ class Federation:
             "control": self.controllers,
             "best": self.best,
             "budget": self._evaluation.budget,
+            "cuts": self._cuts,
         }
 
     def _keep(self) -> None:
@@ -363,7 +368,7 @@ class Federation:
                     labels |= unpack_labels(saved.numpy().tobytes(), self.config.data.max_tokens)
             client.forget_counts()
         for part, of in self._parts.items():
-            of.load_state(parts[part])
+            of.load_state(parts.get(part, State()))
         self._store.load_references(self.round, self._references())
         self.wall_s = max(self.wall_s, scalars["wall_s"])
         self.eval_losses = {int(index): loss for index, loss in scalars["eval_losses"].items()}

@@ -2,13 +2,15 @@
 
     version 1 ── P_2 ──► version 2 ── P_3 ──► version 3           S_v = decode(P_v, base = S_(v-1))
 
-A packet is encoded once, for all. A client that holds an older version gets the packets in between if they are kept and
-take less than the whole in fp32. If the codec builds on no base, the last packet alone serves everybody.
+A packet is encoded once, for all who hold the same part (`holdings.py`). A client that holds an older version gets
+the packets in between if they are kept and take less than the whole in fp32. If the codec builds on no base, the last
+packet alone serves everybody.
 """
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -21,15 +23,19 @@ from splitcom.config import Config
 from splitcom.errors import RemoteProtocolError
 from splitcom.metrics.tally import Tally
 from splitcom.privacy.masks import NUMBER_BYTES
-from splitcom.protocol.adapters import MAX_PACKETS, pack_packets
 from splitcom.protocol.messages_pb2 import EvaluationStart, RoundStart
 from splitcom.seeds import derive_seed
+from splitcom.server.holdings import Common, Holdings
+from splitcom.server.stream import Stream, exactly
 from splitcom.state import State
-from splitcom.training.adapters import AdapterCodec, AdapterSender, digest_of, uncompressed_adapter_size
+from splitcom.training.adapters import AdapterCodec, uncompressed_adapter_size
 from splitcom.training.density import Density
+from splitcom.training.ranks import slices_of
+from splitcom.training.ranks import whole_of as joined
 from splitcom.training.segments import segment_of, segments_of, whole_of
 from splitcom.training.store import sections_of
 
+Tensors = Mapping[str, torch.Tensor]
 _Start = TypeVar("_Start", RoundStart, EvaluationStart)
 
 
@@ -56,22 +62,20 @@ class SharedAdapter:
 
     def __init__(
         self,
-        tensors: Mapping[str, torch.Tensor],
+        tensors: Tensors,
         config: Config,
         in_use: Callable[[], Collection[int]],
         merges: Tally | None = None,
         on_merge: Callable[[Sequence[Update]], None] = lambda _: None,
+        common: Common | None = None,
     ) -> None:
         self._merges = merges
         self._on_merge = on_merge
         self._aggregator = parse_aggregator(config.federation.aggregator)
         up, down = config.flows.adapter("adapter_up"), config.flows.adapter("adapter_down")
         self._up = AdapterCodec(up.codec, up.codec_a)
-        self._sender = AdapterSender(down)
-        self._down = self._sender.codec
         self._num_segments = config.federation.segments
         self._density = Density(config.federation.density_rate)
-        self._exact = AdapterCodec("none")
         self._max_ratio = config.federation.max_update_ratio
         self._max_weight = None if config.training.split else config.federation.max_weight_ratio
         self._seed = config.seed
@@ -79,14 +83,28 @@ class SharedAdapter:
         self._in_use = in_use
         self._uncompressed: dict[str, Counter[str]] = defaultdict(Counter)
         self._compared: dict[str, Compared] = {}
+        self._common = common or Common(Holdings(config, {}), config, None)
+        self._holdings = holdings = self._common.holdings
         self.version = 1
-        self.tensors = {name: tensor.detach().cpu().float() for name, tensor in sorted(tensors.items())}
-        self._drawn = digest_of(self.tensors)
-        self._packets: list[bytes] = []  # the last ones, each of which makes the next version
-        if not self._down.needs_base:
-            self._put(self.tensors)
-        self._older: dict[int, dict[str, torch.Tensor]] = {}  # by version
-        self._is_replaced = False
+        self._whole = Stream(tensors, down)
+        self._others = {one: Stream(holdings.part(tensors, one), down) for one in holdings.others}
+        self._replaced: Tensors | None = None
+        if not self._whole.needs_base:
+            self._put(self._whole.tensors)
+        else:
+            self._common.take(self.tensors)
+
+    @property
+    def tensors(self) -> Tensors:
+        """Those of the present version, by name."""
+        return self._whole.tensors if self._replaced is None else self._replaced
+
+    @property
+    def _streams(self) -> list[Stream]:
+        return [self._whole, *self._others.values()]
+
+    def _stream_of(self, name: str) -> Stream:
+        return self._others.get(self._holdings.of(name), self._whole) if self._others else self._whole
 
     @property
     def share(self) -> float | None:
@@ -110,15 +128,23 @@ class SharedAdapter:
         if new := [update for update in updates if update.is_new]:
             self._on_merge(new)
             if self._up.needs_base:
-                self._older[self.version] = self.tensors
+                for stream in self._streams:
+                    stream.keep(self.version)
             self.version += 1
             if self._merges is not None:
                 self._merges.write(self._merges.read() + 1)
-            shared = segments_of(self.tensors, self._num_segments)
-            merged = self._aggregator.merge(shared, self._bounded(new))
-            self._put(whole_of(merged, self.tensors, self._num_segments))
+            own = self._common.updates(new)
+            shared = segments_of(self._sliced(self.tensors), self._num_segments)
+            sliced = [replace(update, adapter=self._sliced(update.adapter)) for update in (*new, *own)]
+            merged = self._aggregator.merge(shared, [*self._bounded(sliced[: len(new)]), *sliced[len(new) :]])
+            slices = whole_of(merged, self.tensors, self._num_segments)
+            self._put(slices if len(self._holdings.ranks) == 1 else joined(slices, self._holdings.ranks))
             used = self._in_use()
-            self._older = {version: old for version, old in self._older.items() if version in used}
+            for stream in self._streams:
+                stream.forget_but(used)
+
+    def _sliced(self, tensors: Tensors) -> Tensors:
+        return slices_of(tensors, self._holdings.ranks)
 
     def _bounded(self, updates: Sequence[Update]) -> list[Update]:
         """Updates as far as they are believed, compared with those of the same segment; they are sorted by it.
@@ -130,52 +156,65 @@ class SharedAdapter:
         bounded: list[Update] = []
         for segment in range(self._num_segments):
             alike = [update for update in updates if update.segment == segment]
-            held = segment_of(self.tensors, segment, self._num_segments)
+            held = segment_of(self._sliced(self.tensors), segment, self._num_segments)
             self._compared |= compared(held, alike)
             bounded += alike if self._max_ratio is None else clipped(held, alike, self._max_ratio)
         return bounded
 
-    def held_by(self, digest: bytes) -> int:
+    def held_by(self, digest: bytes, name: str = "") -> int:
         """What a client holds that begins with an adapter of this digest: DRAWN, or 0 for none."""
-        return DRAWN if self._down.needs_base and digest == self._drawn else 0
+        stream = self._stream_of(name)
+        return DRAWN if stream.needs_base and digest == stream.drawn else 0
 
     def offer(self, name: str, client: Holder, message: _Start) -> _Start:
-        """Put the adapter into a message, but for a client that holds this version already."""
+        """Put a client's part of the adapter into a message, but if it holds this version already."""
         message.adapter_version = self.version
+        if self._holdings.cuts.move:
+            message.cut = self._holdings.of(name).cut
+        stream = self._stream_of(name)
         held = 1 if client.adapter_version == DRAWN else client.adapter_version
-        if client.adapter_version != self.version and self.tensors:
+        if client.adapter_version != self.version and stream.tensors:
             if held != self.version:
-                message.adapter = self._payload(held)
+                message.adapter = self._payload(name, held)
             # as pack_packets has one packet
-            self._uncompressed[name]["adapter_down"] += 1 + uncompressed_adapter_size(self.tensors)
+            self._uncompressed[name]["adapter_down"] += 1 + uncompressed_adapter_size(stream.tensors)
         client.adapter_version = self.version
         return message
+
+    def _payload(self, name: str, held: int) -> bytes:
+        """What leads a client from the version that it holds to the present one."""
+        if self._replaced is None:
+            return self._stream_of(name).payload(held, self.version)
+        holding = self._holdings.of(name)
+        return exactly(self._holdings.part(self._replaced, holding) if self._others else self._replaced)
 
     @contextmanager
     def replaced(self, tensors: Mapping[str, torch.Tensor]) -> Iterator[None]:
         """Offer these until this ends, in fp32 to the same bits: a version of its own, on which nothing builds."""
-        last, packets = self.tensors, self._packets
         if self._up.needs_base:
-            self._older[self.version] = last
+            for stream in self._streams:
+                stream.keep(self.version)
         self.version += 1
-        self.tensors, self._is_replaced = dict(tensors), True
+        self._replaced = dict(tensors)
         try:
             yield
         finally:
             self.version += 1
-            self.tensors, self._is_replaced = last, False
-            self._packets = [] if self._down.needs_base else packets
+            self._replaced = None
+            for stream in self._streams:
+                stream.break_off()
 
     def read(self, name: str, packet: bytes, version: int, segment: int = 0) -> Mapping[str, torch.Tensor]:
         """What a client has made of a version, or of a segment of it.
 
         Raises PacketError and RemoteProtocolError if it cannot be that.
         """
-        base = self.tensors if version == self.version else self._older.get(version)
+        stream = self._stream_of(name)
+        base = stream.tensors if version == self.version else stream.older.get(version)
         if base is None:
             if self._up.needs_base:
                 raise RemoteProtocolError(f"an adapter that builds on version {version}, which is not held")
-            base = self.tensors
+            base = stream.tensors
         if self._is_masked:
             adapter = _check_masked(packet, sum(tensor.numel() for tensor in base.values()))
         else:
@@ -201,13 +240,11 @@ class SharedAdapter:
     def state(self) -> State:
         """What a checkpoint keeps."""
         aggregator = self._aggregator.state()
-        tensors = {f"now.{name}": tensor for name, tensor in self.tensors.items()}
+        tensors = self._whole.state()
+        for holding, stream in self._others.items():
+            key = f"part.{holding.cut}-{holding.rank}"
+            tensors |= {f"{key}.{name}": tensor for name, tensor in stream.state().items()}
         tensors |= {f"aggregator.{name}": tensor for name, tensor in aggregator.tensors.items()}
-        for index, packet in enumerate(self._packets):
-            tensors[f"packet.{index}"] = torch.frombuffer(bytearray(packet), dtype=torch.uint8)
-        for version, older in self._older.items():
-            tensors |= {f"older.{version}.{name}": tensor for name, tensor in older.items()}
-        tensors |= {f"residual.{name}": tensor for name, tensor in self._sender.residual.items()}
         scalars = {
             "version": self.version,
             "aggregator": aggregator.scalars,
@@ -219,11 +256,11 @@ class SharedAdapter:
     def load_state(self, state: State) -> None:
         """Go back to a version that has been kept."""
         sections = sections_of(state.tensors)
-        self.tensors, self.version = dict(sorted(sections["now"].items())), state.scalars["version"]
-        packets = sorted(sections["packet"].items(), key=lambda item: int(item[0]))
-        self._packets = [packet.numpy().tobytes() for _, packet in packets]
-        self._older = {int(version): older for version, older in sections_of(sections["older"]).items()}
-        self._sender.residual = dict(sections["residual"])
+        self.version = state.scalars["version"]
+        self._whole.load_state(state.tensors)
+        parts = sections_of(sections["part"])
+        for holding, stream in self._others.items():
+            stream.load_state(parts[f"{holding.cut}-{holding.rank}"])
         self._density.first, self._density.last = state.scalars.get("losses", (None, None))
         self._uncompressed.clear()
         self._compared.clear()
@@ -233,30 +270,12 @@ class SharedAdapter:
             self._aggregator.load_state(State())
 
     def _put(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Encode what is to be the present version."""
+        """Encode what is to be the present version; what holds a part of it gets a part of what all others get."""
         seed = derive_seed(self._seed, "adapter_down", self.version)
-        packet, self.tensors = self._sender.encode(tensors, self.tensors, seed, self.share)
-        if not packet:  # of fronts that do not learn
-            return
-        self._packets.append(packet)
-        # More than the whole takes will never be sent.
-        most = 2 * uncompressed_adapter_size(self.tensors) if self._down.needs_base else 0
-        while len(self._packets) > 1 and (
-            sum(map(len, self._packets)) >= most or len(self._packets) > MAX_PACKETS
-        ):
-            del self._packets[0]
-
-    def _payload(self, held: int) -> bytes:
-        """What leads a client from the version that it holds to the present one."""
-        if not self._down.needs_base and not self._is_replaced:
-            return pack_packets(self._packets)
-        exact, _ = self._exact.encode(self.tensors, self.tensors)
-        behind = self.version - held
-        if held and behind <= len(self._packets) and not self._is_replaced:
-            chain = pack_packets(self._packets[-behind:])
-            if len(chain) <= len(exact):
-                return chain
-        return pack_packets([exact], is_exact=True)
+        self._whole.put(tensors, seed, self.share)
+        for holding, stream in self._others.items():
+            stream.put(self._holdings.part(self._whole.tensors, holding), seed, self.share)
+        self._common.take(self.tensors)
 
 
 def _check_masked(data: bytes, count: int) -> dict[str, torch.Tensor]:

@@ -3,7 +3,7 @@
 Knows nothing of connections: who is there is told by `conversations`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from splitcom.codecs import Ragged
@@ -51,10 +51,9 @@ class Counts:
         """The mean in training, nats per label; None if there are no labels."""
         return self.loss_sum / self.num_labels if self.num_labels else None
 
-    @property
-    def brought(self) -> Brought:
+    def brought(self, cut: int) -> Brought:
         """What of this is held against the other clients'; the loss only of ended rounds, as it may come then."""
-        return Brought(self.activation, self.gradient, self.loss if self.updates else None)
+        return Brought(self.activation, self.gradient, self.loss if self.updates else None, cut)
 
 
 @dataclass
@@ -79,10 +78,15 @@ class ClientState:
 
     def begin_anew(self) -> None:
         """Forget what the client no longer shares; what it has done in this round stays counted."""
-        self.adapter_version, self.acknowledged_round, self.task, self.gradient = 0, None, None, None
-        self.base_version = 0
+        self.acknowledged_round = None
         for labels in self.all_labels().values():
             labels.clear()
+        self.begin_adapter_anew()
+
+    def begin_adapter_anew(self) -> None:
+        """Forget what the client no longer shares if it holds other blocks than before."""
+        self.adapter_version, self.task, self.gradient = 0, None, None
+        self.base_version = 0
         for channel in self.channels.values():
             if channel.references is not None:
                 channel.references.clear()
@@ -113,6 +117,15 @@ class ClientStates(dict[str, ClientState]):
     def begin_anew(self, name: str) -> None:
         """Forget what this client no longer shares."""
         self[name].begin_anew()
+
+    def begin_adapters_anew(self, names: Iterable[str]) -> None:
+        """Forget what these clients no longer share, since they hold other blocks than before."""
+        for name in names:
+            self[name].begin_adapter_anew()
+
+    def brought(self, cut_of: Callable[[str], int]) -> dict[str, Brought]:
+        """What those who have trained in this round have brought."""
+        return {name: of.counts.brought(cut_of(name)) for name, of in self.items() if of.counts.steps}
 
     def versions_in_use(self) -> set[int]:
         """The versions of the shared adapter from which rounds that are under way began."""

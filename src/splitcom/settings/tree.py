@@ -115,7 +115,7 @@ def merged(tree: Mapping[str, Any], changes: Mapping[str, Any], where: str = "--
             node = node.setdefault(section, {})
             if not isinstance(node, dict):
                 raise ConfigError(f"{at(where)}{dotted}: '{section}' is a value, not a section")
-        node[key] = value
+        node[key] = _copied(value) if isinstance(value, Mapping) else value
     return copied
 
 

@@ -7,7 +7,7 @@ from splitcom.config import Config
 from splitcom.errors import ConfigError
 from splitcom.models import fingerprint
 from splitcom.parties.build import build_client, build_server
-from splitcom.parties.parts import Parts, parts_of_client
+from splitcom.parties.parts import Parts, at_cut, parts_of_client
 from splitcom.parties.texts import Texts
 from splitcom.server.observe import Observer
 from splitcom.transports.inproc import InProcess
@@ -40,6 +40,7 @@ class Simulation:
             name: texts.held_out.samples[index :: len(names)] for index, name in enumerate(names)
         }
         self._clients: dict[str, Client] = {}
+        self._own_parts: dict[tuple[int, int, str], Parts] = {}  # by cut, rank and device
         self.clock = VirtualClock(config.links, config.seed, config.link_of)
         transport = InProcess(names, self._make_client, self.clock)
         self.federation = build_server(
@@ -59,13 +60,21 @@ class Simulation:
         self._clients[name] = build_client(
             name,
             config,
-            parts_of_client(config, self._config, self._parts),
+            self._parts_of(config),
             self._samples[name],
             self._held_out[name],
             self.fingerprint,
             self._folder / name,
+            lambda cut: self._parts_of(at_cut(config, cut)).front,
         )
         return self._clients[name]
+
+    def _parts_of(self, own: Config) -> Parts:
+        """What clients with such a configuration run."""
+        key = (own.model.cut, own.lora.rank, own.model.device)
+        if key not in self._own_parts:
+            self._own_parts[key] = parts_of_client(own, self._config, self._parts)
+        return self._own_parts[key]
 
 
 def _check_times(config: Config) -> None:

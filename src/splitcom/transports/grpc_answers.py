@@ -36,18 +36,18 @@ class _Message(Protocol):
 
 
 class Answers:
-    """`front` makes the folder that clients without weights are sent; called once, when the first one asks."""
+    """`front` makes the folder that a client of this name is sent; it is asked whenever one begins to fetch."""
 
     def __init__(
         self,
         admission: Admission,
         description: Callable[[str], Description],
-        front: Callable[[], Path] | None,
+        front: Callable[[str], Path] | None,
     ) -> None:
         self._admission = admission
         self._description = description
         self._front = front
-        self._front_files: tuple[Path, FrontListing] | None = None
+        self._listings: dict[Path, FrontListing] = {}
         self._front_lock = asyncio.Lock()
 
     def handlers(self) -> "dict[str, grpc.RpcMethodHandler[Any, Any]]":
@@ -85,7 +85,7 @@ class Answers:
         return call
 
     async def _describe(self, inquiry: Inquiry, name: str) -> AsyncIterator[Description]:
-        description = self._description(name)
+        description = await asyncio.to_thread(self._description, name)
         held, ours = inquiry.model_fingerprint, description.model_fingerprint
         if inquiry.protocol_version != TRANSPORT_VERSION:
             raise Refusal(Refused.PROTOCOL_VERSION, version_reason(inquiry.protocol_version))
@@ -98,26 +98,26 @@ class Answers:
         yield Probe(data=bytes(min(probe.answer_bytes, PROBE_BYTES)))
 
     async def _list_front(self, inquiry: FrontInquiry, name: str) -> AsyncIterator[FrontListing]:
-        yield (await self._made_front())[1]
+        yield (await self._made_front(name))[1]
 
     async def _send_front(self, request: FrontRequest, name: str) -> AsyncIterator[FilePiece]:
-        folder, _ = await self._made_front()
+        folder, _ = await self._made_front(name)
         _LOG.info("%s is sent the front's weights", name)
         read = pieces(folder, request)
         while (piece := await asyncio.to_thread(next, read, None)) is not None:
             yield piece
 
-    async def _made_front(self) -> tuple[Path, FrontListing]:
-        """The front's folder and what is in it, made when the first client asks; the others wait, in no thread."""
+    async def _made_front(self, name: str) -> tuple[Path, FrontListing]:
+        """The folder of a client's front and what is in it, listed when first asked for; others wait, in no thread."""
+        if self._front is None:
+            reason = "the server gives no weights away: give the model's folder or name to the client"
+            raise Refusal(Refused.REJECTED, reason)
         async with self._front_lock:
-            if self._front_files is None:
-                if self._front is None:
-                    reason = "the server gives no weights away: give the model's folder or name to the client"
-                    raise Refusal(Refused.REJECTED, reason)
-                try:
-                    folder = await asyncio.to_thread(self._front)
-                    self._front_files = folder, await asyncio.to_thread(list_files, folder)
-                except (SplitComError, OSError) as error:  # such as a disk that is full, until it is not
-                    _LOG.error("the front's weights cannot be given out: %s", error)
-                    raise Refusal(Refused.FAILED, str(error)) from error
-            return self._front_files
+            try:
+                folder = await asyncio.to_thread(self._front, name)
+                if folder not in self._listings:
+                    self._listings[folder] = await asyncio.to_thread(list_files, folder)
+            except (SplitComError, OSError) as error:  # such as a disk that is full, until it is not
+                _LOG.error("the front's weights cannot be given out: %s", error)
+                raise Refusal(Refused.FAILED, str(error)) from error
+            return folder, self._listings[folder]

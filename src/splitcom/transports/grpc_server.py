@@ -77,7 +77,7 @@ class GrpcServer:
         revoked: the serial numbers of certificates that are refused; asked anew for every frame.
         description: what a client of this name is told of the run.
         max_clients: how many may be in a conversation at the same time.
-        front: makes the folder that clients without weights are sent; called once, when the first one asks.
+        front: makes the folder that a client of this name is sent, if it has no weights; the same one for its like.
         barred: why a client with this name may take no part, None if it may; asked anew for every frame.
 
     Raises TransportError if it cannot listen.
@@ -90,7 +90,7 @@ class GrpcServer:
         revoked: Container[int],
         description: Callable[[str], Description],
         max_clients: int,
-        front: Callable[[], Path] | None = None,
+        front: Callable[[str], Path] | None = None,
         limits: Limits | None = None,
         timeouts: Timeouts | None = None,
         barred: Barred = lambda name: None,

@@ -31,7 +31,7 @@ NONE = {"flows.adapter_up.codec": "none", "flows.adapter_down.codec": "none"}
 class Trainer:
     """Adds 1 to its adapter in a round of one step; a gradient that pauses it leaves a half."""
 
-    num_samples, num_held_out = 5, 2
+    num_samples, num_held_out, cut = 5, 2, 2
 
     def __init__(self):
         self.value = torch.zeros(3)

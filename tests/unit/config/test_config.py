@@ -55,7 +55,7 @@ def test_a_saved_configuration_reads_back_equal(tmp_path):
             "[clients.client-0]\nbatchsize = 1",
             r"clients.client-0.batchsize: unknown key; did you mean 'batch_size'",
         ),
-        ("[clients.client-0]\nbatch_size = 0", r"clients.client-0.batch_size = 0: .*greater than 0"),
+        ("[clients.client-0]\nbatch_size = 0", r"clients.client-0.batch_size = 0: .*above 0"),
         (
             "[links.clients.client-0]\nup_mbps = 1.0",
             r"links.clients is no setting any more: write .* into \[clients.NAME.link\]",
@@ -86,6 +86,12 @@ def test_wrong_settings_are_named_with_a_remedy(tmp_path, text, expected):
     with pytest.raises(ConfigError, match=expected) as caught:
         Config.load(path)
     assert str(caught.value).startswith(str(path))
+
+
+def test_what_is_given_to_change_a_configuration_stays_as_it_is():
+    changes = {"clients.client-0": {"cut": 1}, "clients.client-0.cut": 2}
+    assert Config().override(changes).of_client("client-0").model.cut == 2
+    assert changes["clients.client-0"] == {"cut": 1}
 
 
 def test_a_missing_file_is_named(tmp_path):

@@ -1,5 +1,7 @@
 """The body's step, in one pass or several; with tails at several clients, gradients are those of the standard form."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -8,6 +10,7 @@ from splitcom.config import Config
 from splitcom.data import IGNORED
 from splitcom.engines.engine import Arrival
 from splitcom.engines.local import LocalEngine
+from splitcom.engines.passes import Rows
 from splitcom.errors import NonFiniteError
 from splitcom.models import add_lora, load_body, load_tail, replicate
 from splitcom.training.loss import losses_through
@@ -203,3 +206,41 @@ def test_an_evaluation_in_several_passes_is_that_in_one(tiny_model, config):
     one, several = results
     assert (one.num_labels, one.num_correct) == (several.num_labels, several.num_correct)
     assert several.loss_sum == pytest.approx(one.loss_sum, rel=1e-6)
+
+
+def test_clients_that_enter_at_blocks_of_their_own_get_the_gradients_of_a_body_that_begins_there(
+    tiny_model, config
+):
+    cuts = {"a": 1, "b": 3, "c": 2}
+    own = {f"client-{index}": {"cut": cut} for index, cut in enumerate(cuts.values())}
+    whole = with_lora(load_body(tiny_model, 1))
+    names = [name for name, parameter in whole.named_parameters() if parameter.requires_grad]
+    engine = LocalEngine(whole, config.override({"clients": own}))
+    arrivals = {
+        name: replace(arrival_of(*batch_of(lengths, seed)), cut=cuts[name])
+        for seed, (name, lengths) in enumerate(CLIENTS.items())
+    }
+    results = engine.step(arrivals, (1, 0), 0.5)
+    total = sum(result.num_labels for result in results.values())
+    expected = dict.fromkeys(names, torch.zeros(()))
+    for name, arrival in arrivals.items():
+        body = with_lora(load_body(tiny_model, cuts[name])).train()
+        rows = list(range(arrival.num_samples))
+        one = Rows({name: arrival}).take(rows, torch.device("cpu"), torch.float32)
+        one.hidden.requires_grad_()
+        losses = losses_through(body, one.hidden, one.mask, one.labels).losses
+        losses.mean().backward()
+        assert results[name].loss_sum == pytest.approx(float(losses.sum().detach()), rel=1e-6)
+        at_cut = Ragged.from_padded(one.hidden.grad, one.mask).values
+        assert torch.allclose(results[name].gradient.values, at_cut, rtol=1e-4, atol=1e-8)
+        for tensor, parameter in body.named_parameters():
+            if parameter.requires_grad:
+                expected[tensor] = expected[tensor] + parameter.grad * (len(losses) / total)
+    before, state = engine.adapter(), {key: tensor.clone() for key, tensor in engine.state().items()}
+    still = {name: replace(arrival, trains_front=False) for name, arrival in arrivals.items()}
+    assert all(result.gradient is None for result in engine.step(still, (1, 1), 0.5).values())
+    moved = {name for name, tensor in engine.adapter().items() if not torch.equal(tensor, before[name])}
+    assert {name.split("layers.")[1][0] for name in moved} == {"3"}  # others are in fronts, which stand still
+    for index, name in enumerate(names):  # a tenth of the gradient is AdamW's first moment after one step
+        found = state[f"optimizer.{index}.exp_avg"]
+        assert (found - expected[name] / 10).abs().max() <= 1e-5 * found.abs().max(), name
