@@ -28,4 +28,7 @@ def export(
     from splitcom.settings.tree import parse_assignment
 
     export_run(run, out, merge=merge, dtype=dtype, changes=dict(map(parse_assignment, assignments or [])))
-    Terminal().say(f"written to {out}")
+    how = (
+        "from_pretrained loads it as any model" if merge else "PeftModel.from_pretrained puts it on its model"
+    )
+    Terminal().say(f"written to {out} ({how})")

@@ -23,7 +23,9 @@ def variants_of(config: Config, methods: Iterable[str] = ()) -> list[VariantConf
     """What a comparison runs: `methods` as they are or, where none is named, the configuration's own variants."""
     chosen = [VariantConfig(name=method, method=method) for method in methods] or config.comparison.variants
     if not chosen:
-        raise ConfigError("comparison.variants is empty: name some there, or give --methods")
+        raise ConfigError(
+            "comparison.variants is empty: list there what to compare, or give --methods, such as splitlora,splitcom"
+        )
     names = [variant.name for variant in chosen]
     if len(set(names)) < len(names):
         raise ConfigError(f"comparison.variants: names must differ, found {', '.join(names)}")
