@@ -194,7 +194,7 @@ def test_what_few_bits_would_need_or_spoil_is_refused(
     with pytest.raises(ConfigError, match=r"bitsandbytes is not installed: pip install 'splitcom\[quant\]'"):
         check_parts(config.override({"model.quantization": "4bit"}))
     placed = {"engine.kind": "placed", "engine.devices": ["cpu"], "model.quantization": "8bit"}
-    with pytest.raises(ConfigError, match="stay on the device that they are read to"):
+    with pytest.raises(ConfigError, match="stay on the device that they are loaded on"):
         check_parts(config.override(placed))
     half = config.override({"model.dtype": "float16"})
     assert any("losses are not scaled" in text for text in check_parts(half))
