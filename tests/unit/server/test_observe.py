@@ -10,6 +10,7 @@ from splitcom.server.observe import Observer, Observers, StepReport
 EVENTS = {
     "on_begin": (dict,),
     "on_saved": (2,),
+    "on_merge": ([],),
     "on_data": ("2 of 9 samples are cut", "client-0: 9"),
     "on_step": (StepReport(1, 2, 3, 0.5, 0.25, 1000),),
     "on_evaluation": (1, 4, 7),
