@@ -74,7 +74,7 @@ class Session:
 
     def __init__(self, name: str, fleet: "Fleet") -> None:
         self.name = name
-        self.round = 0  # that it trains, or 0
+        self.round = 0  # in which it takes part and which is not saved yet, or 0
         self._fleet = fleet
         self._identity = tls.load_identity(Path(fleet.script.authority) / "clients" / f"{name}.pem")
         self._saved: list[int] = []
@@ -195,6 +195,7 @@ class Session:
             case "evaluation_next":
                 return Message(evaluation_end=EvaluationEnd())
             case "save_state":
+                self.round = 0  # until then the round would have to be done again without it
                 self._keep(message.save_state.round)
                 return Message(state_saved=StateSaved())
             case kind:
@@ -215,8 +216,7 @@ class Session:
             step = self._step - 1
             return Message(activation=Activation(step=step, activation=_bytes(packet), labels=_bytes(labels)))
         self._visit += 1
-        number, self.round = self.round, 0
-        return Message(round_end=RoundEnd(round=number, adapter=_bytes(script.adapter)))
+        return Message(round_end=RoundEnd(round=self.round, adapter=_bytes(script.adapter)))
 
 
 class Fleet:

