@@ -41,6 +41,7 @@ SPECS = [
     "topk(0.1) > int2 > zstd",
     "delta > none",
     "delta > grid(2)",
+    "delta > dither(0.7)",
     "delta > golomb(0.2)",
     "temporal(0.98) > fp16",
     "temporal(0.98) > projection(1) > int8",

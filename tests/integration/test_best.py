@@ -21,8 +21,10 @@ RISING = {
     "training.keep": "best",
     "training.clip_norm": False,
     "data.samples": 20,
+    "flows.adapter_up.codec": "fp16",
+    "flows.adapter_down.codec": "delta > int8 > zstd",
 }
-U_SHAPE = {"model.tail_blocks": 1, "flows.adapter_down.codec": "delta > int8 > zstd"}
+U_SHAPE = {"model.tail_blocks": 1}
 
 
 @pytest.fixture(scope="module")

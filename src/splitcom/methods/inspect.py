@@ -31,7 +31,7 @@ def clients_of(config: Config) -> dict[str, dict[str, object]]:
 
     >>> config = Config().override({"federation.clients": 1, "clients.client-0.batch_size": 2})
     >>> clients_of(config)
-    {'client-0': {'batch': 2, 'device': 'auto'}}
+    {'client-0': {'cut': 2, 'rank': 8, 'batch': 2, 'device': 'auto'}}
     """
     names = config.federation.names or config.client_names
     own = {name: config.of_client(name) for name in names}

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Container
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import grpc
@@ -85,7 +86,8 @@ class Admission:
                         raise  # the client has gone
                     # Held until this is over: who takes nothing that is sent does not take the end of a call either.
                     self._streams.dismiss(stream)
-                    await context.abort(grpc.StatusCode.CANCELLED, "the call gives way to another")
+                    with suppress(grpc.aio.UsageError):  # it was being ended for another reason
+                        await context.abort(grpc.StatusCode.CANCELLED, "the call gives way to another")
         except TooManyStreams:
             await context.abort(
                 grpc.StatusCode.RESOURCE_EXHAUSTED, "earlier calls have not come to their end"

@@ -455,7 +455,7 @@ def test_the_front_is_fetched_once_and_whole(serve, authority, tmp_path):
     contents = {"config.json": b"{}", "model.safetensors": bytes(3 << 20), "tokenizer.json": b""}
     for name, content in contents.items():
         (folder / name).write_bytes(content)
-    server = serve(front=lambda: folder)
+    server = serve(front=lambda name: folder)
     identity = tls.load_identity(authority / "clients" / "a.pem")
     with ServerCalls(f"localhost:{server.port}", identity, HASTY) as calls:
         cached = calls.fetch_front(tmp_path / "cache", *ANY_FRONT)
@@ -472,7 +472,7 @@ def test_files_that_are_no_model_are_not_written(serve, authority, tmp_path, nam
     folder.mkdir()
     for file in ("config.json", "model.safetensors", name):
         (folder / file).write_bytes(b"x")
-    server = serve(front=lambda: folder)
+    server = serve(front=lambda name: folder)
     identity = tls.load_identity(authority / "clients" / "a.pem")
     with (
         ServerCalls(f"localhost:{server.port}", identity, HASTY) as calls,
@@ -540,7 +540,7 @@ def test_whatever_ends_the_server_s_sending_reaches_whoever_waits(serve, join, m
 def test_a_front_that_cannot_be_made_is_told_to_both_sides(serve, authority, tmp_path):
     failures = [OSError(28, "No space left on device"), ZeroDivisionError("a bug")]
 
-    def front():
+    def front(name):
         raise failures.pop(0)
 
     server = serve(front=front)
@@ -662,7 +662,7 @@ def test_calls_whose_answers_are_not_taken_end_one_another(serve, authority, tmp
     (folder / "config.json").write_bytes(b"{}")
     with (folder / "model.safetensors").open("wb") as file:
         file.truncate(48 << 20)  # much more than gRPC takes ahead
-    server = serve(front=lambda: folder)
+    server = serve(front=lambda name: folder)
     identity = tls.load_identity(authority / "clients" / "a.pem")
     credentials = grpc.ssl_channel_credentials(identity.authority, identity.key, identity.certificate)
     with grpc.secure_channel(f"localhost:{server.port}", credentials) as channel:
