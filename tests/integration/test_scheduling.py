@@ -125,7 +125,9 @@ def test_clients_that_train_whole_models_are_scheduled_too(tiny_config, tmp_path
 
 def test_measured_times_are_refused_where_bits_depend_on_them(tiny_config, tmp_path):
     changes = ASYNCHRONOUS | {"clients.client-2.link": {"latency_ms": 100.0}}
-    with pytest.raises(ConfigError, match=r"set links.step_s, links.server_step_s and step_s of every link in clients"):
+    with pytest.raises(
+        ConfigError, match=r"set links.step_s, links.server_step_s and step_s of every link in clients"
+    ):
         train(tiny_config.override(changes), tmp_path / "run")
 
 
