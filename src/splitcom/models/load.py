@@ -10,6 +10,7 @@ non-persistent buffers are therefore transformers' business, and no tensor of an
 import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from threading import RLock
 from typing import Any, cast
 
 import torch
@@ -39,6 +40,8 @@ Labels = Sequence[str] | None
 """The classes of a sequence classifier, in the order of its logits; None makes a causal LM of the same weights."""
 
 BUNDLED = Path(__file__).parent / "bundled"
+_ALONE = RLock()
+"""transformers patches its classes while it makes a model: two threads at once leave them patched for good."""
 _ANATOMIES: dict[tuple[type[PreTrainedModel], str], Anatomy] = {}
 
 
@@ -202,7 +205,7 @@ def skeleton(
     config: PreTrainedConfig, dtype: torch.dtype = torch.float32, labels: Labels = None
 ) -> PreTrainedModel:
     """Build a model without weights, on the meta device."""
-    with torch.device("meta"):
+    with _ALONE, torch.device("meta"):
         return cast(PreTrainedModel, model_class(config, labels)._from_config(config, dtype=dtype))
 
 
@@ -281,7 +284,7 @@ def _from_pretrained(
 ) -> PreTrainedModel:
     if attn_implementation:
         options["attn_implementation"] = attn_implementation
-    with failing_as_model_error(name, "weights"), quiet():
+    with _ALONE, failing_as_model_error(name, "weights"), quiet():
         model, info = model_class.from_pretrained(
             source, output_loading_info=True, trust_remote_code=False, **options
         )

@@ -2,11 +2,14 @@
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier, BrokenBarrierError
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import PreTrainedModel
 
 from splitcom.errors import CutError, ModelError
 from splitcom.models import (
@@ -172,3 +175,17 @@ def test_the_fingerprint_is_that_of_the_model_not_of_its_files(
     config = json.loads((other / "config.json").read_text())
     (other / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 0.5}))
     assert fingerprint(other) != fingerprint(tiny_model)
+
+
+def test_threads_make_models_one_after_the_other(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    barrier, plain = Barrier(2), PreTrainedModel.from_pretrained.__func__
+
+    def from_pretrained(cls: type, *arguments: object, **options: object) -> object:
+        with pytest.raises(BrokenBarrierError):  # nobody else comes
+            barrier.wait(0.05)
+        return plain(cls, *arguments, **options)
+
+    monkeypatch.setattr(PreTrainedModel, "from_pretrained", classmethod(from_pretrained))
+    with ThreadPoolExecutor(2) as threads:
+        fronts = list(threads.map(load_front, [tiny_model] * 2))
+    assert len(fronts) == 2
