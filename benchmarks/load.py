@@ -31,6 +31,7 @@ from threading import Thread
 from time import monotonic, sleep
 
 import torch
+from authority import make_authority
 
 from splitcom.client.client import Client
 from splitcom.config import Config
@@ -130,15 +131,6 @@ class Server:
         text = Path(f"/proc/{self.process.pid}/status").read_text(encoding="ascii")
         number, unit = re.findall(rf"^{key}:\s+(\d+)( kB)?$", text, re.MULTILINE)[0]
         return int(number) * (1024 if unit else 1)
-
-
-def make_authority(folder: Path, names: list[str]) -> Path:
-    """An authority that has issued a server's certificate, and these clients'."""
-    tls.create_authority(folder)
-    tls.issue_server(folder, ["localhost"])
-    for name in names:
-        tls.issue_client(folder, name)
-    return folder
 
 
 def measure(

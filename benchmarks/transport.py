@@ -23,6 +23,7 @@ from time import perf_counter
 
 import grpc
 import torch
+from authority import make_authority
 
 from splitcom.config import Config
 from splitcom.methods.join import JoinOptions, join
@@ -43,14 +44,6 @@ ECHO = "/benchmark/Echo"
 GOALS = {"round trip": 1.3, "training": 0.85}
 _SPAWN = multiprocessing.get_context("spawn")
 _UNLIMITED = (("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1))
-
-
-def make_authority(folder: Path, clients: list[str]) -> Path:
-    tls.create_authority(folder)
-    tls.issue_server(folder, ["localhost"])
-    for name in clients:
-        tls.issue_client(folder, name)
-    return folder
 
 
 def transport_server(authority: Path, description: Description, max_clients: int) -> GrpcServer:

@@ -13,15 +13,11 @@ def check_unequal(config: "Config") -> None:
     """Raise ValueError if clients have cuts or ranks of their own that do not go with the rest."""
     for name in config.known_clients if config.clients.given else ():
         own = config.clients.of(name)
-        most = own.most_cut or config.federation.cuts.most
-        if (
-            most is not None
-            and config.federation.cuts.most is not None
-            and most > config.federation.cuts.most
-        ):
+        most = config.federation.cuts.most
+        if own.most_cut is not None and most is not None and own.most_cut > most:
             raise ValueError(
-                f"clients: {name} has most_cut = {most}, which is more than federation.cuts.most = "
-                f"{config.federation.cuts.most}; raise that, or lower this"
+                f"clients: {name} has most_cut = {own.most_cut}, which is more than federation.cuts.most = "
+                f"{most}; raise that, or lower this"
             )
         rank = own.rank
         if rank is not None and rank > config.lora.rank:
