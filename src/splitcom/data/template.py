@@ -4,7 +4,8 @@
     ───────────────────── labels -100: no loss ───────────────┴── learnt ───────┘
 
 A template that marks what the assistant writes (`{% generation %}`) is believed. With any other, the conversation is
-rendered up to and after each of the assistant's turns; each of these texts must be how the whole begins.
+rendered up to and after each of the assistant's turns. The first text must be how the whole begins, and the second too,
+as far as the assistant's words go: Phi-3 ends a conversation by a token that is gone once another message follows.
 """
 
 import re
@@ -37,6 +38,7 @@ _MARKED = re.compile(r"\{%-?\s*generation\s*-?%\}")
 _TODAY = re.compile(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""")
 _SOME_DAY = date(2024, 7, 26)  # that of Llama's own templates: a run must read the same tomorrow
 _PROBE = "splitcom"
+_SHOWN = 30  # characters of a text in a message
 
 
 def is_template(text: str) -> bool:
@@ -82,8 +84,9 @@ class ChatTemplate:
         self._tokenizer = tokenizer
         text = _own(tokenizer) if chosen is None else _known(chosen)
         self._text = _TODAY.sub(lambda call: repr(_SOME_DAY.strftime(call[2])), text)
-        self._opening, _ = added_tokens(tokenizer)
-        self._added = set(tokenizer.added_tokens_encoder.values())
+        # A model's own template writes its opening token itself if the model is to read one.
+        self._opening = added_tokens(tokenizer)[0] if chosen in BUILT_IN else []
+        self._added = tokenizer.added_tokens_encoder
 
     @property
     def text(self) -> str:
@@ -93,9 +96,9 @@ class ChatTemplate:
     def encode(self, conversation: Conversation, learn: Learn) -> tuple[list[int], list[int]]:
         """Return token ids, and as many labels, IGNORED where nothing is learnt.
 
-        The tokenizer's opening tokens are there once. Its closing one is added behind the assistant's last word if
-        the template ends this turn by no token of its own. Raises ChatError if the template does not take the
-        conversation, or what is learnt cannot be told.
+        A built-in template is opened by the tokenizer's opening tokens. Its closing one is added behind the assistant's
+        last word if the template ends this turn by no token of its own. Raises ChatError if the template does not take
+        the conversation, or what is learnt cannot be told.
         """
         messages = conversation.messages
         whole, spans = self._spans(messages, only_last=learn == "last")
@@ -133,7 +136,11 @@ class ChatTemplate:
         """The text of a conversation, and where in it the assistant's turns stand, by the message's index."""
         turns = [index for index, message in enumerate(messages) if message.role == ASSISTANT]
         if _MARKED.search(self._text):
-            whole, marked = self._rendered(messages, asks=False, marks=True)
+            whole, blocks = self._rendered(messages, asks=False, marks=True)
+            marked: list[Span] = []
+            for start, end in blocks:  # those that touch are one turn
+                begun = marked.pop()[0] if marked and marked[-1][1] == start else start
+                marked.append((begun, end))
             if len(marked) != len(turns):
                 raise ChatError(
                     f"the chat template marks {len(marked)} of the assistant's {len(turns)} turns"
@@ -146,17 +153,33 @@ class ChatTemplate:
 
     def _span(self, messages: Sequence[Message], index: int, whole: str) -> Span:
         before = self._render(messages[:index], asks=True)
+        if not whole.startswith(before):
+            raise ChatError(
+                f"the chat template asks for message {index + 1} in another way than it writes it (it asks by "
+                f"{before[-_SHOWN:]!r}), so that nobody can tell which tokens are learnt; name another in "
+                "data.chat_template, or one with {% generation %}"
+            )
         after = whole if index == len(messages) - 1 else self._render(messages[: index + 1])
-        end = len(after.rstrip())
-        if not whole.startswith(before) or not whole.startswith(after):
+        same = whole[: self._whole_marks(whole, _common(after, whole))].rstrip()
+        if not whole.startswith(after) and messages[index].content.strip() not in same[len(before) :]:
             raise ChatError(
                 f"the chat template writes message {index + 1} in another way if more messages follow, so "
-                "that nobody can tell which tokens are learnt; data.learn = 'last' may do, or a template "
-                "with {% generation %}"
+                "that nobody can tell which tokens are learnt; data.learn = 'last' may do, or another template in "
+                "data.chat_template ('qwen3' for Qwen3)"
             )
-        if end <= len(before):
+        if len(same) <= len(before):
             raise ChatError(f"the chat template leaves nothing of message {index + 1}")
-        return len(before), end
+        return len(before), len(same)
+
+    def _whole_marks(self, text: str, end: int) -> int:
+        """The last place up to `end` that is not within one of the tokenizer's added tokens."""
+        begun = (
+            start
+            for mark in self._added
+            for start in range(max(end - len(mark) + 1, 0), end)
+            if text.startswith(mark, start)
+        )
+        return min(begun, default=end)
 
     def _render(self, messages: Sequence[Message], *, asks: bool = False) -> str:
         return self._rendered(messages, asks=asks, marks=False)[0]
@@ -201,7 +224,9 @@ class ChatTemplate:
 
     def _is_open(self, ids: list[int], end: int) -> bool:
         """Whether no token of its own ends the last turn, whose words end before token `end`."""
-        return self._tokenizer.eos_token_id is not None and self._added.isdisjoint(ids[end - 1 :])
+        while end > 1 and not self._tokenizer.decode(ids[end - 1]).strip():
+            end -= 1
+        return self._tokenizer.eos_token_id is not None and not {*ids[end - 1 :]} & {*self._added.values()}
 
     def _opened(self, ids: list[int]) -> list[int]:
         return ids if ids[: len(self._opening)] == self._opening else [*self._opening, *ids]
@@ -209,6 +234,12 @@ class ChatTemplate:
     def _ids(self, text: str) -> list[int]:
         ids: list[int] = self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         return ids
+
+
+def _common(one: str, other: str) -> int:
+    """How many characters both begin with."""
+    differing = (place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
+    return next(differing, min(len(one), len(other)))
 
 
 def _own(tokenizer: "PreTrainedTokenizerBase") -> str:

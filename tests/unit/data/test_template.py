@@ -92,6 +92,11 @@ FROZEN = {
         [43, 86, 287, 2],
         [201],
     ),
+    "qwen3": (
+        [1, 1536, 344, 261, 201, 86, 265, 812, 1537, 201, 1536, 586, 1137, 1432, 201],
+        [30, 330, 260, 77, 32, 201, 201, 30, 17, 330, 260, 77, 32, 201, 201, 43, 86, 287, 1537],  # <think> …
+        [201],
+    ),
     "alpaca": (
         [1, *INTRODUCTION, 201, 201, 5, 5, 5, 1151, 389, 84, 87, 69, 86, 408, 28, 201, 86, 265, 812,
          201, 201, 5, 5, 5, 328, 278, 82, 279, 638, 28, 201],  # ### Instruction: \n the inn \n\n ### Response: \n
@@ -125,11 +130,12 @@ def test_what_is_learnt_is_what_the_assistant_says_and_its_end(marked, name, kno
     end = template.end_of_turn
     whole = chat(USER, ANSWER, MORE, LAST)
     ids, every = template.encode(whole, "assistant")
-    assert learnt(tokenizer, every).replace(" ", "") == f"Itis{end}ofthe{end}" + (
+    start = "<think>\n\n</think>\n\n" if name == "qwen3" else ""
+    assert learnt(tokenizer, every).replace(" ", "") == f"{start}Itis{end}{start}ofthe{end}" + (
         "" if known or end == "</s>" else "</s>"
     )
     _, last = template.encode(whole, "last")
-    assert learnt(tokenizer, last).replace(" ", "").startswith(f"ofthe{end}")
+    assert learnt(tokenizer, last).replace(" ", "").startswith(f"{start}ofthe{end}")
     first = next(place for place, label in enumerate(last) if label != IGNORED)
     assert template.prompt_ids(whole.asked) == ids[:first]
     assert template.encode(whole, "all")[1] == ids
@@ -141,7 +147,9 @@ def test_a_conversation_opens_once_and_closes_once(marked, name, known):
     ids, _ = ChatTemplate(marked if known else tokenizer_with(), name).encode(chat(USER, ANSWER), "assistant")
     assert ids.count(1) == 1 and ids[0] == 1
     closed_by_users_too = 1 + (name == "zephyr")
-    assert ids.count(2) == (0 if known and name in ("chatml", "llama-3", "gemma") else closed_by_users_too)
+    assert ids.count(2) == (
+        0 if known and name in ("chatml", "llama-3", "gemma", "qwen3") else closed_by_users_too
+    )
 
 
 def test_an_answer_that_begins_with_what_the_tokenizer_would_join_is_learnt_as_it_is_written(marked):
@@ -187,6 +195,14 @@ def test_a_template_that_writes_a_turn_otherwise_once_others_follow_is_refused(m
     assert learnt(marked, labels) == "(thinking)\nof the<|im_end|>"
 
 
+def test_a_template_that_asks_otherwise_than_it_writes_is_refused(marked):
+    asks = (
+        "{% for m in messages %}|{{ m.content }}{% endfor %}{% if add_generation_prompt %}|<think>{% endif %}"
+    )
+    with pytest.raises(ChatError, match=r"asks for message 2 in another way than it writes it \(.*<think>"):
+        ChatTemplate(marked, asks).encode(chat(USER, ANSWER), "last")
+
+
 def test_the_models_own_template_is_taken_and_one_without_is_refused():
     own = tokenizer_with("<|im_start|>", "<|im_end|>")
     with pytest.raises(
@@ -195,6 +211,8 @@ def test_the_models_own_template_is_taken_and_one_without_is_refused():
         ChatTemplate(own)
     own.chat_template = MARKED
     assert ChatTemplate(own).text == MARKED
+    ids, _ = ChatTemplate(own).encode(chat(USER, ANSWER), "assistant")
+    assert ids[0] == 1536  # no <s>, which the tokenizer would write before any other text
     with pytest.raises(DataError, match=r"no template of that name; there are alpaca, chatml"):
         ChatTemplate(own, "/etc/hostname")
 
