@@ -1,15 +1,16 @@
 """Rate, loss and recovered tokens under noise: a line for each strength of noise and codec of activations.
 
-    python experiments/privacy.py experiments/privacy_gpt2_6m.toml OUT [--seconds 440]
+    python experiments/privacy.py experiments/privacy_gpt2_6m.toml OUT [--noises 0,1,4] [--codecs 1,dither]
 
 Noise of each number, in units of the root mean square of the hidden states' numbers. The codec's step follows it, as
 bits that are finer than the noise are wasted; "dither" is a codec whose own error is as large. The inverter learns from
 held-out rows. Each point is an audit and a run with `client.privacy`; what is done is kept in OUT, and a point is not
-begun when the seconds are over, so that it can be called until it says "done". Needs the extra `privacy`.
+begun when `--seconds` are over, so that it can be called until it says "done". Needs the extra `privacy`.
 
-Printed: bits a number upwards at the cut, on first visits and over all, held-out loss of the base model and after
-training, tokens recovered of one visit and of all (dictionary, inverter), names of all (dictionary), epsilons of a
-vector and of a sample. OUT/curve.png shows tokens.
+Printed: bits a number upwards at the cut, on first visits and over all; held-out loss of the base model as its hidden
+states arrive, after training as they arrive, and of the trained model used without noise; tokens recovered of one visit
+and of all (dictionary, inverter), names of all (dictionary), epsilons of a vector and of a sample. OUT/curve.png shows
+tokens.
 """
 
 import argparse
@@ -33,6 +34,7 @@ from splitcom.codecs import Ragged
 from splitcom.durable import write_atomic
 from splitcom.methods.audit import audit
 from splitcom.methods.crossing import AuditOptions, hidden_of, learnt_of, ways
+from splitcom.methods.evaluate import evaluate_run
 from splitcom.methods.run import configured, train
 from splitcom.parties.parts import load_parts
 from splitcom.parties.texts import load_texts, with_chat
@@ -47,10 +49,11 @@ GRADIENTS = "predict(window=0, rank=0) > klt(threshold=0.7, centre=sum) > unifor
 OPTIONS = AuditOptions(samples=6, tokens=32, candidates=48, packets=0)
 
 
-def points() -> list[tuple[float, Step]]:
-    """Noise and step, the most telling first."""
-    some = [(noise, step) for noise in NOISES[:3] for step in STEPS if noise or step in ("fp16", 1.0)]
-    return some + [(noise, step) for noise in NOISES[3:] for step in STEPS]
+def points(noises: str, codecs: str) -> list[tuple[float, Step]]:
+    """Noise and step, the most telling first: of those in these lists, or all."""
+    chosen = [noise for noise in NOISES if not noises or noise in map(float, noises.split(","))]
+    steps = [step for step in STEPS if not codecs or f"{step}".removesuffix(".0") in codecs.split(",")]
+    return [(noise, step) for noise in chosen for step in steps if noise or step in ("fp16", 1.0)]
 
 
 @torch.no_grad()
@@ -77,6 +80,8 @@ def settings(noise: float, step: Step, scale: tuple[float, float]) -> dict[str, 
     else:
         codec = CODEC.format(step * noise / sqrt(1 + noise**2) if noise else PLAIN_STEP)
     changes: dict[str, Any] = {"flows.activation_up.codec": codec, "flows.gradient_down.codec": GRADIENTS}
+    if step == "dither":  # held-out texts, too, arrive under it, as they do under noise
+        changes["evaluation.codec"] = codec
     if noise and step != "dither":
         changes["client.privacy"] = f"gaussian({noise * spread / clip:.6g}, clip={clip:.6g})"
     return changes
@@ -133,12 +138,14 @@ def trained(config: Config, out: Path) -> dict[str, Any]:
     """What a run tells: bits a number over all visits, held-out loss, epsilons."""
     shutil.rmtree(out / "run", ignore_errors=True)
     result = train(config, out / "run").result
+    clean = evaluate_run(out / "run")["loss"]
     shutil.rmtree(out / "run")
     sent, plain = (result[key]["activation_up"] for key in ("bytes", "uncompressed_bytes"))
     told = result.get("privacy", {}).get("activations", {})
     return {
         "bits": 16 * sent / plain,
         "loss": result["eval"]["loss"],
+        "clean": clean,
         "initial": result["eval"]["initial_loss"],
         "vector": told.get("vector", {}).get("epsilon"),
         "sample": told.get("sample", {}).get("epsilon"),
@@ -156,7 +163,7 @@ def line(noise: float, step: Step, point: dict[str, Any]) -> str:
 
     codec = step if isinstance(step, str) else f"step {step if noise else PLAIN_STEP:g}"
     cells = [f"{noise:g}", codec, f"{point['first']:.2f}", text(point.get("bits"))]
-    cells += [f"{point['before']:.3f}", text(point.get("loss"))]
+    cells += [f"{point['before']:.3f}", text(point.get("loss")), text(point.get("clean"))]
     cells += [shares("dictionary"), shares("inverter"), f"{100 * (point['names'][-1] or 0):.0f}"]
     cells += [text(point.get("vector")), text(point.get("sample"))]
     return f"| {' | '.join(cells)} |"
@@ -174,7 +181,7 @@ def draw(done: Mapping[tuple[float, Step], dict[str, Any]], path: Path) -> None:
     """Tokens that the better attack recovers from all visits, against bits and against loss; a line for each codec."""
     labels = {"first": "bits a number, first visit", "before": "held-out loss, base model"}
     if all("loss" in point for point in done.values()):
-        labels["loss"] = "held-out loss, trained"
+        labels |= {"loss": "held-out loss, trained", "clean": "the same, used without noise"}
     figure = Figure(figsize=(4.8 * len(labels), 4), layout="constrained")
     panels = figure.subplots(1, len(labels), sharey=True)
     chance = max(next(iter(done.values()))["chance"])
@@ -216,6 +223,10 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("config", type=Path)
     parser.add_argument("out", type=Path)
+    parser.add_argument("--noises", default="", help="some of 0, 0.5, 1, 2, 4, 8; without, all")
+    parser.add_argument(
+        "--codecs", default="", help="some of 1, 2 (step over noise), fp16, dither; without, all"
+    )
     parser.add_argument("--seconds", type=float, default=440)
     parser.add_argument("--audit-only", action="store_true", help="train nothing")
     options = parser.parse_args()
@@ -224,7 +235,7 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     scale = kept(out / "norms.json", lambda: dict(zip(("clip", "spread"), norms(config), strict=True)))
     done: dict[tuple[float, Step], dict[str, Any]] = {}
-    for noise, step in points():
+    for noise, step in points(options.noises, options.codecs):
         begun = time.monotonic()
         if begun - started + slowest > options.seconds:
             print("to be continued")

@@ -6,13 +6,14 @@ import pytest
 import torch
 
 import splitcom
-from splitcom.audit import Inverter, recovered, recovered_labels, score
+from splitcom.audit import Inverter, occurring, recovered, recovered_labels, score, share_named
 from splitcom.data import IGNORED
 from splitcom.errors import ConfigError
 from splitcom.methods.audit import AUDIT, audit
 from splitcom.methods.beside import side_channels, updates_told
 from splitcom.methods.crossing import AuditOptions, Way
-from splitcom.models import cut, load_model, load_tokenizer
+from splitcom.methods.presence import read_of_tokens
+from splitcom.models import adapter_state, add_lora, cut, load_adapter_state, load_model, load_tokenizer
 from splitcom.models.generate import Continuation
 from splitcom.parties.texts import load_texts
 from splitcom.training.loss import losses_through
@@ -195,7 +196,37 @@ def test_single_adapters_are_attacked_as_far_as_the_server_sees_them(tiny_config
 
     of = dict.fromkeys(finding.codec for finding in found)
     assert [*of] == ["one client's adapter"] * (not is_masked) + ["the mean of 3 clients' adapters"]
-    assert len(found) == 2 * len(of) and all(0 <= one.share <= 1 and one.chance == 0.5 for one in found)
+    assert all(0 <= one.share <= 1 for one in found)
+    attacks = [one.attack.split(",")[0] for one in found if one.codec == "one client's adapter"]
+    single = ["member or not", "whose sample", "tokens of its text", "whose token"]
+    assert attacks == ([] if is_masked else single)
+
+
+def test_an_adapters_first_step_tells_each_of_a_few_tokens_and_noise_tells_none(sample):
+    tokens, _ = sample
+    part = cut(load_model("bundled"), cut=1).front.eval()
+    add_lora(part, rank=8, targets=["q_proj", "k_proj", "v_proj", "o_proj", "up_proj"])
+    generator = torch.Generator().manual_seed(0)
+    after_a_round = {
+        name: torch.randn(tensor.shape, generator=generator) for name, tensor in adapter_state(part).items()
+    }
+    load_adapter_state(part, after_a_round)
+    part(tokens[None]).square().sum().backward()
+    gradients = {name.replace(".default", ""): p.grad for name, p in part.model.named_parameters()}
+
+    inputs = read_of_tokens(part)
+
+    attention = ("q_proj", "k_proj", "v_proj")
+    assert {name.split(".")[-1] for name in inputs} == {*attention} and len(tokens.unique()) < 24
+    read = next(iter(inputs.values()))
+    change = torch.cat([gradients[f"{name}.lora_A.weight"] for name in inputs])
+    occurs = torch.bincount(tokens, minlength=len(read)) > 0
+    assert share_named(occurring(change, read), occurs) == 1
+    noise = torch.randn(change.shape, generator=generator)
+    assert share_named(occurring(noise, read), occurs) < 0.2
+    assert share_named(occurring(torch.zeros_like(change), read), occurs) == pytest.approx(
+        occurs.double().mean()
+    )
 
 
 def test_flags_of_prompts_tell_where_responses_begin_and_sizes_of_fp16_no_more_than_lengths(

@@ -241,6 +241,25 @@ def test_held_out_texts_build_on_the_evaluation_before_and_the_last_one_is_exact
         assert max(sent[1:3]) < sent[0], "labels are sent once"
 
 
+def test_labels_under_noise_are_what_is_trained_on_and_held_out_ones_are_as_they_are(config, tmp_path):
+    def run(epsilon):
+        changes = {"client.label_noise": f"randomised({epsilon})", "training.rounds": 1}
+        return train(config.override(changes), tmp_path / epsilon)
+
+    plain = train(config.override({"training.rounds": 1}), tmp_path / "plain")
+    hardly, most = run("30"), run("0.1")
+    assert_same_adapter(adapter_of(plain), adapter_of(hardly))
+    assert not all(map(torch.equal, adapter_of(plain).values(), adapter_of(most).values()))
+    counts = [list(map(sum, one.result["confusion"]["counts"])) for one in (plain, most)]
+    assert counts[0] == counts[1]
+    told = most.result["privacy"]["labels"]
+    assert told["epsilon"] == 0.1 and told["kept"] == pytest.approx(0.525, abs=1e-3)
+    assert "labels of held-out samples, as they are" in told["not_covered"]
+    assert any("client.label_noise" in warning for warning in most.result["warnings"])
+    with pytest.raises(ConfigError, match="the labels are the text"):
+        config.override({"data.task": "generation", "client.label_noise": "randomised(1)"})
+
+
 def test_a_merged_export_knows_the_classes_by_name(config, tmp_path):
     config = config.override({"training.rounds": 1, "data.labels": ["10", "2"]})
     run = train(config, tmp_path / "run")

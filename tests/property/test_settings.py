@@ -41,6 +41,7 @@ VALUES: dict[str, Any] = {
     "training.clip_norm": 0.5,
     "client.clip_update": 1.0,
     "client.privacy": "gaussian(0.5, 60.0)",
+    "client.label_noise": "randomised(1.0)",
     "client.proximal": 0.01,
     "model.quantization": "8bit",
     "engine.devices": ["cuda:0", "cuda:1"],

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from splitcom.privacy.config import MechanismText
+from splitcom.privacy.config import MechanismText, ResponseText
 from splitcom.settings import NonNegativeFloat, NonNegativeInt, Part, PositiveFloat, Section
 
 
@@ -18,6 +18,10 @@ class ClientConfig(Section):
     privacy: MechanismText | None = None
     """Noise on the hidden states that leave a client, and in the U-shape on the tail's gradients, such as
     gaussian(0.5, clip=60); false: none. The epsilon that it gives is in result.json.
+    """
+    label_noise: ResponseText | None = None
+    """In classification: noise on the labels that a client trains on, such as randomised(1.0), whose argument is the
+    epsilon of a label; false: none. Held-out labels stay as they are.
     """
     proximal: PositiveFloat | None = None
     """How strongly a client's loss draws it back to where a round began (mu in FedProx), such as 0.01; None: not

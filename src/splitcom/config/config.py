@@ -131,6 +131,16 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _noise_on_classes(self) -> Self:
+        if self.client.label_noise is not None and self.data.task == "generation":
+            raise ValueError(
+                f"client.label_noise = {self.client.label_noise!r}: it is for classes, and with data.task = "
+                "'generation' the labels are the text; leave it out, or keep labels at the clients with "
+                "model.tail_blocks = 1"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _sums_of_whole_updates(self) -> Self:
         secure, federation = self.federation.secure_aggregation, self.federation
         up = self.flows.adapter("adapter_up")

@@ -13,10 +13,19 @@ from splitcom.codecs import Context, MemoryReferences, Ragged, parse
 from splitcom.config import Config
 from splitcom.data import Sample
 from splitcom.methods.crossing import Finding, Way, hidden_of, learnt_of
+from splitcom.methods.presence import tokens_told
 from splitcom.methods.run import train
-from splitcom.models import Body, Front, Tail, load_joined_state, read_adapter, without_adapters
+from splitcom.models import (
+    Body,
+    Front,
+    Tail,
+    joined_state,
+    load_joined_state,
+    read_adapter,
+    without_adapters,
+)
 from splitcom.models.adapters import load_adapter_state
-from splitcom.parties.parts import Parts, load_parts
+from splitcom.parties.parts import Parts, at_cut, begin_from_adapter, front_of, load_parts
 from splitcom.parties.texts import Texts, load_texts
 from splitcom.server.observe import Observer
 from splitcom.training.loss import losses_through
@@ -84,10 +93,11 @@ def updates_told(config: Config, count: int) -> Iterator[Finding]:
     if not kept.updates:
         return
     parts, texts = load_parts(config), load_texts(config)
+    begin_from_adapter(parts, config)
+    start = {name: tensor.detach().clone() for name, tensor in joined_state(parts.all).items()}
     load_joined_state(parts.all, merged)
-    clients = {
-        name: part[:count] for name, part in zip(config.client_names, texts.partition.parts, strict=True)
-    }
+    whole_texts = dict(zip(config.client_names, texts.partition.parts, strict=True))
+    clients = {name: part[:count] for name, part in whole_texts.items()}
     held_out = texts.held_out.samples[:count]
     ways = [(update.adapter, [update.client]) for update in kept.updates if update.client in clients]
     found = [_members_told(parts, adapter, clients, names, held_out) for adapter, names in ways]
@@ -96,6 +106,9 @@ def updates_told(config: Config, count: int) -> Iterator[Finding]:
     if found:
         mean = (sum(one) / len(found) for one in zip(*found, strict=True))
         yield from _told("one client's adapter", *mean)
+        alone = {update.client: update.adapter for update in kept.updates if update.client in clients}
+        first = front_of(at_cut(config, 1)).eval()
+        yield from tokens_told(first, start, alone, whole_texts, texts.held_out.samples)
     yield from _told(f"the mean of {len(clients)} clients' adapters", *whole)
 
 

@@ -77,6 +77,8 @@ def asked(config: Config, model_fingerprint: str) -> dict[str, Any]:
         *(f"flows.{flow}.codec" for flow in config.cut_flows),
         "evaluation.codec",
         "evaluation.exact_last",
+        "client.privacy",
+        "client.label_noise",
     )
     return {"model": model_fingerprint, **{key: _at(tree, key) for key in keys}}
 
@@ -112,10 +114,10 @@ def disclosure(config: Config, train: Sequence[Row], held_out: Sequence[Row]) ->
 def _leaving(config: Config) -> list[str]:
     if not config.training.split:
         return ["the adapter of the whole model", "numbers of rows and tokens", "losses"]
-    model, flows = config.model, config.cut_flows
+    model, flows, noise = config.model, config.cut_flows, config.client.privacy
     leaving = [
-        f"activations of every token after block {model.cut} ({flows['activation_up'].codec}), from which text can be "
-        "recovered"
+        f"activations of every token after block {model.cut} ({flows['activation_up'].codec}"
+        f"{f' under {noise}' if noise else ''}), from which text can be recovered"
     ]
     if model.tail_blocks:
         leaving.append(f"gradients of the last {model.tail_blocks} blocks ({flows['gradient_up'].codec})")
@@ -124,7 +126,8 @@ def _leaving(config: Config) -> list[str]:
         what = "the class" if config.data.classes is not None else "the token ids"
         of = _LEARNT[config.data.learn] if config.data.format == "chat" else repr(config.data.response)
         of = repr(LABELS) if config.data.format == "tokens" else of
-        leaving.append(f"labels ({what} of {of})")
+        noise = config.client.label_noise
+        leaving.append(f"labels ({what} of {of}{f', in training under {noise}' if noise else ''})")
     return [*leaving, "the front's adapter", "numbers of rows and tokens"]
 
 

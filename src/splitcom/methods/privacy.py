@@ -5,7 +5,7 @@ from typing import Any
 from splitcom.aggregation import DpFedAvg
 from splitcom.aggregation import parse as parse_aggregator
 from splitcom.config import Config
-from splitcom.privacy import Gaussian, check_accountant, epsilon, parse
+from splitcom.privacy import Gaussian, check_accountant, epsilon, parse, parse_response
 from splitcom.privacy.masks import check_masks
 from splitcom.server.rounds import Federation
 
@@ -25,6 +25,8 @@ def privacy_of(federation: Federation) -> dict[str, Any]:
     if config.client.privacy is not None:
         released = max((state.num_released for state in states), default=0)
         found["activations"] = _activations(parse(config.client.privacy), config, released)
+    if config.client.label_noise is not None:
+        found["labels"] = _labels(config)
     if (aggregator := _of_adapters(config)) is not None:
         repeated = max(federation.merges.read() - federation.round, 0)
         ended = federation.participation.most_rounds + repeated
@@ -42,6 +44,14 @@ def privacy_warnings(config: Config) -> list[str]:
             f"beside them the server gets {', '.join(_beside_activations(config))}"
         )
         found += _of_seed("client.privacy", config.client.privacy, parse(config.client.privacy).seed)
+    if config.client.label_noise is not None:
+        found.append(
+            "client.label_noise: epsilon is of what labels of training tell beside the text; the server also gets "
+            f"{', '.join(_beside_labels(config))}"
+        )
+        found += _of_seed(
+            "client.label_noise", config.client.label_noise, parse_response(config.client.label_noise).seed
+        )
     if (aggregator := _of_adapters(config)) is not None:
         if config.training.split:
             found.append(
@@ -70,6 +80,20 @@ def _activations(mechanism: Gaussian, config: Config, num_released: int) -> dict
             "vectors: references and repeats compose",
         ),
         "not_covered": _beside_activations(config),
+    }
+
+
+def _labels(config: Config) -> dict[str, Any]:
+    response, classes = parse_response(config.client.label_noise or ""), config.data.classes or ()
+    return {
+        "mechanism": str(response),
+        "unit": "the label of one sample, against any other class, over this run and whatever is made of it: it is "
+        "drawn once, and again only by a client that has lost its folder, or in another run",
+        "towards": "everybody",
+        "epsilon": response.epsilon if response.seed < 0 else None,
+        "delta": 0.0,
+        "kept": response.kept(len(classes)),
+        "not_covered": _beside_labels(config),
     }
 
 
@@ -102,12 +126,27 @@ def _beside_activations(config: Config) -> list[str]:
     """What the server gets of a sample beside what is noised."""
     found = ["lengths of samples and of what is learnt of them"]
     if not config.model.tail_blocks:
-        found.append("labels, which are the learnt tokens or the classes")
+        classes = (
+            "the classes"
+            if config.client.label_noise is None
+            else f"classes under {config.client.label_noise}"
+        )
+        found.append(f"labels, which are the learnt tokens or {classes}")
     else:
         found.append("sums of losses, of a round and of an evaluation")
     if config.model.tail_blocks or config.lora.front_learns:
         found.append("the adapter that a client has trained on its samples")
     return found
+
+
+def _beside_labels(config: Config) -> list[str]:
+    """What the server gets by which a class can be told, beside a label under noise."""
+    found = []
+    if config.training.split:
+        found.append("hidden states, from which the text can be read, and its class by whoever reads it")
+        if not config.model.tail_blocks:
+            found.append("labels of held-out samples, as they are")
+    return [*found, "what the held-out samples come to in evaluations"]
 
 
 def _beside_adapters(config: Config) -> list[str]:

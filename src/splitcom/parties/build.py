@@ -1,9 +1,11 @@
 """From a configuration to one party: the server, or a client."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from math import sqrt
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from splitcom.client.client import Client
@@ -20,6 +22,7 @@ from splitcom.flows import FLOWS
 from splitcom.models import Front, adapter_state, joined_state, replicate
 from splitcom.models.views import block_of
 from splitcom.parties.parts import Parts
+from splitcom.privacy import parse_response
 from splitcom.protocol.limits import KindLimits
 from splitcom.scheduling import scheduling_of
 from splitcom.server.observe import Observer
@@ -85,6 +88,7 @@ def build_client(
 
     The tail is needed in the U-shape, the body where nothing is split.
     """
+    samples = with_label_noise(samples, name, config, folder)
     front = replicate(parts.front)
     trainer: WholeTrainer | FrontTrainer | EndsTrainer
     channels = open_channels(config, name, folder / "references") if config.training.split else {}
@@ -102,6 +106,20 @@ def build_client(
     whole = wrapped(trainer, name, config, folder)
     store = PartyStore(folder, config.training.keep_checkpoints)
     return Client(name, whole, channels, config, model_fingerprint, store, _limits(config, parts))
+
+
+def with_label_noise(
+    samples: Sequence[Sample], client: str, config: Config, folder: Path
+) -> Sequence[Sample]:
+    """A client's samples with the classes that they are trained as; what these are drawn with is kept in `folder`."""
+    if config.client.label_noise is None or config.data.classes is None:
+        return samples
+    response = parse_response(config.client.label_noise)
+    labels, ids = zip(*((int(sample.labels), sample.sample_id) for sample in samples), strict=True)
+    drawn = response.drawn(labels, ids, len(config.data.classes), response.key(folder, client))
+    return [
+        replace(sample, labels=torch.tensor([label])) for sample, label in zip(samples, drawn, strict=True)
+    ]
 
 
 def finer_if_few(codec: Codec, num_tokens: int) -> Decision:

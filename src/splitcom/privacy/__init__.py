@@ -2,5 +2,6 @@
 
 from splitcom.privacy.accounting import check_accountant, epsilon
 from splitcom.privacy.gaussian import Gaussian, parse
+from splitcom.privacy.response import Randomised, parse_response
 
-__all__ = ["Gaussian", "check_accountant", "epsilon", "parse"]
+__all__ = ["Gaussian", "Randomised", "check_accountant", "epsilon", "parse", "parse_response"]
