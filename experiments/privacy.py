@@ -180,14 +180,18 @@ LINES: dict[Step, str] = {
 def draw(done: Mapping[tuple[float, Step], dict[str, Any]], path: Path) -> None:
     """Tokens that the better attack recovers from all visits, against bits and against loss; a line for each codec."""
     labels = {"first": "bits a number, first visit", "before": "held-out loss, base model"}
-    if all("loss" in point for point in done.values()):
+    if any("clean" in point for point in done.values()):
         labels |= {"loss": "held-out loss, trained", "clean": "the same, used without noise"}
     figure = Figure(figsize=(4.8 * len(labels), 4), layout="constrained")
     panels = figure.subplots(1, len(labels), sharey=True)
     chance = max(next(iter(done.values()))["chance"])
     for axes, (key, label) in zip(panels, labels.items(), strict=True):
         for place, (step, name) in enumerate(LINES.items()):
-            some = sorted((noise, one[key], best(one)) for (noise, own), one in done.items() if own == step)
+            some = sorted(
+                (noise, one[key], best(one))
+                for (noise, own), one in done.items()
+                if own == step and key in one
+            )
             if some:
                 axes.plot(*list(zip(*some, strict=True))[1:], "o-", color=f"C{place}", label=name)
             for noise, x, y in some:
