@@ -176,6 +176,7 @@ if __name__ == "__main__":
     sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
     sys.argv = ["splitcom", *ARGUMENTS]  # noqa: F821
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which shells have ignored in the background
     if FOLDER is not None:  # noqa: F821
         os.chdir(FOLDER)  # noqa: F821
         os.environ["HOME"] = str(Path(FOLDER, "home"))  # noqa: F821

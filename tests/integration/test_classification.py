@@ -33,6 +33,7 @@ from splitcom.training.plan import progress_of, round_batches
 
 LABELS = ["2", "10"]
 STANDARD = METHODS.keys() - {"sf_prompt", "res_bm", "fedsa_lora"}  # which leave more than an adapter, or less
+CODED = {"split_ft", "split_lite", "aq_sgd"}  # as splitcom, by other codecs
 
 
 @pytest.fixture(scope="session")
@@ -103,7 +104,12 @@ def accuracy_of(model, config):
 
 @pytest.mark.parametrize(
     ("method", "tail_blocks"),
-    [*((method, 0) for method in sorted(STANDARD)), ("splitcom", 1), ("splitlora", 1)],
+    [
+        *((method, 0) for method in sorted(STANDARD - CODED)),
+        ("splitcom", 1),
+        *(pytest.param(method, 0, marks=pytest.mark.slow) for method in sorted(CODED)),
+        pytest.param("splitlora", 1, marks=pytest.mark.slow),
+    ],
 )
 def test_every_method_learns_classes_and_writes_a_standard_adapter(config, tmp_path, method, tail_blocks):
     changes = {"method": method, "model.tail_blocks": tail_blocks, "training.rounds": 5}
@@ -145,9 +151,7 @@ def test_sf_prompt_learns_classes_and_what_is_beside_the_adapter_is_read_again(c
 
 @pytest.mark.parametrize("tail_blocks", [0, 1])
 @pytest.mark.parametrize("base", ["tiny_model", "tiny_bert"])
-def test_one_uncompressed_client_trains_as_if_nothing_were_split(
-    config, tmp_path, base, tail_blocks, request
-):
+def test_one_uncompressed_client_trains_as_if_nothing_were_split(config, trained, base, tail_blocks, request):
     exact = {
         "model.source": str(request.getfixturevalue(base)),
         "model.cut": 1,
@@ -164,8 +168,8 @@ def test_one_uncompressed_client_trains_as_if_nothing_were_split(
         "flows.activation_down.codec": "none",
         "flows.gradient_up.codec": "none",
     }
-    split = train(config.override(exact | shape), tmp_path / "split")
-    whole = train(config.override(exact | {"method": "centralised"}), tmp_path / "whole")
+    split = trained(config.override(exact | shape))
+    whole = trained(config.override(exact | {"method": "centralised"}))
     assert_same_adapter(adapter_of(split), adapter_of(whole))
     assert split.result["eval"]["loss"] == pytest.approx(whole.result["eval"]["loss"], rel=1e-12)
     assert split.result["eval"]["accuracy"] == whole.result["eval"]["accuracy"]

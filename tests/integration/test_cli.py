@@ -2,9 +2,9 @@
 
 import io
 import json
+import os
 import re
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from splitcom.cli import main
 from splitcom.training import store
 
-from .parties import HELD, PATIENCE_S, held, wait_until
+from .parties import Party, fork_server
 
 
 @pytest.fixture
@@ -233,16 +233,11 @@ def test_ctrl_c_leaves_a_checkpoint_that_resumes_to_the_same_bits(splitcom, conf
     long = ["training.rounds=4", "data.samples=9", "data.held_out_samples=3"]
     settings = [word for change in long for word in ("--set", change)]
     halted, straight = tmp_path / "halted", tmp_path / "straight"
-    process = subprocess.Popen(
-        [sys.executable, HELD, "train", config_file, *settings, "--out", halted],
-        env=held(3, tmp_path),
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    wait_until(lambda: (halted / "checkpoint" / "server" / "round-00002").exists())
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=PATIENCE_S)
-    assert process.returncode == 130 and "--resume" in err
+    party = Party(fork_server(), tmp_path / "log", "train", config_file, *settings, "--out", halted)
+    party.start(hold=3).wait_until_held()
+    os.kill(party.process.pid, signal.SIGINT)
+    party.end(code=130)
+    assert "--resume" in party.log
     assert not (halted / "result.json").exists()
     assert splitcom("train", config_file, *settings, "--out", halted, "--resume")[0] == 0
     assert splitcom("train", config_file, *settings, "--out", straight)[0] == 0

@@ -207,7 +207,12 @@ def test_error_feedback_sends_in_the_end_what_was_left_out():
     assert (arrived > 0).sum() > 48  # a quarter each time, and not always the same
 
 
-@pytest.mark.parametrize("form", FORMS)
+ALSO_RESUMED = ("fda_opt, ams", "chunks, u-shape", "segments, u-shape")
+
+
+@pytest.mark.parametrize(
+    "form", [pytest.param(form, marks=[pytest.mark.slow] if form in ALSO_RESUMED else []) for form in FORMS]
+)
 def test_a_resumed_run_ends_with_the_same_bits_and_bytes(tiny_config, trained, tmp_path, form):
     config = tiny_config.override(FORMS[form] | {"training.rounds": 3})
     straight = trained(config)
@@ -258,7 +263,10 @@ def test_a_variant_without_a_method_runs_that_of_the_file(tmp_path):
         assert [run.config.method for run in planned] == [method, method, "splitlora"]
 
 
-@pytest.mark.parametrize("form", ["fda_opt", "chunks, standard form", "eco_lora", "sf_prompt"])
+@pytest.mark.parametrize(
+    "form",
+    ["fda_opt", "eco_lora", "sf_prompt", pytest.param("chunks, standard form", marks=pytest.mark.slow)],
+)
 def test_over_a_network_the_bits_are_those_of_one_process(tiny_config, trained, tmp_path, form):
     config = tiny_config.override(FORMS[form])
     expected = trained(config)

@@ -223,7 +223,9 @@ def test_dropout_is_drawn_once_and_in_the_same_order(case: str, options: dict[st
     assert_exact(tiny_model(case, options).train(), 2, 1)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=[pytest.mark.slow] if ":" in case else []) for case in CASES]
+)
 def test_parts_loaded_alone_make_the_model_and_the_adapter(case: str, tmp_path: Path) -> None:
     base, adapter = tmp_path / "base", tmp_path / "adapter"
     tiny_model(case, CASES[case]).save_pretrained(base, max_shard_size="20KB")
@@ -250,7 +252,15 @@ def test_parts_loaded_alone_make_the_model_and_the_adapter(case: str, tmp_path: 
     assert torch.equal(split(ids, mask), tuned(input_ids=ids, attention_mask=mask).logits)
 
 
-@pytest.mark.parametrize("case", CLASSIFIERS)
+@pytest.mark.parametrize(
+    "case",
+    [  # of decoders the head alone is another, and `test_every_boundary_is_exact` has them all
+        pytest.param(
+            case, marks=[pytest.mark.slow] if OTHER_CASES.get(case) == options or ":" in case else []
+        )
+        for case, options in CLASSIFIERS.items()
+    ],
+)
 def test_classifiers_are_exact(case: str) -> None:
     assert_exact(tiny_classifier(case, CLASSIFIERS[case], len(LABELS)), 2, 1)
 
