@@ -47,13 +47,18 @@ def enter(namespace):
 
 def set_trap(code, line, delay_s):
     """Have this process killed at the `line`-th line of this code; returns how many have been run, by function."""
-    matches = functools.cache(re.compile(code).search)
+    matches = re.compile(code).search
     executed = Counter()
     kill = killer(delay_s)
 
+    seen = {}  # by a code's id, since its hash is made anew of its whole content
+
     def call(frame, event, argument):
-        where = f"{frame.f_code.co_filename}:{frame.f_code.co_name}"
-        return functools.partial(each, where) if matches(where) else None
+        called = frame.f_code
+        if id(called) not in seen:
+            where = f"{called.co_filename}:{called.co_name}"
+            seen[id(called)] = called, functools.partial(each, where) if matches(where) else None
+        return seen[id(called)][1]
 
     def each(where, frame, event, argument):
         if event == "line":

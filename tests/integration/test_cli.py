@@ -156,7 +156,7 @@ WRONG = {
     "missing column of the prompt": (["{config}", "--set", "data.source={csv}", "--set", "data.prompt={{meaning}}"],
                                      r"no column 'meaning'.*found: mr, text, label"),
     "empty data": (["{config}", "--set", "data.source={tmp}/empty.csv"], r"empty\.csv: no rows"),
-    "more clients than samples": (["{config}", "--set", "data.samples=2"], r"2 samples to train on are too few for 3"),
+    "more clients than samples": (["{config}", "--set", "data.samples=2"], r"2 samples to train on, too few for 3 cl"),
     "more held out than there is": (["{config}", "--set", "data.source={csv}", "--set", "data.held_out_samples=30"],
                                     r"data\.held_out_samples = 30: .*rows\.csv has 30 rows"),
     "cut outside the model": (["{config}", "--set", "model.cut=4"], r"model\.cut = 4 .*take a cut of 1 to 3"),

@@ -106,7 +106,7 @@ def test_a_killed_client_goes_on_and_what_it_has_left_is_gone_in_the_end(
     changed = joining(network, forks, shared, 1, log="-changed").start()
     network.server.start()
     changed.end(code=1)
-    assert f"of {len(rows) + 2} rows 1 have changed, 0 are gone, and 1 are new" in changed.log
+    assert f"of {len(rows) + 2} rows there are 1 changed, 0 gone and 1 new" in changed.log
     assert "give another folder with --state" in changed.log
     data.write_text("\n".join(rows))
     parties[1].start()
@@ -218,7 +218,7 @@ def test_train_goes_on_with_the_rows_that_it_began_with_or_not_at_all(
     with pytest.raises(KeyboardInterrupt):
         train(config, tmp_path / "run", observers=[Stopping()])
     write([*rows[:7], {"mr": "name[7]", "text": "It is another."}, *rows[8:]])
-    with pytest.raises(DataError, match=r"of 40 rows 1 have changed.*another folder with --out"):
+    with pytest.raises(DataError, match=r"of 40 rows there are 1 changed.*another folder with --out"):
         train(config, tmp_path / "run", resume=True)
     write(rows)
     assert train(config, tmp_path / "run", resume=True).result["rounds"] == 3

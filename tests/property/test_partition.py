@@ -59,6 +59,6 @@ def test_every_sample_is_at_exactly_one_client(data, clients, kind, seed, alpha)
 @given(samples(), st.sampled_from(KINDS), st.integers(0, 99))
 def test_more_clients_than_samples_is_an_error(data, kind, seed):
     with pytest.raises(
-        DataError, match=f"{len(data)} samples to train on are too few for {len(data) + 1} clients"
+        DataError, match=f"{len(data)} samples? to train on, too few for {len(data) + 1} clients"
     ):
         split(data, len(data) + 1, kind, seed)

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from splitcom.amount import counted
 from splitcom.cli.output import spoken
 from splitcom.cli.train import Assignments
 
@@ -44,7 +45,7 @@ def campaign(
 
     def show(standing: Standing) -> None:
         nonlocal said
-        status = f"{standing.runs_done} of {standing.runs} runs; now {', '.join(standing.running) or 'none'}"
+        status = f"{standing.runs_done} of {counted(standing.runs, 'run')}; now {', '.join(standing.running) or 'none'}"
         bar.update(task, completed=standing.rounds_done, total=standing.rounds, status=status)
         if not terminal.is_terminal and status != said:
             terminal.say(status)

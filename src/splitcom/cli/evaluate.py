@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from splitcom.amount import counted
 from splitcom.cli.output import spoken
 from splitcom.cli.train import Assignments
 
@@ -32,7 +33,9 @@ def evaluate(
     changes |= dict(map(parse_assignment, assignments or []))
     with terminal.working("loading") as status:
         found = evaluate_run(
-            run, changes, lambda done, total: status.update(line(f"continued {done} of {total} prompts"))
+            run,
+            changes,
+            lambda done, total: status.update(line(f"continued {done} of {counted(total, 'prompt')}")),
         )
     table = Table(grid=True)
     table.add_column()

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from splitcom.amount import counted
 from splitcom.cli.train import Assignments
 
 
@@ -51,7 +52,7 @@ def generate(
     for index, wire in enumerate(writer.wires):
         terminal.say(
             f"sent from {'front to body' if index == 0 else 'body to tail'}: {wire.bytes:,} bytes for "
-            f"{wire.positions} tokens ({wire.bytes / max(wire.positions, 1):.0f} each)"
+            f"{counted(wire.positions, 'token')} ({wire.bytes / max(wire.positions, 1):.0f} each)"
         )
 
 

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from splitcom.amount import counted
 from splitcom.cli.output import spoken
 from splitcom.cli.train import Assignments
 
@@ -71,7 +72,7 @@ def inspect(
     )
     tied = ", tied embeddings" if found.tied_embeddings else ""
     title = (
-        f"{model}: {found.model_type}, {found.num_blocks} blocks, hidden {found.hidden_size}, vocabulary "
+        f"{model}: {found.model_type}, {counted(found.num_blocks, 'block')}, hidden {found.hidden_size}, vocabulary "
         f"{found.vocab_size:,}, {found.parameters:,} parameters in {found.dtype}{tied}"
     )
     terminal.print(part_table(found.parts, title))
@@ -88,10 +89,10 @@ def inspect(
     if client:
         for whose, own in _kinds(settings).items():
             need = need_of_client(own, samples, tokens)
-            title = f"{whose} with {samples} samples, weights in {settings.model.dtype}"
+            title = f"{whose} with {counted(samples, 'sample')}, weights in {settings.model.dtype}"
             terminal.print(need_table(vars(need), title))
             content.setdefault("client", vars(need))  # of the first kind
-    title = f"uncompressed fp16, {batch_size} samples of {tokens} tokens"
+    title = f"uncompressed fp16, {counted(batch_size, 'sample')} of {counted(tokens, 'token')}"
     if link is not None:
         content["seconds_of_step"] = seconds_of_step(bytes_of_step(*shape), link)
     seconds = content.get("seconds_of_step")

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from splitcom.aggregation import DpFedAvg
 from splitcom.aggregation import parse as parse_aggregator
 from splitcom.aggregation.config import AggregatorText
+from splitcom.amount import counted
 from splitcom.settings import NonNegativeFloat, NonNegativeInt, Part, PositiveFloat, PositiveInt, Section
 
 _FEWEST_UNDER_MASKS = 3
@@ -262,7 +263,7 @@ class FederationConfig(Section):
             )
         if self.num_sampled < _FEWEST_UNDER_MASKS:
             raise ValueError(
-                f"{setting}: a round has {self.num_sampled} clients, and in a sum of so few a client could "
+                f"{setting}: a round has {counted(self.num_sampled, 'client')}, and in a sum of so few a client could "
                 f"work out another's update; at least {_FEWEST_UNDER_MASKS} are needed: raise clients or "
                 "sample"
             )

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from splitcom.amount import counted
 from splitcom.data.encode import Encoded, EncodingReport, Sample, added_tokens
 from splitcom.data.load import Row
 from splitcom.errors import DataError
@@ -25,7 +26,8 @@ def classes_in(rows: Sequence[Row]) -> list[str]:
     found = sorted({row.label for row in rows}, key=_by_value)
     if not 2 <= len(found) <= len(rows) / 2:
         raise DataError(
-            f"{len(found)} classes in {len(rows)} rows ({_listed(found)}); expected at least 2 classes, "
+            f"{counted(len(found), 'class', 'classes')} in {counted(len(rows), 'row')} ({_listed(found)}); "
+            "expected at least 2 classes, "
             "each in 2 rows or more: name the column that holds them in data.response, or list them in "
             "data.labels"
         )
@@ -38,8 +40,8 @@ def class_indices(rows: Sequence[Row], labels: Sequence[str]) -> list[int]:
     places = {label: index for index, label in enumerate(labels)}
     if unknown := [row for row in rows if row.label not in places]:
         raise DataError(
-            f"{unknown[0].place}: unknown class {unknown[0].label!r} ({len(unknown)} of {len(rows)} rows "
-            f"have unknown ones); the run's classes are {_listed(labels)}: correct data.response or data.labels"
+            f"{unknown[0].place}: unknown class {unknown[0].label!r} (unknown in {len(unknown)} of {len(rows)} "
+            f"rows); the run's classes are {_listed(labels)}: correct data.response or data.labels"
         )
     return [places[row.label] for row in rows]
 
@@ -75,7 +77,8 @@ def encode_classes(
     report = EncodingReport(len(samples), num_tokens, max_tokens, truncated, num_tokens_cut, dropped)
     if not samples:
         raise DataError(
-            f"no sample left of {len(rows)} rows: {report}; data.prompt is the template of the text, data.response "
+            f"no sample left of {counted(len(rows), 'row')}: {report}; data.prompt is the template of the "
+            "text, data.response "
             "the column of its class"
         )
     return Encoded(samples, report)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from splitcom.amount import counted
 from splitcom.data.load import Row
 from splitcom.errors import DataError
 
@@ -68,22 +69,20 @@ class EncodingReport:
     problems: Sequence[str] = ()
 
     def __str__(self) -> str:
-        lines = [f"{_samples(self.num_samples)}, {self.num_tokens} tokens"]
+        lines = [f"{counted(self.num_samples, 'sample')}, {counted(self.num_tokens, 'token')}"]
         if self.truncated_ids:
-            cut = f"{_samples(len(self.truncated_ids))} cut to {self.max_tokens} tokens"
-            lines.append(f"{cut} ({self.num_tokens_cut} tokens lost)")
+            cut = f"{counted(len(self.truncated_ids), 'sample')} cut to {self.max_tokens} tokens"
+            lines.append(f"{cut} ({counted(self.num_tokens_cut, 'token')} lost)")
         if self.dropped_ids:
             shown = ", ".join(map(str, self.dropped_ids[:5])) + (" …" if len(self.dropped_ids) > 5 else "")
-            lines.append(f"{_samples(len(self.dropped_ids))} dropped, nothing left to learn: rows {shown}")
+            lines.append(
+                f"{counted(len(self.dropped_ids), 'sample')} dropped, nothing left to learn: rows {shown}"
+            )
         told = [f"dropped: {problem}" for problem in self.problems[:_PROBLEMS_SHOWN]]
         if len(self.problems) > len(told):
             told.append(f"dropped: {len(self.problems) - len(told)} more")
         warnings = [f"warning: {warning}" for warning in self.warnings]
         return "\n".join(["; ".join(lines), *self.notes, *told, *warnings])
-
-
-def _samples(number: int) -> str:
-    return f"{number} sample{'' if number == 1 else 's'}"
 
 
 @dataclass(frozen=True)
@@ -163,7 +162,8 @@ def encode(rows: Sequence[Row], tokenizer: "PreTrainedTokenizerBase", max_tokens
     report = EncodingReport(len(samples), num_tokens, max_tokens, truncated, num_tokens_cut, dropped)
     if not samples:
         raise DataError(
-            f"no sample left of {len(rows)} rows: {report}; raise data.max_tokens, or fill the columns of data.prompt "
+            f"no sample left of {counted(len(rows), 'row')}: {report}; raise data.max_tokens, or fill the "
+            "columns of data.prompt "
             "and data.response"
         )
     return Encoded(samples, report)
@@ -195,7 +195,7 @@ def encode_tokens(
     report = EncodingReport(len(samples), num_tokens, max_tokens, truncated, num_tokens_cut, dropped)
     if not samples:
         raise DataError(
-            f"no sample left of {len(rows)} rows of token ids: {report}; labels that are not -100 are learnt"
+            f"no sample left of {counted(len(rows), 'row')} of token ids: {report}; labels that are not -100 are learnt"
         )
     return Encoded(samples, report)
 

@@ -19,6 +19,7 @@ from typing import Literal
 
 import numpy as np
 
+from splitcom.amount import counted
 from splitcom.data.encode import Sample
 from splitcom.data.load import Row, column_value
 from splitcom.errors import DataError
@@ -113,7 +114,7 @@ def partition(
             )
     if (smallest := np.bincount(owners, minlength=clients).min()) < min_per_client:
         raise DataError(
-            f"a client would have {smallest} samples, not {min_per_client}; lower federation.clients"
+            f"a client would have {counted(smallest, 'sample')}, not {min_per_client}; lower federation.clients"
         )
     return _collect(samples, groups, owners, clients)
 
@@ -127,7 +128,7 @@ def _check_possible(
         )
     if num_samples < clients * min_per_client:
         raise DataError(
-            f"{num_samples} samples to train on are too few for {clients} clients, which need "
+            f"{counted(num_samples, 'sample')} to train on, too few for {counted(clients, 'client')} with at least "
             f"{min_per_client} each; lower federation.clients or data.held_out_samples, or bring more data"
         )
     if column is None and kind in ("dirichlet_label", "column"):
@@ -148,7 +149,7 @@ def set_aside(rows: Sequence[Row], number: int, column: str) -> tuple[list[Row],
         groups[value] = groups.get(value, 0) + 1
     if len(groups) < 2:
         raise DataError(
-            f"data.held_out_by = {column!r}: all {len(rows)} rows have the same value, so no group can be held out; "
+            f"data.held_out_by = {column!r}: all rows have the same value, so no group can be held out; "
             "name another column, or other rows in data.held_out"
         )
     order = sorted(groups)
@@ -194,8 +195,8 @@ def _dirichlet(
         if np.bincount(owners, minlength=clients).min() >= min_per_client:
             return owners
     raise DataError(
-        f"{MAX_DRAWS} draws with alpha={alpha} each left one of {clients} clients with fewer than "
-        f"{min_per_client} of {len(groups)} samples; raise partition.alpha or lower federation.clients"
+        f"{MAX_DRAWS} draws with alpha={alpha} each left one of {counted(clients, 'client')} with fewer than "
+        f"{min_per_client} of {counted(len(groups), 'sample')}; raise partition.alpha or lower federation.clients"
     )
 
 
@@ -204,7 +205,8 @@ def _whole_groups(groups: Sequence[str], clients: int, column: str) -> np.ndarra
     counts = Counter(groups)
     if len(counts) < clients:
         raise DataError(
-            f"column {column!r} has {len(counts)} values, too few for {clients} clients; lower federation.clients"
+            f"column {column!r} has {counted(len(counts), 'value')}, too few for "
+            f"{counted(clients, 'client')}; lower federation.clients"
         )
     load, owner = [0] * clients, {}
     for value, count in counts.most_common():

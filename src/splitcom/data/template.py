@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
+from splitcom.amount import counted
 from splitcom.data.chat import ASSISTANT, USER, ChatError, Conversation, Message
 from splitcom.data.encode import IGNORED, Encoded, EncodingReport, Sample, added_tokens
 from splitcom.data.load import Row
@@ -277,7 +278,9 @@ def encode_chats(
                 raise ChatError(row.problem)
             ids, labels = template.encode(row.conversation, learn)
             if all(label == IGNORED for label in labels[1:max_tokens]):  # nothing predicts the first token
-                raise ChatError(f"nothing to learn in its first {max_tokens} tokens (data.max_tokens)")
+                raise ChatError(
+                    f"nothing to learn in its first {counted(max_tokens, 'token')} (data.max_tokens)"
+                )
         except ChatError as problem:
             dropped.append(row.sample_id)
             problems.append(f"{row.place}: {problem}")
@@ -288,7 +291,7 @@ def encode_chats(
             num_tokens_cut += len(ids) - max_tokens
         kept, targets = torch.tensor(ids[:max_tokens]), torch.tensor(labels[:max_tokens])
         samples.append(Sample(row.sample_id, kept, targets, row))
-    notes = [f"{number} conversations from {form}" for form, number in forms.items()]
+    notes = [f"{counted(number, 'conversation')} from {form}" for form, number in forms.items()]
     num_tokens = sum(sample.num_tokens for sample in samples)
     report = EncodingReport(
         len(samples),
@@ -301,5 +304,5 @@ def encode_chats(
         problems=problems,
     )
     if not samples:
-        raise DataError(f"no conversation left of {len(rows)} rows: {report}")
+        raise DataError(f"no conversation left of {counted(len(rows), 'row')}: {report}")
     return Encoded(samples, report)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from splitcom.amount import counted
 from splitcom.config import Config
 from splitcom.data import BUILT_IN, Row, read_prompt
 from splitcom.data.tokens import IDS, LABELS
@@ -105,7 +106,7 @@ def disclosure(config: Config, train: Sequence[Row], held_out: Sequence[Row]) ->
         ("columns", f"{', '.join(columns)}{seen}"),
         ("a row", f"{_short(row.prompt)} | {_short(row.response)}"),
         *_chat_lines(config),
-        ("samples", f"{len(train)} to train on, {len(held_out)} held out, {most} tokens of each at most"),
+        ("samples", f"{len(train)} to train on, {len(held_out)} held out, {counted(most, 'token')} of each at most"),
         ("leaves", "; ".join(_leaving(config))),
         ("stays", "the rows as text" if config.training.split else "the rows, activations and labels"),
     ]  # fmt: skip
@@ -120,7 +121,9 @@ def _leaving(config: Config) -> list[str]:
         f"{f' under {noise}' if noise else ''}), from which text can be recovered"
     ]
     if model.tail_blocks:
-        leaving.append(f"gradients of the last {model.tail_blocks} blocks ({flows['gradient_up'].codec})")
+        leaving.append(
+            f"gradients of the last {counted(model.tail_blocks, 'block')} ({flows['gradient_up'].codec})"
+        )
         leaving.append("no labels")
     else:
         what = "the class" if config.data.classes is not None else "the token ids"

@@ -9,6 +9,7 @@ from typing import Any
 import tomli_w
 import torch
 
+from splitcom.amount import counted
 from splitcom.config import Config
 from splitcom.config.reference import reference
 from splitcom.data.columns import as_text
@@ -152,14 +153,14 @@ def _clients_in(column: str, source: str, records: Sequence[Mapping[str, Any]]) 
         found = ", ".join(map(str, records[0]))
         raise DataError(f"{source}: no column {column!r} (asked for by --by); found: {found}")
     number = len({as_text(record.get(column)) for record in records})
-    return number, f"{column} has {number} value{'' if number == 1 else 's'} in the first rows"
+    return number, f"{column} has {counted(number, 'value')} in the first rows"
 
 
 def _set_cut(found: Proposal, model: str, labels_stay: bool, memory_gb: float | None) -> None:
     tail, dtype = int(labels_stay), getattr(torch, Config().model.dtype)
     shallow = describe(model, cut=1, tail_blocks=tail, dtype=dtype)
     cut = max(1, min(2, shallow.num_blocks - 1 - tail))
-    reason = f"the model has {shallow.num_blocks} blocks"
+    reason = f"the model has {counted(shallow.num_blocks, 'block')}"
     if memory_gb is not None:
         room, first = memory_gb * 1e9 * _WEIGHTS_PART, _client_bytes(shallow)
         if first > room:

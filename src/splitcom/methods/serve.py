@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from splitcom.amount import counted
 from splitcom.config import Config
 from splitcom.durable import make_folder, make_private, write_atomic
 from splitcom.errors import RunError
@@ -113,7 +114,7 @@ def _serve_into(
         ) as transport,
     ):
         _begin(folder, config, digest, identifier)  # not before: a port that is taken leaves nothing behind
-        _LOG.info("listening on port %d for %d clients", transport.port, config.federation.clients)
+        _LOG.info("listening on port %d for %s", transport.port, counted(config.federation.clients, "client"))
         on_listening(transport)
         operated = _Operated(config, folder, transport, seats)
         observer = Observers([Record(folder), operated.monitor, *observers, operated.drain])

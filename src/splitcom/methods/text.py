@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import torch
 
+from splitcom.amount import counted
 from splitcom.codecs import Context, Ragged, parse
 from splitcom.config import Config
 from splitcom.data import Message, Row, Sample, encode_prompt
@@ -208,7 +209,8 @@ class Writer:
                 "it a word to begin with"
             )
         return (
-            f"the prompt that begins {prompt[:40]!r} has {len(ids)} tokens, and {source} takes {self._positions} "
+            f"the prompt that begins {prompt[:40]!r} has {counted(len(ids), 'token')}, and {source} takes "
+            f"{self._positions} "
             "with what it writes; shorten the prompt"
         )
 

@@ -27,6 +27,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from splitcom.amount import counted
 from splitcom.errors import CutError
 from splitcom.models.anatomy import Anatomy, Blank, Passed, Unused, survey
 
@@ -57,10 +58,12 @@ def spans(num_blocks: int, cut: int, tail_blocks: int = 0) -> dict[str, Span]:
     """Return the span of each part by name; CutError where front or body would have no block."""
     if cut < 1 or tail_blocks < 0 or cut + tail_blocks >= num_blocks:
         raise CutError(
-            f"model.cut = {cut} with model.tail_blocks = {tail_blocks} does not fit a model of {num_blocks} blocks: "
+            f"model.cut = {cut} with model.tail_blocks = {tail_blocks} does not fit a model of "
+            f"{counted(num_blocks, 'block')}: "
             f"client and server need at least one each; take a cut of 1 to {num_blocks - 1 - max(tail_blocks, 0)}"
             if num_blocks - 1 - max(tail_blocks, 0) > 0
-            else f"model.tail_blocks = {tail_blocks} does not fit a model of {num_blocks} blocks: client and server "
+            else f"model.tail_blocks = {tail_blocks} does not fit a model of "
+            f"{counted(num_blocks, 'block')}: client and server "
             "need at least one each besides"
         )
     edge = num_blocks - tail_blocks

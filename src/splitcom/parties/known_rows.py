@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from splitcom.amount import counted
 from splitcom.data import Sample
 from splitcom.durable import make_folder, write_atomic
 from splitcom.errors import DataError
@@ -75,8 +76,8 @@ def _difference(was: Fingerprints, now: Fingerprints) -> str | None:
     if Counter(old.values()) == Counter(new.values()):
         return f"they are the same {len(old)} rows in another order"
     return (
-        f"of {len(old)} rows {len(changed)} have changed, {len(old.keys() - new.keys())} are gone, and "
-        f"{len(new.keys() - old.keys())} are new"
+        f"of {counted(len(old), 'row')} there are {len(changed)} changed, {len(old.keys() - new.keys())} gone and "
+        f"{len(new.keys() - old.keys())} new"
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from splitcom.amount import counted
 from splitcom.config import Config
 from splitcom.data import (
     BUILT_IN,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+_HELD_OUT_PART = 5  # of a client's own rows, at most
 _OTHER_ROWS = (
     "name others in data.held_out (at a client: --held-out), or none, and some of the rows are set aside"
 )
@@ -141,7 +143,7 @@ def load_all_rows(config: Config) -> Rows:
         return _apart(rows[:num_train], _shuffled(load(data.held_out), "held out"), config)
     if len(rows) <= data.held_out_samples:
         raise ConfigError(
-            f"data.held_out_samples = {data.held_out_samples}: {data.source} has {len(rows)} rows in all; "
+            f"data.held_out_samples = {data.held_out_samples}: {data.source} has {counted(len(rows), 'row')} in all; "
             "lower it, or name another source in data.held_out"
         )
     train, held_out = _set_aside(rows, data.held_out_samples, config)
@@ -182,21 +184,21 @@ def _apart(train: list[Row], held_out: list[Row], config: Config) -> Rows:
             train,
             held_out,
             (
-                f"{num_shared} of {len(held_out)} held-out rows are also trained on, since the source holds them more "
-                "than once; their loss says little of new text",
+                f"held-out rows that are also trained on: {num_shared} of {len(held_out)}, since the source holds them "
+                "more than once; their loss says little of new text",
             ),
         )
     if not fresh:
         raise ConfigError(
-            f"{data.held_out}: all of its {len(held_out)} rows are also trained on ({data.source}), so they cannot "
+            f"{data.held_out}: all of its rows are also trained on ({data.source}), so they cannot "
             f"be held out; {_OTHER_ROWS}"
         )
     return Rows(
         train,
         fresh,
         (
-            f"{num_shared} of {len(held_out)} rows of {data.held_out} are also trained on; they are left out of the "
-            "evaluation",
+            f"rows of {data.held_out} that are also trained on: {num_shared} of {len(held_out)}; they are left out of "
+            "the evaluation",
         ),
     )
 
@@ -301,7 +303,8 @@ def _check_tokens(
             text = tokenizer.convert_ids_to_tokens(token)
             raise DataError(
                 f"{sample.row.place}: the token {text!r} has the number {token}, but the model's embedding has "
-                f"{limits.vocab_size} rows, so that it does not know it; take {text!r} out of {what} and the rows"
+                f"{counted(limits.vocab_size, 'row')}, so that it does not know it; take {text!r} out of "
+                f"{what} and the rows"
                 ", or enlarge the model with resize_token_embeddings and save it again"
             )
 
@@ -335,8 +338,9 @@ def _warnings_of_marks(
     )
     if holding:
         warnings.append(
-            f"{holding} conversations hold special tokens of the model, such as {special[0]!r}, in their own text, and "
-            "are read as if the template had written them; take them out if that is not meant"
+            f"special tokens of the model, such as {special[0]!r}, stand in the text of "
+            f"{counted(holding, 'conversation')}, "
+            "and are read as if the template had written them; take them out if that is not meant"
         )
     return warnings
 
@@ -346,8 +350,8 @@ def _warnings_of_length(samples: Sequence[Sample], limits: ModelLimits) -> list[
     lengths = [sample.num_tokens for sample in samples]
     if limits.positions is not None and (beyond := sum(n > limits.positions for n in lengths)):
         warnings.append(
-            f"{beyond} samples have more tokens than the {limits.positions} positions that the model was trained for "
-            f"(the longest has {max(lengths)}); if their loss is high, lower data.max_tokens"
+            f"{counted(beyond, 'sample')} with more tokens than the {limits.positions} positions that the model was "
+            f"trained for (the longest has {max(lengths)}); if their loss is high, lower data.max_tokens"
         )
     return warnings
 
@@ -355,8 +359,8 @@ def _warnings_of_length(samples: Sequence[Sample], limits: ModelLimits) -> list[
 def load_client_rows(config: Config) -> Rows:
     """A client's own rows, from `data.source` and `data.held_out`: to train on, in their order, and held out.
 
-    A client holds out its share of `data.held_out_samples`. Raises DataError naming file, row and column, and
-    ConfigError if nothing is left to train on.
+    A client holds out its share of `data.held_out_samples`, of its own source no more than a fifth. Raises DataError
+    naming file, row and column, and ConfigError if nothing is left to train on.
     """
     _check_held_out(config)
     data = config.data
@@ -366,19 +370,28 @@ def load_client_rows(config: Config) -> Rows:
     if data.held_out is not None:
         rows_apart = _apart(rows, load(data.held_out), config)
         return replace(rows_apart, held_out=rows_apart.held_out[:share])
-    if len(rows) <= share:
+    number = min(share, max(1, len(rows) // _HELD_OUT_PART))
+    if len(rows) <= number:
         raise ConfigError(
-            f"{data.source}: {len(rows)} rows, of which {share} would be held out for evaluation; bring more, "
-            "evaluate on others with --held-out FILE, or have the server lower data.held_out_samples"
+            f"{data.source}: {counted(len(rows), 'row')}, of which {number} would be held out for evaluation; bring "
+            "more, or evaluate on others with --held-out FILE"
         )
     if data.held_out_by is not None:
-        return _apart(*_set_aside(rows, share, config), config)
-    chosen = set(random.Random("splitcom/held out").sample(range(len(rows)), share))
-    return _apart(
-        [row for index, row in enumerate(rows) if index not in chosen],
-        [rows[index] for index in sorted(chosen)],
-        config,
+        apart = _apart(*_set_aside(rows, number, config), config)
+    else:
+        chosen = set(random.Random("splitcom/held out").sample(range(len(rows)), number))
+        apart = _apart(
+            [row for index, row in enumerate(rows) if index not in chosen],
+            [rows[index] for index in sorted(chosen)],
+            config,
+        )
+    if number == share:
+        return apart
+    told = (
+        f"{data.source}: {number} of {counted(len(rows), 'row')} held out for evaluation, a fifth, where this client's "
+        f"share of data.held_out_samples = {data.held_out_samples} is {share}"
     )
+    return replace(apart, warnings=(*apart.warnings, told))
 
 
 def _known_rows(config: Config, source: str) -> list[Row]:

@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from splitcom.amount import counted
 from splitcom.errors import MissingExtraError, NonFiniteError, RemoteProtocolError
 
 Numbers = npt.NDArray[np.uint64]
@@ -191,7 +192,7 @@ def unmasked(
     Raises RemoteProtocolError if fewer than the threshold have answered, or if shares do not fit.
     """
     if len(opened) < threshold:
-        raise RemoteProtocolError(f"{len(opened)} members have opened the sum; {threshold} must")
+        raise RemoteProtocolError(f"{counted(len(opened), 'member')} opened the sum; {threshold} must")
     first = next(iter(sums.values()))
     total = sum((unpacked(data) for data in sums.values()), np.zeros(len(first) // NUMBER_BYTES, np.uint64))
     for member in sorted(members):

@@ -13,6 +13,7 @@ from threading import Event, Lock
 
 from markupsafe import Markup
 
+from splitcom.amount import counted
 from splitcom.config import Config
 from splitcom.errors import RunError
 from splitcom.methods.admin import snapshot_of
@@ -148,7 +149,7 @@ def _state(
     """Where the run is, how much of it is done, and who is waited for."""
     done = 0.0 if run is None else float(run.result.rounds)
     if has_ended and run is not None:
-        said = f"It has ended after {run.result.rounds} rounds."
+        said = f"It has ended after {counted(run.result.rounds, 'round')}."
         done = rounds = run.result.rounds
     elif snapshot is not None:
         step = f", step {snapshot.step} of {snapshot.num_steps}" if snapshot.num_steps else ""
@@ -158,9 +159,9 @@ def _state(
         if snapshot.num_steps and snapshot.round:
             done = max(done, snapshot.round - 1 + snapshot.step / snapshot.num_steps)
     elif is_running:
-        said = f"{done:.0f} of {rounds} rounds are done."
+        said = f"{done:.0f} of {counted(rounds, 'round')} done."
     else:
-        said = f"{done:.0f} of {rounds} rounds are done, and no process is at it: go on by --resume."
+        said = f"{done:.0f} of {counted(rounds, 'round')} done, and no process is at it: go on by --resume."
     return Markup(markup.bar(done, rounds) + markup.paragraph(said))
 
 
@@ -192,7 +193,7 @@ def _cards(run: Run | None, snapshot: Snapshot | None, rate: float) -> Markup | 
         loss = NONE if snapshot.loss is None else f"{snapshot.loss:.3f}"
         items.append(("Training loss", loss, "of the last step"))
         connected = sum(client.connected for client in snapshot.clients.values())
-        items.append(("Connected", str(connected), f"of {len(snapshot.clients)} clients"))
+        items.append(("Connected", str(connected), f"of {counted(len(snapshot.clients), 'client')}"))
         items.append(("On the wire", f"{format_bytes(rate)}/s", "up and down, of all clients"))
     return markup.cards(items) if items else ""
 

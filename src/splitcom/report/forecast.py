@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol
 
+from splitcom.amount import counted
 from splitcom.report.format import format_bytes, format_seconds
 from splitcom.report.terminal import Table
 
@@ -30,7 +31,9 @@ class _Forecast(Protocol):
 
 def forecast_table(forecast: _Forecast, link: str) -> Table:
     """A row for what comes before training, for each round up to one after those that were tried, the last, and all."""
-    table = Table(title=f"over {link} Mbit/s, from a trial of {forecast.steps} steps on this machine")
+    table = Table(
+        title=f"over {link} Mbit/s, from a trial of {counted(forecast.steps, 'step')} on this machine"
+    )
     for index, column in enumerate(("round", "up", "down", "on the link", "computing", "together")):
         table.add_column(column, justify="right" if index else "left")
     last, tried = forecast.num_rounds, forecast.num_tried

@@ -7,6 +7,7 @@ from urllib.parse import quote
 
 from markupsafe import Markup
 
+from splitcom.amount import counted
 from splitcom.durable import write_atomic
 from splitcom.errors import RunError
 from splitcom.flows import FLOWS
@@ -53,8 +54,8 @@ def write_report(folder: str | os.PathLike[str]) -> Path:
 def _run_page(run: Run) -> str:
     result = run.result
     subtitle = (
-        f"{result.method} · model {result.model_name} · {_count(result.rounds, 'round')} · "
-        f"{_count(result.clients, 'client')} · seed {result.seed}"
+        f"{result.method} · model {result.model_name} · {counted(result.rounds, 'round')} · "
+        f"{counted(result.clients, 'client')} · seed {result.seed}"
     )
     timed = traffic.of_run(run) if result.bytes["total"] else []
     sections = [
@@ -208,7 +209,7 @@ def _text_scores(result: Result) -> Iterator[Markup]:
             "Generated text, scored",
             markup.table([name.replace("_", "-").upper() for name in scores], [cells], texts=0),
             markup.paragraph(
-                f"Continuations of {result.text.prompts} held-out prompts against all their references."
+                f"Continuations of {counted(result.text.prompts, 'held-out prompt')} against all their references."
             ),
         )
 
@@ -255,8 +256,8 @@ def _comparison_page(comparison: Comparison) -> str:
         drawn.append((flows, plots.render_svg(plots.bytes_by_flow, comparison, flows), read))
     return markup.page(
         name,
-        f"{_count(len(results), 'run')} · model {first.model_name} · rounds: {rounds} · "
-        f"{_count(first.clients, 'client')} · {_count(len(seeds), 'seed')}",
+        f"{counted(len(results), 'run')} · model {first.model_name} · rounds: {rounds} · "
+        f"{counted(first.clients, 'client')} · {counted(len(seeds), 'seed')}",
         [
             markup.section("Methods", _method_table(results)),
             markup.figures(drawn),
@@ -302,7 +303,3 @@ def _run_table(comparison: Comparison) -> Markup:
         loss, total = run.result.eval.loss, run.result.bytes["total"]
         rows.append([name, run.result.label, run.result.seed, f"{loss:.3f}", format_bytes(total)])
     return markup.table(["Folder", "Method", "Seed", "Held-out loss", "Total"], rows, texts=2)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

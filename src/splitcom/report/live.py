@@ -6,6 +6,7 @@ from pathlib import Path
 from statistics import fmean
 from time import monotonic
 
+from splitcom.amount import counted
 from splitcom.flows import FLOWS, SUMS
 from splitcom.methods.monitor import Snapshot
 from splitcom.report.folder import METRICS, ClientRound, load_metrics
@@ -80,8 +81,8 @@ def headline(snapshot: Snapshot) -> str:
     return (
         f"round {snapshot.round}/{snapshot.rounds}  step {snapshot.step}/{snapshot.num_steps}{loss}  "
         f"skipped {snapshot.skip_ratio:.0%}{format_thresholds(snapshot.thresholds)}  "
-        f"{format_bytes(snapshot.total_bytes)}  {connected} clients connected{step}{saved}"
-        + (f"  {refused} connections refused" if refused else "")
+        f"{format_bytes(snapshot.total_bytes)}  {counted(connected, 'client')} connected{step}{saved}"
+        + (f"  {counted(refused, 'connection')} refused" if refused else "")
     )
 
 

@@ -1,5 +1,6 @@
 """What a model would see of rows, in a terminal, or as plain text in a pipe: « and » stand around what is learnt."""
 
+from splitcom.amount import counted
 from splitcom.data import BUILT_IN
 from splitcom.methods.preview import Lengths, Preview
 from splitcom.report.terminal import Terminal, line
@@ -12,7 +13,9 @@ def print_preview(terminal: Terminal, found: Preview) -> None:
     """Print samples, lengths and reports."""
     terminal.say(_how_read(found))
     for sample in found.samples:
-        terminal.say(f"\n{sample.place}: {sample.num_tokens} tokens, {sample.num_learnt} learnt", "dim")
+        terminal.say(
+            f"\n{sample.place}: {counted(sample.num_tokens, 'token')}, {sample.num_learnt} learnt", "dim"
+        )
         text = line("")
         for piece, learnt in sample.pieces:
             text += line(f"«{piece}»", "bold green") if learnt else line(piece)

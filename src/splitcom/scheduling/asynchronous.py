@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 
 from splitcom.aggregation import Discount, Update
+from splitcom.amount import counted
 from splitcom.scheduling.deadline import ArrivalDriven
 from splitcom.seeds import derive_seed
 from splitcom.server.conversations import Rejoined
@@ -43,7 +44,7 @@ class Asynchronous(ArrivalDriven):
         while self._num_updates < self._due:
             left = len({*self._clients.ready, *self._training()})
             if left < settings.min_clients:
-                raise Rejoined(f"{left} clients are left in round {round_index}")
+                raise Rejoined(f"round {round_index} has {counted(left, 'client')} left")
             self._occupy(round_index)
             self._receive(self._advance(round_index))
 

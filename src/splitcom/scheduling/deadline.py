@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
 from splitcom.aggregation import Update
+from splitcom.amount import counted
 from splitcom.engines.engine import Arrival
 from splitcom.scheduling.sampling import sample_clients
 from splitcom.scheduling.scheduled import Scheduled
@@ -100,7 +101,7 @@ class Deadline(ArrivalDriven):
         updates = self._collect_updates(chosen, round_index, least)
         self._abandon_all()
         if len(updates) < least:
-            raise Rejoined(f"round {round_index} ended with {len(updates)} clients")
+            raise Rejoined(f"round {round_index} ended with {counted(len(updates), 'client')}")
         self._adapter.merge([updates[name] for name in chosen if name in updates])
 
     def _collect_updates(self, chosen: list[str], round_index: int, least: int) -> dict[str, Update]:

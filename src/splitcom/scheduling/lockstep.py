@@ -1,6 +1,7 @@
 """Who trains when, and when a round is over. This is the plain way: everybody waits for everybody."""
 
 from splitcom.aggregation import Update
+from splitcom.amount import counted
 from splitcom.scheduling.chunks import Chunks
 from splitcom.scheduling.sampling import sample_clients
 from splitcom.scheduling.scheduled import Scheduled
@@ -46,7 +47,7 @@ class Lockstep(Scheduled):
             self._steps.begin(name, task, shares.get(name, ()))
         updates = self._collect_updates(chosen, round_index, num_steps)
         if len(updates) < settings.min_clients:
-            raise Rejoined(f"round {round_index} ended with {len(updates)} clients")
+            raise Rejoined(f"round {round_index} ended with {counted(len(updates), 'client')}")
         brought = [updates[name] for name in chosen if name in updates]
         if chunks is not None:
             chunks.end(brought)

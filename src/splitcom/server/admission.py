@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from splitcom.amount import counted
 from splitcom.codecs import Decoded
 from splitcom.config import Config
 from splitcom.engines.engine import Arrival
@@ -33,7 +34,7 @@ class Admission:
         lengths = batch.lengths.tolist()
         if bad := [length for length in lengths if not self._shortest <= length <= self._longest]:
             raise RemoteProtocolError(
-                f"an activation of {bad[0]} tokens; expected {self._shortest} to {self._longest}"
+                f"an activation of {counted(bad[0], 'token')}; expected {self._shortest} to {self._longest}"
             )
         if labels is None:
             return Arrival(decoded, [])
@@ -42,7 +43,9 @@ class Admission:
         rows = [labels[sample] for sample in decoded.ids]
         for length, row in zip(lengths, rows, strict=True):
             if len(row) != (1 if self._classifies else length):
-                raise RemoteProtocolError(f"{len(row)} labels for an activation of {length} tokens")
+                raise RemoteProtocolError(
+                    f"{counted(len(row), 'label')} for an activation of {counted(length, 'token')}"
+                )
             if int(row.max()) >= self._num_labels:
                 kind = "number of classes" if self._classifies else "vocabulary's size"
                 raise RemoteProtocolError(f"a label of {int(row.max())}; the {kind} is {self._num_labels}")

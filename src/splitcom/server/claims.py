@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sized
 from math import isfinite
 from statistics import median
 
+from splitcom.amount import counted
 from splitcom.codecs import Decoded
 from splitcom.config import Config
 from splitcom.engines.engine import StepResult
@@ -60,7 +61,7 @@ def check_chunk_end(task: Task) -> None:
     """It ends a chunk, after all steps of it that the server has seen; of a model that is not split it sees none."""
     if not task.chunk_steps or task.next_step not in (0, (task.chunks + 1) * task.chunk_steps):
         raise RemoteProtocolError(
-            f"the end of a chunk after {task.next_step} steps; chunks have {task.chunk_steps} here"
+            f"the end of a chunk after {counted(task.next_step, 'step')}; chunks have {task.chunk_steps} here"
         )
 
 
@@ -70,9 +71,13 @@ def check_batch(decoded: Decoded, references: Sized | None, num_samples: int, ba
     `references` are the server's of this flow, the batch's among them: what they take grows with the samples that come.
     """
     if len(decoded.ids) > batch_size:
-        raise RemoteProtocolError(f"{len(decoded.ids)} samples in a batch; at most {batch_size} are possible")
+        raise RemoteProtocolError(
+            f"{counted(len(decoded.ids), 'sample')} in a batch; at most {batch_size} are possible"
+        )
     if references is not None and len(references) > num_samples:
-        raise RemoteProtocolError(f"{len(references)} samples; it has said that it has {num_samples}")
+        raise RemoteProtocolError(
+            f"{counted(len(references), 'sample')}; it has said that it has {num_samples}"
+        )
 
 
 def check_tail_labels(num_labels: int, sent: Decoded, config: Config) -> None:
@@ -80,7 +85,9 @@ def check_tail_labels(num_labels: int, sent: Decoded, config: Config) -> None:
     tokens = len(sent.batch.values)
     most = _most_labels(tokens, len(sent.ids), config)
     if not 0 < num_labels <= most:
-        raise RemoteProtocolError(f"a gradient for {num_labels} of {tokens} tokens; 1 to {most} are possible")
+        raise RemoteProtocolError(
+            f"a gradient for {num_labels} of {counted(tokens, 'token')}; 1 to {most} are possible"
+        )
 
 
 def check_lost_gradient(lost: ReferenceLost, state: ClientState) -> None:
@@ -88,7 +95,7 @@ def check_lost_gradient(lost: ReferenceLost, state: ClientState) -> None:
     done = _done(state.task)
     if state.gradient is None or lost.step != done - 1:
         raise RemoteProtocolError(
-            f"the gradient of step {lost.step} is lost, after {done} steps of this round"
+            f"the gradient of step {lost.step} is lost, after {counted(done, 'step')} of this round"
         )
 
 
@@ -206,7 +213,7 @@ def _check_sums(end: RoundEnd | EvaluationEnd, num_labels: int) -> None:
     if not (isfinite(end.loss_sum) and end.loss_sum >= 0):
         raise RemoteProtocolError(f"a loss of {end.loss_sum}")
     if end.num_correct > num_labels:
-        raise RemoteProtocolError(f"{end.num_correct} of {num_labels} labels told right")
+        raise RemoteProtocolError(f"{end.num_correct} of {counted(num_labels, 'label')} told right")
 
 
 def _check_count(what: str, number: int, possible: int) -> None:

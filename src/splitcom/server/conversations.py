@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from copy import copy
 from typing import TypeVar
 
+from splitcom.amount import counted
 from splitcom.config import Config
 from splitcom.errors import NonFiniteError, PacketError, RemoteProtocolError
 from splitcom.foreign import PEER_CHARACTERS, visible
@@ -287,7 +288,7 @@ class Conversations:
         if most is None or peer.restarts_since_save <= most:
             raise Rejoined(name)
         reason = (
-            f"it has begun anew {peer.restarts_since_save} times since the last saved round, and "
+            f"it has begun anew {counted(peer.restarts_since_save, 'time')} since the last saved round, and "
             f"federation.max_restarts = {most}"
         )
         self.exclude(Excluded(name, reason))

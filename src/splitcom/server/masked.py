@@ -13,6 +13,7 @@ import torch
 
 from splitcom.aggregation import Update
 from splitcom.aggregation import parse as parse_aggregator
+from splitcom.amount import counted
 from splitcom.errors import RemoteProtocolError
 from splitcom.privacy.masks import (
     SCALE,
@@ -52,7 +53,7 @@ class MaskedSum(ServerPart):
         members = [name for name, _ in self._clients.each(keys)]
         self._numbers = {name: number for number, name in enumerate(members, 1)}
         self._keys = {self._numbers[name]: keys[name] for name in members}
-        self._check(len(members), "have made keys")
+        self._check(len(members), "made keys")
         listed = [MemberKeys(**own._asdict()) for own in self._keys.values()]
         for name, number in self._numbers.items():
             self._clients.send(name, Message(mask_peers=MaskPeers(keys=listed, own=number)))
@@ -63,7 +64,7 @@ class MaskedSum(ServerPart):
                 sealed[name] = shares_of(message, "mask_shares", others, SEALED_BYTES)
         sharing = [name for name, _ in self._clients.each(sealed)]
         self._sharing = [self._numbers[name] for name in sharing]
-        self._check(len(sharing), "have shared their secrets")
+        self._check(len(sharing), "shared their secrets")
         return {
             name: [
                 MaskShare(member=self._numbers[other], share=sealed[other][self._numbers[name]])
@@ -75,7 +76,7 @@ class MaskedSum(ServerPart):
 
     def end(self, updates: Mapping[str, Update]) -> Update:
         """The mean of masked updates, as one of all of them. Raises Rejoined if too few are left."""
-        self._check(len(updates), "have sent their updates")
+        self._check(len(updates), "sent their updates")
         arrived = [self._numbers[name] for name in updates]
         there = [name for name in updates if name in self._clients.ready]
         for name in there:
@@ -84,7 +85,7 @@ class MaskedSum(ServerPart):
         for name, message in self._clients.each(self._clients.collect(there)):
             with self._clients.refusing(name):
                 opened[self._numbers[name]] = shares_of(message, "mask_opened", self._sharing, 16)
-        self._check(len(opened), "have opened the sum")
+        self._check(len(opened), "opened the sum")
         sums = {
             self._numbers[name]: update.adapter[MASKED].numpy().tobytes() for name, update in updates.items()
         }
@@ -105,7 +106,7 @@ class MaskedSum(ServerPart):
     def _check(self, count: int, what: str) -> None:
         least = max(self._threshold, self._config.federation.min_clients, 2)
         if count < least:
-            raise Rejoined(f"{count} clients {what}, and {least} are needed")
+            raise Rejoined(f"{counted(count, 'client')} {what}, and {least} are needed")
 
 
 def keys_of(message: Message) -> Keys:
@@ -127,5 +128,7 @@ def shares_of(message: Message, due: str, members: Sequence[int], size: int) -> 
         or sorted(shares) != sorted(members)
         or {len(share) for share in shares.values()} != {size}
     ):
-        raise RemoteProtocolError(f"'{kind}' with shares of {len(shares)} members; {len(members)} are due")
+        raise RemoteProtocolError(
+            f"'{kind}' with shares of {counted(len(shares), 'member')}; {len(members)} are due"
+        )
     return shares

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
+from splitcom.amount import counted
 from splitcom.server.peers import Standing
 
 _LOG = logging.getLogger(__name__)
@@ -17,9 +18,9 @@ def say_who_is_waited_for(name: str, standing: Standing) -> None:
 def say_who_is_missing(present: Sequence[str], expected: int, waited_s: float) -> None:
     """Say how many clients have not come yet."""
     _LOG.warning(
-        "waiting for %d of %d clients %s; here: %s",
+        "waiting for %d of %s %s; here: %s",
         expected - len(present),
-        expected,
+        counted(expected, "client"),
         since(waited_s),
         ", ".join(present) or "nobody",
     )

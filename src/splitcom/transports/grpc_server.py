@@ -20,6 +20,7 @@ from typing import Any, Self
 
 import grpc
 
+from splitcom.amount import counted
 from splitcom.errors import RemoteProtocolError, TransportError
 from splitcom.transports.address import checked
 from splitcom.transports.admission import (
@@ -317,7 +318,7 @@ class GrpcServer:
         if len(others) >= self._max_clients:
             silent = [c for c in others if c.is_silent_for(self._timeouts.connect_s)]
             if not silent:
-                raise Refusal(Refused.FULL, f"the run has its {self._max_clients} clients")
+                raise Refusal(Refused.FULL, f"the run has its {counted(self._max_clients, 'client')}")
             _LOG.warning("%s has said nothing since it connected: %s takes its place", silent[0].client, name)
             silent[0].end(Frame(reset=Reset()))
         if present is not None:

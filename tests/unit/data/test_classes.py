@@ -61,7 +61,7 @@ def test_a_long_text_keeps_its_closing_token_and_an_empty_one_is_dropped():
     assert [sample.labels.tolist() for sample in encoded.samples] == [[1], [0]]
     assert encoded.report.truncated_ids == [0] and encoded.report.num_tokens_cut == 2
     assert encoded.report.dropped_ids == [1] and encoded.report.num_tokens == 5
-    with pytest.raises(DataError, match=r"no sample left of 1 rows.*data\.prompt"):
+    with pytest.raises(DataError, match=r"no sample left of 1 row.*data\.prompt"):
         encode_classes(rows[1:2], Words(), ["yes", "no"])
 
 
@@ -90,5 +90,5 @@ def test_spaces_around_labels_mean_nothing_and_rows_without_a_label_are_dropped(
     encoded = encode_classes(rows, Words(), ["neg", "pos"])
     assert [int(sample.labels) for sample in encoded.samples] == [1, 0, 1, 0]
     assert encoded.report.dropped_ids == [2, 5]
-    with pytest.raises(DataError, match="no sample left of 1 rows"):
+    with pytest.raises(DataError, match="no sample left of 1 row"):
         encode_classes(rows[2:3], Words(), ["neg", "pos"])

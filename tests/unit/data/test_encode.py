@@ -75,7 +75,7 @@ def test_samples_without_a_response_are_dropped_and_reported(metaspace):
 
 
 def test_nothing_left_is_an_error(metaspace):
-    with pytest.raises(DataError, match=r"no sample left of 1 rows.*raise data.max_tokens"):
+    with pytest.raises(DataError, match=r"no sample left of 1 row.*raise data.max_tokens"):
         encode([row("a fox", "")], metaspace)
     with pytest.raises(DataError, match="no rows"):
         encode([], metaspace)

@@ -74,7 +74,7 @@ def test_a_table_of_many_values_stays_narrow():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"clients": 5}, "4 samples to train on are too few for 5 clients, which need 1 each"),
+        ({"clients": 5}, "4 samples to train on, too few for 5 clients with at least 1 each"),
         ({"clients": 2, "min_per_client": 3}, "which need 3 each"),
         ({"clients": 0}, "clients=0"),
         ({"clients": 2, "alpha": 0.0}, "alpha=0"),
@@ -86,7 +86,7 @@ def test_a_table_of_many_values_stays_narrow():
         ({"clients": 3, "kind": "column", "column": "label"}, "has 2 values, too few for 3 clients"),
         (
             {"clients": 2, "kind": "column", "column": "label", "min_per_client": 2},
-            "a client would have 1 samples",
+            "a client would have 1 sample,",
         ),
         ({"clients": 2, "kind": "random"}, "unknown partition.kind 'random'; choose iid"),
     ],

@@ -18,11 +18,11 @@ def sample(sample_id: int, ids: list[int], labels: list[int] | None = None) -> S
 
 ROWS = [sample(0, [1, 2, 3]), sample(1, [4, 5, 6]), sample(2, [7, 8])]
 CHANGES: dict[str, tuple[Callable[[], list[Sample]], str]] = {
-    "a token": (lambda: [ROWS[0], sample(1, [4, 9, 6], [4, 5, 6]), ROWS[2]], "of 3 rows 1 have changed, 0 are gone"),
-    "a label": (lambda: [ROWS[0], sample(1, [4, 5, 6], [4, 5, 9]), ROWS[2]], "of 3 rows 1 have changed, 0 are gone"),
-    "what is prompt": (lambda: [ROWS[0], sample(1, [4, 5, 6], [-100, 5, 6]), ROWS[2]], "1 have changed"),
-    "one more": (lambda: [*ROWS, sample(3, [1])], "0 have changed, 0 are gone, and 1 are new"),
-    "one less": (lambda: ROWS[1:], "0 have changed, 1 are gone, and 0 are new"),
+    "a token": (lambda: [ROWS[0], sample(1, [4, 9, 6], [4, 5, 6]), ROWS[2]], "of 3 rows there are 1 changed, 0 gone"),
+    "a label": (lambda: [ROWS[0], sample(1, [4, 5, 6], [4, 5, 9]), ROWS[2]], "of 3 rows there are 1 changed, 0 gone"),
+    "what is prompt": (lambda: [ROWS[0], sample(1, [4, 5, 6], [-100, 5, 6]), ROWS[2]], "1 changed"),
+    "one more": (lambda: [*ROWS, sample(3, [1])], "0 changed, 0 gone and 1 new"),
+    "one less": (lambda: ROWS[1:], "0 changed, 1 gone and 0 new"),
     "the order": (lambda: [sample(0, [4, 5, 6]), sample(1, [1, 2, 3]), ROWS[2]], "the same 3 rows in another order"),
 }  # fmt: skip
 

@@ -51,11 +51,14 @@ def test_rows_that_are_trained_on_are_not_evaluated(config, tmp_path):
     for load in (load_all_rows, load_client_rows):
         rows = load(held_out)
         assert len(rows.train) == 24 and all(row.prompt.startswith("new") for row in rows.held_out)
-        assert "3 of 9 rows of" in rows.warnings[0] and "left out of the evaluation" in rows.warnings[0]
-    assert "warning: 3 of 9 rows of" in load_texts(held_out).report
+        assert (
+            "also trained on: 3 of 9; they" in rows.warnings[0]
+            and "left out of the evaluation" in rows.warnings[0]
+        )
+    assert "also trained on: 3 of 9; they" in load_texts(held_out).report
     copied = config.override({"data.held_out": str(write(tmp_path / "copy.jsonl", ROWS[::-1]))})
     for load in (load_all_rows, load_client_rows):
-        with pytest.raises(ConfigError, match=r"copy\.jsonl: all of its 24 rows are also trained on"):
+        with pytest.raises(ConfigError, match=r"copy\.jsonl: all of its rows are also trained on"):
             load(copied)
 
 
@@ -64,10 +67,19 @@ def test_rows_that_are_not_trained_on_may_be_held_out_from_the_same_text(config,
     assert len(load_all_rows(copied).held_out) == 19
 
 
+def test_a_small_client_holds_out_a_fifth_of_its_rows_and_says_so(config):
+    rows = load_client_rows(config.override({"data.held_out_samples": 100}))
+    assert (len(rows.train), len(rows.held_out)) == (20, 4)
+    assert "4 of 24 rows held out for evaluation, a fifth" in rows.warnings[0]
+    assert "data.held_out_samples = 100 is 34" in rows.warnings[0]
+    exact = load_client_rows(config.override({"data.held_out_samples": 12}))
+    assert len(exact.held_out) == 4 and not exact.warnings
+
+
 def test_repeated_rows_of_one_source_are_warned_of(config, tmp_path):
     repeated = config.override({"data.source": str(write(tmp_path / "twice.jsonl", ROWS * 2))})
     assert not load_all_rows(config).warnings
-    assert "held-out rows are also trained on" in load_all_rows(repeated).warnings[0]
+    assert "held-out rows that are also trained on" in load_all_rows(repeated).warnings[0]
 
 
 def test_rows_without_a_label_are_no_class(config, tmp_path):
@@ -94,7 +106,7 @@ def test_texts_beyond_rotary_positions_are_warned_of(config):
     assert "warning" not in load_texts(config).report
     long = config.override({"data.prompt": "{q} " * 60 + "=>", "data.max_tokens": 2000})
     report = load_texts(long).report
-    assert "24 samples have more tokens than the 256 positions" in report and "data.max_tokens" in report
+    assert "24 samples with more tokens than the 256 positions" in report and "data.max_tokens" in report
 
 
 def test_marks_that_are_no_tokens_are_warned_of(config):
@@ -179,7 +191,7 @@ def test_a_peers_template_names_no_file(chat):
 def test_conversations_with_special_tokens_in_their_text_are_warned_of(chat, tmp_path):
     rows = [conversation(i) for i in range(23)] + [conversation("</s> x")]
     decided = with_chat(chat.override({"data.source": str(write(tmp_path / "c.jsonl", rows))}))
-    assert "1 conversations hold special tokens of the model" in load_texts(decided).report
+    assert "stand in the text of 1 conversation, and" in load_texts(decided).report
 
 
 def test_groups_are_held_out_whole(chat):
@@ -194,7 +206,7 @@ def test_groups_are_held_out_whole(chat):
 def test_a_column_of_one_value_parts_nothing(chat, tmp_path):
     alike = write(tmp_path / "one.jsonl", [conversation(i) | {"clinic": "a"} for i in range(24)])
     config = chat.override({"data.source": str(alike), "data.held_out_by": "clinic", "data.format": "chat"})
-    with pytest.raises(DataError, match=r"data\.held_out_by = 'clinic': all 24 rows have the same value"):
+    with pytest.raises(DataError, match=r"data\.held_out_by = 'clinic': all rows have the same value"):
         load_all_rows(config)
     with pytest.raises(DataError, match=r"no column 'ward' \(asked for by data\.held_out_by\)"):
         load_all_rows(config.override({"data.held_out_by": "ward"}))

@@ -81,7 +81,7 @@ def test_what_one_member_sends_looks_like_chance_and_is_never_the_same():
 
 def test_too_few_open_nothing():
     round_ = Round(gone=(1, 2))
-    with pytest.raises(RemoteProtocolError, match="2 members have opened"):
+    with pytest.raises(RemoteProtocolError, match="2 members opened"):
         round_.total(mute=(3,))
     with pytest.raises(RemoteProtocolError, match="threshold is 3"):
         Round(gone=(1, 2, 3)).total()

@@ -55,7 +55,7 @@ def test_the_page_follows_a_run_and_ends_with_it(running: Path) -> None:
     with Dashboard(running, "0", "--listen", every_s=0.01) as page:
         with urllib.request.urlopen(page.url, timeout=120) as answer:
             document = answer.read().decode()
-        assert "2 of 4 rounds are done, and no process is at it" in document and document.count("<svg") == 4
+        assert "2 of 4 rounds done, and no process is at it" in document and document.count("<svg") == 4
         assert "connect-src 'self'" in document and "http" not in document.replace("http-equiv", "").replace(
             "http://www.w3.org", ""
         )

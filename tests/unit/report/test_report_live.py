@@ -57,7 +57,7 @@ def test_clients_are_shown_with_what_they_are_at_and_since_when_they_are_waited_
         "c excluded: stolen"
     )
     assert "round 2/5 step 3/9" in (said := " ".join(headline(snapshot).split()))
-    assert "1 clients connected waiting 1.50 s body 0.25 s saved 12 s ago 2 connections refused" in said
+    assert "1 client connected waiting 1.50 s body 0.25 s saved 12 s ago 2 connections refused" in said
 
 
 def test_watch_shows_rounds_and_of_a_server_also_its_clients(

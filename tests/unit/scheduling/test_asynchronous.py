@@ -102,5 +102,5 @@ def test_at_the_end_of_the_run_nobody_is_waited_for_longer_than_a_step():
 def test_too_few_clients_are_a_round_to_be_done_again():
     world = world_of({"a": 1.0, "b": 2.0}, min_clients=2)
     world.leaving = {"b"}
-    with pytest.raises(Rejoined, match="1 clients are left in round 1"):
+    with pytest.raises(Rejoined, match="round 1 has 1 client left"):
         world.made(Asynchronous).train(1)

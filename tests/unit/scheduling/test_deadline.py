@@ -61,7 +61,7 @@ def test_more_are_drawn_than_needed_and_the_first_ones_end_the_round():
 def test_a_round_that_too_few_end_is_done_again():
     world = World({"a": 1.0, "b": 1.0}, settings(2, deadline_s=50.0, min_clients=2))
     world.leaving = {"b"}
-    with pytest.raises(Rejoined, match="round 1 ended with 1 clients"):
+    with pytest.raises(Rejoined, match=r"round 1 ended with 1 client$"):
         world.made(Deadline).train(1)
 
 

@@ -184,7 +184,7 @@ def test_the_log_says_every_minute_who_is_waited_for(caplog):
     assert list(clients.collect(["a"])) == ["a"]
     lines = [record.getMessage() for record in caplog.records]
     assert [line.split(" since ")[0] for line in lines] == [
-        "waiting for a", "waiting for 1 of 1 clients", "waiting for a", "waiting for a",
+        "waiting for a", "waiting for 1 of 1 client", "waiting for a", "waiting for a",
     ]  # fmt: skip
     assert "(60 s): it is connecting" in lines[0] and "(60 s); here: nobody" in lines[1]
     assert "(60 s): it is gone" in lines[2] and "(120 s): it is gone" in lines[3]

@@ -317,7 +317,7 @@ def test_who_connects_and_says_nothing_gives_way_to_who_comes(serve, join, autho
 
         call = channel.stream_stream(f"/{SERVICE}/Converse")(frames(), timeout=WAIT_S)
         expect(server, Joined("a"))
-        assert "the run has its 1 clients" in str(client_outcome(join(server.port, "b")))
+        assert "the run has its 1 client" in str(client_outcome(join(server.port, "b")))
         server._timeouts = replace(HASTY, connect_s=0.0)  # by now it has been silent for too long
         honest = join(server.port, "b")
         assert [unpack(frame).frame.WhichOneof("kind") for frame in call] == ["opened", "reset"]
