@@ -40,7 +40,7 @@ def class_indices(rows: Sequence[Row], labels: Sequence[str]) -> list[int]:
     places = {label: index for index, label in enumerate(labels)}
     if unknown := [row for row in rows if row.label not in places]:
         raise DataError(
-            f"{unknown[0].place}: unknown class {unknown[0].label!r} (unknown in {len(unknown)} of {len(rows)} "
+            f"{unknown[0].place}: unknown class {unknown[0].label!r} ({len(unknown)} of {len(rows)} "
             f"rows); the run's classes are {_listed(labels)}: correct data.response or data.labels"
         )
     return [places[row.label] for row in rows]

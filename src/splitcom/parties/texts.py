@@ -40,11 +40,8 @@ from splitcom.seeds import derive_seed
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-
 _HELD_OUT_PART = 5  # of a client's own rows, at most
-_OTHER_ROWS = (
-    "name others in data.held_out (at a client: --held-out), or none, and some of the rows are set aside"
-)
+_OTHER_ROWS = "name others in data.held_out (at a client: --held-out), or none, and rows are set aside"
 
 
 @dataclass(frozen=True)
@@ -303,8 +300,7 @@ def _check_tokens(
             text = tokenizer.convert_ids_to_tokens(token)
             raise DataError(
                 f"{sample.row.place}: the token {text!r} has the number {token}, but the model's embedding has "
-                f"{counted(limits.vocab_size, 'row')}, so that it does not know it; take {text!r} out of "
-                f"{what} and the rows"
+                f"{limits.vocab_size} rows, so that it does not know it; take {text!r} out of {what} and the rows"
                 ", or enlarge the model with resize_token_embeddings and save it again"
             )
 
@@ -339,8 +335,8 @@ def _warnings_of_marks(
     if holding:
         warnings.append(
             f"special tokens of the model, such as {special[0]!r}, stand in the text of "
-            f"{counted(holding, 'conversation')}, "
-            "and are read as if the template had written them; take them out if that is not meant"
+            f"{counted(holding, 'conversation')}, and are read as if the template had written them; take them out if "
+            "that is not meant"
         )
     return warnings
 
@@ -373,25 +369,19 @@ def load_client_rows(config: Config) -> Rows:
     number = min(share, max(1, len(rows) // _HELD_OUT_PART))
     if len(rows) <= number:
         raise ConfigError(
-            f"{data.source}: {counted(len(rows), 'row')}, of which {number} would be held out for evaluation; bring "
-            "more, or evaluate on others with --held-out FILE"
+            f"{data.source}: one row alone; bring more, or evaluate on others with --held-out FILE"
         )
     if data.held_out_by is not None:
-        apart = _apart(*_set_aside(rows, number, config), config)
+        parts = _set_aside(rows, number, config)
     else:
         chosen = set(random.Random("splitcom/held out").sample(range(len(rows)), number))
-        apart = _apart(
-            [row for index, row in enumerate(rows) if index not in chosen],
-            [rows[index] for index in sorted(chosen)],
-            config,
-        )
-    if number == share:
-        return apart
+        parts = [r for i, r in enumerate(rows) if i not in chosen], [rows[i] for i in sorted(chosen)]
+    apart = _apart(*parts, config)
     told = (
-        f"{data.source}: {number} of {counted(len(rows), 'row')} held out for evaluation, a fifth, where this client's "
-        f"share of data.held_out_samples = {data.held_out_samples} is {share}"
+        f"{data.source}: {number} of {len(rows)} rows held out for evaluation, a fifth, where this client's share of "
+        f"data.held_out_samples = {data.held_out_samples} is {share}"
     )
-    return replace(apart, warnings=(*apart.warnings, told))
+    return apart if number == share else replace(apart, warnings=(*apart.warnings, told))
 
 
 def _known_rows(config: Config, source: str) -> list[Row]:

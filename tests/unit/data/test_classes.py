@@ -50,7 +50,7 @@ def test_an_index_leads_back_to_the_class(drawn):
 
 def test_an_unknown_class_names_its_row_and_the_known_ones():
     rows = rows_of(("", "a"), ("", "c"), ("", "d"))
-    with pytest.raises(DataError, match=r"row 1: unknown class 'c' \(2 of 3 rows .*'a', 'b'"):
+    with pytest.raises(DataError, match=r"row 1: unknown class 'c' \(2 of 3 rows\).*'a', 'b'"):
         class_indices(rows, ["a", "b"])
 
 

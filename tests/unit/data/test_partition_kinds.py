@@ -75,7 +75,7 @@ def test_a_table_of_many_values_stays_narrow():
     ("arguments", "message"),
     [
         ({"clients": 5}, "4 samples to train on, too few for 5 clients with at least 1 each"),
-        ({"clients": 2, "min_per_client": 3}, "which need 3 each"),
+        ({"clients": 2, "min_per_client": 3}, "at least 3 each"),
         ({"clients": 0}, "clients=0"),
         ({"clients": 2, "alpha": 0.0}, "alpha=0"),
         ({"clients": 2, "kind": "column"}, "needs a column"),

@@ -261,4 +261,4 @@ def test_what_a_template_refuses_is_dropped_with_its_reason(marked):
     rows = [row(USER, ANSWER), row(USER, MORE, LAST, sample_id=1)]
     report = encode_chats(rows, ChatTemplate(marked, "llama-2")).report
     assert "a.jsonl:2: the chat template refuses it: user and assistant must alternate" in str(report)
-    assert "1 conversations from messages (role, content)" in str(report)
+    assert "1 conversation from messages (role, content)" in str(report)
