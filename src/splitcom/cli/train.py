@@ -34,6 +34,15 @@ FromRound = Annotated[
     ),
 ]
 
+EngineKind = Annotated[
+    str | None,
+    typer.Option(metavar="KIND", help="What it runs on: local, placed, sharded or ray (engine.kind)."),
+]
+
+Address = Annotated[
+    str | None, typer.Option(metavar="HOST:PORT", help="With --engine ray: the cluster (engine.ray.address).")
+]
+
 
 @led
 @spoken
@@ -49,6 +58,8 @@ def train(
         Path | None,
         typer.Option(metavar="RUN", help="Start from what this run's controllers have learned."),
     ] = None,
+    engine: EngineKind = None,
+    address: Address = None,
     track: Trackers = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Tell what is trained on, and its memory, bytes and time.")
@@ -57,7 +68,7 @@ def train(
         str, typer.Option(metavar="UP/DOWN", help="Mbit/s of a client's link, for --dry-run.")
     ] = "10/40",
 ) -> dict[str, Any]:
-    """Fine-tune a model split between clients and a server, all in this process.
+    """Fine-tune a model split between clients and a server, all in this process or with clients in a Ray cluster.
 
     With --resume and no CONFIG, the configuration is that of the run folder. With engine.kind = "sharded" torchrun
     starts the command in several processes; the first one does as ever. With --dry-run, a part of the data is trained
@@ -71,12 +82,10 @@ def train(
     from splitcom.methods.run import train as run
     from splitcom.methods.tracking import trackers
     from splitcom.report.terminal import Terminal
-    from splitcom.settings.tree import parse_assignment
 
     terminal = Terminal()
-    overrides = dict(map(parse_assignment, assignments or []))
-    if controller_from is not None:
-        overrides["control.start_from"] = str(controller_from)
+    named = {"engine.kind": engine, "engine.ray.address": address, "control.start_from": controller_from}
+    overrides = _overrides(assignments or [], named)
     settings = _settings(config, overrides, out if resume else None)
     if dry_run:
         return _foretell(settings, link, terminal)
@@ -86,6 +95,14 @@ def train(
         finished = run(settings, out, resume=resume, from_round=from_round, observers=[bar, *watching])
     show_end(terminal, finished)
     return finished.result
+
+
+def _overrides(assignments: list[str], named: Mapping[str, str | Path | None]) -> dict[str, Any]:
+    """Settings from --set, and those that have options of their own."""
+    from splitcom.settings.tree import parse_assignment
+
+    given = {key: str(value) for key, value in named.items() if value is not None}
+    return dict(map(parse_assignment, assignments)) | given
 
 
 def _settings(config: Path | None, overrides: Mapping[str, Any], resumed: Path | None) -> "Config":

@@ -30,6 +30,7 @@ from splitcom.protocol.messages_pb2 import (
     RoundPaused,
     RoundStart,
     StateSaved,
+    Welcome,
 )
 from splitcom.protocol.session import PROTOCOL_VERSION, Form, Role, Session, State
 from splitcom.seeds import derive_seed
@@ -168,6 +169,8 @@ class Client:
         self._store = store
         self._session = Session(Role.CLIENT, form=Form.of(config.model.tail_blocks), limits=limits)
         self._conversation = self._converse()
+        self.kept: Welcome | None = None
+        """What would bring a new conversation of this client to where it is; None: it is more than it has saved."""
 
     def connect(self) -> bytes:
         """The first message of the conversation."""
@@ -214,8 +217,10 @@ class Client:
         )
         if message.welcome.HasField("round"):
             self._restore(message.welcome.round)
+        self.kept = message.welcome
         message = yield None
         while True:
+            self.kept = None
             match message.WhichOneof("kind"):
                 case "round_start":
                     message = yield (yield from self._train(message.round_start))
@@ -223,6 +228,7 @@ class Client:
                     message = yield (yield from self._evaluate(message.evaluation_start))
                 case "save_state":
                     self._save(message.save_state.round)
+                    self.kept = Welcome(round=message.save_state.round)
                     message = yield Message(state_saved=StateSaved())
                 case "mask_start":
                     message = yield self._masking.start()

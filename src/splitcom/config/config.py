@@ -320,8 +320,8 @@ class Config(Section):
         return max(own.training.batch_size for own in self._kinds)
 
     def told(self, name: str) -> str:
-        """As TOML, what a client of a run is told of it: nothing of who the others are, or of what they have."""
-        return self.of_client(name).override({"federation.names": None}).to_toml()
+        """As TOML, what a client of a run is told of it: nothing of others, or of where the body runs."""
+        return self.of_client(name).override({"federation.names": None, "engine": {}}).to_toml()
 
     @classmethod
     def load(cls, path: str | Path, overrides: Mapping[str, Any] | None = None) -> Self:

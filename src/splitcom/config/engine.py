@@ -4,7 +4,22 @@ from typing import Annotated
 
 from pydantic import Field
 
-from splitcom.settings import PositiveInt, Section
+from splitcom.settings import NonNegativeFloat, PositiveFloat, PositiveInt, Section
+
+
+class RayConfig(Section):
+    """Of "ray": the actors that clients are in, and where they may run."""
+
+    address: str | None = None
+    """Of the cluster, such as "10.0.0.1:6379" or "auto"; None: that of RAY_ADDRESS, or else one that is begun on this
+    machine and ends with the run.
+    """
+    actors: PositiveInt | None = None
+    """How many processes have the clients; None: as many as there is room for. In each, one client at a time works."""
+    cpus: PositiveFloat = 1.0
+    """CPUs of each of them, such as 0.5."""
+    gpus: NonNegativeFloat = 0.0
+    """GPUs of each of them, such as 0.25: four share one. Without any, clients run on the CPU."""
 
 
 class EngineConfig(Section):
@@ -13,7 +28,8 @@ class EngineConfig(Section):
     kind: str = "local"
     """Where the body runs: "local" is the server's own process, on one device; "placed" lays its blocks over several
     devices of the machine, for memory; "sharded" shares weights and passes out to the processes that torchrun has
-    started on one machine or several, for memory and speed.
+    started on one machine or several, for memory and speed; "ray" is as "local", with the clients of `splitcom train`
+    in actors of a Ray cluster.
     """
     devices: Annotated[list[str], Field(min_length=1)] | None = None
     """Of "placed": the devices, in order, such as ["cuda:0", "cuda:1"]; None: all CUDA devices."""
@@ -25,3 +41,4 @@ class EngineConfig(Section):
     """How many tokens, padding included, go through the body at once; None: all of a step. Less needs less
     memory, and gradients are the same but for rounding. A longer sample goes alone.
     """
+    ray: RayConfig = RayConfig()

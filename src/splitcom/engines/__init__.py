@@ -5,11 +5,17 @@ from splitcom.engines.engine import Engine, EngineKind
 from splitcom.engines.local import LocalEngine
 from splitcom.engines.placed import PlacedEngine
 from splitcom.engines.processes import are_several
+from splitcom.engines.ray import RayEngine
 from splitcom.engines.sharded import ShardedEngine
 from splitcom.errors import ConfigError
 from splitcom.models import Body
 
-ENGINES: dict[str, EngineKind] = {"local": LocalEngine, "placed": PlacedEngine, "sharded": ShardedEngine}
+ENGINES: dict[str, EngineKind] = {
+    "local": LocalEngine,
+    "placed": PlacedEngine,
+    "sharded": ShardedEngine,
+    "ray": RayEngine,
+}
 """What makes an engine, by `engine.kind`."""
 
 __all__ = ["ENGINES", "Engine", "LocalEngine", "check_engine", "check_processes", "engine_of"]
@@ -22,7 +28,7 @@ def check_engine(config: Config) -> None:
         raise ConfigError(f"engine.kind = {kind!r}: no such engine; there are {', '.join(ENGINES)}")
     if config.engine.devices is not None and kind != "placed":
         raise ConfigError(f"engine.devices needs engine.kind = 'placed', and this is {kind!r}; leave it out")
-    if not config.training.split and kind != "local":
+    if not config.training.split and kind not in ("local", "ray"):
         raise ConfigError(
             f"engine.kind = {kind!r}: with training.split = false the server runs no part of the model; "
             "leave engine.kind out"

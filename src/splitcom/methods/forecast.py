@@ -160,6 +160,7 @@ def _trial_of(config: Config, names: Sequence[str]) -> Config:
     return config.override(
         {**_TRIAL, "federation.clients": len(names), "training.rounds": num_rounds}
         | {"clients": {f"client-{index}": values for index, values in enumerate(own) if values}}
+        | ({"engine.kind": "local"} if config.engine.kind == "ray" else {})
         # the first rounds of many have nearly the first rate
         | ({"training.schedule": "constant"} if num_rounds < config.training.rounds else {})
     )

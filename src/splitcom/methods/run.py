@@ -55,7 +55,13 @@ AFTER_TRAINING = (
 )
 """Settings that training does not depend on, or no longer: they may be changed when a run is resumed."""
 
-ROUNDING = ("engine.max_tokens_per_pass", "engine.kind", "engine.devices", "evaluation.batch_size")
+ROUNDING = (
+    "engine.max_tokens_per_pass",
+    "engine.kind",
+    "engine.devices",
+    "engine.ray",
+    "evaluation.batch_size",
+)
 """Settings of memory and place that results do not depend on but for rounding: they may be changed on resume.
 
 Where all of a step fits into one pass, before and now, the bits are the same.

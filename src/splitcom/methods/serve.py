@@ -16,7 +16,7 @@ import torch
 from splitcom.amount import counted
 from splitcom.config import Config
 from splitcom.durable import make_folder, make_private, write_atomic
-from splitcom.errors import RunError
+from splitcom.errors import ConfigError, RunError
 from splitcom.methods.admin import Admin, Drain, listening
 from splitcom.methods.ending import Ending, export
 from splitcom.methods.monitor import Monitor
@@ -75,6 +75,11 @@ def serve(
     Raises what `train` does, IdentityError for certificates, and TransportError if it cannot listen.
     """
     config = with_adapter(with_chat(configured(config), has_rows=False))
+    if config.engine.kind == "ray":
+        raise ConfigError(
+            "engine.kind = 'ray': a server's clients are where they join from; that kind is for splitcom train, set "
+            "engine.kind = 'local'"
+        )
     folder = RunFolder(options.out)
     with folder.locked():
         return _serve_into(folder, config, options, observers, on_listening)

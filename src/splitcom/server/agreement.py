@@ -27,12 +27,12 @@ class Agreement:
     def common_round(self, saved_round: int) -> int:
         """The last round from which all clients that have said hello can go on; `saved_round` if there is no other."""
         greeted = self._clients.greeted
-        lost = [name for name in greeted if self._has_lost(name, saved_round)]
+        lost = [name for name in greeted if self._has_lost(name)]
         fresh = [name for name in lost if (name, saved_round) not in self._settled]
         self._settled |= {(name, saved_round) for name in lost}
         for index in reversed(self._older(saved_round)) if fresh else ():
-            sharing = self._shared_by(index).intersection(greeted)
-            if all(self._can_begin(name, index) for name in sharing):
+            kept = self._kept_by(index)
+            if all(self._can_begin(name, kept.get(name)) for name in greeted):
                 _LOG.warning(
                     "%s: no whole state of round %d; everybody goes back to round %d, which all have",
                     ", ".join(fresh),
@@ -44,10 +44,11 @@ class Agreement:
 
     def check(self, name: str, saved_round: int) -> None:
         """Warn if a client that is to be welcomed lacks its state; Rejoined if all may yet go back to another."""
-        if not self._has_lost(name, saved_round):
+        if not self._has_lost(name):
             return
         is_settled = (name, saved_round) in self._settled
-        if not is_settled and any(self._can_begin(name, index) for index in self._older(saved_round)):
+        older = self._older(saved_round)
+        if not is_settled and any(self._can_begin(name, self._kept_by(index).get(name)) for index in older):
             raise Rejoined(name)
         warning = (
             f"{name}: no whole state of round {saved_round}, nor had all parties one of an earlier round: it went on "
@@ -57,21 +58,21 @@ class Agreement:
         _LOG.warning("%s", warning)
         self.warnings.append(warning)
 
-    def _has_lost(self, name: str, saved_round: int) -> bool:
-        """Whether a client has kept a state after this round and lacks it now; before training none is of use."""
-        kept = self._states[name].acknowledged_round
-        return bool(kept) and kept == saved_round and not self._can_begin(name, saved_round)
+    def _has_lost(self, name: str) -> bool:
+        """Whether a client lacks the state that it has last kept."""
+        return not self._can_begin(name, self._states[name].acknowledged_round)
 
-    def _can_begin(self, name: str, round_index: int) -> bool:
-        return round_index == 0 or round_index in self._clients.peers[name].saved_rounds
+    def _can_begin(self, name: str, kept: int | None) -> bool:
+        """Whether a client can go on from the state that it kept after this round; before training none is of use."""
+        return not kept or kept in self._clients.peers[name].saved_rounds
 
     def _older(self, saved_round: int) -> list[int]:
         return [index for index in self._store.rounds() if index < saved_round]
 
-    def _shared_by(self, round_index: int) -> set[str]:
-        """The clients that kept their state after this round, as the server did."""
+    def _kept_by(self, round_index: int) -> dict[str, int | None]:
+        """After which round each client had last kept its state, when the server kept its own of this one."""
         _, scalars = self._store.load(round_index)
-        return {name for name, (kept, *_) in scalars["clients"].items() if kept == round_index}
+        return {name: kept for name, (kept, *_) in scalars["clients"].items()}
 
 
 def forget_clients(store: PartyStore) -> None:

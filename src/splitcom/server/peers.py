@@ -28,6 +28,7 @@ class Peer:
     gone_since: float | None = None  # None while it is connected
     asked_at: float | None = None  # when its next message came to be due; None if it owes none
     noticed_at: float = 0.0  # when it was last said that it is waited for
+    is_kept: bool = False  # whether a new conversation could go on from what it has saved
     failure: str = ""  # why it has ended its conversation, as it says itself
     restarts: int = 0  # in the middle of something
     restarts_since_save: int = 0
@@ -71,6 +72,7 @@ class Peer:
     def begins(self, session: Session, now: float) -> None:
         """It begins a conversation, and owes a hello."""
         self.session, self.gone_since, self.asked_at, self.failure = session, None, now, ""
+        self.is_kept = False
 
     def note_turn(self, now: float) -> None:
         """Something has been said by either side: whether it owes an answer from now on."""

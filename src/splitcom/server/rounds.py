@@ -216,7 +216,7 @@ class Federation:
         """Answer every hello: go on from the last saved round if both sides have it, else begin anew."""
         for name in self._clients.greeted:
             state, peer = self.states[name], self._clients.peers[name]
-            if state.acknowledged_round != self._saved_round or self._saved_round not in peer.saved_rounds:
+            if state.acknowledged_round not in peer.saved_rounds:
                 self._agreement.check(name, self._saved_round)
                 state.begin_anew()
                 state.adapter_version = self._shared.held_by(peer.adapter_digest, name)
@@ -298,8 +298,8 @@ class Federation:
         return lines
 
     def _save_clients(self) -> None:
-        """Have every client keep its state; the server's follows when the lines of the round have been taken."""
-        names = self._clients.ready
+        """Have clients keep their states that have heard something since they last did; the server's comes later."""
+        names = [name for name in self._clients.ready if not self._clients.peers[name].is_kept]
         for name in names:
             self._clients.send(name, Message(save_state=SaveState(round=self.round)))
         for name in self._clients.collect(names):

@@ -61,7 +61,7 @@ class ClientState:
     """The server's part of what it shares with one client."""
 
     channels: Channels
-    acknowledged_round: int | None = None  # after which both sides have kept their state
+    acknowledged_round: int | None = None  # after which the client has last kept its state
     base_version: int = 0  # from which its last round began; 0: it has ended none
     adapter_version: int = 0  # that the client holds; 0: none, DRAWN: see `shared`
     labels: dict[int, Labels] = field(default_factory=dict)

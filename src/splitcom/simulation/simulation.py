@@ -1,21 +1,25 @@
-"""All parties of a run in one process: the real client and server sessions over a transport with a virtual clock."""
+"""All parties of a run under one command: the real client and server sessions over a transport with a virtual clock."""
 
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 
-from splitcom.client.client import Client
 from splitcom.config import Config
+from splitcom.data import Sample
 from splitcom.errors import ConfigError
 from splitcom.models import fingerprint
-from splitcom.parties.build import build_client, build_server
-from splitcom.parties.parts import Parts, at_cut, parts_of_client
+from splitcom.parties.build import build_server
+from splitcom.parties.parts import Parts
 from splitcom.parties.texts import Texts
 from splitcom.server.observe import Observer
+from splitcom.simulation.clients import Clients
+from splitcom.transports.events import Transport
 from splitcom.transports.inproc import InProcess
 from splitcom.transports.link import VirtualClock
 
 
 class Simulation:
-    """All parties of a run in this process.
+    """All parties of a run: in this process, or with the clients in a cluster.
 
     `parts` are those of `load_parts`: the server trains this very body, clients train copies of the others. `folder`
     is where the parties keep their states and, where so configured, their references.
@@ -39,42 +43,30 @@ class Simulation:
         self._held_out = {
             name: texts.held_out.samples[index :: len(names)] for index, name in enumerate(names)
         }
-        self._clients: dict[str, Client] = {}
-        self._own_parts: dict[tuple[int, int, str], Parts] = {}  # by cut, rank and device
+        self._opened = ExitStack()
         self.clock = VirtualClock(config.links, config.seed, config.link_of)
-        transport = InProcess(names, self._make_client, self.clock)
         self.federation = build_server(
-            config, transport, parts, self.fingerprint, folder / "server", observer
+            config, self._transport(), parts, self.fingerprint, folder / "server", observer
         )
 
     def close(self) -> None:
-        """Let go of references that are kept in files."""
+        """Let go of references that are kept in files, and of what runs elsewhere."""
         self.federation.close()
-        for client in self._clients.values():
-            client.close()
+        self._opened.close()
 
-    def _make_client(self, name: str) -> Client:
-        if name in self._clients:
-            self._clients[name].close()
-        config = self._config.of_client(name)
-        self._clients[name] = build_client(
-            name,
-            config,
-            self._parts_of(config),
-            self._samples[name],
-            self._held_out[name],
-            self.fingerprint,
-            self._folder / name,
-            lambda cut: self._parts_of(at_cut(config, cut)).front,
-        )
-        return self._clients[name]
+    def _transport(self) -> Transport:
+        """What reaches the clients: they are here, or in a cluster."""
+        config, here = self._config, (self._parts, self._folder, self.fingerprint)
+        if config.engine.kind == "ray":
+            from splitcom.simulation.cluster import clustered  # an extra
 
-    def _parts_of(self, own: Config) -> Parts:
-        """What clients with such a configuration run."""
-        key = (own.model.cut, own.lora.rank, own.model.device)
-        if key not in self._own_parts:
-            self._own_parts[key] = parts_of_client(own, self._config, self._parts)
-        return self._own_parts[key]
+            return self._opened.enter_context(clustered(config, *here, self._given, self.clock))
+        clients = self._opened.enter_context(closing(Clients(config, *here)))
+        return InProcess(config.client_names, lambda name: clients.make(name, *self._given(name)), self.clock)
+
+    def _given(self, name: str) -> tuple[Sequence[Sample], Sequence[Sample]]:
+        """A client's samples to train on and held-out ones."""
+        return self._samples[name], self._held_out[name]
 
 
 def _check_times(config: Config) -> None:

@@ -82,7 +82,7 @@ class PartyStore:
                     (folder / name).touch(0o600)
                 save_file(_apart(tensors), folder / "state.safetensors")
                 _write_json(folder / "state.json", {"format": _FORMAT, "scalars": scalars})
-                for name, store in references:
+                for name, store in (named for named in references if not named[1].is_blank):
                     store.save(folder / f"references-{name}.safetensors")
                 write_checksums(folder)
         except (OSError, SafetensorError, CodecError) as error:

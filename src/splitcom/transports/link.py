@@ -92,6 +92,12 @@ class VirtualClock:
         self.server_time_s += seconds
         self.server_compute_s += seconds
 
+    def next_up_s(self, client: str, *, computes: bool) -> float:
+        """Before this, nothing can arrive that a client says next, after it has computed or at once."""
+        clock = self._client(client)
+        step_s = clock.link.step_s or 0.0 if computes else 0.0
+        return clock.time_s + step_s + clock.link.latency_ms / 1e3
+
     def client_compute_s(self, client: str) -> float:
         """Seconds that this client has computed since the start."""
         return self._client(client).compute_s

@@ -60,6 +60,11 @@ class ReferenceStore(ABC):
         self._index: OrderedDict[int, Reference] = OrderedDict()
         self._sizes: dict[int, int] = {}
 
+    @property
+    def is_blank(self) -> bool:
+        """Whether the store is as it was made."""
+        return self.hidden is None and self.basis is None and self.flow is None
+
     def __len__(self) -> int:
         return len(self._index)
 
