@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from codec_theory import CLIENT, Loop, relative
 from torch import Tensor
 
-from splitcom.codecs import Context, MemoryReferences, Ragged, parse, uncompressed_size
+from splitcom.codecs import Along, Context, MemoryReferences, Ragged, parse, uncompressed_size
 from splitcom.config import Config
 from splitcom.data import Batch
 from splitcom.models import joined_state
@@ -167,7 +167,9 @@ class Recording:
             batch = self.batches[index]
             there, back, side = transform(index, step[name])
             ragged = self.ragged(index, there)
-            encoded = codec.encode(ragged, batch.sample_ids, Context(store))
+            passed = Ragged(step["values"], ragged.lengths)
+            along = Along.kept(passed, batch.sample_ids, codec.wants_along) if codec.wants_along else None
+            encoded = codec.encode(ragged, batch.sample_ids, Context(store, along=along))
             restored.append(back(encoded.reconstruction.values))
             plain = uncompressed_size(batch.sample_ids, ragged.lengths.tolist(), ragged.hidden)
             sums = sent.setdefault(step["epoch"], [0, 0])
@@ -328,11 +330,11 @@ def train(recording: Recording, words: list[str]) -> None:
             mask, is_frozen = batch.attention_mask, epoch > last_trained
             hidden = loop.front(batch.input_ids, mask)
             exact = recording.ragged(index, hidden.detach()[mask.bool()])
-            received = senders["up"].send(index, exact, factors[epoch - 1]).to_padded(mask)
-            _, at_cut, body = loop.through_body(received, batch)
+            sent = senders["up"].send(index, exact, factors[epoch - 1])
+            _, at_cut, body = loop.through_body(sent.to_padded(mask), batch)
             front = torch.zeros(0)
             if not is_frozen:
-                answer = senders["down"].send(index, recording.ragged(index, at_cut[mask.bool()]), 1.0)
+                answer = senders["down"].send(index, recording.ragged(index, at_cut[mask.bool()]), 1.0, sent)
                 front = loop.through_front(hidden, answer.to_padded(mask))
             progress = progress_of(config, epoch, number, len(batches))
             for flat_gradient, parameters, optimizer in zip(
@@ -368,12 +370,14 @@ class Sender:
         self.codec, self.store = parse(rest), MemoryReferences()
         self.sent = self.plain = self.total = self.all_plain = 0
 
-    def send(self, index: int, exact: Ragged, factor: float) -> Ragged:
+    def send(self, index: int, exact: Ragged, factor: float, passed: Ragged | None = None) -> Ragged:
         there, back, side = self.transform(index, exact.values)
         ids = self.recording.batches[index].sample_ids
         step = self.codec.knob.value * factor if self.codec.knob is not None and factor != 1 else None
         ragged = self.recording.ragged(index, there)
-        encoded = self.codec.encode(ragged, ids, Context(self.store, step=step))
+        wanted = 0 if passed is None else self.codec.wants_along
+        along = Along.kept(passed, ids, wanted) if passed is not None and wanted else None
+        encoded = self.codec.encode(ragged, ids, Context(self.store, step=step, along=along))
         self.sent += len(encoded.packet) + side
         self.plain += uncompressed_size(ids, ragged.lengths.tolist(), ragged.hidden)
         return self.recording.ragged(index, back(encoded.reconstruction.values))

@@ -29,6 +29,7 @@ class Flow:
             exist in the U-shape alone.
         base: what has entered the body before in the same step, of which this is what comes out; in the U-shape
             alone. With `residual` only what the body adds is coded.
+        answers: of a gradient, the flow whose activations it is the gradient of: its receiver has sent them.
         codec: of adapters, if `flows.<name>.codec` is not set; tensors at a cut have a preset's (see
             `settings.presets`), and other flows none of their own.
         fields: of which messages it is the payload, as "message.field".
@@ -41,6 +42,7 @@ class Flow:
     colour: str
     cut: Literal["front", "tail"] | None = None
     base: str | None = None
+    answers: str | None = None
     codec: str | None = None
     fields: tuple[str, ...] = ()
     messages: tuple[str, ...] = ()
@@ -70,6 +72,7 @@ _TABLE = (
         content="gradient",
         colour="#e69f00",
         cut="tail",
+        answers="activation_down",
         fields=("gradient_up.gradient",),
     ),
     Flow(
@@ -79,6 +82,7 @@ _TABLE = (
         colour="#d55e00",
         cut="front",
         base="gradient_up",
+        answers="activation_up",
         fields=("gradient.gradient",),
     ),
     Flow(

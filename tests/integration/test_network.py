@@ -34,7 +34,7 @@ TEMPORAL = {
 U_SHAPE = {
     "model.tail_blocks": 1,
     "flows.activation_down.codec": "predict > klt(8) > uniform(0.5, prompt=2) > range",
-    "flows.gradient_up.codec": "delta > int8(rounding=stochastic)",
+    "flows.gradient_up.codec": "predict(window=0) > klt(8, centre=sum, along=2) > uniform(1) > range",
     "flows.activation_down.residual": True,
     "flows.gradient_down.residual": True,
 }

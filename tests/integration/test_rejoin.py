@@ -32,7 +32,7 @@ U_SHAPE = {
 
 PREDICTED = {
     "flows.activation_up.codec": "predict > klt(16) > uniform(0.5, dead_zone=0.3) > range",
-    "flows.gradient_down.codec": "predict(window=0) > klt(16, threshold=0.3, centre=sum) > uniform(2) > range",
+    "flows.gradient_down.codec": "predict(window=0) > klt(16, threshold=0.3, centre=sum, along=4) > uniform(2) > range",
 }
 
 

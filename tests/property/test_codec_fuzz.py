@@ -22,6 +22,7 @@ SPECS = [
     "temporal(0.9, per=token) > delta > int4 > zstd",
     "temporal(0.9) > delta > svd(1) > int2",
     "klt(4, centre=sum) > uniform(0.5) > range",
+    "klt(4, centre=sum, along=2) > uniform(0.5) > range",
     "predict > klt(9) > uniform(0.2, prompt=3) > range",
     "predict(gain=fitted) > klt(9) > uniform(0.2) > range",
 ]

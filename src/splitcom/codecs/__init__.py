@@ -3,6 +3,7 @@
 Read `codec` first, what every codec does, then `spec` for its text; `chain` and `lattice` are the two kinds there are.
 """
 
+from splitcom.codecs.along import Along
 from splitcom.codecs.codec import Codec, Context, Decoded, Encoded, Knob, uncompressed_size
 from splitcom.codecs.element import ELEMENTS, register
 from splitcom.codecs.precision import Precision
@@ -20,6 +21,7 @@ from splitcom.codecs.wire import WIRE_VERSION
 __all__ = [
     "ELEMENTS",
     "WIRE_VERSION",
+    "Along",
     "Codec",
     "Context",
     "Decoded",

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from splitcom.codecs.along import Along
 from splitcom.codecs.element import Element
 from splitcom.codecs.precision import MAX_MAGNITUDE
 from splitcom.codecs.ragged import Ragged
@@ -47,6 +48,8 @@ class Context:
     """Of what is random in this packet; the receiver needs none."""
     flow_seed: int = 0
     """Of what is random but the same for all batches that share `references`."""
+    along: Along | None = None
+    """Of a codec that `wants_along`: what the receiver has of the batch's tokens too."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,6 +129,11 @@ class Codec(ABC):
         """Whether the sender has all that the receiver has, and so no NaN in its reconstructions."""
         return True
 
+    @property
+    def wants_along(self) -> int:
+        """How many columns of what both ends have of a batch's tokens already a packet is to be right along."""
+        return 0
+
     @abstractmethod
     def encode(self, batch: Ragged, ids: Sequence[int], context: Context = Context()) -> Encoded:
         """Make a packet of `batch`, and put what the receiver will have into the context's references.
@@ -148,6 +156,7 @@ class Codec(ABC):
         *,
         limit_bytes: int = 1 << 32,
         device: torch.device | str = "cpu",
+        along: Along | None = None,
     ) -> Decoded:
         """Read a packet of the same codec, and put the batch into `references` as the sender did.
 
@@ -156,6 +165,7 @@ class Codec(ABC):
             references: this side's store; None if the codec needs none.
             limit_bytes: largest batch (as fp32) that is believed.
             device: where the batch is wanted.
+            along: as the sender's context has it.
 
         Raises:
             PacketError: these are no bytes that `encode` of this codec gives.
@@ -163,11 +173,16 @@ class Codec(ABC):
                 case all that the packet builds on are named: it carries one digest for all.
             In both cases the store is as it was.
         """
-        return self._decode(packet, references, limit_bytes, device)
+        return self._decode(packet, references, limit_bytes, device, along)
 
     @abstractmethod
     def _decode(
-        self, packet: Buffer, references: ReferenceStore | None, limit_bytes: int, device: torch.device | str
+        self,
+        packet: Buffer,
+        references: ReferenceStore | None,
+        limit_bytes: int,
+        device: torch.device | str,
+        along: Along | None,
     ) -> Decoded:
         """Do what `decode` promises."""
 

@@ -149,15 +149,20 @@ def open_channels(config: Config, client: str, folder: Path) -> Channels:
     """One side's ends of the flows of one client."""
     channels: dict[str, Channel] = {}
 
-    def open_channel(flow: str, text: str, base: Channel | None = None) -> None:
+    def open_channel(
+        flow: str, text: str, base: Channel | None = None, answers: Channel | None = None
+    ) -> None:
         codec = parse(text)
         references = _references(config, folder / client / flow) if codec.needs_references else None
-        channels[flow] = Channel(flow, client, codec, references, config.seed, base)
+        channels[flow] = Channel(flow, client, codec, references, config.seed, base, answers)
 
     for flow, settings in config.cut_flows.items():
         # none in the standard form
         base = channels.get(FLOWS[flow].base or "") if settings.residual else None
-        open_channel(flow, settings.codec, base)
+        answers = channels.get(FLOWS[flow].answers or "")
+        if answers is not None and not answers.codec.knows_the_receiver:
+            answers = None
+        open_channel(flow, settings.codec, base, answers)
     text = config.evaluation.codec
     codec = parse(text)
     has_base = codec.needs_references and codec.knows_the_receiver

@@ -15,7 +15,7 @@ def _preset_of(activation: float, gradient: float, tail: tuple[float, float]) ->
     learn no more, activations are sent in half of their step.
     """
     predicted = "predict(gain=fitted) > {} > uniform({}, dead_zone=0.3, prompt={}) > range"
-    summed = "predict(window=0, rank=0) > klt(threshold=0.7, centre=sum) > uniform({}) > range"
+    summed = "predict(window=0, rank=0) > klt(threshold={}, centre=sum{}) > uniform({}) > range"
     trees: Tree = {}
     for flow in (FLOWS[name] for name in AT_CUT):
         match flow.content, flow.cut:
@@ -24,9 +24,9 @@ def _preset_of(activation: float, gradient: float, tail: tuple[float, float]) ->
             case "activation", _:
                 codec = predicted.format("klt(threshold=0.7)", tail[0], 6)
             case _, "front":
-                codec = summed.format(gradient)
+                codec = summed.format(0.3, ", along=32", gradient)
             case _:
-                codec = summed.format(tail[1])
+                codec = summed.format(0.7, "", tail[1])
         freezes = (flow.content, flow.cut) == ("activation", "front")
         controller = f"freeze({activation}, {activation / 2})" if freezes else None
         trees[flow.name] = {"codec": codec, "controller": controller, "residual": flow.base is not None}
@@ -45,8 +45,8 @@ def _paper() -> Tree:
 EVALUATION = "predict(gain=fitted) > klt > uniform(0.25) > range"
 """The codec of held-out samples, but for the preset paper: a loss that is told wrong saves nothing."""
 PRESETS: dict[str, Tree] = {
-    "quality": _preset_of(0.3, 1.7, tail=(0.15, 0.42)),
-    "balanced": _preset_of(0.45, 2.5, tail=(0.45, 1.05)),
+    "quality": _preset_of(0.3, 2.5, tail=(0.15, 0.42)),
+    "balanced": _preset_of(0.45, 3.5, tail=(0.45, 1.05)),
     "paper": _paper(),
 }
 """By name, then by flow: a codec, a controller or that there is none, and whether it is residual."""

@@ -11,6 +11,9 @@ in the U-shape, activations or gradients, both ends have a part already: what ha
 step. Where `base` is the channel of that flow, the rest alone is coded, and the sum is formed elementwise in fp32 at
 both ends.
 
+A gradient answers activations that have passed before, in the other direction. Of a codec that `wants_along` both ends
+keep the few columns of these that its packets are to be right along.
+
 Held-out samples cross the cut before those that are learnt from. What the codec has told the receiver of how they vary,
 not of any sample, holds for both, so that `follows` tells it once.
 """
@@ -24,6 +27,7 @@ from typing import Literal
 import torch
 
 from splitcom.codecs import (
+    Along,
     Codec,
     Context,
     Decoded,
@@ -61,6 +65,7 @@ class Channel:
         references: ReferenceStore | None,
         seed: int,
         base: "Channel | None" = None,
+        answers: "Channel | None" = None,
     ) -> None:
         self.flow = flow
         self.client = client
@@ -74,8 +79,13 @@ class Channel:
         self._base = base
         self._is_base = False  # of another channel: then both ends keep what they have of the last packet
         self._last: tuple[list[int], Ragged] | None = None
+        self._answers = answers if codec.wants_along else None
+        self._num_along = 0  # that another channel wants of what has passed here
+        self._passed: Along | None = None
         if base is not None:
             base._is_base = True
+        if self._answers is not None:
+            self._answers._num_along = codec.wants_along
 
     def encode(
         self, batch: Ragged, ids: Sequence[int], position: tuple[int, int], *, self_contained: bool = False
@@ -99,8 +109,9 @@ class Channel:
                 f"{self.client}, round {position[0]}, step {position[1]}, flow {self.flow}: {error}; if numbers have "
                 f"grown from step to step, {DIVERGED}"
             ) from error
-        if self._is_base:
-            self._last = [*ids], encoded.reconstruction
+        if self._is_base or self._num_along:
+            passed = encoded.reconstruction
+            self._keep([*ids], passed if base is None else replace(passed, values=passed.values + base))
         self.traffic.seconds += perf_counter() - started
         self.traffic.packet_bytes += len(encoded.packet)
         self._count(batch, ids, encoded.skipped)
@@ -111,12 +122,12 @@ class Channel:
         started = perf_counter()
         self._begin()
         self.traffic.packet_bytes += len(packet)
-        decoded = self.codec.decode(packet, self.references, limit_bytes=limit_bytes)
+        decoded = self.codec.decode(packet, self.references, limit_bytes=limit_bytes, along=self._along)
         base = self._held(decoded.ids, decoded.batch)
         if base is not None:
             decoded = replace(decoded, batch=replace(decoded.batch, values=decoded.batch.values + base))
-        if self._is_base:
-            self._last = decoded.ids, decoded.batch
+        if self._is_base or self._num_along:
+            self._keep(decoded.ids, decoded.batch)
         self.traffic.seconds += perf_counter() - started
         self._count(decoded.batch, decoded.ids, decoded.skipped)
         return decoded
@@ -144,7 +155,19 @@ class Channel:
             self_contained=self_contained,
             seed=derive_seed(self._seed, self.client, self.flow, *position),
             flow_seed=derive_seed(self._seed, self.client, self.flow, "projection"),
+            along=self._along,
         )
+
+    @property
+    def _along(self) -> Along | None:
+        return None if self._answers is None else self._answers._passed
+
+    def _keep(self, ids: list[int], batch: Ragged) -> None:
+        """Keep what other channels of the step need of what has passed."""
+        if self._is_base:
+            self._last = ids, batch
+        if self._num_along:
+            self._passed = Along.kept(batch, ids, self._num_along)
 
     def take_traffic(self) -> Traffic:
         """What has passed since the last call."""

@@ -145,7 +145,7 @@ def test_a_preset_gives_the_codecs_that_are_not_given(tmp_path):
     for flow in (read.flows.activation_up, read.flows.activation_down, read.flows.gradient_up):
         assert flow.codec.startswith("predict")
     assert Config.from_toml(read.to_toml()) == read
-    assert Config.load(path, {"preset": "quality"}).flows.gradient_down.codec.endswith("uniform(1.7) > range")
+    assert Config.load(path, {"preset": "quality"}).flows.gradient_down.codec.endswith("uniform(2.5) > range")
     changed = Config().override({"flows.gradient_down.codec": "int4", "preset": "quality"})
     assert changed.flows.gradient_down.codec == "int4"
     assert changed.flows.activation_up == Config.from_toml('preset = "quality"').flows.activation_up

@@ -50,6 +50,27 @@ def test_a_packet_of_other_tokens_is_refused_and_the_base_is_that_of_the_same_st
         down.decode(packet, 1 << 20)
 
 
+def test_gradients_are_right_along_the_activations_that_they_answer_in_every_step():
+    codec = "predict(window=0, rank=0) > klt(8, centre=sum, along=2) > uniform(2) > range"
+
+    def ends():
+        up = Channel("activation_up", "a", parse("delta > int4"), MemoryReferences(), seed=0)
+        return up, Channel("gradient_down", "a", parse(codec), MemoryReferences(), seed=0, answers=up)
+
+    def long(seed):
+        values = torch.randn(40, 32, generator=torch.Generator().manual_seed(seed))
+        return Ragged(values, torch.tensor([18, 22]))
+
+    (up, down), (server_up, server_down) = ends(), ends()
+    for step in range(2):
+        server_up.decode(up.encode(long(step), IDS, (0, step)), 1 << 20)
+        out = long(7 + step)
+        received = down.decode(server_down.encode(out, IDS, (0, step)), 1 << 20).batch
+        missed = up._passed.columns.mT @ (received.values - out.values)
+        assert missed.abs().max() < 0.3, "a step is 2"
+        assert torch.equal(up._passed.columns, server_up._passed.columns)
+
+
 def test_directions_that_held_out_samples_have_told_are_not_told_again():
     def one_side(follows):
         held_out = Channel(

@@ -21,6 +21,7 @@ import torch
 from torch import Generator, Tensor
 from typing_extensions import override
 
+from splitcom.codecs.along import Along
 from splitcom.codecs.chain.golomb import Golomb
 from splitcom.codecs.chain.number import Float16
 from splitcom.codecs.chain.projection import Projection
@@ -113,7 +114,12 @@ class ChainCodec(Codec):
 
     @override
     def _decode(
-        self, packet: Buffer, references: ReferenceStore | None, limit_bytes: int, device: torch.device | str
+        self,
+        packet: Buffer,
+        references: ReferenceStore | None,
+        limit_bytes: int,
+        device: torch.device | str,
+        along: Along | None,
     ) -> Decoded:
         store = self._checked_store(references)
         reader = Reader(packet)

@@ -55,7 +55,7 @@ class Basis:
         lengths = np.sqrt(
             np.maximum(np.einsum("dh,dh->d", self.rows, self.rows, dtype=np.int64), 1).astype(np.float64)
         )
-        return _rounded(self.rows * float(1 << _DIRECTION_BITS) / lengths[:, None]).astype(np.float32)
+        return rounded(self.rows * float(1 << _DIRECTION_BITS) / lengths[:, None]).astype(np.float32)
 
     @cached_property
     def _shares(self) -> Floats:
@@ -96,10 +96,12 @@ class Basis:
 
     def mean_value(self, coordinates: Points, step: float) -> Floats:
         """The mean over the tokens `[hidden]` of what `inverse` gives, but for its rounding."""
-        inside = (
-            coordinates.mean(0, dtype=np.float64) @ self.directions / (1 << _DIRECTION_BITS + COORDINATE_BITS)
-        )
-        return np.asarray((inside + self.mean / _ROW_STEPS) * step)
+        inside = self.inside(coordinates.mean(0, dtype=np.float64), step)
+        return np.asarray(inside + self.mean / _ROW_STEPS * step)
+
+    def inside(self, coordinates: Floats, step: float) -> Floats:
+        """What coordinates `[..., directions]` stand for without the mean, in fp64: `[..., hidden]`."""
+        return np.asarray(coordinates @ self.directions * (step / (1 << _DIRECTION_BITS + COORDINATE_BITS)))
 
     def extended(self, rows: Ints | Codes) -> "Basis":
         """With more directions."""
@@ -120,7 +122,7 @@ class Basis:
         outside = _Outside.of(self, values, coordinates, step, scales)
         spread, directions = outside.principal(threshold)
         num = min(most, int((spread > threshold).sum()))
-        rows = _rounded(directions[:num] * spread[:num, None] * _ROW_STEPS)
+        rows = rounded(directions[:num] * spread[:num, None] * _ROW_STEPS)
         return rows[np.flatnonzero((rows != 0).any(1))].astype(np.int32)
 
 
@@ -256,12 +258,12 @@ def weights_of(lengths: Floats) -> Floats:
 def mean_of(values: Tensor, step: float, weights: Floats) -> Ints:
     """The mean of a basis that begins with `values`: of those with weight 1."""
     mean = _usual(values, weights).mean(0).double().cpu().numpy()
-    return _rounded(mean / step * _ROW_STEPS)
+    return rounded(mean / step * _ROW_STEPS)
 
 
 def shift_of(missed: Floats, step: float, num_tokens: int) -> Ints:
     """The shift that makes up for what `num_tokens` tokens miss on average, `[hidden]`."""
-    return _rounded(missed / step * (1 << _shift_bits(num_tokens)))
+    return rounded(missed / step * (1 << _shift_bits(num_tokens)))
 
 
 def _shift_bits(num_tokens: int) -> int:
@@ -280,7 +282,8 @@ def _usual(values: Tensor, weights: Floats) -> Tensor:
     return values if is_usual.all() else values[torch.from_numpy(is_usual).to(values.device)]
 
 
-def _rounded(values: Floats) -> Ints:
+def rounded(values: Floats) -> Ints:
+    """The nearest integers, of at most the magnitude that a code may have."""
     known = np.nan_to_num(values)  # of values beyond all bounds there may be no direction to know
     return np.asarray(np.rint(known.clip(-MAX_MAGNITUDE, MAX_MAGNITUDE)).astype(np.int64))
 

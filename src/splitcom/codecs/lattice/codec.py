@@ -24,8 +24,9 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from splitcom.codecs.along import Along
 from splitcom.codecs.codec import Codec, Context, Decoded, Encoded, Knob, check_batch, still_fit
-from splitcom.codecs.lattice.basis import UNIT, computable, lengths_of, shift_of, weights_of
+from splitcom.codecs.lattice.basis import UNIT, computable, lengths_of, weights_of
 from splitcom.codecs.lattice.body import BodyCoding
 from splitcom.codecs.lattice.coder import Coder, code_uints
 from splitcom.codecs.lattice.flow import MAX_UNITS, Flow
@@ -33,11 +34,12 @@ from splitcom.codecs.lattice.head import HeadCoding
 from splitcom.codecs.lattice.parameters import Klt, Parameter, Predict, Range, Uniform
 from splitcom.codecs.lattice.streams import reader as reader_of
 from splitcom.codecs.lattice.streams import writer as writer_of
+from splitcom.codecs.lattice.sums import Sums, code_sums, is_bounded, restored
 from splitcom.codecs.lattice.tokens import Tokens, code_factors
 from splitcom.codecs.packet import read_prefix, write_prefix
 from splitcom.codecs.ragged import Ragged
 from splitcom.codecs.references import FlowState, Reference, ReferenceStore
-from splitcom.codecs.wire import Buffer, Ints, Points
+from splitcom.codecs.wire import Buffer, Points
 from splitcom.codecs.wire import Reader as ByteReader
 from splitcom.errors import CodecError, PacketError
 
@@ -102,20 +104,26 @@ class LatticeCodec(Codec):
         tokens = Tokens.of(store, ids, lengths, known, factors, len(flow.basis.rows), self._window(fresh))
         body = bodies.plan(wanted, tokens, flow, weights)
         body, coordinates = bodies.code(writer, flow, body, tokens)
-        shift = self._code_end(writer, flow, coordinates, values)
+        columns = None if context.along is None else context.along.of(ids, lengths)
+        sums = self._code_end(writer, flow, coordinates, columns, values)
         packet = prefix + writer.finish()
         self._commit(store, flow, packet, ids, tokens, coordinates, fresh, dims)
         skipped = body.skipped(tokens)
 
         def reconstruct() -> Ragged:
-            restored = flow.restored(coordinates, shift, values.device)
-            return Ragged(restored, batch.lengths, self._learnt(tokens))
+            values_of = restored(flow, coordinates, sums, values.device)
+            return Ragged(values_of, batch.lengths, self._learnt(tokens))
 
         return Encoded(packet, reconstruct, torch.from_numpy(skipped), int(lengths[skipped].sum()))
 
     @override
     def _decode(
-        self, packet: Buffer, references: ReferenceStore | None, limit_bytes: int, device: torch.device | str
+        self,
+        packet: Buffer,
+        references: ReferenceStore | None,
+        limit_bytes: int,
+        device: torch.device | str,
+        along: Along | None,
     ) -> Decoded:
         store = self.store_of(references)
         reader = ByteReader(packet)
@@ -135,10 +143,11 @@ class LatticeCodec(Codec):
         self._heads(fresh).code(bits, flow, None, int(lengths.sum()))
         tokens = Tokens.of(store, ids, lengths, known, factors, len(flow.basis.rows), self._window(fresh))
         body, coordinates = self._bodies.code(bits, flow, None, tokens)
-        shift = self._code_end(bits, flow, coordinates)
-        values = flow.restored(coordinates, shift, device)
+        columns = None if along is None else along.of(ids, lengths)
+        sums = self._code_end(bits, flow, coordinates, columns)
+        values = restored(flow, coordinates, sums, device)
         bits.finish()
-        if not flow.is_bounded(coordinates, shift) and not all(
+        if not is_bounded(flow, coordinates, sums) and not all(
             end.isfinite() for end in torch.aminmax(values)
         ):
             raise PacketError("the packet holds values that are not finite")
@@ -188,24 +197,30 @@ class LatticeCodec(Codec):
     def _learnt(self, tokens: Tokens) -> Tensor | None:
         return None if self.uniform.prompt == 1 else tokens.learnt
 
+    @property
+    @override
+    def wants_along(self) -> int:
+        return self.klt.along
+
     def _code_end(
-        self, coder: Coder, flow: Flow, coordinates: Points, values: Tensor | None = None
-    ) -> Ints | None:
-        """Code what corrects the tokens' sum, and a checksum; gives the correction, if there is one."""
-        shift = None
+        self,
+        coder: Coder,
+        flow: Flow,
+        coordinates: Points,
+        columns: Tensor | None,
+        values: Tensor | None = None,
+    ) -> Sums | None:
+        """Code what corrects sums over the tokens, and a checksum; gives the corrections, if there are any."""
+        sums = None
         check = zlib.crc32(coordinates.astype("<i8").tobytes())
         if self.klt.centre == "sum":
-            if values is not None:
-                wanted = values.mean(0).double().cpu().numpy()
-                missed = wanted - flow.basis.mean_value(coordinates, flow.step)
-                shift = shift_of(missed, flow.step * flow.units / UNIT, len(values))[None]
-            shift = flow.shift.code(coder, shift, 1, len(flow.basis.mean))[0].astype(np.int64)
-            check = zlib.crc32(shift.astype("<i8").tobytes(), check)
+            sums = code_sums(coder, flow, coordinates, self.klt.along, columns, values)
+            check = zlib.crc32(sums.shift.astype("<i8").tobytes() + sums.along.astype("<i8").tobytes(), check)
         # the two ends must not drift apart unseen, and truncated bits read as others
         check &= 0xFFFF
         if code_uints(coder, np.array([check]), 1, 16) != check:
             raise PacketError("the packet is damaged: its checksum does not fit")
-        return shift
+        return sums
 
     def _commit(
         self,

@@ -1,18 +1,15 @@
 """What a lattice codec knows of a flow: a `FlowState` as the objects that use it."""
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from splitcom.codecs.lattice.basis import UNIT, Basis
 from splitcom.codecs.lattice.coder import BitModel, Coder, MatrixModel, code_uints
 from splitcom.codecs.lattice.predict import ModeModel
 from splitcom.codecs.references import FlowState
-from splitcom.codecs.wire import Ints, Points
+from splitcom.codecs.wire import Ints
 from splitcom.errors import PacketError
 
 _UNITS_BITS = 8
-_FINITE = 1e38
 MAX_UNITS = (1 << _UNITS_BITS) - 1
 """Most units of a step."""
 
@@ -33,7 +30,7 @@ class Flow:
         """A copy of the state of a flow, or a new one."""
         if state is not None:
             return cls(state.copy())
-        codes, shift = MatrixModel.new(dims, kinds=4), MatrixModel.new(hidden)
+        codes, shift = MatrixModel.new(dims, kinds=4), MatrixModel.new(hidden, kinds=2)
         arrays = {
             "mean": np.zeros(hidden, np.int64),
             "rows": np.zeros((0, hidden), np.int64),
@@ -78,16 +75,6 @@ class Flow:
             basis.mean,
             basis.rows.astype(np.int32, copy=False),
         )
-
-    def restored(self, coordinates: Points, shift: Ints | None, device: torch.device | str) -> Tensor:
-        """What integer `coordinates`, moved by a `shift`, stand for: fp32 `[tokens, hidden]`."""
-        return self.basis.inverse(coordinates, self.step, device, shift, self.units)
-
-    def is_bounded(self, coordinates: Points, shift: Ints | None) -> bool:
-        """Whether what `restored` gives is finite for sure."""
-        largest = float(np.abs(coordinates).max(initial=0)) * max(coordinates.shape[1], 1)
-        moved = 0 if shift is None else int(np.abs(shift).max(initial=0)) * self.units
-        return bool((largest + moved + int(np.abs(self.basis.mean).max(initial=0))) * self.step < _FINITE)
 
     def drift_of(self, dims: int) -> Ints:
         """The drift map of `dims` directions, of which those that have been added since do not move."""

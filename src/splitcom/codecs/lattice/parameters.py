@@ -11,6 +11,9 @@ from typing_extensions import override
 from splitcom.codecs.element import Element, Place, register
 from splitcom.language import ArgumentError
 
+COLUMN_BITS = 8
+MAX_COLUMNS = (1 << COLUMN_BITS) - 1
+"""Most other sums that a packet makes right."""
 DIMENSION_BITS = 12
 """A basis has fewer than 2 to this power directions."""
 
@@ -58,6 +61,9 @@ class Klt(Parameter):
         centre: what a token is that has no coordinates: "mean", that of the first packet; or "sum", zero but for what
             makes the sum of the packet's tokens right. Of gradients sums are what counts: they are small sums of large
             terms, and what all tokens' errors have in common adds up where the rest cancels.
+        along: with "sum", how many other sums are made right: of the tokens' products with the strongest directions of
+            what both ends have of them already, such as the activations that gradients answer. 0: none. Packets of
+            few tokens have one for each 16.
     """
 
     name = "klt"
@@ -67,6 +73,7 @@ class Klt(Parameter):
     dims: int = (1 << DIMENSION_BITS) - 1
     threshold: float = 0.5
     centre: Literal["mean", "sum"] = "mean"
+    along: int = 0
 
     @override
     def __str__(self) -> str:
@@ -78,6 +85,10 @@ class Klt(Parameter):
             raise ArgumentError("dims", f"must be 1 to {(1 << DIMENSION_BITS) - 1}, not {self.dims}")
         if not self.threshold > 0:
             raise ArgumentError("threshold", f"must be above 0, not {self.threshold:g}")
+        if not 0 <= self.along <= MAX_COLUMNS:
+            raise ArgumentError("along", f"must be 0 to {MAX_COLUMNS}, not {self.along}")
+        if self.along and self.centre != "sum":
+            raise ArgumentError("along", "needs centre=sum")
 
 
 @register
