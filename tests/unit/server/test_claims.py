@@ -106,7 +106,7 @@ def test_an_evaluation_is_claimed_only_if_the_server_has_no_labels():
                 RemoteProtocolError, match=f"{claimed} labelled tokens; 1 to {most} are possible"
             ):
                 check_evaluation_end(EvaluationEnd(num_labels=claimed), 5, num_tokens, config)
-        with pytest.raises(RemoteProtocolError, match="2 of 1 labels told right"):
+        with pytest.raises(RemoteProtocolError, match="2 of 1 label told right"):
             check_evaluation_end(EvaluationEnd(num_labels=1, num_correct=2), 5, num_tokens, config)
         for loss in (-1.0, float("inf")):
             with pytest.raises(RemoteProtocolError, match=f"a loss of {loss}"):
