@@ -10,10 +10,10 @@ in a process of its own, so that its peak memory is its own. Set-up (data, clien
 
 With Ray, many clients in actors beside few in one process, and the memory of all processes after each round:
 
-    python benchmarks/scale_clients.py --engine ray --sizes 100,10000 --active 100 --rounds 10
+    python benchmarks/scale_clients.py --engine ray --sizes 100,10000 --active 100 --rounds 10 --every 1
 
 The first size runs in one process, the others in a cluster on this machine. Seconds are of computing, of all processes
-of the run and of Ray's own, so that they do not depend on how busy the machine is. The goals: within 1.3 times of one
+of the run and of Ray's own, so that they depend less on how busy the machine is. With `--every 1` each round is saved. The goals: within 1.3 times of one
 process, and memory that does not grow with rounds.
 """
 
@@ -33,7 +33,9 @@ import psutil
 SAMPLES = 4  # of a client: one batch
 
 
-def measure(clients: int, active: int, rounds: int | None, engine: str) -> dict[str, float]:
+def measure(
+    clients: int, active: int, rounds: int | None, every: int | None, engine: str
+) -> dict[str, float]:
     """One run under this process: seconds of set-up, seconds per client-step, memory in MB."""
     import torch
 
@@ -55,7 +57,7 @@ def measure(clients: int, active: int, rounds: int | None, engine: str) -> dict[
             "training.rounds": rounds,
             "training.batch_size": SAMPLES,
             "training.body_update": "sequential",
-            "training.checkpoint_every": rounds,
+            "training.checkpoint_every": every or rounds,
             "evaluation.every": rounds,
             "references.store": "file",
             "references.limit_mb": 1.0,
@@ -116,10 +118,17 @@ def main() -> None:
     )
     parser.add_argument("--active", type=int, default=30, help="clients of a round at most")
     parser.add_argument("--rounds", type=int, help="as many as give each client a turn, if not given")
+    parser.add_argument(
+        "--every", type=int, help="rounds from one checkpoint to the next; one at the end, if not given"
+    )
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
-        print(json.dumps(measure(arguments.one, arguments.active, arguments.rounds, arguments.engine)))
+        print(
+            json.dumps(
+                measure(arguments.one, arguments.active, arguments.rounds, arguments.every, arguments.engine)
+            )
+        )
         return
     sizes = [int(size) for size in arguments.sizes.split(",")]
     found: dict[int, list[dict[str, float]]] = {size: [] for size in sizes}
@@ -128,7 +137,9 @@ def main() -> None:
             engine = "local" if size == sizes[0] else arguments.engine
             command = [sys.executable, __file__, "--one", str(size), "--engine", engine]
             command += ["--active", str(arguments.active)]
-            command += [] if arguments.rounds is None else ["--rounds", str(arguments.rounds)]
+            for option in ("rounds", "every"):
+                value = getattr(arguments, option)
+                command += [] if value is None else [f"--{option}", str(value)]
             run = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
             found[size].append(json.loads(run.stdout))
     medians = {

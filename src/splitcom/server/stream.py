@@ -24,6 +24,9 @@ class Stream:
         self.drawn = digest_of(self.tensors)
         self.older: dict[int, Tensors] = {}
         self._packets: list[bytes] = []  # the last ones, each of which makes the next version
+        self._whole: tuple[Tensors, bytes] | None = (
+            None  # what the present version takes, and of which that was made
+        )
 
     def put(self, tensors: Tensors, seed: int, share: float | None) -> None:
         """Encode what is to be the present version."""
@@ -43,7 +46,9 @@ class Stream:
         if not self.needs_base:
             return pack_packets(self._packets)
         behind = version - held
-        whole = exactly(self.tensors)
+        if self._whole is None or self._whole[0] is not self.tensors:
+            self._whole = (self.tensors, exactly(self.tensors))  # once for all clients
+        whole = self._whole[1]
         if held and behind <= len(self._packets):
             chain = pack_packets(self._packets[-behind:])
             if len(chain) <= len(whole) - 1:  # which begins with a byte that tells the two apart

@@ -50,7 +50,6 @@ class Host:
 
     def say(self, client: str, data: bytes | None, given: Given | None, welcome: bytes) -> Said:
         """See `Actors`."""
-        started = perf_counter()
         if given is not None:
             hello = self._clients.make(client, *given).connect()
             if data is None:
@@ -59,6 +58,7 @@ class Host:
         peer = self._clients[client]
         if welcome:
             peer.receive(welcome)
+        started = perf_counter()
         try:
             assert data is not None
             answer = peer.receive(data)
@@ -123,7 +123,7 @@ def _join(config: Config, parts: Parts) -> None:
         own = {"object_store_memory": _STORE_BYTES + 2 * weights}
     try:
         ray.init(address=address, log_to_driver=False, logging_level="WARNING", **own)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except Exception as error:  # Ray's own of many kinds, and plain ones
         raise ConfigError(
             f"engine.ray.address = {address!r}: cannot join the Ray cluster: {error}; begin one as "
             "docs/how-to.md says and name its address, or leave it out for one on this machine alone"

@@ -159,6 +159,33 @@ def test_a_run_goes_on_from_what_is_kept(tmp_path):
     assert list(again.federation.eval_losses) == [0, 1, 2, 3]
 
 
+def test_a_round_is_saved_by_clients_that_have_heard_something_since_they_last_did(tmp_path):
+    config = CONFIG.override({"training.rounds": 4, "evaluation.every": 2})
+    first = World(tmp_path, config)
+    for lines in first.federation.run():
+        if lines[0]["round"] == 4:  # which the server has not saved
+            break
+    first.federation.close()
+    assert first.saved["client-0"] == [0, 2, 4] and first.store.rounds() == [2, 3]
+    again = World(tmp_path, config, saved=first.saved)
+    assert again.run() == [4] and not again.federation.warnings
+    assert again.kinds("client-0")[0] == ("welcome", 2)
+
+
+def test_what_a_client_saved_before_the_last_round_is_missed_too(tmp_path):
+    config = CONFIG.override({"training.rounds": 4, "evaluation.every": 2})
+    first = World(tmp_path, config)
+    for lines in first.federation.run():
+        if lines[0]["round"] == 4:
+            break
+    first.federation.close()
+    again = World(tmp_path, config, saved={"client-0": [0, 2], "client-1": [0]})
+    assert again.run() == [4]
+    assert [again.kinds(name)[0][1] for name in ("client-0", "client-1")] == [2, 0]
+    (warning,) = again.federation.warnings
+    assert "client-1: no whole state of round 3" in warning
+
+
 def after_two_rounds(folder):
     first = World(folder, CONFIG.override({"training.rounds": 2}))
     first.run()
