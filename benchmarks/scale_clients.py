@@ -13,8 +13,9 @@ With Ray, many clients in actors beside few in one process, and the memory of al
     python benchmarks/scale_clients.py --engine ray --sizes 100,10000 --active 100 --rounds 10 --every 1
 
 The first size runs in one process, the others in a cluster on this machine. Seconds are of computing, of all processes
-of the run and of Ray's own, so that they depend less on how busy the machine is. With `--every 1` each round is saved. The goals: within 1.3 times of one
-process, and memory that does not grow with rounds.
+of the run and of Ray's own, so that they depend less on how busy the machine is. With `--every 1` each round is
+saved, and clients at rest are gone. The goals: within 1.3 times of one process, and memory that does not grow with
+rounds.
 """
 
 import argparse
@@ -118,9 +119,7 @@ def main() -> None:
     )
     parser.add_argument("--active", type=int, default=30, help="clients of a round at most")
     parser.add_argument("--rounds", type=int, help="as many as give each client a turn, if not given")
-    parser.add_argument(
-        "--every", type=int, help="rounds from one checkpoint to the next; one at the end, if not given"
-    )
+    parser.add_argument("--every", type=int, help="rounds between checkpoints; only the last, if not given")
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:

@@ -33,20 +33,23 @@ class Host:
     """Some of the clients of a run, in an actor."""
 
     def __init__(self, config: Config, parts: Parts, folder: Path, fingerprint: str) -> None:
-        self._config = config
-        self._folder = folder
+        self._run = config, parts, folder, fingerprint
+
+    def ready(self) -> None:
+        """Bring the parts to where they run.
+
+        Raises RunError if what clients save here would not be found elsewhere, ConfigError if there is no such device.
+        """
+        config, parts, folder, _ = self._run
+        if not folder.is_dir():
+            raise RunError(
+                f"{folder}: the node {socket.gethostname()} does not see it; put the run folder (--out) on "
+                "a file system that all nodes of the Ray cluster share"
+            )
         device = device_of(config)
         for part in parts.all:
             part.to(device)
-        self._clients = Clients(config, parts, folder, fingerprint)
-
-    def ready(self) -> None:
-        """Raise RunError if clients could not save here what others must find."""
-        if not self._folder.is_dir():
-            raise RunError(
-                f"{self._folder}: the node {socket.gethostname()} does not see it; put the run folder (--out) on "
-                "a file system that all nodes of the Ray cluster share"
-            )
+        self._clients = Clients(*self._run)
 
     def say(self, client: str, data: bytes | None, given: Given | None, welcome: bytes) -> Said:
         """See `Actors`."""

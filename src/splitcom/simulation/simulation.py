@@ -43,25 +43,27 @@ class Simulation:
         self._held_out = {
             name: texts.held_out.samples[index :: len(names)] for index, name in enumerate(names)
         }
-        self._opened = ExitStack()
         self.clock = VirtualClock(config.links, config.seed, config.link_of)
-        self.federation = build_server(
-            config, self._transport(), parts, self.fingerprint, folder / "server", observer
-        )
+        with ExitStack() as opened:
+            transport = self._transport(opened)
+            self.federation = build_server(
+                config, transport, parts, self.fingerprint, folder / "server", observer
+            )
+            opened.callback(self.federation.close)
+            self._opened = opened.pop_all()
 
     def close(self) -> None:
         """Let go of references that are kept in files, and of what runs elsewhere."""
-        self.federation.close()
         self._opened.close()
 
-    def _transport(self) -> Transport:
+    def _transport(self, opened: ExitStack) -> Transport:
         """What reaches the clients: they are here, or in a cluster."""
         config, here = self._config, (self._parts, self._folder, self.fingerprint)
         if config.engine.kind == "ray":
             from splitcom.simulation.cluster import clustered  # an extra
 
-            return self._opened.enter_context(clustered(config, *here, self._given, self.clock))
-        clients = self._opened.enter_context(closing(Clients(config, *here)))
+            return opened.enter_context(clustered(config, *here, self._given, self.clock))
+        clients = opened.enter_context(closing(Clients(config, *here)))
         return InProcess(config.client_names, lambda name: clients.make(name, *self._given(name)), self.clock)
 
     def _given(self, name: str) -> tuple[Sequence[Sample], Sequence[Sample]]:
