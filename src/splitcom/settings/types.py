@@ -1,13 +1,13 @@
 """What all settings are made of: sections, and numbers and texts that refuse what they cannot be; knows no setting.
 
-Numbers are finite, and neither a bool nor a text is one. TOML has no null: `false` stands for None, and so no setting
-may be both a bool and None.
+Numbers are finite, of a size that can be computed with, and neither a bool nor a text is one. TOML has no null: `false`
+stands for None, and so no setting may be both a bool and None.
 """
 
 from collections.abc import Callable
 from typing import Annotated, Any, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
 from splitcom.errors import SpecError
@@ -20,11 +20,29 @@ NonNegativeFloat = Annotated[float, Field(ge=0, strict=True)]
 Part = Annotated[float, Field(gt=0, le=1, strict=True)]
 PartBelowOne = Annotated[float, Field(ge=0, lt=1, strict=True)]
 
+_SIZES = 1e-36, 1e36  # of float32, which tensors are computed in
+_SIZES_BY_UNIT = {
+    "s": (1e-9, 1e9),  # threads refuse to wait for three centuries
+    "ms": (1e-9, 1e12),
+    "mb": (1e-9, 1e12),
+    "mbps": (1e-6, 1e9),
+}
+
 
 class Section(BaseModel):
     """A part of the tree: frozen, no unknown keys, finite numbers only; below each setting stands what it means."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+    @field_validator("*")
+    @classmethod
+    def _size(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, float) and value:
+            unit = (info.field_name or "").rpartition("_")[2]
+            least, most = _SIZES_BY_UNIT.get(unit, _SIZES)
+            if not least <= abs(value) <= most:
+                raise ValueError(f"numbers here are 0 or from {least:g} to {most:g}")
+        return value
 
     @model_validator(mode="before")
     @classmethod

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from splitcom.config import Config
+from splitcom.config.reference import reference
 from splitcom.errors import ConfigError
 from splitcom.flows import AT_CUT, FLOWS
 from splitcom.settings.presets import PRESETS
@@ -391,3 +392,11 @@ def test_more_clients_than_any_machine_could_list_are_refused_at_once(number):
 def test_integers_are_no_larger_than_what_counts_them():
     with pytest.raises(ConfigError, match=r"data\.max_tokens"):
         Config().override({"data.max_tokens": 2**63})
+
+
+@pytest.mark.parametrize("value", [1e308, 1e-320])
+def test_no_setting_takes_a_number_that_nothing_can_be_computed_with(value):
+    for group in reference():
+        for row in group.settings:
+            with pytest.raises(ConfigError):
+                Config().override({row.key: value})
