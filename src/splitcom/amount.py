@@ -1,4 +1,7 @@
-"""Numbers with their nouns, as messages write them."""
+"""Numbers that people write and read: which can be computed with, and with their nouns in messages."""
+
+COMPUTABLE = 1e-36, 1e36
+"""Between these is any number but 0, less its sign: float32, which tensors are computed in, holds no more."""
 
 
 def counted(number: int, one: str, many: str | None = None) -> str:

@@ -19,6 +19,7 @@ from math import isfinite
 from textwrap import dedent
 from typing import Any, ClassVar, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
+from splitcom.amount import COMPUTABLE
 from splitcom.errors import SpecError
 from splitcom.plugins import load_plugins
 
@@ -196,7 +197,9 @@ class Parser:
             try:
                 value = kind(token.text)
                 if isfinite(value):
-                    return value
+                    if kind is int or not value or COMPUTABLE[0] <= abs(value) <= COMPUTABLE[1]:
+                        return value
+                    noun = f"0 or from {COMPUTABLE[0]:g} to {COMPUTABLE[1]:g}"
             except (ValueError, OverflowError):
                 pass
         raise self._error(f"{cls.name}: {name} must be {noun}, not {token.text!r}", token.position)

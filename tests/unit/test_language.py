@@ -62,6 +62,7 @@ def test_a_call_makes_its_object_and_its_text_makes_it_again(text: str, expected
         ("bx(1)", 0, "no shape 'bx'; did you mean 'box'?"),
         ("box(0)", 4, "box: width must be at least 1, not 0"),
         ("box(1, inf)", 7, "box: height must be a number, not 'inf'"),
+        ("box(1, 1e-320)", 7, "box: height must be 0 or from 1e-36 to 1e+36, not '1e-320'"),
         ("box(1, height=nan)", 14, "box: height must be a number, not 'nan'"),
         ("box(" + "9" * 400 + ")", 4, "box: width must be a whole number"),
         ("box(1, colour=green)", 14, "box: colour must be one of red, blue, not 'green'"),

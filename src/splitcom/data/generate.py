@@ -24,6 +24,7 @@ HELD_OUT_DOMAIN = "planets"
 
 MAX_ATTRIBUTES = 7  # of a meaning representation, `name` and `kind` included
 MAX_REPEATS = 100  # pairs in a row that were made already, before a domain counts as exhausted
+MAX_PAIRS = 100_000  # which take a minute to make
 
 _SLOT = re.compile(r"\{(\w+|\d+-\d+)\}")
 _CLOSE = ("of", "for", "about", "with")  # stand nearer to the noun than other phrases, in this order
@@ -113,6 +114,8 @@ def generate(domain: str, count: int, seed: int = 0) -> list[dict[str, str]]:
         raise DataError(f"no generated domain {domain!r}; choose one of: {', '.join(domains())}")
     if count < 1:
         raise DataError(f"count is {count} for generated domain {domain!r}; ask for at least one pair")
+    if count > MAX_PAIRS:
+        raise DataError(f"{count:,} pairs to generate; at most {MAX_PAIRS:,} are made: lower data.samples")
     rng = random.Random(f"splitcom/{domain}/{seed}")  # seeded from text: independent of PYTHONHASHSEED
     pairs: dict[tuple[str, str], None] = {}
     repeats = 0

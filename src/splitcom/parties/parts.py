@@ -119,14 +119,19 @@ def check_parts(config: Config) -> list[str]:
     check_targets(whole, config.lora.targets)
     warnings += _check_whole(config, whole)
     kinds = (Front, Body, Tail) if model.tail_blocks else (Front, Body)
+    small = {"rank": 1, "modules_to_save": None}  # or else adapters and copies would take memory
+    slim = config.model_copy(update={"lora": config.lora.model_copy(update=small)})
     widths = []
     for part in (outline(model.source, kind, model.cut, model.tail_blocks, classes) for kind in kinds):
-        slim = config.override({"lora.modules_to_save": None})  # whose copies would take memory
         adapt(part, slim)
         if config.client.checkpointing or config.engine.checkpointing:
             recompute(part)
         lora = {name: tensor for name, tensor in adapter_state(part).items() if ".lora_" in name}
         widths += [tensor.shape[".lora_A." in name] for name, tensor in lora.items()]
+    if widths and rank > max(widths):
+        raise ConfigError(
+            f"lora.rank = {rank} is more than the width of any module, which is {max(widths)} at most; lower it"
+        )
     if widths and rank > min(widths):
         warnings.append(
             f"lora.rank = {rank} is more than the width of some modules, which is {min(widths)}: ranks above it add "

@@ -10,6 +10,7 @@ from typing import Annotated, Any, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
+from splitcom.amount import COMPUTABLE
 from splitcom.errors import SpecError
 
 MOST = 2**63 - 1  # what tensors and messages count with
@@ -20,8 +21,7 @@ NonNegativeFloat = Annotated[float, Field(ge=0, strict=True)]
 Part = Annotated[float, Field(gt=0, le=1, strict=True)]
 PartBelowOne = Annotated[float, Field(ge=0, lt=1, strict=True)]
 
-_SIZES = 1e-36, 1e36  # of float32, which tensors are computed in
-_SIZES_BY_UNIT = {
+_SIZES = {  # by unit
     "s": (1e-9, 1e9),  # threads refuse to wait for three centuries
     "ms": (1e-9, 1e12),
     "mb": (1e-9, 1e12),
@@ -39,7 +39,7 @@ class Section(BaseModel):
     def _size(cls, value: Any, info: ValidationInfo) -> Any:
         if isinstance(value, float) and value:
             unit = (info.field_name or "").rpartition("_")[2]
-            least, most = _SIZES_BY_UNIT.get(unit, _SIZES)
+            least, most = _SIZES.get(unit, COMPUTABLE)
             if not least <= abs(value) <= most:
                 raise ValueError(f"numbers here are 0 or from {least:g} to {most:g}")
         return value

@@ -69,10 +69,10 @@ def num_round_batches(num_samples: int, config: Config, round_index: int) -> int
 def num_kept(num_samples: int, config: Config) -> int:
     """On how many of its samples a client trains in a round: its part of them, rounded up.
 
-    >>> num_kept(25, Config().override({"client.keep": 0.3}))
-    8
+    >>> num_kept(25, Config().override({"client.keep": 0.3})), num_kept(6, Config().override({"client.keep": 1e-12}))
+    (8, 1)
     """
-    return ceil(num_samples * (config.client.keep or 1.0) - _ROUNDING)
+    return max(min(num_samples, 1), ceil(num_samples * (config.client.keep or 1.0) - _ROUNDING))
 
 
 def _most_batches(batches_there: int, config: Config, round_index: int) -> int:

@@ -398,5 +398,6 @@ def test_integers_are_no_larger_than_what_counts_them():
 def test_no_setting_takes_a_number_that_nothing_can_be_computed_with(value):
     for group in reference():
         for row in group.settings:
-            with pytest.raises(ConfigError):
-                Config().override({row.key: value})
+            if row.kind.startswith("number"):
+                with pytest.raises(ConfigError, match="must be|numbers here are"):
+                    Config().override({row.key: value})

@@ -66,3 +66,5 @@ def test_bad_requests_are_refused():
         generate("planet", 1)
     with pytest.raises(DataError, match="count is 0"):
         generate("planets", 0)
+    with pytest.raises(DataError, match="1,000,000,000 pairs to generate; at most 100,000 are made"):
+        generate("inns", 10**9)

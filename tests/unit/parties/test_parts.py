@@ -43,6 +43,8 @@ def test_a_rank_beyond_the_width_is_warned_of(gptj, caplog):
         assert not caplog.records
         check_parts(gptj.override({"lora.rank": 17}))
     assert "lora.rank = 17 is more than the width of some modules, which is 16" in caplog.text
+    with pytest.raises(ConfigError, match=r"lora.rank = 100000000 is more than the width of any module"):
+        check_parts(gptj.override({"lora.rank": 100_000_000}))
 
 
 @pytest.mark.parametrize(("dtype", "number"), [("float16", 1), ("bfloat16", 0), ("float32", 0)])
