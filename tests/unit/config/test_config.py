@@ -399,5 +399,5 @@ def test_no_setting_takes_a_number_that_nothing_can_be_computed_with(value):
     for group in reference():
         for row in group.settings:
             if row.kind.startswith("number"):
-                with pytest.raises(ConfigError, match="must be|numbers here are"):
+                with pytest.raises(ConfigError, match=r"must be|numbers here are"):
                     Config().override({row.key: value})
