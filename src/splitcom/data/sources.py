@@ -52,6 +52,10 @@ def find_source(source: str | Path) -> Source:
             "data.source is empty; name a file, a folder or a data set on the hub, or 'generated'"
         )
     if (path := _existing(name)) is not None:
+        if not path.is_file() and not path.is_dir():
+            raise DataError(
+                f"{name}: a pipe or a device; write the rows to a file, since they are read more than once"
+            )
         return Source(name, path)
     parts = _NAME.fullmatch(name)
     base, config, split = (name, None, None) if parts is None else parts.group("base", "config", "split")

@@ -26,7 +26,7 @@ def parse_assignment(text: str, option: str = "--set") -> tuple[str, Any]:
         raise ConfigError(f"{option} {text}: expected key=value, such as training.rounds=3")
     try:
         return key.strip(), tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return key.strip(), value.strip()
 
 
@@ -49,14 +49,14 @@ def read_tree(path: Path, settle: Callable[[Tree, Path], Tree], extended_by: tup
         raise ConfigError(
             f"{path}: rows, not settings; `splitcom init {path}` writes a settings file for them"
         )
-    if path.resolve() in extended_by:
-        raise ConfigError(f"{path}: extends = ...: the file extends itself; take the key out of one of them")
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such file; `splitcom init FILE` writes one for your rows") from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
+    if path.resolve() in extended_by:
+        raise ConfigError(f"{path}: extends = ...: the file extends itself; take the key out of one of them")
     tree = settle(read_text(text, str(path)), path)
     base = tree.pop("extends", False)
     if base is False:
@@ -81,7 +81,7 @@ def read_text(text: str, where: str) -> Tree:
     """The tree of a TOML text without what it extends; its preset is put in place."""
     try:
         tree = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # an integer of 5,000 digits, 1,000 lists in one another
         raise ConfigError(f"{where}: not valid TOML: {error}") from error
     if "preset" not in tree:
         return tree

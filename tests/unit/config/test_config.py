@@ -401,3 +401,17 @@ def test_no_setting_takes_a_number_that_nothing_can_be_computed_with(value):
             if row.kind.startswith("number"):
                 with pytest.raises(ConfigError, match=r"must be|numbers here are"):
                     Config().override({row.key: value})
+
+
+@pytest.mark.parametrize("text", ["seed = " + "9" * 6000, "a = " + "[" * 5000 + "]" * 5000, "seed = 1\0"])
+def test_what_no_reader_takes_is_said_to_be_no_toml(tmp_path, text):
+    path = tmp_path / "run.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"run\.toml: not valid TOML"):
+        Config.load(path)
+
+
+def test_a_link_that_leads_to_itself_cannot_be_read(tmp_path):
+    (tmp_path / "run.toml").symlink_to(tmp_path / "run.toml")
+    with pytest.raises(ConfigError, match=r"run\.toml: cannot be read: .*symbolic links"):
+        Config.load(tmp_path / "run.toml")

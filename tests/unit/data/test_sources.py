@@ -1,6 +1,7 @@
 """What the name of a source stands for: files, folders, data sets on the hub, configurations and splits."""
 
 import json
+import os
 import sys
 from types import SimpleNamespace
 
@@ -45,6 +46,12 @@ def test_what_is_not_here_is_on_the_hub_or_missing(name, found):
 def test_no_name_is_not_this_folder():
     with pytest.raises(DataError, match=r"data\.source is empty"):
         find_source(" ")
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "rows.csv")
+    with pytest.raises(DataError, match="a pipe or a device; write the rows to a file"):
+        find_source(tmp_path / "rows.csv")
 
 
 def test_a_file_is_itself_whatever_it_is_called(tmp_path, monkeypatch):
