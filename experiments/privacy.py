@@ -181,8 +181,9 @@ def draw(done: Mapping[tuple[float, Step], dict[str, Any]], path: Path) -> None:
     """Tokens that the better attack recovers from all visits, against bits and against loss; a line for each codec."""
     labels = {"first": "bits a number, first visit", "before": "held-out loss, base model"}
     if any("clean" in point for point in done.values()):
+        del labels["before"]
         labels |= {"loss": "held-out loss, trained", "clean": "the same, used without noise"}
-    figure = Figure(figsize=(4.8 * len(labels), 4), layout="constrained")
+    figure = Figure(figsize=(3.6 * len(labels), 3.8), layout="constrained")
     panels = figure.subplots(1, len(labels), sharey=True)
     chance = max(next(iter(done.values()))["chance"])
     for axes, (key, label) in zip(panels, labels.items(), strict=True):
@@ -205,7 +206,8 @@ def draw(done: Mapping[tuple[float, Step], dict[str, Any]], path: Path) -> None:
     panels[0].set(xscale="log", ylabel="tokens recovered from all visits", ylim=(0, 1.05))
     panels[0].yaxis.set_major_formatter(PercentFormatter(1))
     panels[0].xaxis.set_major_formatter("{x:g}")
-    panels[-1].legend(frameon=False, fontsize=8)
+    lines, names = panels[0].get_legend_handles_labels()
+    figure.legend(lines, names, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     figure.suptitle("Each point's number is its noise, in units of the hidden states'", fontsize=9)
     figure.savefig(path, dpi=130)
 
