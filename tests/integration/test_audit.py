@@ -79,6 +79,17 @@ def test_a_beam_finds_what_the_nearest_next_token_leads_away_from(front, sample)
     assert distance(followed) < distance(nearest) and (followed == tokens).sum() > (nearest == tokens).sum()
 
 
+def test_more_candidates_are_tried_where_none_of_the_first_fits(front, sample):
+    tokens, candidates = sample
+    hidden = hidden_of(front, tokens)
+    late = torch.stack([row.roll(-1 - int(token)) for row, token in zip(candidates, tokens, strict=True)])
+
+    def found(enough):  # each token is the last of its candidates
+        return recovered(front, hidden, late, first=8, enough=enough)[:, 0]
+
+    assert torch.equal(found(1e-6), tokens) and not (found(1e9) == tokens).any()
+
+
 def test_noise_gives_nothing_back(front, sample):
     tokens, candidates = sample
     hidden = hidden_of(front, tokens)

@@ -20,7 +20,11 @@ def audit(
     samples: Annotated[int, typer.Option(min=1, help="Samples to attack.")] = 8,
     tokens: Annotated[int, typer.Option(min=2, help="Tokens of each, from its beginning.")] = 48,
     candidates: Annotated[
-        int, typer.Option(min=1, help="Tokens that the dictionary attack tries at each place.")
+        int,
+        typer.Option(
+            min=1,
+            help="Tokens that the dictionary attack tries at each place, and 16 times as many if none of them fits.",
+        ),
     ] = 32,
     public: Annotated[
         str | None, typer.Option(metavar="FILE", help="Text to learn from; without, generated text.")

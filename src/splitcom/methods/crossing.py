@@ -35,7 +35,10 @@ class Finding:
 
 @dataclass(frozen=True)
 class AuditOptions:
-    """How much is tried: of so many samples the first `tokens`, among so many candidates for each."""
+    """How much is tried: of so many samples the first `tokens`, among so many candidates for each, or 16 times as many.
+
+    These are tried if none of the first leads near enough to what arrived.
+    """
 
     samples: int = 8
     tokens: int = 48
