@@ -148,6 +148,7 @@ TRAIN_FRONT = (
     """
 import json, sys, torch
 from pathlib import Path
+from splitcom.allocator import return_freed_memory
 from splitcom.client.front import FrontTrainer
 from splitcom.codecs import Context, Ragged, parse
 from splitcom.config import Config
@@ -159,6 +160,7 @@ from splitcom.training.plan import LocalRound, round_batches
 """
     + PEAK
     + """
+return_freed_memory()  # as `splitcom join` does
 folder, config = Path(sys.argv[1]), Config().override(json.loads(sys.argv[2]))
 ids = torch.arange(512) % 1000
 samples = [Sample(index, ids, ids.clone(), None) for index in range(4)]

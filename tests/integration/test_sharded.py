@@ -1,7 +1,12 @@
 """The body over two processes, as torchrun starts them: as in one process, also after one of them was killed."""
 
 import json
+import os
 import runpy
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -64,6 +69,10 @@ def losses_of(folder):
     ]
 
 
+def rounds_of(folder):
+    return {line[0] for line in losses_of(folder)} if (folder / "metrics.jsonl").exists() else set()
+
+
 def test_two_processes_give_what_one_does(forks, tmp_path, tiny_model):
     texts, codes = run_two(forks, tmp_path, None, tiny_model)
     assert codes == [0, 0], texts
@@ -90,8 +99,27 @@ def test_a_run_goes_on_from_its_checkpoint_after_a_process_was_killed(forks, tmp
     assert state.keys() == other.keys()
 
 
+@pytest.mark.slow
+def test_the_command_starts_its_processes_and_goes_on_after_one_was_killed(tmp_path, tiny_config):
+    sharded = {"engine.kind": "sharded", "engine.processes": 2, "training.rounds": 8}
+    (tmp_path / "run.toml").write_text(tiny_config.override(sharded).to_toml())
+    run, command = tmp_path / "run", [sys.executable, "-m", "splitcom", "train", str(tmp_path / "run.toml")]
+    command += ["--out", str(run)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as started:
+        while started.poll() is None and not rounds_of(run):
+            time.sleep(0.05)
+        children = Path(f"/proc/{started.pid}/task/{started.pid}/children").read_text().split()
+        others = [pid for pid in children if b"\0RANK=1\0" in Path(f"/proc/{pid}/environ").read_bytes()]
+        os.kill(int(others[0]), signal.SIGKILL)
+        _, said = started.communicate()
+    assert started.returncode == 1 and "process 1 of the engine was killed (SIGKILL)" in said
+    assert 0 < len(rounds_of(run)) < 8
+    subprocess.run([*command, "--resume"], check=True, stderr=subprocess.PIPE)
+    assert rounds_of(run) == set(range(1, 9))
+
+
 def test_one_process_is_told_how_to_start_more(tmp_path, tiny_config):
-    with pytest.raises(ConfigError, match="torchrun … -m splitcom serve"):
+    with pytest.raises(ConfigError, match="which the commands `splitcom serve`"):
         train(tiny_config.override({"engine.kind": "sharded"}), tmp_path / "run")
 
 

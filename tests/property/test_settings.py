@@ -48,6 +48,7 @@ VALUES: dict[str, Any] = {
     "engine.max_tokens_per_pass": 64,
     "engine.ray.address": "10.0.0.1:6379",
     "engine.ray.actors": 4,
+    "engine.processes": 2,
     "federation.drop_after_s": 3.0,
     "federation.step_timeout_s": 90.0,
     "federation.max_restarts": 3,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from splitcom.cli.led import led
+from splitcom.cli.led import led, started
 from splitcom.cli.log import DashboardAddress, LogFormat, MetricsAddress
 from splitcom.cli.output import spoken
 from splitcom.cli.train import Assignments, FromRound, Trackers
@@ -33,11 +33,18 @@ def serve(
     dashboard: DashboardAddress = None,
     log_format: LogFormat = "text",
     track: Trackers = None,
+    machines: Annotated[
+        int, typer.Option(min=1, help="How many run the body (engine.kind = 'sharded').")
+    ] = 1,
+    machine: Annotated[int, typer.Option(min=0, help="Which of them this one is.")] = 0,
+    meet: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Where machine 0 is met by the others.")
+    ] = None,
 ) -> dict[str, Any]:
     """Wait for the clients that the configuration asks for, train with them, and write the run folder.
 
-    With --resume and no CONFIG, the configuration is that of the run folder. With engine.kind = "sharded" torchrun
-    starts the command in several processes, on every machine; the first one listens.
+    With --resume and no CONFIG, the configuration is that of the run folder. With engine.kind = "sharded" it
+    starts engine.processes on this machine. On several machines, give the command on each; machine 0 listens.
     """
     from contextlib import ExitStack
 
@@ -52,9 +59,10 @@ def serve(
     from splitcom.report.terminal import Terminal
 
     terminal = Terminal()
-    log_to(terminal, log_format)
     resume = resume and (out / "config.toml").exists()
     settings = _settings(config or (out / "config.toml" if resume else None), assignments or [])
+    started(settings, count=machines, own=machine, meet=meet)
+    log_to(terminal, log_format)
     try:
         with ExitStack() as stack:
             page = stack.enter_context(

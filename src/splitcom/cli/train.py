@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from splitcom.cli.led import led
+from splitcom.cli.led import led, started
 from splitcom.cli.output import spoken
 
 if TYPE_CHECKING:
@@ -70,9 +70,9 @@ def train(
 ) -> dict[str, Any]:
     """Fine-tune a model split between clients and a server, all in this process or with clients in a Ray cluster.
 
-    With --resume and no CONFIG, the configuration is that of the run folder. With engine.kind = "sharded" torchrun
-    starts the command in several processes; the first one does as ever. With --dry-run, a part of the data is trained
-    on for up to three rounds, and nothing is written.
+    With --resume and no CONFIG, the configuration is that of the run folder. With engine.kind = "sharded" it
+    starts engine.processes on this machine. With --dry-run, a part of the data is trained on for up to three rounds,
+    and nothing is written.
     """
 
     from contextlib import ExitStack
@@ -89,6 +89,7 @@ def train(
     settings = _settings(config, overrides, out if resume else None)
     if dry_run:
         return _foretell(settings, link, terminal)
+    started(settings)
     with ExitStack() as stack:
         bar = stack.enter_context(ProgressBar(settings.method, settings.training.rounds, terminal))
         watching = [stack.enter_context(tracker) for tracker in trackers(track or [], out, settings)]

@@ -27,10 +27,11 @@ class EngineConfig(Section):
 
     kind: str = "local"
     """Where the body runs: "local" is the server's own process, on one device; "placed" lays its blocks over several
-    devices of the machine, for memory; "sharded" shares weights and passes out to the processes that torchrun has
-    started on one machine or several, for memory and speed; "ray" is as "local", with the clients of `splitcom train`
-    in actors of a Ray cluster.
+    devices of the machine, for memory; "sharded" shares weights and passes out to several processes on one machine or
+    more, for memory and speed; "ray" is as "local", with the clients of `splitcom train` in actors of a Ray cluster.
     """
+    processes: PositiveInt | None = None
+    """Of "sharded": how many processes the command starts on its machine; None: one for each CUDA device."""
     devices: Annotated[list[str], Field(min_length=1)] | None = None
     """Of "placed": the devices, in order, such as ["cuda:0", "cuda:1"]; None: all CUDA devices."""
     checkpointing: bool = False

@@ -29,7 +29,8 @@ class TrainingConfig(Section):
     """Samples of one client in a step."""
     accumulate: PositiveInt = 1
     """In how many passes a client computes a step: the gradients are the same but for rounding, the memory is
-    that of one pass. The server has engine.max_tokens_per_pass.
+    that of one pass. Samples of similar length go together, which saves padding. The server has
+    engine.max_tokens_per_pass.
     """
     optimizer: Literal["adamw", "adamw_fused", "adafactor", "adamw8bit"] = "adamw"
     """The optimizer of all parts. adafactor needs the least memory; adamw8bit needs bitsandbytes and CUDA."""

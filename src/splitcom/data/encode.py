@@ -228,11 +228,18 @@ def unknown_marks(template: str, tokenizer: "PreTrainedTokenizerBase") -> list[s
 
 
 def batches(
-    samples: Sequence[Sample], batch_size: int, seed: int | None = None, epoch: int = 0, client: int = 0
+    samples: Sequence[Sample],
+    batch_size: int,
+    seed: int | None = None,
+    epoch: int = 0,
+    client: int = 0,
+    *,
+    by_length: bool = False,
 ) -> list[Batch]:
     """Arrange samples into batches; every sample is in exactly one, the last batch may be smaller.
 
     The order depends on (seed, client, epoch) and the given order; without a seed it is the given order.
+    With `by_length` the shortest samples of each batch come first, so that its parts have less padding.
 
     Raises:
         DataError: `batch_size` below one.
@@ -242,7 +249,8 @@ def batches(
     order = list(samples)
     if seed is not None:
         random.Random(f"splitcom/batches/{seed}/{client}/{epoch}").shuffle(order)
-    return [_pad(order[start : start + batch_size]) for start in range(0, len(order), batch_size)]
+    found = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    return [_pad(sorted(batch, key=lambda one: one.num_tokens) if by_length else batch) for batch in found]
 
 
 def _pad(samples: Sequence[Sample]) -> Batch:

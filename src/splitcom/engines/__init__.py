@@ -28,6 +28,10 @@ def check_engine(config: Config) -> None:
         raise ConfigError(f"engine.kind = {kind!r}: no such engine; there are {', '.join(ENGINES)}")
     if config.engine.devices is not None and kind != "placed":
         raise ConfigError(f"engine.devices needs engine.kind = 'placed', and this is {kind!r}; leave it out")
+    if config.engine.processes is not None and kind != "sharded":
+        raise ConfigError(
+            f"engine.processes needs engine.kind = 'sharded', and this is {kind!r}; leave it out"
+        )
     if not config.training.split and kind not in ("local", "ray"):
         raise ConfigError(
             f"engine.kind = {kind!r}: with training.split = false the server runs no part of the model; "

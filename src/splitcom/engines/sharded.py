@@ -116,8 +116,8 @@ class ShardedEngine:
         """Raise ConfigError if this is not one of several processes."""
         if not dist.is_initialized():
             raise ConfigError(
-                "engine.kind = 'sharded': needs several processes: start them with "
-                "`torchrun … -m splitcom serve …` on each machine (docs/deploy.md), or set engine.kind = 'placed'"
+                "engine.kind = 'sharded': needs several processes, which the commands `splitcom serve` and "
+                "`splitcom train` start themselves, and Python does by torchrun; or set engine.kind = 'placed'"
             )
 
     def __init__(self, body: Body, config: Config) -> None:

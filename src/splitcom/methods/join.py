@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from splitcom.allocator import return_freed_memory
 from splitcom.client.client import Client
 from splitcom.config import Config
 from splitcom.data import Encoded, find_source
@@ -158,6 +159,7 @@ def _take_part(
     options: JoinOptions, welcome: _Welcome, config: Config, folder: Path, texts: tuple[Encoded, Encoded]
 ) -> None:
     """Hold conversations with the server until the run is over."""
+    return_freed_memory()
     parts = load_client_parts(config)
     clients: list[Client] = []
 

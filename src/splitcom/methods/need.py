@@ -17,6 +17,7 @@ from splitcom.parties.parts import adapt
 
 _MOMENTS = {"adamw": 8, "adamw_fused": 8, "adamw8bit": 2}  # bytes per number that is trained
 _ADAPTER_COPIES = 4  # weights, gradients, the shared one as it came, and the one that is sent
+_CODE_BYTES = 90_000_000  # of torch's libraries, read from the file in the first step
 _CODEC_COPIES = 6  # of a step's hidden states in fp32: packed, compared, coded, rebuilt
 _LATTICE_PART = 1 / 7  # of what its references take as fp16, at most
 _NUMBER_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
@@ -24,7 +25,7 @@ _NUMBER_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 
 @dataclass(frozen=True)
 class Need:
-    """Bytes of a client at its peak, by what they are for; `libraries` is what Python has before anything is loaded."""
+    """Bytes of a client at its peak, by what they are for; `libraries` is Python with all that is imported."""
 
     libraries: int
     weights: int
@@ -132,7 +133,7 @@ def _references(config: Config, num_tokens: int, width: int) -> int:
 
 
 def _resident_bytes() -> int:
-    """What this process holds, which has imported what a client imports; 0 if that is not told."""
+    """What this process holds, which has imported what a client imports, and the code of a step; 0 if not told."""
     status = Path("/proc/self/status")
     found = re.search(r"VmRSS:\s+(\d+) kB", status.read_text()) if status.exists() else None
-    return int(found[1]) * 1024 if found else 0
+    return int(found[1]) * 1024 + _CODE_BYTES if found else 0

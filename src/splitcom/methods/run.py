@@ -60,6 +60,7 @@ ROUNDING = (
     "engine.kind",
     "engine.devices",
     "engine.ray",
+    "engine.processes",
     "evaluation.batch_size",
 )
 """Settings of memory and place that results do not depend on but for rounding: they may be changed on resume.

@@ -35,6 +35,7 @@ def round_batches(samples: Sequence[Sample], config: Config, client: str, round_
             samples,
             config.training.batch_size,
             seed=derive_seed(config.seed, client, "order", round_index, epoch),
+            by_length=config.training.accumulate > 1,
         )
     ]
     return found[: _most_batches(len(found), config, round_index)]
@@ -48,7 +49,8 @@ def chunk_batches(
     epoch, start = 0, 0
     while start < steps.stop:
         seed = derive_seed(config.seed, client, "order", round_index, epoch)
-        made = batches(samples, config.training.batch_size, seed=seed)
+        by_length = config.training.accumulate > 1
+        made = batches(samples, config.training.batch_size, seed=seed, by_length=by_length)
         found += [batch for index, batch in enumerate(made, start) if index in steps]
         epoch, start = epoch + 1, start + len(made)
     return found

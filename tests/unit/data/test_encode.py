@@ -150,6 +150,14 @@ def test_an_epoch_holds_every_sample_once_in_an_order_of_its_own(metaspace, rows
         batches(samples, 0)
 
 
+def test_the_shortest_of_a_batch_come_first_if_it_is_asked_for(metaspace, rows):
+    samples = encode(rows, metaspace).samples
+    drawn, ordered = batches(samples, 6, seed=0), batches(samples, 6, seed=0, by_length=True)
+    assert [sorted(batch.sample_ids) for batch in drawn] == [sorted(batch.sample_ids) for batch in ordered]
+    assert all(batch.lengths.diff().ge(0).all() for batch in ordered)
+    assert not all(batch.lengths.diff().ge(0).all() for batch in drawn)
+
+
 def test_a_sample_id_survives_limit_partition_and_shuffle(metaspace, rows):
     text = {r.sample_id: r.response for r in rows}
     split = partition(encode(rows[:30], metaspace, 1024).samples, 3, seed=5)
