@@ -104,7 +104,9 @@ INTEGERS = [key for key, field in SETTINGS.items() if is_number(field, int)]
     links=st.dictionaries(
         st.sampled_from(["client-0", "client-2"]),
         st.builds(
-            LinkConfig, up_mbps=st.none() | st.floats(0.001, 1e9), step_s=st.none() | st.floats(0, 1e6)
+            LinkConfig,
+            up_mbps=st.none() | st.floats(0.001, 1e9),
+            step_s=st.none() | st.just(0.0) | st.floats(1e-9, 1e6),
         ),
     ),
     changed=st.dictionaries(st.sampled_from(OPTIONAL), st.none() | st.integers(), max_size=2),
