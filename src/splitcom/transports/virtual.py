@@ -84,7 +84,7 @@ class Virtual(ABC):
     def reset(self, client: str) -> None:
         """Drop what the client has said, and let it join anew if it has not been refused."""
         self._drop(client)
-        if client in self._refused:
+        if client in self._refused or client in self._to_join:
             return
         self._to_join.append(client)
         self._unheard.add(client)
