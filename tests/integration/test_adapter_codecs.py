@@ -55,8 +55,8 @@ def test_all_clients_end_with_the_server_s_adapter_to_the_bit(tiny_config, tmp_p
     simulation = Simulation(config, load_texts(config), load_parts(config), tmp_path)
     for _ in simulation.federation.run():
         pass
-    assert len(simulation._clients) == 3
-    for client in simulation._clients.values():
+    assert len(config.client_names) == 3
+    for client in map(simulation.clients.__getitem__, config.client_names):
         assert client._held.version == config.training.rounds + 1
         assert same(client._held.tensors, simulation.federation.adapter)
         assert same(client._trainer.adapter(), simulation.federation.adapter)

@@ -14,7 +14,7 @@ from .tiny_model import write_tiny_model
 
 # The rate is far too high, and does not depend on how many rounds there are.
 RISING = {
-    "training.lr": 1.0,
+    "training.lr": 1.5,
     "training.schedule": "constant",
     "training.warmup": 0,
     "training.rounds": 4,

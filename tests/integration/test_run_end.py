@@ -17,6 +17,8 @@ from splitcom.metrics.record import RunFolder
 from splitcom.models import add_lora, check_adapter, cut, load_model, without_adapters
 from splitcom.models.load import stored_dtype
 
+from .tiny_model import STILL
+
 TEXTS = {"evaluation.generate": 2, "evaluation.text_samples": 2, "evaluation.max_new_tokens": 4}
 
 
@@ -232,9 +234,7 @@ def test_a_run_whose_adapters_have_not_moved_says_so(tiny_config, tmp_path, meth
     assert evaluation["fell_by"] == lines[0]["eval_loss"] - lines[-1]["eval_loss"] > 0
     assert evaluation["exact"] and (evaluation["loss"] == lines[-1]["eval_loss"]) == (method == "fedlora")
     assert moved.result["warnings"] == []
-    idle = tiny_config.override(
-        {"method": method, "training.lr": 1e-44, "training.rounds": 1, "evaluation.codec": "none"}
-    )
+    idle = tiny_config.override({"method": method, **STILL, "training.rounds": 1, "evaluation.codec": "none"})
     run = train(idle, tmp_path / "idle")
     [warning] = run.result["warnings"]
     assert "the adapters have not moved" in warning and warning in caplog.text

@@ -11,6 +11,8 @@ from splitcom.errors import AdapterError, ConfigError
 from splitcom.methods.run import train
 from splitcom.models import load_model
 
+from .tiny_model import STILL
+
 U_SHAPE = {"model.tail_blocks": 1}
 EXACT = {
     "flows.adapter_up.codec": "none",
@@ -39,7 +41,7 @@ def test_a_run_begins_from_an_adapter_and_without_a_step_leaves_it_as_it_was(tin
         task_type="CAUSAL_LM",
     )
     get_peft_model(load_model(tiny_config.model.source), config).save_pretrained(tmp_path / "adapter")
-    still = {"lora.init": str(tmp_path / "adapter"), "training.lr": 1e-44, "training.weight_decay": 0.0}
+    still = {"lora.init": str(tmp_path / "adapter"), **STILL}
     run = train(tiny_config.override(EXACT | still | shape), tmp_path / "run")
     began, left = load_file(tmp_path / "adapter" / "adapter_model.safetensors"), adapter_of(run)
     assert began.keys() == left.keys() and any("magnitude" in name for name in began)

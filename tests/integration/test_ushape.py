@@ -219,7 +219,7 @@ def test_a_lost_reference_is_sent_again_on_every_flow(
                 channels = simulation.federation.states["client-1"].channels
                 stores = {flow: channels[flow].references for flow in flows}
             else:
-                stores = dict(simulation._clients["client-1"]._trainer.references())
+                stores = dict(simulation.clients["client-1"]._trainer.references())
             for flow in flows:
                 stores[flow].clear()
     lost = [message for data in messages if (message := Message.FromString(data)).HasField("reference_lost")]

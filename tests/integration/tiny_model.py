@@ -8,6 +8,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from splitcom.data import HELD_OUT_DOMAIN, generate
 
+STILL = {"training.lr": 1e-36, "training.weight_decay": 0.0, "training.clip_norm": 1e-30}
+"""With these no step moves a number of fp32."""
+
 
 def write_tiny_model(folder: Path, vocabulary: int = 500) -> Path:
     """A Llama of four blocks with random weights, and a tokenizer for the generated data.

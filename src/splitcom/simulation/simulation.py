@@ -44,6 +44,8 @@ class Simulation:
             name: texts.held_out.samples[index :: len(names)] for index, name in enumerate(names)
         }
         self.clock = VirtualClock(config.links, config.seed, config.link_of)
+        self.clients: Clients | None = None
+        """Those in this process; None if they are in a cluster."""
         with ExitStack() as opened:
             transport = self._transport(opened)
             self.federation = build_server(
@@ -63,7 +65,7 @@ class Simulation:
             from splitcom.simulation.cluster import clustered  # an extra
 
             return opened.enter_context(clustered(config, *here, self._given, self.clock))
-        clients = opened.enter_context(closing(Clients(config, *here)))
+        self.clients = clients = opened.enter_context(closing(Clients(config, *here)))
         return InProcess(config.client_names, lambda name: clients.make(name, *self._given(name)), self.clock)
 
     def _given(self, name: str) -> tuple[Sequence[Sample], Sequence[Sample]]:

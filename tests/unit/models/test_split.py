@@ -35,7 +35,7 @@ def test_spans_hold_every_block_once_or_are_refused(num_blocks: int, at: int, ta
     fits = at >= 1 and tail_blocks >= 0 and at + tail_blocks < num_blocks
     if not fits:
         with pytest.raises(
-            CutError, match=f"model.tail_blocks = {tail_blocks} does not fit a model of {num_blocks} blocks"
+            CutError, match=f"model.tail_blocks = {tail_blocks} does not fit a model of {num_blocks} block"
         ):
             spans(num_blocks, at, tail_blocks)
         return
