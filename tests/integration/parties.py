@@ -3,6 +3,7 @@
 Processes are forked from one that has imported what takes seconds and has no threads, so that a start takes no time.
 """
 
+import fnmatch
 import json
 import multiprocessing
 import os
@@ -61,6 +62,15 @@ def free_port() -> int:
     reserved.bind(("127.0.0.1", 0))
     _RESERVED.append(reserved)
     return int(reserved.getsockname()[1])
+
+
+def found(folder: Path, pattern: str) -> list[Path]:
+    """Files and folders of such a name below one in which others write: `rglob` raises if a folder goes meanwhile."""
+    return [
+        Path(parent, name)
+        for parent, folders, files in os.walk(folder)
+        for name in fnmatch.filter((*folders, *files), pattern)
+    ]
 
 
 def wait_until(condition: Callable[[], bool], patience_s: float = PATIENCE_S) -> None:

@@ -19,7 +19,7 @@ from splitcom.methods.campaign import run_campaign
 from splitcom.report import load_comparison
 from splitcom.report.summary import summarise
 
-from .parties import HELD, PATIENCE_S, held, wait_until
+from .parties import HELD, PATIENCE_S, found, held, wait_until
 
 
 def variants(config, *chosen):
@@ -163,12 +163,12 @@ def test_an_end_ends_the_workers_and_the_same_command_goes_on(tiny_config, tmp_p
         start_new_session=True,
         stdout=subprocess.DEVNULL,
     )
-    wait_until(lambda: any('"round": 1' in path.read_text() for path in out.rglob("metrics.jsonl")))
+    wait_until(lambda: any('"round": 1' in path.read_text() for path in found(out, "metrics.jsonl")))
     end(process.pid)
     assert process.wait(PATIENCE_S) != 0
     wait_until(lambda: not is_there(process.pid))
-    [metrics] = out.rglob("metrics.jsonl")
-    assert not any(out.rglob("result.json"))
+    [metrics] = found(out, "metrics.jsonl")
+    assert not found(out, "result.json")
     before = json.loads(metrics.read_text().splitlines()[0])
     monkeypatch.setattr(campaign, "_pool", in_threads)
     monkeypatch.setattr(sys, "argv", ["splitcom", *command])

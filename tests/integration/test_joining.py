@@ -12,7 +12,7 @@ from splitcom.errors import DataError, RunError
 from splitcom.methods.run import train
 from splitcom.server.observe import Observer
 
-from .parties import Deployment, Party, fork_server, free_port, make_authority
+from .parties import Deployment, Party, fork_server, found, free_port, make_authority
 
 CHANGES = {
     "flows.activation_up.codec": "temporal(0.9) > delta > int4 > zstd",
@@ -80,8 +80,8 @@ def test_three_clients_in_one_folder_have_the_bits_of_one_process_and_leave_noth
     assert {path.name for path in states.rglob("*") if path.is_file()} == {"joined.json"}
     assert not others_can_read(states)
     assert not others_can_read(network.out / "checkpoint")
-    assert not list(network.out.rglob("references*"))
-    (state,) = network.out.rglob("state.safetensors")
+    assert not found(network.out, "references*")
+    (state,) = found(network.out, "state.safetensors")
     assert not [name for name in load_file(state) if name.startswith("labels")]
     cache = shared / "home" / ".cache" / "splitcom"
     assert len(list(cache.iterdir())) == 1 and not others_can_read(cache)
@@ -96,7 +96,7 @@ def test_a_killed_client_goes_on_and_what_it_has_left_is_gone_in_the_end(
     parties = joined(network, forks, shared, 2)
     parties[1].kill()
     network.server.kill()
-    (front,) = network.out.rglob("front")
+    (front,) = found(network.out, "front")
     assert not others_can_read(front.parent)
     data = tmp_path / "client-1-train.jsonl"
     rows = data.read_text().splitlines()
@@ -116,7 +116,7 @@ def test_a_killed_client_goes_on_and_what_it_has_left_is_gone_in_the_end(
     result = network.assert_same_run(train(config, tmp_path / "in-process"))
     assert result["repeated_bytes"] > 0
     assert {path.name for path in (shared / "runs").rglob("*") if path.is_file()} == {"joined.json"}
-    assert not list(network.out.rglob("front"))
+    assert not found(network.out, "front")
     again = joining(network, forks, shared, 1, "--patience", 0.5, log="-again").start()
     again.end()
     assert "nothing is left to do" in again.log
@@ -151,7 +151,7 @@ def test_a_client_sees_what_leaves_it_and_refuses_a_server_that_asks_for_more(
     assert "asks for the column 'text', and --columns allows domain, mr alone" in parties["columns"].log
     assert "data.prompt = '{mr} =>', and --expect says '{question} =>'" in parties["expect"].log
     assert "at most 0.0 MB are taken; if that is right, raise --max-download-mb" in parties["small"].log
-    assert not list(shared.rglob("round-*")) and "is connected from" not in network.server.log
+    assert not found(shared, "round-*") and "is connected from" not in network.server.log
 
     allowed = ("--columns", "text,mr", "--expect", "data.prompt={mr} =>", "--expect", "model.tail_blocks=0")
     clients = joined(network, forks, shared, 1, *allowed)
