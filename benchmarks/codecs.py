@@ -83,11 +83,6 @@ def second_visit(codec: Codec, first: Ragged, second: Ragged) -> dict[str, float
     return exchange(codec, second, sender, receiver, clock=time.perf_counter)
 
 
-def along(codec: Codec, batch: Ragged, ids: list[int]) -> Along | None:
-    """What both ends compute of the activations that gradients answer; here of the batch itself."""
-    return Along.kept(batch, ids, codec.wants_along) if codec.wants_along else None
-
-
 def exchange(
     codec: Codec,
     batch: Ragged,
@@ -98,9 +93,11 @@ def exchange(
 ) -> dict[str, float]:
     """Encode and decode a visit: seconds by `clock`, bytes and error."""
     start = clock()
-    encoded = codec.encode(batch, ids, Context(sender, along=along(codec, batch, ids)))
+    # what gradients answer is here the batch itself
+    along = Along.kept(batch, ids, codec.wants_along)
+    encoded = codec.encode(batch, ids, Context(sender, along=along))
     middle = clock()
-    decoded = codec.decode(encoded.packet, receiver, along=along(codec, batch, ids))
+    decoded = codec.decode(encoded.packet, receiver, along=Along.kept(batch, ids, codec.wants_along))
     end = clock()
     assert torch.equal(decoded.batch.values, encoded.reconstruction.values)
     error = (decoded.batch.values - batch.values).norm() / batch.values.norm()

@@ -168,7 +168,7 @@ class Recording:
             there, back, side = transform(index, step[name])
             ragged = self.ragged(index, there)
             passed = Ragged(step["values"], ragged.lengths)
-            along = Along.kept(passed, batch.sample_ids, codec.wants_along) if codec.wants_along else None
+            along = Along.kept(passed, batch.sample_ids, codec.wants_along)
             encoded = codec.encode(ragged, batch.sample_ids, Context(store, along=along))
             restored.append(back(encoded.reconstruction.values))
             plain = uncompressed_size(batch.sample_ids, ragged.lengths.tolist(), ragged.hidden)
@@ -375,8 +375,7 @@ class Sender:
         ids = self.recording.batches[index].sample_ids
         step = self.codec.knob.value * factor if self.codec.knob is not None and factor != 1 else None
         ragged = self.recording.ragged(index, there)
-        wanted = 0 if passed is None else self.codec.wants_along
-        along = Along.kept(passed, ids, wanted) if passed is not None and wanted else None
+        along = None if passed is None else Along.kept(passed, ids, self.codec.wants_along)
         encoded = self.codec.encode(ragged, ids, Context(self.store, step=step, along=along))
         self.sent += len(encoded.packet) + side
         self.plain += uncompressed_size(ids, ragged.lengths.tolist(), ragged.hidden)

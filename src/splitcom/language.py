@@ -72,6 +72,13 @@ class Registry(dict[str, type[C]]):
         self[cls.name] = cls
         return cls
 
+    def parse(self, text: str, **settings: Any) -> C:
+        """What a text names that holds one call and nothing else; `settings` are of `Parser.call`."""
+        parser = Parser(text)
+        found = parser.call(self, **settings)
+        parser.finish()
+        return found
+
 
 class Word(NamedTuple):
     """What can be written, for whoever looks it up: `summary` and what each argument means are from the docstring."""

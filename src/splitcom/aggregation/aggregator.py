@@ -18,7 +18,7 @@ from typing_extensions import override
 
 from splitcom.aggregation.update import Update
 from splitcom.errors import AdapterError
-from splitcom.language import ArgumentError, Call, Parser, Registry
+from splitcom.language import ArgumentError, Call, Registry
 from splitcom.state import State
 
 _ROUNDING = 1e-9  # 0.29 * 100 is a little below 29
@@ -127,10 +127,7 @@ def parse(text: str) -> Aggregator:
     >>> str(parse("trimmed_mean( part = 0.2 )"))
     'trimmed_mean(0.2)'
     """
-    parser = Parser(text)
-    aggregator = parser.call(AGGREGATORS)
-    parser.finish()
-    return aggregator
+    return AGGREGATORS.parse(text)
 
 
 def _check(shared: Mapping[str, Tensor], update: Update) -> None:

@@ -34,8 +34,10 @@ class Along:
     """fp32 `[tokens, n]`, orthonormal, with sums of 0."""
 
     @classmethod
-    def kept(cls, batch: Ragged, ids: list[int], most: int) -> "Along":
-        """Up to `most` columns of a batch that has passed: fewer if it has not 16 tokens for each."""
+    def kept(cls, batch: Ragged, ids: list[int], most: int) -> "Along | None":
+        """Up to `most` columns of a batch that has passed: fewer if it has not 16 tokens for each. None of none."""
+        if not most:
+            return None
         count = min(most, len(batch.values) // _TOKENS_EACH, batch.hidden)
         return cls(ids, batch.lengths.numpy(), columns_of(batch.values, count))
 

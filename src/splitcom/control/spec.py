@@ -2,7 +2,6 @@
 
 from splitcom.control.controller import CONTROLLERS, Controller
 from splitcom.control.decision import Knob
-from splitcom.language import Parser
 
 
 def parse(text: str, seed: int = 0, knob: Knob = "threshold") -> Controller:
@@ -14,7 +13,4 @@ def parse(text: str, seed: int = 0, knob: Knob = "threshold") -> Controller:
     >>> str(parse("bangbang( 0.95,careful = 0.995 )"))
     'bangbang(0.95, 0.995)'
     """
-    parser = Parser(text)
-    controller = parser.call(CONTROLLERS, seed=seed, knob=knob)
-    parser.finish()
-    return controller
+    return CONTROLLERS.parse(text, seed=seed, knob=knob)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from splitcom.language import ArgumentError, Call, Parser, Registry
+from splitcom.language import ArgumentError, Call, Registry
 from splitcom.privacy.draws import check_noise, normal
 
 MECHANISMS: Registry["Gaussian"] = Registry("mechanism", "a mechanism, such as gaussian(0.5, clip=60)")
@@ -66,7 +66,4 @@ def parse(text: str) -> Gaussian:
     >>> str(parse("gaussian( noise=0.5, clip = 60 )"))
     'gaussian(0.5, 60.0)'
     """
-    parser = Parser(text)
-    mechanism = parser.call(MECHANISMS)
-    parser.finish()
-    return mechanism
+    return MECHANISMS.parse(text)

@@ -8,7 +8,7 @@ from math import exp
 from pathlib import Path
 
 from splitcom.durable import make_folder, write_atomic
-from splitcom.language import ArgumentError, Call, Parser, Registry
+from splitcom.language import ArgumentError, Call, Registry
 
 RESPONSES: Registry["Randomised"] = Registry("mechanism", "noise of labels, such as randomised(1.0)")
 _KEY_BYTES = 32
@@ -80,7 +80,4 @@ def parse_response(text: str) -> Randomised:
     >>> str(parse_response("randomised( epsilon = 1 )"))
     'randomised(1.0)'
     """
-    parser = Parser(text)
-    mechanism = parser.call(RESPONSES)
-    parser.finish()
-    return mechanism
+    return RESPONSES.parse(text)

@@ -166,8 +166,7 @@ class Channel:
         """Keep what other channels of the step need of what has passed."""
         if self._is_base:
             self._last = ids, batch
-        if self._num_along:
-            self._passed = Along.kept(batch, ids, self._num_along)
+        self._passed = Along.kept(batch, ids, self._num_along)
 
     def take_traffic(self) -> Traffic:
         """What has passed since the last call."""

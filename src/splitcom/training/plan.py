@@ -31,12 +31,7 @@ def round_batches(samples: Sequence[Sample], config: Config, client: str, round_
     found = [
         batch
         for epoch in range(config.training.local_epochs)
-        for batch in batches(
-            samples,
-            config.training.batch_size,
-            seed=derive_seed(config.seed, client, "order", round_index, epoch),
-            by_length=config.training.accumulate > 1,
-        )
+        for batch in _epoch_batches(samples, config, client, round_index, epoch)
     ]
     return found[: _most_batches(len(found), config, round_index)]
 
@@ -48,12 +43,22 @@ def chunk_batches(
     found: list[Batch] = []
     epoch, start = 0, 0
     while start < steps.stop:
-        seed = derive_seed(config.seed, client, "order", round_index, epoch)
-        by_length = config.training.accumulate > 1
-        made = batches(samples, config.training.batch_size, seed=seed, by_length=by_length)
+        made = _epoch_batches(samples, config, client, round_index, epoch)
         found += [batch for index, batch in enumerate(made, start) if index in steps]
         epoch, start = epoch + 1, start + len(made)
     return found
+
+
+def _epoch_batches(
+    samples: Sequence[Sample], config: Config, client: str, round_index: int, epoch: int
+) -> list[Batch]:
+    """All of a client's samples once, in the order of a local epoch."""
+    return batches(
+        samples,
+        config.training.batch_size,
+        seed=derive_seed(config.seed, client, "order", round_index, epoch),
+        by_length=config.training.accumulate > 1,
+    )
 
 
 def num_round_batches(num_samples: int, config: Config, round_index: int) -> int:

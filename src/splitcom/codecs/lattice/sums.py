@@ -72,7 +72,7 @@ def code_sums(
     if values is not None and most:
         number = np.array([known])
         if columns is not None:
-            missed = in_units(flow.basis, values, columns, coordinates, flow.step, unit)
+            missed = _in_units(flow.basis, values, columns, coordinates, flow.step, unit)
     count = int(code_uints(coder, number, 1, COLUMN_BITS)[0]) if most else 0
     if count > known:
         raise PacketError(
@@ -100,7 +100,7 @@ def is_bounded(flow: Flow, coordinates: Points, sums: Sums | None) -> bool:
     return bool(largest * flow.step < _FINITE)
 
 
-def in_units(
+def _in_units(
     basis: Basis, values: Tensor, columns: Tensor, coordinates: Points, step: float, unit: float
 ) -> Ints:
     """The columns' products with what `coordinates` miss of `values`, `[n, hidden]`."""
