@@ -159,7 +159,8 @@ def open_channels(config: Config, client: str, folder: Path) -> Channels:
     for flow, settings in config.cut_flows.items():
         # none in the standard form
         base = channels.get(FLOWS[flow].base or "") if settings.residual else None
-        answers = channels.get(FLOWS[flow].answers or "")
+        is_sent = FLOWS[flow].cut != "front" or config.lora.front_learns
+        answers = channels.get(FLOWS[flow].answers or "") if is_sent else None
         if answers is not None and not answers.codec.knows_the_receiver:
             answers = None
         open_channel(flow, settings.codec, base, answers)
