@@ -72,6 +72,11 @@ def test_a_run_from_file_to_report_and_merged_model(splitcom, config_file, tmp_p
     assert code == 0 and json.loads(out) == json.loads((run / "result.json").read_text())
     code, out, _ = splitcom("evaluate", run, "--prompts", "3", "--set", "evaluation.max_new_tokens=4")
     assert code == 0 and "bleu" in out and (run / "evaluation.json").exists()
+    monkeypatch.setitem(sys.modules, "sacrebleu.metrics", None)
+    code, out, err = splitcom("evaluate", run)
+    assert code == 0 and "perplexity" in out and "bleu" not in out and "splitcom[eval]" in err
+    code, _, err = splitcom("evaluate", run, "--prompts", "3")
+    assert code == 1 and "splitcom[eval]" in err
     monkeypatch.setattr(sys, "stdin", io.StringIO("name[Alder] =>\n\nname[Elm] =>\n"))  # as on a pipe
     code, out, _ = splitcom("generate", run, "--max-new-tokens", "3")
     assert code == 0 and "name[Alder] =>" in out and "name[Elm] =>" in out and "front to body" in out

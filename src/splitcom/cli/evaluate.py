@@ -8,27 +8,34 @@ import typer
 from splitcom.amount import counted
 from splitcom.cli.output import spoken
 from splitcom.cli.train import Assignments
+from splitcom.errors import MissingExtraError
 
 
 @spoken
 def evaluate(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
     prompts: Annotated[
-        int | None, typer.Option(min=0, help="Held-out prompts whose continuations are scored; 0 for none.")
+        int | None,
+        typer.Option(
+            min=0,
+            help="Held-out prompts whose continuations are scored; 0 for none.",
+            show_default="100 with the extra 'eval', else 0",
+        ),
     ] = None,
     beams: Annotated[int | None, typer.Option(min=1, help="Beams of the search; 1 is greedy.")] = None,
     assignments: Assignments = None,
 ) -> dict[str, Any]:
     """Evaluate a finished run on its held-out data: loss, perplexity, and BLEU, NIST, ROUGE-L, chrF of its text.
 
-    Scores need the extra 'eval'. Writes evaluation.json into the run folder.
+    Scores of text need the extra 'eval'; without it, this gives the others. Writes evaluation.json into the run folder.
     """
     from splitcom.methods.evaluate import EVALUATION, evaluate_run
     from splitcom.report.terminal import Table, Terminal, line
     from splitcom.settings.tree import parse_assignment
 
     terminal = Terminal()
-    options = {"evaluation.text_samples": 100 if prompts is None else prompts, "evaluation.beams": beams}
+    prompts = _default_prompts() if prompts is None else prompts
+    options = {"evaluation.text_samples": prompts, "evaluation.beams": beams}
     changes = {key: value for key, value in options.items() if value is not None}
     changes |= dict(map(parse_assignment, assignments or []))
     with terminal.working("loading") as status:
@@ -47,3 +54,16 @@ def evaluate(
     terminal.print(table)
     terminal.say(f"written to {run / EVALUATION}")
     return found
+
+
+def _default_prompts() -> int:
+    """How many prompts are scored if none are asked for: none where nothing can score them."""
+    from splitcom.metrics.quality import check_scorers
+    from splitcom.report.terminal import Terminal
+
+    try:
+        check_scorers()
+    except MissingExtraError as error:
+        Terminal(stderr=True).say(f"warning: {error}", "yellow")
+        return 0
+    return 100

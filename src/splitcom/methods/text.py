@@ -14,7 +14,7 @@ from splitcom.codecs import Context, Ragged, parse
 from splitcom.config import Config
 from splitcom.data import Message, Row, Sample, encode_prompt
 from splitcom.errors import ConfigError
-from splitcom.metrics.quality import text_scores
+from splitcom.metrics.quality import check_scorers, text_scores
 from splitcom.models import (
     SplitModel,
     limits_of,
@@ -233,8 +233,9 @@ def score_text(writer: Writer, on_progress: Progress | None = None) -> dict[str,
     """Score continuations of the first distinct held-out prompts, each against all responses its rows have.
 
     Also says how they were made, and the bytes of a position at each cut. Prompts that fill the model are left out.
-    Raises ConfigError if no held-out row has a prompt that can be continued.
+    Raises ConfigError if no held-out row has a prompt that can be continued, MissingExtraError without `eval`.
     """
+    check_scorers()  # before anything is written
     settings = writer.config.evaluation
     references = references_by_prompt(load_all_rows(writer.config).held_out)
     prompts = [prompt for prompt in references if writer.room_for(prompt) > 0][: settings.text_samples]

@@ -1,6 +1,7 @@
 """How good generated text is: BLEU, NIST, METEOR, ROUGE-L and chrF against several references (extra `eval`)."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from splitcom.errors import MissingExtraError
 
@@ -23,12 +24,7 @@ def text_scores(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) 
         raise ValueError(
             f"{len(hypotheses)} texts with {len(references)} lists of references; none may be empty"
         )
-    try:
-        from rouge_score.rouge_scorer import RougeScorer
-        from sacrebleu.metrics import BLEU, CHRF
-        from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
-    except ImportError as error:
-        raise MissingExtraError("scoring generated text", "eval", error) from error
+    RougeScorer, BLEU, CHRF, Tokenizer13a = _scorers()
     tokens = Tokenizer13a()
     split = [tokens(text).split() for text in hypotheses]
     split_references = [[tokens(text).split() for text in texts] for texts in references]
@@ -49,6 +45,21 @@ def text_scores(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) 
         "chrf": CHRF().corpus_score(hypotheses, columns).score,
     }
     return {name: float(score) for name, score in scores.items() if score is not None}
+
+
+def check_scorers() -> None:
+    """Raise MissingExtraError if the extra `eval` is not installed."""
+    _scorers()
+
+
+def _scorers() -> tuple[Any, ...]:
+    try:
+        from rouge_score.rouge_scorer import RougeScorer
+        from sacrebleu.metrics import BLEU, CHRF
+        from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
+    except ImportError as error:
+        raise MissingExtraError("scoring generated text", "eval", error) from error
+    return RougeScorer, BLEU, CHRF, Tokenizer13a
 
 
 def _nist(split: list[list[str]], split_references: list[list[list[str]]]) -> float:

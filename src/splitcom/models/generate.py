@@ -5,6 +5,7 @@ each token  one position      ─► front ─► (send) ─► body ─► logi
 """
 
 import copy
+import dataclasses
 import inspect
 from collections.abc import Callable
 from typing import Any, cast
@@ -16,6 +17,13 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from splitcom.models.split import Front, Part, SplitModel
+
+# What models call the key-value cache that they take and return: "cache" since transformers 5.24.
+_CACHE = next(
+    field.name
+    for field in dataclasses.fields(CausalLMOutputWithPast)
+    if field.name in ("cache", "past_key_values")
+)
 
 Send = Callable[[Tensor, Tensor], Tensor]
 """Takes what leaves a part [B, T, D], and which of it are real tokens [B, T], to the next part."""
@@ -52,32 +60,32 @@ class _InParts:
         inherited = super().generate  # type: ignore[misc]
         if not _is_plain(_cache_of(self.parts[0])):
             return cast(Tensor, inherited(use_cache=False, **options))
-        return cast(Tensor, inherited(past_key_values=_SplitCache(self.parts), use_cache=True, **options))
+        return cast(Tensor, inherited(**_cached(_SplitCache(self.parts)), **options))
 
     def forward(
         self,
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        past_key_values: "_SplitCache | None" = None,
-        **_: Any,
+        **options: Any,
     ) -> CausalLMOutputWithPast:
         """Run the positions `input_ids` [B, T] after those in the caches; the mask [B, P + T] covers both.
 
         The search leaves the mask out if there is no padding.
         """
+        cache: _SplitCache | None = options.get(_CACHE)
         whole = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         context: dict[str, Any] = {"position_ids": position_ids} if self.takes_positions else {}
         values = input_ids
         for index, part in enumerate(self.parts):
-            if past_key_values is not None:
-                context |= {"past_key_values": past_key_values.parts[index], "use_cache": True}
+            if cache is not None:
+                context |= _cached(cache.parts[index])
             values = part(values, attention_mask, **context)
-            if past_key_values is not None:
-                _advance(past_key_values.parts[index], part, (values.shape[0], values.shape[1]))
+            if cache is not None:
+                _advance(cache.parts[index], part, (values.shape[0], values.shape[1]))
             if index < len(self.sends):
                 values = self.sends[index](values, whole[:, -input_ids.shape[1] :])
-        return CausalLMOutputWithPast(logits=values, past_key_values=past_key_values)
+        return CausalLMOutputWithPast(logits=values, **{_CACHE: cache})
 
 
 class Continuation:
@@ -98,7 +106,7 @@ class Continuation:
         cache = copy.deepcopy(self._cache)
         if self._text:
             cache.batch_repeat_interleave(len(tokens))
-        found = self._front(tokens[:, None], None, past_key_values=cache, use_cache=True)
+        found = self._front(tokens[:, None], None, **_cached(cache))
         return cast(Tensor, found[:, -1])
 
     def copy(self) -> "Continuation":
@@ -113,7 +121,7 @@ class Continuation:
         self._text.append(token)
         if self._cache is not None:
             ids = torch.tensor([[token]], device=next(self._front.parameters()).device)
-            self._front(ids, None, past_key_values=self._cache, use_cache=True)
+            self._front(ids, None, **_cached(self._cache))
             _advance(self._cache, self._front, (1, 1))
 
 
@@ -134,6 +142,10 @@ class _SplitCache(DynamicCache):  # type: ignore[misc]
 
 def _cache_of(part: Part) -> DynamicCache:
     return DynamicCache(config=part.model.config)
+
+
+def _cached(cache: DynamicCache) -> dict[str, Any]:
+    return {_CACHE: cache, "use_cache": True}
 
 
 def _is_plain(cache: DynamicCache) -> bool:
