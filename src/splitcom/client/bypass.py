@@ -16,6 +16,7 @@ from torch import Tensor
 from splitcom.config import Config
 from splitcom.data import Batch, Sample, batches
 from splitcom.models import Front, Tail
+from splitcom.models.dropout import seed_dropout
 from splitcom.seeds import derive_seed
 from splitcom.training.loss import learnt_at, losses_of, num_labels_of
 from splitcom.training.optimize import Optimizer
@@ -38,10 +39,11 @@ class Bypass:
         progress = progress_of(self._config, local.place, 0, 1)
         self._front.train()
         self._tail.train()
+        device = next(self._front.parameters()).device
         for epoch in range(self._config.client.bypass_epochs or 0):
             seed = derive_seed(self._config.seed, self._name, "bypass", local.index, epoch)
             for step, batch in enumerate(batches(samples, training.batch_size, seed=seed)):
-                torch.manual_seed(derive_seed(seed, step))
+                seed_dropout(device, derive_seed(seed, step))
                 num_labels = num_labels_of(batch.labels)
                 for part in batch.parts(training.accumulate):
                     logits, labels = self._run(part)

@@ -10,6 +10,7 @@ from splitcom.codecs import Ragged, ReferenceStore
 from splitcom.config import Config
 from splitcom.data import Batch, Sample
 from splitcom.models import Front, Part, joined_state, load_joined_state
+from splitcom.models.dropout import seed_dropout
 from splitcom.seeds import derive_seed
 from splitcom.training.channel import Channels
 from splitcom.training.loss import learnt_tokens
@@ -98,7 +99,7 @@ class PartsTrainer:
 
         def draw(index: int) -> None:
             last = (index,) if index else ()
-            torch.manual_seed(derive_seed(self._config.seed, self._name, *position, *last))
+            seed_dropout(self._device, derive_seed(self._config.seed, self._name, *position, *last))
 
         return draw
 

@@ -17,6 +17,7 @@ from splitcom.engines.passes import Pass, Rows, plan_passes, samples_of
 from splitcom.engines.shares import Shares
 from splitcom.errors import NonFiniteError
 from splitcom.models import Body, adapter_state, load_adapter_state, without_adapters
+from splitcom.models.dropout import seed_dropout
 from splitcom.models.split import WIDENS
 from splitcom.models.views import deeper
 from splitcom.seeds import derive_seed
@@ -289,7 +290,7 @@ class LocalEngine:
         for index, part in self._mine(self._plan(rows)):
             if position is not None:  # dropout
                 draw = (*position, index) if index else position
-                torch.manual_seed(derive_seed(self._seed, "server", *draw))
+                seed_dropout(self._device, derive_seed(self._seed, "server", *draw))
             yield rows.take(part, self._device, self._dtype)
 
     def _mine(self, plan: list[list[int]]) -> Iterable[tuple[int, list[int]]]:

@@ -7,8 +7,9 @@ from itertools import chain
 from pathlib import Path
 
 from torch import Tensor, nn
+from transformers import PreTrainedConfig
 
-from splitcom.models.load import Labels, load_config, skeleton
+from splitcom.models.load import Architecture, Labels, architecture, load_config, skeleton
 
 # Tables of positions, learned or computed once: wpe, embed_positions, position_embeddings, pos_encoding, ...
 _POSITION_TABLE = re.compile(r"(.*\.)?(wpe|\w*pos\w*)(\.weight)?")
@@ -28,9 +29,19 @@ class ModelLimits:
     vocab_size: int
 
 
+_LIMITS: dict[Architecture, ModelLimits] = {}
+
+
 def limits_of(source: str | Path, labels: Labels = None) -> ModelLimits:
     """Return a model's limits; raises ModelError and CutError as loading would."""
     config = load_config(source, labels)
+    key = architecture(config, labels)
+    if key not in _LIMITS:
+        _LIMITS[key] = _limits_of(config, labels)
+    return _LIMITS[key]
+
+
+def _limits_of(config: PreTrainedConfig, labels: Labels) -> ModelLimits:
     text = config.get_text_config()
     positions, is_table = getattr(text, "max_position_embeddings", None), False
     if getattr(getattr(text, "attn_config", None), "alibi", False):  # MPT makes its biases for a fixed length

@@ -42,7 +42,9 @@ Labels = Sequence[str] | None
 BUNDLED = Path(__file__).parent / "bundled"
 _ALONE = RLock()
 """transformers patches its classes while it makes a model: two threads at once leave them patched for good."""
-_ANATOMIES: dict[tuple[type[PreTrainedModel], str], Anatomy] = {}
+Architecture = tuple[type[PreTrainedModel], str]
+"""Class and configuration, by which two models without weights are the same."""
+_ANATOMIES: dict[Architecture, Anatomy] = {}
 
 
 def resolve(source: str | Path) -> str:
@@ -209,9 +211,14 @@ def skeleton(
         return cast(PreTrainedModel, model_class(config, labels)._from_config(config, dtype=dtype))
 
 
+def architecture(config: PreTrainedConfig, labels: Labels = None) -> Architecture:
+    """The architecture that a configuration describes; CutError if transformers has no such class."""
+    return model_class(config, labels), config.to_json_string(use_diff=False)
+
+
 def anatomy_of(config: PreTrainedConfig, labels: Labels = None) -> Anatomy:
     """Where models of this configuration can be cut, found once in a process; raises as `survey` does."""
-    key = model_class(config, labels), config.to_json_string(use_diff=False)
+    key = architecture(config, labels)
     if key not in _ANATOMIES:
         _ANATOMIES[key] = survey(skeleton(config, labels=labels))
     return _ANATOMIES[key]

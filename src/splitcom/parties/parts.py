@@ -34,10 +34,9 @@ from splitcom.models import (
     share_embeddings,
 )
 from splitcom.models.adapters import add_bottleneck, add_prompt, begin_narrow, freeze_a
-from splitcom.models.anatomy import survey
 from splitcom.models.config import LoraConfig
 from splitcom.models.front import outline
-from splitcom.models.load import skeleton
+from splitcom.models.load import anatomy_of, skeleton
 from splitcom.models.quantised import check_quantization
 from splitcom.models.split import NARROWS, WIDENS, spans
 from splitcom.models.views import share_frozen
@@ -115,7 +114,7 @@ def check_parts(config: Config) -> list[str]:
             f"{model.source}: output_router_logits is set, but the auxiliary loss of its router is not trained: losses "
             "are those of the tokens alone"
         )
-    _check_cuts(config, survey(whole).num_blocks)
+    _check_cuts(config, anatomy_of(whole.config, classes).num_blocks)
     check_targets(whole, config.lora.targets)
     warnings += _check_whole(config, whole)
     kinds = (Front, Body, Tail) if model.tail_blocks else (Front, Body)
@@ -190,7 +189,7 @@ def _check_whole(config: Config, model: PreTrainedModel) -> list[str]:
         raise ConfigError(
             "lora.modules_to_save and lora.train_head both train what is not in blocks; set one"
         )
-    millions = check_whole(model, survey(model), names) / 1e6
+    millions = check_whole(model, anatomy_of(model.config, config.data.classes), names) / 1e6
     return [
         f"lora.modules_to_save = {names}: {millions:,.1f} million numbers are trained whole beside the adapters, and "
         "those of clients' parts travel both ways in every round"
