@@ -32,7 +32,7 @@ check: $(VENV)/.installed-dev
 	@$(BIN)/lint-imports
 
 docs: $(VENV)/.installed-dev
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet && echo "site/index.html"
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build && echo "site/index.html"
 
 wheel: $(VENV)/.created
 	@$(PIP) wheel --no-deps --wheel-dir dist . && ls dist/splitcom-*.whl

@@ -66,6 +66,24 @@ def test_the_site_has_every_page_of_the_documents() -> None:
     assert there <= listed
 
 
+def slugs(page: Path) -> set[str]:
+    """The anchors of a page's headings, as MkDocs makes them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    plain = (re.sub(r"[^\w\s-]", "", heading.encode("ascii", "ignore").decode()) for heading in headings)
+    return {re.sub(r"[-\s]+", "-", text.strip().lower()) for text in plain}
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "experiments" / "README.md"], ids=lambda page: page.name)
+def test_links_lead_to_pages_and_headings_that_there_are(page: Path) -> None:
+    for target, _, anchor in re.findall(
+        r"\]\(((?!https?:)[^)#\s]*)(#([^)\s]+))?\)", page.read_text(encoding="utf-8")
+    ):
+        made = re.fullmatch(r"(\.\./)*(reference/\w+|contributing|changes)\.md", target)  # by tools/site.py
+        path = page.parent / target if target else page
+        assert made or path.exists(), f"{target}: no such page"
+        assert made or not anchor or anchor in slugs(path), f"{target}#{anchor}: no such heading"
+
+
 def test_the_example_of_a_chat_has_conversations_that_are_read() -> None:
     example = runpy.run_path(str(EXAMPLES / "chat.py"))
     assert {read_chat(row).messages[0].content for row in example["shop"]()} == set(example["SHOP"])

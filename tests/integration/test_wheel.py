@@ -127,6 +127,14 @@ def test_the_recipe_of_the_image_fits_the_project() -> None:
     assert f'"{torch}"' in text
 
 
+def test_the_least_protobuf_takes_the_generated_modules() -> None:
+    """They refuse a library that is older than the compiler that made them."""
+    least = next(name for name in PROJECT["dependencies"] if name.startswith("protobuf"))
+    for module in (ROOT / "src").rglob("*_pb2.py"):
+        made = re.findall(r"Domain\.PUBLIC,\s+(\d+),\s+(\d+),\s+(\d+)", module.read_text(encoding="utf-8"))
+        assert tuple(map(int, least.removeprefix("protobuf>=").split("."))) >= tuple(map(int, made[0]))
+
+
 def test_the_page_on_installing_names_every_extra() -> None:
     page = (ROOT / "docs" / "install.md").read_text(encoding="utf-8")
     assert set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) == PROJECT["optional-dependencies"].keys()
