@@ -18,7 +18,14 @@ from splitcom.models import fingerprint
 from splitcom.models.front import plausible_bytes
 from splitcom.parties.build import build_client, most_message_bytes
 from splitcom.parties.known_rows import check_rows
-from splitcom.parties.parts import at_cut, check_parts, front_of, load_client_parts, most_blocks
+from splitcom.parties.parts import (
+    at_cut,
+    check_parts,
+    front_of,
+    load_client_parts,
+    most_blocks,
+    runs_front_alone,
+)
 from splitcom.parties.texts import Rows, encode_rows, load_client_rows
 from splitcom.training.store import PartyStore
 from splitcom.transports.endpoint import Limits
@@ -177,7 +184,7 @@ def _take_part(
                 held_out.samples,
                 digest,
                 folder,
-                lambda cut: front_of(at_cut(config, cut)),
+                lambda cut: front_of(at_cut(config, cut), alone=runs_front_alone(config)),
             )
         )
         return clients[-1]

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 from dataclasses import astuple, dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -12,12 +13,14 @@ from splitcom.codecs import parse
 from splitcom.codecs.lattice import LatticeCodec
 from splitcom.config import Config
 from splitcom.models import Part, recompute
+from splitcom.models.load import load_config
 from splitcom.models.memory import peak_of, shapes_of
-from splitcom.parties.parts import adapt
+from splitcom.parties.parts import adapt, runs_front_alone
 
 _MOMENTS = {"adamw": 8, "adamw_fused": 8, "adamw8bit": 2}  # bytes per number that is trained
 _ADAPTER_COPIES = 4  # weights, gradients, the shared one as it came, and the one that is sent
 _CODE_BYTES = 90_000_000  # of torch's libraries, read from the file in the first step
+_MAPPED_AT_ONCE = 1 << 16  # bytes of a file that Linux maps around one that is read
 _CODEC_COPIES = 6  # of a step's hidden states in fp32: packed, compared, coded, rebuilt
 _LATTICE_PART = 1 / 7  # of what its references take as fp16, at most
 _NUMBER_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
@@ -50,6 +53,7 @@ def need_of_client(config: Config, num_samples: int, num_tokens: int) -> Need:
     for name in _held(config):
         part = _adapted(name, config)
         weights += sum(tensor.nbytes for tensor in part.parameters() if not tensor.requires_grad)
+        weights -= _left_in_file(part, config, num_samples * num_tokens)
         own = [tensor.shape for tensor in part.parameters() if tensor.requires_grad]
         trained += sum(shape.numel() for shape in own)
         moments += sum(map(_moments_of(config), own))
@@ -81,6 +85,16 @@ def _adapted(name: str, config: Config) -> Part:
     if config.client.checkpointing:
         recompute(part)
     return part
+
+
+def _left_in_file(part: Part, config: Config, num_tokens: int) -> int:
+    """Bytes of the embeddings that so many tokens do not need, if these stay in the file (see `load_front`)."""
+    if not runs_front_alone(config):
+        return 0
+    rows = cast(torch.Tensor, part.model.get_input_embeddings().weight)
+    if rows.requires_grad or rows.dtype != load_config(config.model.source, config.data.classes).dtype:
+        return 0
+    return max(0, rows.nbytes - num_tokens * max(_MAPPED_AT_ONCE, rows[0].nbytes))
 
 
 def _step(config: Config, num_tokens: int) -> Callable[[Part], None]:

@@ -2,8 +2,9 @@
 
 `from_pretrained` fetches every shard of a hub model and keeps each file it opened mapped until the end. A party
 that holds a tenth of a model needs neither: here a shard is fetched when the first of its tensors is read, and
-a tensor is read from its place in the file into memory of its own. No file is mapped at all: mapped once per tensor,
-those of a model with hundreds would take up a hundred times their size in addresses.
+a tensor is read from its place in the file into memory of its own. Files are not mapped, since mapped once per tensor,
+those of a model with hundreds would take up a hundred times their size in addresses. A tensor that is `kept` there is
+an exception.
 """
 
 import json
@@ -11,7 +12,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import torch
 from torch import Tensor
@@ -42,13 +43,15 @@ class StoredTensor:
     """A tensor in a checkpoint file; indexing reads it, `[...]` whole.
 
     With `widen`, 16-bit floats come as float32, converted piece by piece: read first and converted later, a large
-    embedding would for a moment take half as much memory again.
+    embedding would for a moment take half as much memory again. One that is `kept` in its file, and not widened, takes
+    memory only for those of its rows that are used.
     """
 
     files: "Files"
     file: str
     name: str
     widen: bool = False
+    kept: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -61,8 +64,10 @@ class StoredTensor:
         return self._entry.dtype
 
     def __getitem__(self, index: Any) -> Tensor:
-        """Read the tensor, or a part of it, into memory of its own."""
+        """Read the tensor, or a part of it, into memory of its own, or map it where it is kept in its file."""
         widens = self.widen and self.dtype in (torch.float16, torch.bfloat16)
+        if self.kept and not widens and self._entry.start % self.dtype.itemsize == 0:
+            return self._mapped()[index]
         whole = torch.empty(self.shape, dtype=torch.float32 if widens else self.dtype)
         flat = whole.view(-1)
         with self._open() as file:
@@ -85,6 +90,14 @@ class StoredTensor:
                 file.seek(self._entry.start + index * step * self.dtype.itemsize)
                 _fill(picked[index : index + 1], file)
         return picked
+
+    def _mapped(self) -> Tensor:
+        """The tensor where it is; what is written to it changes this process' copy alone."""
+        start, count = self._entry.start, math.prod(self.shape)
+        path, end = self.files.fetch(self.file), start + count * self.dtype.itemsize
+        storage = cast(torch.UntypedStorage, torch.UntypedStorage.from_file(path, shared=False, nbytes=end))
+        flat = torch.empty(0, dtype=self.dtype).set_(storage, start // self.dtype.itemsize, (count,), (1,))
+        return flat.view(self.shape)
 
     @property
     def _entry(self) -> "_Entry":

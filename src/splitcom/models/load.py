@@ -9,6 +9,7 @@ non-persistent buffers are therefore transformers' business, and no tensor of an
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from threading import RLock
 from typing import Any, cast
@@ -150,9 +151,17 @@ def load_front(
     device: str | torch.device = "cpu",
     attn_implementation: str | None = None,
     labels: Labels = None,
+    rows_in_file: bool = False,
 ) -> Front:
-    """Load embeddings and the first `cut` blocks, and nothing else, in evaluation mode."""
-    return cast(Front, _load_part(source, "front", cut, 0, dtype, device, attn_implementation, labels))
+    """Load embeddings and the first `cut` blocks, and nothing else, in evaluation mode.
+
+    With `rows_in_file`, on the CPU the token embeddings stay in the checkpoint's file if they have this dtype there:
+    memory is taken for those rows that texts need. The file may be removed or replaced meanwhile, but not changed.
+    """
+    part = _load_part(
+        source, "front", cut, 0, dtype, device, attn_implementation, labels, rows_in_file=rows_in_file
+    )
+    return cast(Front, part)
 
 
 def load_body(
@@ -234,6 +243,7 @@ def _load_part(
     attn_implementation: str | None,
     labels: Labels,
     quantization: Quantization | None = None,
+    rows_in_file: bool = False,
 ) -> Part:
     config = load_config(source, labels)
     anatomy = anatomy_of(config, labels)
@@ -246,6 +256,8 @@ def _load_part(
         whole.__init__(self, config, *args, **kwargs)
         strip(self, anatomy, span)
 
+    keeps = rows_in_file and torch.device(device).type == "cpu"
+    embeddings = f"{anatomy.embeddings}.weight"
     # The name and module stay: transformers derives the loss and its weight conversions from them.
     attributes = {
         "__init__": construct,
@@ -258,7 +270,7 @@ def _load_part(
         None,
         name=source,
         head=anatomy.head,
-        state_dict=_stored(source, dtype, anatomy.head),
+        state_dict=_stored(source, dtype, anatomy.head, embeddings if keeps else ""),
         config=config,
         dtype=dtype,
         device=None if quantization else device,
@@ -268,10 +280,19 @@ def _load_part(
     return PARTS[name](model, anatomy, span).eval()
 
 
-def _stored(source: str | Path, dtype: torch.dtype, head: Sequence[str]) -> dict[str, StoredTensor]:
+def _stored(
+    source: str | Path, dtype: torch.dtype, head: Sequence[str], kept: str = ""
+) -> dict[str, StoredTensor]:
+    """The checkpoint's tensors but those of a head; `kept` is the model's name of one that stays in its file."""
     with failing_as_model_error(source, "weights"):
         tensors = stored_tensors(resolve(source), widen=dtype == torch.float32)
-    return {name: tensor for name, tensor in tensors.items() if not belongs(name, head)}
+    return {
+        name: replace(
+            tensor, kept=f".{kept}".endswith(f".{name}")
+        )  # a checkpoint may leave out how names begin
+        for name, tensor in tensors.items()
+        if not belongs(name, head)
+    }
 
 
 def belongs(name: str, modules: Sequence[str]) -> bool:

@@ -222,9 +222,9 @@ def begin_from_adapter(parts: Parts, config: Config) -> None:
         raise AdapterError(f"lora.init = {config.lora.init!r}: {error}") from error
 
 
-def front_of(config: Config) -> Front:
-    """The front with its adapter, on the configured device."""
-    front = load_front(config.model.source, config.model.cut, **_place(config))
+def front_of(config: Config, *, alone: bool = False) -> Front:
+    """The front with its adapter, on the configured device; `alone` if no other part uses its embeddings."""
+    front = load_front(config.model.source, config.model.cut, rows_in_file=alone, **_place(config))
     adapt(front, config, config.lora.cut_rank)
     if config.model.bottleneck is not None:
         begin_narrow(front, _public_texts(config))
@@ -388,7 +388,12 @@ def parts_of_client(own: Config, config: Config, parts: Parts) -> Parts:
     return found
 
 
+def runs_front_alone(config: Config) -> bool:
+    """Whether a client has the front and no other part, whose head might be the front's embeddings."""
+    return config.training.split and not config.model.tail_blocks
+
+
 def load_client_parts(config: Config) -> Parts:
     """What a client runs: the front, the tail in the U-shape, the body where nothing is split."""
-    front = front_of(config)
+    front = front_of(config, alone=runs_front_alone(config))
     return Parts(front, None if config.training.split else body_of(config), tail_of(config, front))

@@ -30,6 +30,15 @@ def test_weights_adapter_and_optimizer_are_those_of_the_parts(config):
     assert halves.weights * 2 == need.weights and halves.adapter == need.adapter
 
 
+def test_of_embeddings_that_stay_in_the_file_those_of_the_tokens_count(config, monkeypatch):
+    rows = cut(load_model(config.model.source), 2).front.model.get_input_embeddings().weight
+    all_rows = need_of_client(config, 8, 16).weights
+    monkeypatch.setattr("splitcom.methods.need._MAPPED_AT_ONCE", 1)
+    assert need_of_client(config, 2, 3).weights == all_rows - rows.nbytes + 6 * rows[0].nbytes
+    other = config.override({"model.dtype": "bfloat16"})  # the file has it in float32
+    assert need_of_client(other, 2, 3).weights == all_rows / 2
+
+
 @pytest.mark.parametrize(
     "change",
     [{"training.accumulate": 4}, {"client.checkpointing": True}, {"training.optimizer": "adafactor"}],

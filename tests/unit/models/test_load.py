@@ -82,6 +82,28 @@ def test_large_tensors_are_widened_piece_by_piece(tmp_path: Path, monkeypatch: p
     assert StoredTensor(files, "model.safetensors", "weight")[2:4].dtype == torch.float16
 
 
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="what is mapped is told in /proc")
+def test_rows_in_file_are_mapped_and_stay_what_they_are(tiny_model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model, folder)
+    file = folder / "model.safetensors"
+    before = file.read_bytes()
+    front, plain = load_front(folder, 2, rows_in_file=True), load_front(folder, 2)
+    rows = front.model.get_input_embeddings().weight
+    mappings = [line for line in Path("/proc/self/maps").read_text().splitlines() if line.endswith(str(file))]
+    assert len(mappings) == 1
+    shutil.rmtree(folder)  # a cache may be tidied while a client is at work
+    ids, mask = torch.arange(12).view(2, 6), torch.ones(2, 6, dtype=torch.long)
+    assert torch.equal(front(ids, mask), plain(ids, mask))
+    with torch.no_grad():
+        rows[3] += 1.0
+    shutil.copytree(tiny_model, folder)
+    assert file.read_bytes() == before  # what is trained is this process' own
+    narrow = load_front(folder, 2, dtype=torch.bfloat16, rows_in_file=True)
+    expected = load_front(folder, 2, dtype=torch.bfloat16).model.get_input_embeddings().weight
+    assert torch.equal(narrow.model.get_input_embeddings().weight, expected)
+
+
 def test_loaded_parts_are_frozen_and_in_evaluation_mode(tiny_model: Path) -> None:
     for part in (load_front(tiny_model, 2), load_body(tiny_model, 2, 1), load_tail(tiny_model, 1)):
         assert not part.training
