@@ -88,6 +88,6 @@ def test_the_services_of_the_compose_file_are_commands_with_paths_that_there_are
         else:
             assert given["address"] == f"server:{listens}" and given["yes"]
             needed = [f"{name}/{given['identity']}", f"{name}/{given['data']}"]
-            assert given["identity"] == Path(f"{name}.pem")
+            assert Path(given["identity"]) == Path(f"{name}.pem")
         for path in needed:
             assert f"`{path.replace('clinic-a', 'NAME')}`" in documents or name in ("clinic-b", "clinic-c")
