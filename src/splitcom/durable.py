@@ -4,6 +4,7 @@ What is written under another name and renamed survives the death of the process
 contents must be on the disk before the name is, and the name before anybody relies on it.
 """
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -13,6 +14,14 @@ from pathlib import Path
 from splitcom.errors import RunError
 
 _PARTIAL = ".partial"
+_ADVICE = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space",
+    errno.EACCES: "let this user write there",
+    errno.EPERM: "let this user write there",
+    errno.EROFS: "let it be written to",
+    errno.ENAMETOOLONG: "give it a shorter name",
+}
 
 
 def write_atomic(path: Path, content: bytes, *, private: bool = False) -> Path:
@@ -24,12 +33,23 @@ def write_atomic(path: Path, content: bytes, *, private: bool = False) -> Path:
         put_in_place(partial, path)
     except OSError as error:
         raise RunError(
-            f"{path}: cannot be written ({error.strerror or error}); free some space or choose another folder"
+            f"{path}: cannot be written: {remedy(path, error)}, or choose another folder"
         ) from error
     finally:
         with suppress(OSError):
             partial.unlink()  # there only where the write failed or was interrupted
     return path
+
+
+def remedy(path: Path, error: Exception) -> str:
+    """Why a file or folder could not be written and what helps, as "reason; advice"."""
+    code = (isinstance(error, OSError) and error.errno) or 0
+    for place in (*reversed(path.parents), path):
+        if place.is_symlink() and not place.exists():
+            return f"{place} is a link that leads nowhere; remove it"
+        if place.exists() and not place.is_dir() and (place != path or code == errno.EEXIST):
+            return f"{place} is a file, and a folder is expected; remove it"
+    return f"{os.strerror(code) if code else error}; {_ADVICE.get(code, 'see to it')}"
 
 
 @contextmanager

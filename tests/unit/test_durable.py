@@ -1,12 +1,13 @@
 """What is written is on the disk before it has its name, and its name before anybody relies on it."""
 
+import errno
 import os
 from pathlib import Path
 
 import pytest
 
 from splitcom import durable
-from splitcom.durable import is_partial, make_folder, new_folder, put_in_place, write_atomic
+from splitcom.durable import is_partial, make_folder, new_folder, put_in_place, remedy, write_atomic
 from splitcom.errors import RunError
 
 
@@ -72,6 +73,20 @@ def test_a_folder_in_use_is_not_replaced_by_renaming(tmp_path: Path) -> None:
         (tmp_path / name / "file").write_text(name)
     with pytest.raises(OSError, match=r"(?i)not empty"):
         put_in_place(tmp_path / "a", tmp_path / "b")
+
+
+def test_the_remedy_is_that_of_the_reason(tmp_path: Path) -> None:
+    file, link = tmp_path / "file", tmp_path / "link"
+    file.touch()
+    link.symlink_to(tmp_path / "nowhere")
+    exists, full = OSError(errno.EEXIST, "File exists"), OSError(errno.ENOSPC, "No space left on device")
+    for path in (file, file / "run", file / "run" / "deep"):
+        assert remedy(path, exists) == f"{file} is a file, and a folder is expected; remove it"
+    for path in (link, link / "run"):
+        assert remedy(path, exists) == f"{link} is a link that leads nowhere; remove it"
+    assert remedy(file, full) == "No space left on device; free some space"
+    assert remedy(tmp_path / "run", OSError(errno.EROFS, "")).endswith("; let it be written to")
+    assert remedy(tmp_path, ValueError("odd")) == "odd; see to it"
 
 
 def test_what_cannot_be_written_is_named_and_what_a_crash_leaves_is_known(tmp_path: Path) -> None:

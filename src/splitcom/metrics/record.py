@@ -18,7 +18,7 @@ from typing import Any
 
 from splitcom import lock
 from splitcom.checksums import fault_in
-from splitcom.durable import is_partial, make_folder, sync, write_atomic
+from splitcom.durable import is_partial, make_folder, remedy, sync, write_atomic
 from splitcom.errors import RunError
 
 GIVEN = "given"
@@ -187,7 +187,7 @@ class RunFolder:
             yield
         except OSError as error:
             raise RunError(
-                f"{self.path}: cannot write the run folder: {error.strerror or error}; free some space, or "
+                f"{self.path}: cannot write the run folder: {remedy(self.path, error)}, or "
                 "choose another folder with --out; what was written before is whole, and --resume continues "
                 "from it"
             ) from error

@@ -14,7 +14,6 @@ and saves a round has left the course of later ones, so their states are removed
 
 import json
 import logging
-import os
 import shutil
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -27,7 +26,7 @@ from safetensors.torch import load_file, save_file
 
 from splitcom.checksums import changed_files, write_checksums
 from splitcom.codecs import ReferenceStore
-from splitcom.durable import new_folder
+from splitcom.durable import new_folder, remedy
 from splitcom.errors import CodecError, RunError
 
 _LOG = logging.getLogger(__name__)
@@ -86,9 +85,8 @@ class PartyStore:
                     store.save(folder / f"references-{name}.safetensors")
                 write_checksums(folder)
         except (OSError, SafetensorError, CodecError) as error:
-            reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
             raise RunError(
-                f"{final}: cannot write the checkpoint: {reason}; free some space: what was saved before is whole, and "
+                f"{final}: cannot write the checkpoint: {remedy(final, error)}: what was saved before is whole, and "
                 "the run continues from it with --resume"
             ) from error
         self._whole[round_index] = True
