@@ -25,9 +25,8 @@ def test_every_kind_of_point_is_drawn_for_everybody() -> None:
     assert points[3] == crashes.draw(1, 3) != crashes.draw(2, 3)
 
 
-@pytest.mark.parametrize(
-    "where", [("writing", "both"), pytest.param(("frame during", "client"), marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("where", [("writing", "both"), ("frame during", "client")])
 def test_a_crash_changes_no_bit(campaign: Campaign, where: tuple[str, str]) -> None:
     index = WHERE.index(where)
     campaign.run(crashes.draw(1, index), f"point-{index}")

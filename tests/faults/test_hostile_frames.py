@@ -87,7 +87,7 @@ def assert_thorough(report: dict[str, dict[str, float]], num_frames: int) -> Non
 
 
 def test_short_campaign() -> None:
-    assert_thorough(campaign.run(4_000, seed=0, timeout_s=1_800), 4_000)
+    assert_thorough(campaign.run(2_000, seed=0, timeout_s=1_800), 2_000)
 
 
 @pytest.mark.slow

@@ -36,7 +36,7 @@ def read(reader: Reader, matrix: np.ndarray, kinds: np.ndarray) -> list[np.ndarr
 
 
 @pytest.mark.parametrize(
-    ("rows", "width", "scale"), [(700, 40, 1.5), (300, 12, 30.0), (1, 1, 1.0), (9, 70, 0.0)]
+    ("rows", "width", "scale"), [(250, 40, 1.5), (300, 12, 30.0), (1, 1, 1.0), (9, 70, 0.0)]
 )
 def test_bytes_and_models_are_those_of_numpy(rows: int, width: int, scale: float) -> None:
     random = np.random.default_rng(rows)
