@@ -7,7 +7,7 @@ contents must be on the disk before the name is, and the name before anybody rel
 import errno
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -24,12 +24,13 @@ _ADVICE = {
 }
 
 
-def write_atomic(path: Path, content: bytes, *, private: bool = False) -> Path:
-    """Write a file whole or not at all; raises RunError if the folder cannot be written."""
+def write_atomic(path: Path, content: bytes | Iterable[bytes], *, private: bool = False) -> Path:
+    """Write a file, of one piece or many, whole or not at all; raises RunError if the folder cannot be written."""
     partial = _partial_name(path, f".{os.getpid()}")
     try:
         partial.touch(0o600 if private else 0o666)
-        partial.write_bytes(content)
+        with partial.open("wb") as file:
+            file.writelines([content] if isinstance(content, bytes) else content)
         put_in_place(partial, path)
     except OSError as error:
         raise RunError(

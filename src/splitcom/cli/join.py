@@ -69,6 +69,7 @@ def join(
 
     On a terminal, says what leaves this machine and asks, when a run is joined for the first time.
     """
+    from splitcom.cli.progress import RowsBar
     from splitcom.cli.status import log_to, print_check
     from splitcom.methods.consent import Pins
     from splitcom.methods.join import JoinOptions, check
@@ -99,11 +100,13 @@ def join(
         print_check(terminal, check(options))
         terminal.say("all is well; leave out --dry-run to take part")
         return
-    take_part(
-        options,
-        lambda train, own: terminal.say(f"data: {train.report}\nheld out: {own.report}"),
-        lambda found: yes or not sys.stdin.isatty() or _asks(terminal, found),
-    )
+    with RowsBar(terminal) as bar:
+        take_part(
+            options,
+            lambda train, own: terminal.say(f"data: {train.report}\nheld out: {own.report}"),
+            lambda found: yes or not sys.stdin.isatty() or _asks(terminal, found),
+            bar,
+        )
     terminal.say("the run is over; the adapter is at the server")
 
 

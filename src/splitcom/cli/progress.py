@@ -6,6 +6,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Self
 
+from rich.progress import Progress
+
 from splitcom.config import Config
 from splitcom.methods.compare import compare
 from splitcom.report import write_report
@@ -33,6 +35,10 @@ class ProgressBar(Observer):
     def __exit__(self, *exception: object) -> None:
         if self._terminal.is_terminal:
             self._progress.stop()
+
+    def on_rows(self, what: str, done: int, total: int) -> None:
+        """Show how many rows are read or encoded."""
+        self._progress.update(self._task, status=_rows(what, done, total))
 
     def on_data(self, encoding: str, partition: str) -> None:
         """Print what was loaded and who got what."""
@@ -74,6 +80,38 @@ class ProgressBar(Observer):
                 completed=float(round_index),
                 status=f"round {round_index}/{self._rounds}{held_out}",
             )
+
+
+class RowsBar:
+    """Shows on a terminal how many rows are read or encoded, until all are; use as a context manager."""
+
+    def __init__(self, terminal: Terminal) -> None:
+        self._terminal = terminal
+        self._bar: Progress | None = None
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """Hear of it, as an observer does."""
+        if done == total or not self._terminal.is_terminal:
+            self.__exit__()
+            return
+        if self._bar is None:
+            self._bar = progress(self._terminal)
+            self._bar.add_task("data", total=None, status="")
+            self._bar.start()
+        (task,) = self._bar.task_ids
+        self._bar.update(task, completed=done, total=total or None, status=_rows(what, done, total))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        self._bar = None
+
+
+def _rows(what: str, done: int, total: int) -> str:
+    return f"{what}: {done:,}" + (f" of {total:,}" if total else "")
 
 
 def _held_out(line: Mapping[str, Any]) -> str:

@@ -9,12 +9,13 @@ SFPrompt (2407.17533). Knows no message and no server.
 import random
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from splitcom.config import Config
-from splitcom.data import Batch, Sample, batches
+from splitcom.data import Batch, Sample, batches, taken
 from splitcom.models import Front, Tail
 from splitcom.models.dropout import seed_dropout
 from splitcom.seeds import derive_seed
@@ -51,18 +52,18 @@ class Bypass:
                     torch.autograd.backward(losses.sum() / num_labels)
                 self._optimizer.step(progress)
 
-    def kept(self, samples: Sequence[Sample], round_index: int) -> list[Sample]:
+    def kept(self, samples: Sequence[Sample], round_index: int) -> Sequence[Sample]:
         """The samples that are trained on through the body in a round, in the order in which they are given."""
         number = num_kept(len(samples), self._config)
         if number == len(samples):
-            return list(samples)
+            return samples
         if self._config.client.keep_by == "random":
             draw = random.Random(derive_seed(self._config.seed, self._name, "keep", round_index))
             chosen = draw.sample(range(len(samples)), number)
         else:
             scores = torch.cat(list(self._scores(samples)))
             chosen = scores.argsort(descending=True, stable=True)[:number].tolist()
-        return [samples[index] for index in sorted(chosen)]
+        return taken(samples, np.array(sorted(chosen)))
 
     @torch.no_grad()
     def _scores(self, samples: Sequence[Sample]) -> Iterator[Tensor]:

@@ -63,12 +63,12 @@ class EndsTrainer(PartsTrainer):
             if not local.is_frozen:
                 self._bypass.train(self._samples, local)
             self._kept = self._bypass.kept(self._samples, local.index)
-        plan = self._begin(local, self._kept)
+        first, plan = self._begin(local, self._kept)
         num_tokens, num_labels, num_correct, loss_sum = 0, 0, 0, 0.0
         trains = self._config.lora.front_learns and not local.is_frozen
         self._front.train(trains)  # a frozen front has no dropout: it never changes
         self._tail.train()
-        for step, batch in plan:
+        for step, batch in enumerate(plan, first):
             losses, _, correct = yield from self._step(batch, (local.index, step), trains, local.is_frozen)
             self._optimizer.step(self._progress(local, step, len(plan)))
             loss_sum += float(losses.detach().sum())

@@ -52,21 +52,20 @@ class FrontTrainer(PartsTrainer):
 
     def train(self, local: LocalRound) -> Generator[Message | None, Message, RoundSummary | None]:
         """Run this client's local epochs of a round."""
-        plan = self._begin(local)
+        first, plan = self._begin(local)
+        num_tokens, num_labels = 0, 0
         trains = not local.is_frozen and bool(self._optimizer.parameters)
         self._front.train(trains)  # a frozen front has no dropout: it never changes
-        for step, batch in plan:
+        for step, batch in enumerate(plan, first):
+            num_tokens += int(batch.lengths.sum())
+            num_labels += num_labels_of(batch.labels)
             if step < local.first_step:  # before the pause
                 continue
             progress = self._progress(local, step, len(plan))
             pauses = yield from self._step(batch, (local.index, step), progress, trains)
-            if pauses and step != plan[-1][0]:
+            if pauses and step + 1 != first + len(plan):
                 return None
-        return RoundSummary(
-            sum(int(batch.lengths.sum()) for _, batch in plan),
-            len(plan),
-            weight=sum(num_labels_of(batch.labels) for _, batch in plan),
-        )
+        return RoundSummary(num_tokens, len(plan), weight=num_labels)
 
     def _step(
         self, batch: Batch, position: tuple[int, int], progress: float, trains: bool

@@ -8,7 +8,7 @@ import torch
 from splitcom.client.client import Leaving
 from splitcom.codecs import Ragged, ReferenceStore
 from splitcom.config import Config
-from splitcom.data import Batch, Sample
+from splitcom.data import Batch, Batches, Sample
 from splitcom.models import Front, Part, joined_state, load_joined_state
 from splitcom.models.dropout import seed_dropout
 from splitcom.seeds import derive_seed
@@ -71,8 +71,8 @@ class PartsTrainer:
         for _, references in self.references():
             references.clear()
 
-    def _begin(self, local: LocalRound, kept: Sequence[Sample] | None = None) -> list[tuple[int, Batch]]:
-        """Steps and batches of all of a round that begins, or goes on from a pause, or of a chunk of it.
+    def _begin(self, local: LocalRound, kept: Sequence[Sample] | None = None) -> tuple[int, Batches]:
+        """The first step, and the batches of all of a round that begins, or goes on from a pause, or of a chunk of it.
 
         They are of all samples, or of those that are `kept`.
         """
@@ -80,10 +80,9 @@ class PartsTrainer:
         if local.first_step == 0:
             self._optimizer.begin_round()
         if local.chunk_steps is None:
-            return list(enumerate(round_batches(samples, self._config, self._name, local.index)))
+            return 0, round_batches(samples, self._config, self._name, local.index)
         steps = range(local.first_step, local.first_step + local.chunk_steps)
-        found = chunk_batches(samples, self._config, self._name, local.index, steps)
-        return list(zip(steps, found, strict=True))
+        return steps.start, chunk_batches(samples, self._config, self._name, local.index, steps)
 
     def _progress(self, local: LocalRound, step: int, num_steps: int) -> float:
         """That of the run at a step; where nobody knows how many a round has, that of the round's middle."""

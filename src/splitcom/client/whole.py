@@ -33,10 +33,10 @@ class WholeTrainer(PartsTrainer):
     def train(self, local: LocalRound) -> Generator[Message | None, Message, RoundSummary]:
         """Run this client's local epochs of a round; says nothing on the way."""
         num_tokens, num_labels, num_correct, loss_sum = 0, 0, 0, 0.0
-        plan = self._begin(local)
+        first, plan = self._begin(local)
         self._front.train()
         self._body.train()
-        for step, batch in plan:
+        for step, batch in enumerate(plan, first):
             labels_of_step, draw = num_labels_of(batch.labels), self._draw(local.index, step)
             for index, part in enumerate(self._parts_of(batch)):
                 draw(index)

@@ -1,13 +1,12 @@
 """Rows with a class in place of a response: which classes there are, and rows into samples; knows no model."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-import torch
-
 from splitcom.amount import counted
-from splitcom.data.encode import Encoded, EncodingReport, Sample, added_tokens
-from splitcom.data.load import Row
+from splitcom.data.encode import added_tokens, chunks
+from splitcom.data.load import Progress, Row
+from splitcom.data.samples import Encoded, Encoding
 from splitcom.errors import DataError
 
 if TYPE_CHECKING:
@@ -16,17 +15,20 @@ if TYPE_CHECKING:
 _SHOWN = 8
 
 
-def classes_in(rows: Sequence[Row]) -> list[str]:
+def classes_in(rows: Iterable[Row]) -> list[str]:
     """Return the distinct labels of rows that have one, numbers by their value and before words.
 
     Raises:
         DataError: these are fewer than two, or so many that they must be something else: more than half the rows.
     """
-    rows = [row for row in rows if not row.is_empty]
-    found = sorted({row.label for row in rows}, key=_by_value)
-    if not 2 <= len(found) <= len(rows) / 2:
+    labels, number = set[str](), 0
+    for row in _labelled(rows):
+        labels.add(row.label)
+        number += 1
+    found = sorted(labels, key=_by_value)
+    if not 2 <= len(found) <= number / 2:
         raise DataError(
-            f"{counted(len(found), 'class', 'classes')} in {counted(len(rows), 'row')} ({_listed(found)}); "
+            f"{counted(len(found), 'class', 'classes')} in {counted(number, 'row')} ({_listed(found)}); "
             "expected at least 2 classes, "
             "each in 2 rows or more: name the column that holds them in data.response, or list them in "
             "data.labels"
@@ -34,20 +36,30 @@ def classes_in(rows: Sequence[Row]) -> list[str]:
     return found
 
 
-def class_indices(rows: Sequence[Row], labels: Sequence[str]) -> list[int]:
-    """Return the place in `labels` of each row that is not empty; DataError, naming the row, for an unknown class."""
-    rows = [row for row in rows if not row.is_empty]
-    places = {label: index for index, label in enumerate(labels)}
-    if unknown := [row for row in rows if row.label not in places]:
+def check_classes(rows: Iterable[Row], labels: Sequence[str]) -> None:
+    """Raise DataError, naming the first such row, if one that is not empty has a class that is not in `labels`."""
+    first, num_unknown, number, known = None, 0, 0, set(labels)
+    for row in _labelled(rows):
+        number += 1
+        if row.label not in known:
+            first, num_unknown = first or row, num_unknown + 1
+    if first is not None:
         raise DataError(
-            f"{unknown[0].place}: unknown class {unknown[0].label!r} ({len(unknown)} of {len(rows)} "
+            f"{first.place}: unknown class {first.label!r} ({num_unknown} of {number} "
             f"rows); the run's classes are {_listed(labels)}: correct data.response or data.labels"
         )
-    return [places[row.label] for row in rows]
+
+
+def _labelled(rows: Iterable[Row]) -> Iterator[Row]:
+    return (row for row in rows if not row.is_empty)
 
 
 def encode_classes(
-    rows: Sequence[Row], tokenizer: "PreTrainedTokenizerBase", labels: Sequence[str], max_tokens: int = 256
+    rows: Sequence[Row],
+    tokenizer: "PreTrainedTokenizerBase",
+    labels: Sequence[str],
+    max_tokens: int = 256,
+    on_progress: Progress | None = None,
 ) -> Encoded:
     """Tokenise rows as classifiers read them; a sample's `labels` are its one place in `labels`, int64 [1].
 
@@ -57,31 +69,26 @@ def encode_classes(
     Raises:
         DataError: a row of another class, or no sample left.
     """
-    dropped = [row.sample_id for row in rows if row.is_empty]
-    kept_rows = [row for row in rows if not row.is_empty]
-    indices = class_indices(kept_rows, labels)
-    texts = _without(tokenizer, [row.prompt.strip() for row in kept_rows])
-    ids: list[list[int]] = tokenizer(texts, verbose=False)["input_ids"] if texts else []
-    samples, truncated, num_tokens_cut = [], [], 0
-    for row, text, index, whole in zip(kept_rows, texts, indices, ids, strict=True):
-        if not whole:
-            dropped.append(row.sample_id)
-            continue
-        kept = whole
-        if len(whole) > max_tokens:
-            kept = tokenizer(text, truncation=True, max_length=max_tokens)["input_ids"]
-            truncated.append(row.sample_id)
-            num_tokens_cut += len(whole) - len(kept)
-        samples.append(Sample(row.sample_id, torch.tensor(kept), torch.tensor([index]), row))
-    num_tokens = sum(sample.num_tokens for sample in samples)
-    report = EncodingReport(len(samples), num_tokens, max_tokens, truncated, num_tokens_cut, dropped)
-    if not samples:
-        raise DataError(
-            f"no sample left of {counted(len(rows), 'row')}: {report}; data.prompt is the template of the "
-            "text, data.response "
-            "the column of its class"
-        )
-    return Encoded(samples, report)
+    check_classes(rows, labels)
+    kept, places = (
+        Encoding(rows, max_tokens, of_classes=True),
+        {one: index for index, one in enumerate(labels)},
+    )
+    for some in chunks(kept.rows(on_progress)):
+        texts = _without(tokenizer, [row.prompt.strip() for row in some])
+        every: list[list[int]] = tokenizer(texts, verbose=False)["input_ids"]
+        for row, text, whole in zip(some, texts, every, strict=True):
+            if row.is_empty or not whole:
+                kept.drop(row)
+                continue
+            ids = whole
+            if len(whole) > max_tokens:
+                ids = tokenizer(text, truncation=True, max_length=max_tokens)["input_ids"]
+            kept.add(row, ids, [places[row.label]], num_cut=len(whole) - len(ids))
+    return kept.finish(
+        "no sample left of {rows}: {report}; data.prompt is the template of the text, data.response the column of its "
+        "class"
+    )
 
 
 def _without(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]) -> list[str]:

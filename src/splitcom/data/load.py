@@ -1,12 +1,19 @@
 """Rows of prompt and response from the records of any source; knows no tokenizer."""
 
+import pickle
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+import zlib
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
+from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
+
+import numpy as np
 
 from splitcom.data.chat import ChatError, Conversation, Message, chat_columns, read_chat
 from splitcom.data.columns import as_text, is_chat, text_of, value_of
@@ -14,6 +21,7 @@ from splitcom.data.files import Record
 from splitcom.data.generate import HELD_OUT_DOMAIN, generate
 from splitcom.data.prompt import Prompt, read_prompt
 from splitcom.data.sources import find_source, read_source
+from splitcom.data.store import Picked, Spool
 from splitcom.data.tokens import Tokens, has_tokens, read_tokens
 from splitcom.errors import DataError
 
@@ -24,6 +32,9 @@ DEFAULT_TEMPLATE = "{mr} =>"
 """The prompt that the bundled model was pretrained with."""
 
 Format = Literal["columns", "chat", "tokens"]
+Progress = Callable[[int, int], None]
+"""Hears of how many rows of how many it is done with; of 0 if nobody knows how many there are."""
+TOLD_EVERY = 1000  # rows
 _UNSEEN = re.compile("[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufe0e\ufe0f\ufeff]")
 """Marks without a glyph; not the joiners, by which some scripts tell words apart."""
 
@@ -82,6 +93,36 @@ def as_label(text: str) -> str:
     return re.sub(r"^(-?\d+)\.0+$", r"\1", unicodedata.normalize("NFC", _UNSEEN.sub("", text)).strip())
 
 
+class StoredRows(Picked[Row]):
+    """Rows that lie on the disk, and what tells whether two teach the same."""
+
+    def __init__(self, rows: Iterable[Row]) -> None:
+        spool, contents = Spool(), array("Q")
+        for row in rows:
+            spool.append(zlib.compress(pickle.dumps(row, pickle.HIGHEST_PROTOCOL), 1))
+            contents.append(_content(row))
+        super().__init__(partial(_unpacked, spool), np.arange(len(spool)))
+        self._contents = np.frombuffer(contents, dtype=np.uint64)
+
+    @property
+    def contents(self) -> np.ndarray:
+        """A hash of what each row teaches, uint64: prompt and response, or token ids; 0 if it teaches nothing."""
+        found: np.ndarray = self._contents[self.places]
+        return found
+
+
+def _unpacked(spool: Spool, place: int) -> Row:
+    row: Row = pickle.loads(zlib.decompress(spool[place]))
+    return row
+
+
+def _content(row: Row) -> int:
+    if row.is_empty:
+        return 0
+    what = (row.prompt.strip(), row.response.strip()) if row.tokens is None else row.tokens.ids
+    return int.from_bytes(blake2b(repr(what).encode(), digest_size=8).digest()) or 1
+
+
 def load_rows(
     source: str | Path,
     *,
@@ -92,8 +133,9 @@ def load_rows(
     domain: str = HELD_OUT_DOMAIN,
     count: int = 600,
     seed: int = 0,
-) -> list[Row]:
-    """Load rows of prompt and response, or of chat, in the order of the source.
+    on_progress: Progress | None = None,
+) -> StoredRows:
+    """Load rows of prompt and response, or of chat, in the order of the source; they lie on the disk.
 
     Args:
         source: a file, a folder or a data set on the hub, as `splitcom.data.sources` says; or "generated".
@@ -103,14 +145,38 @@ def load_rows(
             no template.
         limit: keep only the first rows.
         domain, count, seed: what to generate (columns: mr, text, domain).
+        on_progress: hears of the rows that are read.
 
     Raises:
         DataError: the source cannot be read, has no such column or no rows, or a column that is asked for holds no
-            text; names file, line and column.
+            text; names file, line and column. Or the disk is full.
         MissingExtraError: a package for this kind of source is not installed.
     """
     if limit is not None and limit < 1:
         raise DataError(f"limit is {limit}; keep at least one row, or leave it out to keep all")
+    rows = read_rows(
+        source,
+        template=template,
+        response_column=response_column,
+        format=format,
+        domain=domain,
+        count=count,
+        seed=seed,
+    )
+    return StoredRows(told(islice(rows, limit), 0, on_progress))
+
+
+def read_rows(
+    source: str | Path,
+    *,
+    template: str,
+    response_column: str,
+    format: Format,
+    domain: str = HELD_OUT_DOMAIN,
+    count: int = 600,
+    seed: int = 0,
+) -> Iterator[Row]:
+    """Yield rows one by one as they are read; arguments and errors are those of `load_rows`."""
     prompt = read_prompt(template)
     records: Iterable[Record]
     if source == GENERATED:
@@ -118,13 +184,31 @@ def load_rows(
         records = ((f"{GENERATED} row {index}", pair) for index, pair in enumerate(pairs))
     else:
         records = read_source(find_source(source))
-    rows = [
-        _row(sample_id, record, where, format, prompt, response_column)
-        for sample_id, (where, record) in enumerate(islice(records, limit))
-    ]
-    if not rows:
+    sample_id = -1
+    for sample_id, (where, record) in enumerate(records):
+        yield _row(sample_id, record, where, format, prompt, response_column)
+    if sample_id < 0:
         raise DataError(f"{source}: no rows; expected at least one (after the header, in CSV and TSV)")
-    return rows
+
+
+def told(rows: Iterable[Row], total: int, on_progress: Progress | None) -> Iterator[Row]:
+    """The rows, with somebody told from time to time how many have gone by, and at last that these are all."""
+    number = 0
+    for number, row in enumerate(rows, start=1):
+        yield row
+        if on_progress is not None and number % TOLD_EVERY == 0:
+            on_progress(number, total)
+    if on_progress is not None:
+        on_progress(number, number)
+
+
+def first_rows(rows: Iterable[Row], num_characters: int) -> Iterator[Row]:
+    """The first rows, as many as it takes until their columns hold so many characters."""
+    for row in rows:
+        yield row
+        num_characters -= sum(map(len, row.columns.values()))
+        if num_characters <= 0:
+            return
 
 
 def _row(

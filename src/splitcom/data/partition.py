@@ -11,8 +11,9 @@ sample has a place.
 """
 
 import random
+from array import array
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -20,8 +21,9 @@ from typing import Literal
 import numpy as np
 
 from splitcom.amount import counted
-from splitcom.data.encode import Sample
-from splitcom.data.load import Row, column_value
+from splitcom.data.load import StoredRows, column_value
+from splitcom.data.samples import Sample, lengths_of
+from splitcom.data.store import taken
 from splitcom.errors import DataError
 
 Kind = Literal["iid", "dirichlet_label", "dirichlet_length", "column"]
@@ -29,6 +31,28 @@ Kind = Literal["iid", "dirichlet_label", "dirichlet_length", "column"]
 MAX_DRAWS = 100  # of Dirichlet proportions, until every client has enough samples
 NUM_LENGTH_RANGES = 4  # quartiles: enough to show a skew, few enough to fill
 MAX_GROUPS_SHOWN = 6
+
+
+@dataclass(frozen=True)
+class _Groups:
+    """The group of each of many things: its index in `names`, int64; names are in the order of their first place."""
+
+    names: list[str]
+    indices: np.ndarray
+
+    @classmethod
+    def of(cls, names: Iterable[str]) -> "_Groups":
+        """Those whose names these are, one for each thing."""
+        known: dict[str, int] = {}
+        indices = array("q", (known.setdefault(name, len(known)) for name in names))
+        return cls(list(known), np.array(indices))
+
+    def counts(self, of: np.ndarray) -> Counter[str]:
+        """How many of the things at these places are in each group, in the order of the first ones."""
+        found, first, counts = np.unique(self.indices[of], return_index=True, return_counts=True)
+        order = np.argsort(first)
+        names = (self.names[index] for index in found[order].tolist())
+        return Counter(dict(zip(names, counts[order].tolist(), strict=True)))
 
 
 @dataclass(frozen=True)
@@ -45,7 +69,7 @@ class ClientSummary:
 class Partition:
     """The samples of each client, in the order of the source, and a summary that prints as a table."""
 
-    parts: list[list[Sample]]
+    parts: list[Sequence[Sample]]
     summary: list[ClientSummary]
 
     def __str__(self) -> str:
@@ -97,9 +121,11 @@ def partition(
         DataError: too few samples or values for the clients, no such column, or every draw too uneven.
     """
     _check_possible(len(samples), clients, kind, alpha, column, min_per_client)
-    groups = (
-        _length_ranges(samples) if column is None or kind == "dirichlet_length" else _values(samples, column)
-    )
+    lengths = lengths_of(samples)
+    if column is None or kind == "dirichlet_length":
+        groups = _length_ranges(lengths)
+    else:
+        groups = _Groups.of(column_value(sample.row, column).strip() for sample in samples)
     rng = np.random.default_rng(seed)
     match kind:
         case "iid":
@@ -116,7 +142,7 @@ def partition(
         raise DataError(
             f"a client would have {counted(smallest, 'sample')}, not {min_per_client}; lower federation.clients"
         )
-    return _collect(samples, groups, owners, clients)
+    return _collect(samples, lengths, groups, owners, clients)
 
 
 def _check_possible(
@@ -135,7 +161,7 @@ def _check_possible(
         raise DataError(f"partition.kind = {kind!r} needs a column; name it in partition.column")
 
 
-def set_aside(rows: Sequence[Row], number: int, column: str) -> tuple[list[Row], list[Row]]:
+def set_aside(rows: StoredRows, number: int, column: str) -> tuple[StoredRows, StoredRows]:
     """Part rows in two, in their order, of which the second has whole groups: rows with the same value of a column.
 
     The second has `number` rows at most, or the smallest group if that is larger.
@@ -143,10 +169,8 @@ def set_aside(rows: Sequence[Row], number: int, column: str) -> tuple[list[Row],
     Raises:
         DataError: no such column, or just one group.
     """
-    groups: dict[str, int] = {}
-    values = [column_value(row, column, "data.held_out_by").strip() for row in rows]
-    for value in values:
-        groups[value] = groups.get(value, 0) + 1
+    found = _Groups.of(column_value(row, column, "data.held_out_by").strip() for row in rows)
+    groups = found.counts(np.arange(len(rows)))
     if len(groups) < 2:
         raise DataError(
             f"data.held_out_by = {column!r}: all rows have the same value, so no group can be held out; "
@@ -160,32 +184,28 @@ def set_aside(rows: Sequence[Row], number: int, column: str) -> tuple[list[Row],
             chosen.add(group)
             count += groups[group]
     chosen = chosen or {min(order, key=lambda group: groups[group])}
-    apart = [value in chosen for value in values]
-    return (
-        [row for row, out in zip(rows, apart, strict=True) if not out],
-        [row for row, out in zip(rows, apart, strict=True) if out],
-    )
+    apart = np.array([name in chosen for name in found.names])[found.indices]
+    return rows.take(np.flatnonzero(~apart)), rows.take(np.flatnonzero(apart))
 
 
-def _collect(samples: Sequence[Sample], groups: Sequence[str], owners: np.ndarray, clients: int) -> Partition:
+def _collect(
+    samples: Sequence[Sample], lengths: np.ndarray, groups: _Groups, owners: np.ndarray, clients: int
+) -> Partition:
     parts, summary = [], []
     for client in range(clients):
-        held = np.flatnonzero(owners == client).tolist()
-        part = [samples[index] for index in held]
-        num_tokens = sum(sample.num_tokens for sample in part)
-        parts.append(part)
-        summary.append(ClientSummary(client, len(part), num_tokens, Counter(groups[index] for index in held)))
+        held = np.flatnonzero(owners == client)
+        parts.append(taken(samples, held))
+        summary.append(ClientSummary(client, len(held), int(lengths[held].sum()), groups.counts(held)))
     return Partition(parts, summary)
 
 
 def _dirichlet(
-    groups: Sequence[str], clients: int, alpha: float, min_per_client: int, rng: np.random.Generator
+    groups: _Groups, clients: int, alpha: float, min_per_client: int, rng: np.random.Generator
 ) -> np.ndarray:
     """Return each sample's client; redraws until every client has `min_per_client` samples."""
-    names = np.array(groups)
-    members = [np.flatnonzero(names == name) for name in dict.fromkeys(groups)]
+    members = [np.flatnonzero(groups.indices == index) for index in range(len(groups.names))]
     for _ in range(MAX_DRAWS):
-        owners = np.empty(len(groups), dtype=np.int64)
+        owners = np.empty_like(groups.indices)
         for member in members:
             bounds = np.cumsum(rng.dirichlet(np.full(clients, alpha)))[:-1] * len(member)
             for client, part in enumerate(
@@ -196,38 +216,35 @@ def _dirichlet(
             return owners
     raise DataError(
         f"{MAX_DRAWS} draws with alpha={alpha} each left one of {counted(clients, 'client')} with fewer than "
-        f"{min_per_client} of {counted(len(groups), 'sample')}; raise partition.alpha or lower federation.clients"
+        f"{min_per_client} of {counted(len(groups.indices), 'sample')}; raise partition.alpha or lower "
+        "federation.clients"
     )
 
 
-def _whole_groups(groups: Sequence[str], clients: int, column: str) -> np.ndarray:
+def _whole_groups(groups: _Groups, clients: int, column: str) -> np.ndarray:
     """Give each value, the most frequent first, to the client that has the fewest samples so far."""
-    counts = Counter(groups)
+    counts = np.bincount(groups.indices).tolist()
     if len(counts) < clients:
         raise DataError(
             f"column {column!r} has {counted(len(counts), 'value')}, too few for "
             f"{counted(clients, 'client')}; lower federation.clients"
         )
-    load, owner = [0] * clients, {}
-    for value, count in counts.most_common():
-        owner[value] = load.index(min(load))
-        load[owner[value]] += count
-    return np.array([owner[value] for value in groups], dtype=np.int64)
+    load, owners = [0] * clients, np.empty(len(counts), dtype=np.int64)
+    for index in sorted(range(len(counts)), key=lambda index: -counts[index]):
+        owners[index] = load.index(min(load))
+        load[owners[index]] += counts[index]
+    found: np.ndarray = owners[groups.indices]
+    return found
 
 
-def _values(samples: Sequence[Sample], column: str) -> list[str]:
-    return [column_value(sample.row, column).strip() for sample in samples]
-
-
-def _length_ranges(samples: Sequence[Sample]) -> list[str]:
+def _length_ranges(lengths: np.ndarray) -> _Groups:
     """Name each sample's quartile of length, e.g. "41-60 tokens"."""
-    lengths = np.array([sample.num_tokens for sample in samples])
     quantiles = np.quantile(lengths, np.linspace(0, 1, NUM_LENGTH_RANGES + 1), method="lower")
     edges = np.unique([lengths.min() - 1, *quantiles[1:]])
     names = [
         f"{high if low + 1 == high else f'{low + 1}-{high}'} tokens" for low, high in pairwise(edges.tolist())
     ]
-    return [names[index] for index in np.searchsorted(edges, lengths) - 1]
+    return _Groups.of(names[index] for index in np.searchsorted(edges, lengths) - 1)
 
 
 def _natural(name: str) -> tuple[int, str]:

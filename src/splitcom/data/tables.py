@@ -6,103 +6,129 @@ TSV has two customs. Spreadsheets and `csv` quote a field that holds a tab, a li
 the marks inside; GLUE and others write all text as it is. The quotation marks are syntax if only that fits the header's
 number of columns, or if a quoted field has doubled marks inside. They are syntax too if every field that opens with one
 also closes with one, and the header, all of a column, or just the fields with a comma have them. Else they are text.
+
+Rows are read one by one. To tell between two ways that are possible, all rows are gone through first: in TSV, and in
+CSV if several delimiters part the header.
 """
 
 import csv
-import io
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from itertools import chain, islice
 from typing import Any
 
 from splitcom.errors import DataError
+
+Lines = Callable[[], Iterator[str]]
+"""Begins to read a text anew, line by line, each with what ends it."""
 
 _WIDEST_FIELD = 2**31 - 1  # what a C long holds on every system
 _QUOTED = re.compile(r'"([^"]|"")*"')
 _EXCEL = re.compile(r"sep=(.)\r?\n")
 
 
-@dataclass(frozen=True)
-class _Table:
-    """A text as read by one dialect: a header, rows with their lines, and what does not fit, with its line."""
+def read_csv(lines: Lines, where: str) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield place and columns of each row of comma-separated values, or of those with semicolons or tabs.
 
-    header: list[str]
-    rows: list[tuple[int, list[str]]]
-    problem: tuple[int, str] | None
+    Raises DataError, with the line, for a row that does not fit.
+    """
+    delimiters, whole = ",;\t", lines
+    if (told := _EXCEL.match(next(lines(), ""))) is not None:
+        delimiters = told[1]
 
-    def records(self, where: str) -> Iterator[tuple[str, dict[str, str]]]:
-        """Yield place and columns of each row; DataError for the problem."""
-        if self.problem is not None:
-            line, message = self.problem
-            raise DataError(f"{where}:{line}: {message}")
-        for line, fields in self.rows:
-            yield f"{where}:{line}", dict(zip(self.header, fields, strict=True))
+        def whole() -> Iterator[str]:
+            return chain(["\n"], islice(lines(), 1, None))  # an empty line, so that numbers of lines stay
 
-
-def read_csv(text: str, where: str) -> Iterator[tuple[str, dict[str, str]]]:
-    """Read comma-separated values, or those with semicolons or tabs, which the header tells."""
-    if (told := _EXCEL.match(text)) is not None:
-        delimiters, text = told[1], "\n" + text[told.end() :]  # an empty line, so that numbers of lines stay
-    else:
-        delimiters = ",;\t"
-    tables = []
-    for delimiter in delimiters:
-        table = _read(text, delimiter=delimiter)
-        if len(table.header) > 1 or delimiter == delimiters[0]:
-            tables.append(table)
-        if len(table.header) > 1 and table.problem is None:
-            return table.records(where)
-    return max(tables, key=lambda table: len(table.header) > 1).records(where)  # the first of these
+    possible = [one for one in delimiters if _parts_header(whole(), one)] or [delimiters[0]]
+    fitting = (one for one in possible if len(possible) == 1 or _fits(whole(), delimiter=one))
+    yield from _records(whole(), where, delimiter=next(fitting, possible[0]))
 
 
-def read_tsv(text: str, where: str) -> Iterator[tuple[str, dict[str, str]]]:
-    """Read tab-separated values of either custom."""
-    plain = _read(text, delimiter="\t", quoting=csv.QUOTE_NONE)
-    quoted = _read(text, delimiter="\t")
-    if quoted.problem is None and (plain.problem is not None or _quotes_are_syntax(plain)):
-        return quoted.records(where)
-    return plain.records(where)
+def read_tsv(lines: Lines, where: str) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield place and columns of each row of tab-separated values of either custom; raises as `read_csv` does."""
+    plain = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
+    may_be_quoted = not _fits(lines(), **plain) or _quotes_are_syntax(lines(), plain)
+    if may_be_quoted and _fits(lines(), delimiter="\t"):
+        plain.pop("quoting")
+    yield from _records(lines(), where, **plain)
 
 
-def _read(text: str, **dialect: Any) -> _Table:
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True, **dialect)
-    rows: list[tuple[int, list[str]]] = []
-    problem = None
+def _records(lines: Iterator[str], where: str, **dialect: Any) -> Iterator[tuple[str, dict[str, str]]]:
+    rows = _rows(lines, where, **dialect)
+    _, header = next(rows, (0, []))
+    for line, fields in rows:
+        yield f"{where}:{line}", dict(zip(header, fields, strict=True))
+
+
+def _rows(lines: Iterator[str], where: str, **dialect: Any) -> Iterator[tuple[int, list[str]]]:
+    """Yield the line and the fields of the header and of each row; DataError for what does not fit."""
+    reader, header = csv.reader(lines, strict=True, **dialect), list[str]()
+    while (fields := _next(reader, where)) is not None:
+        if fields and not header:
+            header, named = fields, [name for name in fields if name]
+            if len(set(named)) != len(named):
+                raise DataError(
+                    f"{where}:{reader.line_num}: a column name stands twice in the header {header}; rename one"
+                )
+        if fields and len(fields) != len(header):
+            raise DataError(
+                f"{where}:{reader.line_num}: {len(fields)} fields, but the header has {len(header)} "
+                f"({', '.join(header)}); quote fields that hold the delimiter or a line break"
+            )
+        if fields:
+            yield reader.line_num, fields
+
+
+def _next(reader: Any, where: str) -> list[str] | None:
+    """The next row, None if there is none, empty for an empty line."""
     limit = csv.field_size_limit(_WIDEST_FIELD)
     try:
-        rows += ((reader.line_num, fields) for fields in reader if fields)
+        return next(reader, None)
     except csv.Error as error:
-        problem = (reader.line_num, f"{error}; check the quotation marks of this row")
+        raise DataError(
+            f"{where}:{reader.line_num}: {error}; check the quotation marks of this row"
+        ) from error
     finally:
         csv.field_size_limit(limit)
-    if not rows:
-        return _Table([], [], problem)
-    (line, header), *rows = rows
-    named = [name for name in header if name]
-    uneven = next(((line, len(fields)) for line, fields in rows if len(fields) != len(header)), None)
-    if len(set(named)) != len(named):
-        problem = (line, f"a column name stands twice in the header {header}; rename one")
-    elif uneven is not None and (problem is None or uneven[0] < problem[0]):
-        problem = (
-            uneven[0],
-            f"{uneven[1]} fields, but the header has {len(header)} ({', '.join(header)}); quote fields that hold the "
-            "delimiter or a line break",
-        )
-    return _Table(header, rows, problem)
 
 
-def _quotes_are_syntax(plain: _Table) -> bool:
-    rows = [plain.header, *(fields for _, fields in plain.rows)]
-    opening = [field for fields in rows for field in fields if field.startswith('"')]
-    closed = [field for field in opening if _QUOTED.fullmatch(field)]
-    if any('""' in field[1:-1] for field in closed):
-        return True
-    if not opening or len(closed) < len(opening):
+def _parts_header(lines: Iterator[str], delimiter: str) -> bool:
+    try:
+        reader = csv.reader(lines, strict=True, delimiter=delimiter)
+        return len(next(filter(None, iter(lambda: _next(reader, ""), None)), [])) > 1
+    except DataError:
         return False
-    columns = zip(*rows[1:], strict=True)
-    with_comma = [field for fields in rows for field in fields if "," in field]
+
+
+def _fits(lines: Iterator[str], **dialect: Any) -> bool:
+    """Whether all rows do."""
+    try:
+        for _ in _rows(lines, "", **dialect):
+            pass
+    except DataError:
+        return False
+    return True
+
+
+def _quotes_are_syntax(lines: Iterator[str], plain: dict[str, Any]) -> bool:
+    """Whether the quotation marks of a table that fits without them can be nothing else."""
+    rows = (fields for _, fields in _rows(lines, "", **plain))
+    header = next(rows, [])
+    every, has_rows, opening, are_closed, are_commas = [True] * len(header), False, 0, True, True
+    for number, fields in enumerate(chain([header], rows)):
+        opens = [field.startswith('"') for field in fields]
+        for field in (field for field, does in zip(fields, opens, strict=True) if does):
+            is_closed = _QUOTED.fullmatch(field) is not None
+            if is_closed and '""' in field[1:-1]:
+                return True
+            are_closed &= is_closed
+        opening += sum(opens)
+        are_commas &= opens == ["," in field for field in fields]
+        if number:
+            has_rows, every = True, [one and does for one, does in zip(every, opens, strict=True)]
+    of_column = has_rows and any(every)
     return (
-        all(name.startswith('"') for name in plain.header)
-        or any(all(field.startswith('"') for field in column) for column in columns)
-        or with_comma == opening
+        opening > 0
+        and are_closed
+        and (all(name.startswith('"') for name in header) or of_column or are_commas)
     )

@@ -17,12 +17,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import torch
-
 from splitcom.amount import counted
 from splitcom.data.chat import ASSISTANT, USER, ChatError, Conversation, Message
-from splitcom.data.encode import IGNORED, Encoded, EncodingReport, Sample, added_tokens
-from splitcom.data.load import Row
+from splitcom.data.encode import added_tokens
+from splitcom.data.load import Progress, Row
+from splitcom.data.samples import IGNORED, Encoded, Encoding
 from splitcom.errors import DataError
 
 if TYPE_CHECKING:
@@ -260,7 +259,11 @@ def _own(tokenizer: "PreTrainedTokenizerBase") -> str:
 
 
 def encode_chats(
-    rows: Sequence[Row], template: ChatTemplate, learn: Learn = "assistant", max_tokens: int = 256
+    rows: Sequence[Row],
+    template: ChatTemplate,
+    learn: Learn = "assistant",
+    max_tokens: int = 256,
+    on_progress: Progress | None = None,
 ) -> Encoded:
     """Tokenise conversations; the loss is on what `learn` names: all of the assistant's turns, the last, or all tokens.
 
@@ -270,9 +273,8 @@ def encode_chats(
     Raises:
         DataError: no sample left.
     """
-    samples, truncated, dropped, problems, num_tokens_cut = [], [], [], [], 0
-    forms: Counter[str] = Counter()
-    for row in rows:
+    kept, forms = Encoding(rows, max_tokens), Counter[str]()
+    for row in kept.rows(on_progress):
         try:
             if row.conversation is None:
                 raise ChatError(row.problem)
@@ -282,27 +284,9 @@ def encode_chats(
                     f"nothing to learn in its first {counted(max_tokens, 'token')} (data.max_tokens)"
                 )
         except ChatError as problem:
-            dropped.append(row.sample_id)
-            problems.append(f"{row.place}: {problem}")
+            kept.drop(row, str(problem))
             continue
         forms[row.conversation.form] += 1
-        if len(ids) > max_tokens:
-            truncated.append(row.sample_id)
-            num_tokens_cut += len(ids) - max_tokens
-        kept, targets = torch.tensor(ids[:max_tokens]), torch.tensor(labels[:max_tokens])
-        samples.append(Sample(row.sample_id, kept, targets, row))
+        kept.add(row, ids, labels)
     notes = [f"{counted(number, 'conversation')} from {form}" for form, number in forms.items()]
-    num_tokens = sum(sample.num_tokens for sample in samples)
-    report = EncodingReport(
-        len(samples),
-        num_tokens,
-        max_tokens,
-        truncated,
-        num_tokens_cut,
-        dropped,
-        notes=notes,
-        problems=problems,
-    )
-    if not samples:
-        raise DataError(f"no conversation left of {counted(len(rows), 'row')}: {report}")
-    return Encoded(samples, report)
+    return kept.finish("no conversation left of {rows}: {report}", notes)

@@ -12,6 +12,7 @@ from splitcom.errors import DataError
 
 IDS, LABELS = "input_ids", "labels"
 UNLEARNT = -100
+_LARGEST = 2**31 - 1  # they are kept in 32 bits
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,10 @@ def read_tokens(record: Mapping[str, Any], where: str) -> Tokens:
     """A record's tokens; DataError, with its place, if they are none or labels do not fit them."""
     ids: Any = record.get(IDS)
     labels: Any = record.get(LABELS)
-    if not _are_numbers(ids) or min(ids, default=0) < 0:
-        raise DataError(f"{where}: column {IDS!r} holds no list of token ids (whole numbers from 0 on)")
+    if not _are_numbers(ids) or min(ids, default=0) < 0 or max(ids, default=0) > _LARGEST:
+        raise DataError(
+            f"{where}: column {IDS!r} holds no list of token ids (whole numbers from 0 to {_LARGEST})"
+        )
     labels = ids if labels is None else labels
     if not _are_numbers(labels) or len(labels) != len(ids):
         raise DataError(f"{where}: column {LABELS!r} holds no list of {len(ids)} numbers, one for each token")

@@ -4,8 +4,9 @@ The server's configuration says which columns are read, how a row becomes text a
 that trusts its server only so far pins what it has agreed to beforehand; and within a run nothing of it may change.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 from splitcom.amount import counted
@@ -57,11 +58,17 @@ def columns_asked(config: Config) -> list[str]:
     return list(dict.fromkeys([*text, *by]))
 
 
-def columns_read(config: Config, rows: Sequence[Row]) -> list[str]:
+def columns_read(config: Config, rows: Iterable[Row]) -> list[str]:
     """The columns of a client's rows that are read at all."""
-    chat = (column for row in rows if row.conversation is not None for column in row.conversation.columns)
-    labels = (LABELS for row in rows if row.tokens is not None and LABELS in row.columns)
-    return list(dict.fromkeys([*chat, *columns_asked(config), *labels]))
+    asked = columns_asked(config)
+    if config.data.format not in ("chat", "tokens"):
+        return asked
+    of_chat, labels = dict[str, None](), list[str]()
+    for row in rows:
+        of_chat |= dict.fromkeys(() if row.conversation is None else row.conversation.columns)
+        if row.tokens is not None and LABELS in row.columns:
+            labels = [LABELS]
+    return list(dict.fromkeys([*of_chat, *asked, *labels]))
 
 
 _LEARNT = {"assistant": "the assistant's turns", "last": "the assistant's last turn", "all": "all tokens"}
@@ -98,7 +105,7 @@ def check_unchanged(agreed: Mapping[str, Any], now: Mapping[str, Any]) -> None:
 
 def disclosure(config: Config, train: Sequence[Row], held_out: Sequence[Row]) -> list[tuple[str, str]]:
     """What is read and what leaves, in words: pairs of a heading and a line."""
-    columns = columns_read(config, [*train, *held_out])
+    columns = columns_read(config, chain(train, held_out))
     row, most = train[0], config.data.max_tokens
     unread = [name for name in row.columns if name not in columns]
     seen = f"; {', '.join(unread)} are not read" if unread else ""

@@ -13,13 +13,14 @@ from typing import Any
 from typing_extensions import override
 
 from splitcom.config import Config, LinksConfig
-from splitcom.data import Sample
+from splitcom.data import Sample, lengths_of
 from splitcom.errors import ConfigError
 from splitcom.flows import AT_CUT, FLOWS
 from splitcom.methods.need import Need, need_of_client
 from splitcom.methods.run import completed
 from splitcom.metrics.ledger import Ledger
 from splitcom.parties.parts import Parts, begin_from_adapter, load_parts
+from splitcom.parties.rows import FIRST_ROWS
 from splitcom.parties.texts import Texts, load_texts
 from splitcom.server.observe import Observer, StepReport
 from splitcom.simulation.simulation import Simulation
@@ -102,19 +103,19 @@ def forecast(config: Config, link: Link) -> Forecast:
     Up to three clients train for up to three rounds on up to twelve of their first batches. Bytes at the cut grow by
     what later steps have sent, others by clients or held-out tokens; computing grows by tokens. Codecs that build on
     earlier visits send more the more has been learnt between two, so that rounds far longer than the trial's are
-    underestimated. Latency is left out. Raises what `train` raises.
+    underestimated. Latency is left out. A large source's first rows stand for it, as `data` says. Raises what `train` raises.
     """
-    config = completed(config)
+    config = completed(config, FIRST_ROWS)
     if not config.federation.waits_for_all:
         raise ConfigError(
             "--dry-run: with federation.deadline_s, over_select or asynchronous scheduling, rounds "
             "depend on the time that each step takes, and cannot be foretold; leave these out for the "
             "dry run"
         )
-    texts = load_texts(config)
+    texts = load_texts(config, FIRST_ROWS)
     of_clients = zip(config.client_names, texts.partition.parts, strict=True)
     names, groups = zip(*((name, group) for name, group in of_clients if group), strict=True)
-    longest = max(sample.num_tokens for group in groups for sample in group)
+    longest = max(int(lengths_of(group).max()) for group in groups)
     most = max(range(len(groups)), key=lambda index: len(groups[index]))
     client = need_of_client(config.of_client(names[most]), len(groups[most]), longest)
     tried = [
@@ -367,4 +368,4 @@ def _directions(lines: Sequence[Mapping[str, Any]], factors: Mapping[str, float]
 
 
 def _tokens(*groups: Sequence[Sample]) -> int:
-    return sum(sample.num_tokens for group in groups for sample in group)
+    return sum(int(lengths_of(group).sum()) for group in groups)

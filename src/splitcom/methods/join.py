@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 from splitcom.allocator import return_freed_memory
@@ -26,7 +27,8 @@ from splitcom.parties.parts import (
     most_blocks,
     runs_front_alone,
 )
-from splitcom.parties.texts import Rows, encode_rows, load_client_rows
+from splitcom.parties.rows import ALL_ROWS, Look, OnRows, Rows, load_client_rows
+from splitcom.parties.texts import encode_rows
 from splitcom.training.store import PartyStore
 from splitcom.transports.endpoint import Limits
 from splitcom.transports.frames_pb2 import Description
@@ -103,6 +105,7 @@ def join(
     options: JoinOptions,
     on_data: Callable[[Encoded, Encoded], None] = lambda train, held_out: None,
     agrees: Callable[[Check], bool] = lambda check: True,
+    on_rows: OnRows = ALL_ROWS.on_rows,
 ) -> None:
     """Take part in a run until it has ended; when it is joined for the first time, only if the client `agrees`.
 
@@ -110,7 +113,7 @@ def join(
     IdentityError, RefusedError, TransportError, and what wrong data or models raise.
     """
     try:
-        _join(options, on_data, agrees)
+        _join(options, on_data, agrees, Look(on_rows))
     except RefusedError:
         raise
     except TransportError:
@@ -124,11 +127,14 @@ def join(
 
 
 def _join(
-    options: JoinOptions, on_data: Callable[[Encoded, Encoded], None], agrees: Callable[[Check], bool]
+    options: JoinOptions,
+    on_data: Callable[[Encoded, Encoded], None],
+    agrees: Callable[[Check], bool],
+    look: Look,
 ) -> None:
     with ExitStack() as stack:
         calls = stack.enter_context(_calls(options))
-        welcome = _inquire(options, calls)
+        welcome = _inquire(options, calls, look)
         membership = Membership(options.state, welcome.identity.name, welcome.description.run)
         stack.enter_context(membership.held())
         note = _agreed(options, welcome, membership, agrees)
@@ -136,7 +142,7 @@ def _join(
         calls.close()
         config = welcome.config.override({"model.source": source})
         check_parts(config)
-        train, held_out = encode_rows(welcome.rows, config)
+        train, held_out = encode_rows(welcome.rows, config, look)
         on_data(train, held_out)
         check_rows(
             membership.folder,
@@ -206,7 +212,9 @@ def _calls(options: JoinOptions) -> ServerCalls:
     )
 
 
-def _inquire(options: JoinOptions, calls: ServerCalls, *, thorough: bool = False) -> _Welcome:
+def _inquire(
+    options: JoinOptions, calls: ServerCalls, look: Look = ALL_ROWS, *, thorough: bool = False
+) -> _Welcome:
     for source in (options.data, options.held_out):
         if source is not None:
             find_source(source)  # what is not there need not wait for the server
@@ -230,8 +238,8 @@ def _inquire(options: JoinOptions, calls: ServerCalls, *, thorough: bool = False
         calls.describe(digest)  # so that the server says it too
         if digest != description.model_fingerprint:
             raise RefusedError(f"{weights} is another base model than the server's; leave --model out")
-    rows = load_client_rows(config)
-    options.pins.check_columns(columns_read(config, [*rows.train, *rows.held_out]))
+    rows = load_client_rows(config, look)
+    options.pins.check_columns(columns_read(config, chain(rows.train, rows.held_out)))
     return _Welcome(
         load_identity(options.identity),
         description,

@@ -10,7 +10,8 @@ from splitcom.config import Config
 from splitcom.data import IGNORED, Sample
 from splitcom.methods.run import configured
 from splitcom.models import load_tokenizer
-from splitcom.parties.texts import encode_source, load_texts, with_chat, with_classes
+from splitcom.parties.rows import FIRST_ROWS, with_classes
+from splitcom.parties.texts import encode_source, load_texts, with_chat
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -54,22 +55,24 @@ class Preview:
 def preview(config: Config, num_samples: int, *, alone: bool = False) -> Preview:
     """Read and encode a run's rows as training would; `alone`: those of data.source, with none held out.
 
+    Of a large source these are the first rows alone, which the report says.
+
     Raises DataError, ConfigError and ModelError as training would before it begins.
     """
-    config = with_chat(with_classes(configured(config)))
+    config = with_chat(with_classes(configured(config), FIRST_ROWS))
     if alone:
-        encoded = encode_source(config)
+        encoded = encode_source(config, FIRST_ROWS)
         samples, report, clients = encoded.samples, str(encoded.report), ""
     else:
-        texts = load_texts(config)
+        texts = load_texts(config, FIRST_ROWS)
         samples, report, clients = texts.train.samples, texts.report, str(texts.partition)
     tokenizer = load_tokenizer(config.model.source)
     classes = config.data.classes
     return Preview(
         config,
         [_shown(sample, tokenizer, classes) for sample in samples[:num_samples]],
-        _lengths([sample.num_tokens for sample in samples]),
-        sum(sample.num_tokens for sample in samples),
+        _lengths(samples.lengths.tolist()),
+        int(samples.lengths.sum()),
         sum(_num_learnt(sample) for sample in samples),
         report,
         clients,

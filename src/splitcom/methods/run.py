@@ -29,7 +29,8 @@ from splitcom.metrics.record import RunFolder
 from splitcom.models import load_joined_state
 from splitcom.parties.known_rows import check_rows
 from splitcom.parties.parts import Parts, begin_from_adapter, check_parts, load_parts, with_adapter
-from splitcom.parties.texts import Texts, load_texts, with_chat, with_classes
+from splitcom.parties.rows import ALL_ROWS, Look, with_classes
+from splitcom.parties.texts import Texts, load_texts, with_chat
 from splitcom.plugins import load_plugins
 from splitcom.server.observe import Observer, Observers
 from splitcom.server.rounds import Federation
@@ -123,9 +124,9 @@ def configured(config: Config) -> Config:
     return config
 
 
-def completed(config: Config) -> Config:
+def completed(config: Config, look: Look = ALL_ROWS) -> Config:
     """The configuration with what its method prescribes, and its rows and the adapter it begins from tell."""
-    return with_adapter(with_chat(with_classes(configured(config))))
+    return with_adapter(with_chat(with_classes(configured(config), look)))
 
 
 def train(
@@ -159,7 +160,8 @@ def train(
         if not resume:
             folder.refuse_if_used()
         given = Given(model, tokenizer, data, held_out).keep(folder, resume=resume)
-        config = completed(config.override(given) if given else config)
+        look = Look(Observers(observers).on_rows)
+        config = completed(config.override(given) if given else config, look)
         if from_round is not None:
             check_resumable(folder, config, also=DEFENCES)
             go_back(folder, from_round)
@@ -179,7 +181,7 @@ def _train_into(
                 result = _write_again(folder, config, result, observer)
             return Run(folder.path, result)
     warnings = check_parts(config)
-    texts = load_texts(config)
+    texts = load_texts(config, Look(observer.on_rows))
     observer.on_data(texts.report, str(texts.partition))
     parts = load_parts(config, for_engine=True)
     begin_from_adapter(parts, config)
@@ -222,7 +224,7 @@ def _write_again(
     folder.begin(config.to_toml())
     ending = Ending(folder, result)
 
-    def held_out() -> list[Sample]:
+    def held_out() -> Sequence[Sample]:
         return load_texts(config).held_out.samples
 
     write_texts(ending, config, lambda: Writer.of_run(config, folder.adapter), held_out, observer)

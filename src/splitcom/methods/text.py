@@ -1,6 +1,6 @@
 """Text from the model of a run, cut as it was trained: what people read, and what is scored."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby, islice
@@ -27,7 +27,8 @@ from splitcom.models import (
 )
 from splitcom.models.generate import generator
 from splitcom.parties.parts import Parts, load_parts
-from splitcom.parties.texts import chat_template_of, load_all_rows
+from splitcom.parties.rows import load_all_rows
+from splitcom.parties.texts import chat_template_of
 
 Asked = str | tuple[Message, ...]
 """What is to be continued: a text, or messages that the assistant is to answer."""
@@ -237,8 +238,9 @@ def score_text(writer: Writer, on_progress: Progress | None = None) -> dict[str,
     """
     check_scorers()  # before anything is written
     settings = writer.config.evaluation
-    references = references_by_prompt(load_all_rows(writer.config).held_out)
-    prompts = [prompt for prompt in references if writer.room_for(prompt) > 0][: settings.text_samples]
+    rows = load_all_rows(writer.config).held_out
+    references = references_by_prompt(rows, settings.text_samples, lambda prompt: writer.room_for(prompt) > 0)
+    prompts = list(references)
     if not prompts:
         raise ConfigError(
             f"evaluation.text_samples = {settings.text_samples}: no held-out row has a prompt to continue; set "
@@ -256,12 +258,16 @@ def score_text(writer: Writer, on_progress: Progress | None = None) -> dict[str,
     }
 
 
-def references_by_prompt(rows: Sequence[Row]) -> dict[Asked, list[str]]:
-    """The responses of each distinct prompt, in the order of the rows; rows without a prompt are left out."""
+def references_by_prompt(
+    rows: Iterable[Row], most: int, fits: Callable[[Asked], bool]
+) -> dict[Asked, list[str]]:
+    """All responses of each of the first distinct prompts that fit, in the order of the rows; empty ones do not."""
     references: dict[Asked, list[str]] = {}
     for row in rows:
-        if row.prompt:
-            references.setdefault(row.asked, []).append(row.response)
+        if row.prompt and row.asked in references:
+            references[row.asked].append(row.response)
+        elif row.prompt and len(references) < most and fits(row.asked):
+            references[row.asked] = [row.response]
     return references
 
 

@@ -16,7 +16,7 @@ from splitcom.client.wrapper import wrapped
 from splitcom.codecs import Codec, FileReferences, MemoryReferences, ReferenceStore, parse
 from splitcom.config import Config
 from splitcom.control import Decision
-from splitcom.data import Sample
+from splitcom.data import Sample, Samples, lengths_of
 from splitcom.engines import engine_of
 from splitcom.flows import FLOWS
 from splitcom.models import Front, adapter_state, joined_state, replicate
@@ -93,7 +93,7 @@ def build_client(
     trainer: WholeTrainer | FrontTrainer | EndsTrainer
     channels = open_channels(config, name, folder / "references") if config.training.split else {}
     if channels:
-        tokens = sum(len(sample.input_ids) for sample in held_out)
+        tokens = int(lengths_of(held_out).sum())
         channels["evaluation_up"].decision = finer_if_few(channels["evaluation_up"].codec, tokens)
     if not config.training.split:
         assert parts.body is not None
@@ -115,11 +115,14 @@ def with_label_noise(
     if config.client.label_noise is None or config.data.classes is None:
         return samples
     response = parse_response(config.client.label_noise)
-    labels, ids = zip(*((int(sample.labels), sample.sample_id) for sample in samples), strict=True)
-    drawn = response.drawn(labels, ids, len(config.data.classes), response.key(folder, client))
-    return [
-        replace(sample, labels=torch.tensor([label])) for sample, label in zip(samples, drawn, strict=True)
-    ]
+    num_classes, key = len(config.data.classes), response.key(folder, client)
+
+    def noisy(index: int) -> Sample:
+        sample = samples[index]
+        drawn = response.drawn([int(sample.labels)], [sample.sample_id], num_classes, key)
+        return replace(sample, labels=torch.tensor(drawn))
+
+    return Samples(noisy, lengths_of(samples))
 
 
 def finer_if_few(codec: Codec, num_tokens: int) -> Decision:

@@ -6,9 +6,10 @@ of token ids and labels; they are salted for each run, and never leave the machi
 
 import hashlib
 import json
+import re
 import secrets
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from splitcom.amount import counted
@@ -18,6 +19,10 @@ from splitcom.errors import DataError
 
 _FILE = "rows.json"
 _HASH_BYTES = 12
+_BEGINNING = re.compile(rb'{"salt": "([0-9a-f]+)", ')
+_MOST_BYTES = (
+    50_000_000  # of fingerprints, a million or so, that are compared one by one to say what has changed
+)
 Fingerprints = dict[str, dict[str, str]]  # by group, such as "train", and sample id
 
 
@@ -27,36 +32,57 @@ def check_rows(folder: Path, groups: Mapping[str, Sequence[Sample]], *, goes_on:
     Raises DataError, which says how many rows have changed and ends with the remedy, if they differ.
     """
     path = folder / _FILE
-    kept = _read(path) if goes_on else None
-    if kept is not None:
-        salt, was = kept
-        difference = _difference(was, _fingerprints(groups, salt))
+    salt = _salt_of(path) if goes_on else None
+    if salt is not None:
+        difference = _difference(path, groups, salt)
+        if difference == "":
+            return
         if difference is not None:
             raise DataError(
                 f"the rows are not those that this run began with: {difference}. What is kept of them at both ends "
                 f"is of the old ones: bring the old data back, or {remedy}"
             )
-        return
-    salt = secrets.token_hex(16)
-    content = {"salt": salt, "rows": _fingerprints(groups, salt)}
     make_folder(folder, private=True)
-    write_atomic(path, json.dumps(content).encode(), private=True)
+    write_atomic(path, _written(groups, secrets.token_hex(16)), private=True)
 
 
-def _read(path: Path) -> tuple[str, Fingerprints] | None:
-    """What is kept; None if it is missing or damaged."""
+def _salt_of(path: Path) -> str | None:
+    """The salt that is kept; None if there is none, or the file is damaged."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return content["salt"], content["rows"]
-    except (OSError, ValueError, TypeError, KeyError):
+        with path.open("rb") as file:
+            found = _BEGINNING.match(file.read(100))
+    except OSError:
+        return None
+    return None if found is None else found[1].decode()
+
+
+def _written(groups: Mapping[str, Sequence[Sample]], salt: str) -> Iterator[bytes]:
+    """Fingerprints as JSON, in pieces: {"salt": "…", "rows": {"train": {"0": "…", …}, …}}."""
+    yield f'{{"salt": "{salt}", "rows": {{'.encode()
+    for number, (group, samples) in enumerate(groups.items()):
+        yield (", " * bool(number) + json.dumps(group) + ": {").encode()
+        for index, sample in enumerate(samples):
+            yield f'{", " * bool(index)}"{sample.sample_id}": "{_fingerprint(sample, salt)}"'.encode()
+        yield b"}"
+    yield b"}}"
+
+
+def _difference(path: Path, groups: Mapping[str, Sequence[Sample]], salt: str) -> str | None:
+    """What of the rows differs from what is kept, in words; empty if nothing does, None if the file is damaged."""
+    if _is_same(path, _written(groups, salt)):
+        return ""
+    if path.stat().st_size > _MOST_BYTES:
+        return f"they are {counted(sum(map(len, groups.values())), 'row')} now, and some have changed"
+    try:
+        was = json.loads(path.read_text(encoding="utf-8"))["rows"]
+        return _told(was, json.loads(b"".join(_written(groups, salt)))["rows"])
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
 
 
-def _fingerprints(groups: Mapping[str, Sequence[Sample]], salt: str) -> Fingerprints:
-    return {
-        group: {str(sample.sample_id): _fingerprint(sample, salt) for sample in samples}
-        for group, samples in groups.items()
-    }
+def _is_same(path: Path, pieces: Iterable[bytes]) -> bool:
+    with path.open("rb") as file:
+        return all(file.read(len(piece)) == piece for piece in pieces) and not file.read(1)
 
 
 def _fingerprint(sample: Sample, salt: str) -> str:
@@ -67,10 +93,7 @@ def _fingerprint(sample: Sample, salt: str) -> str:
     return found.hexdigest()[: 2 * _HASH_BYTES]
 
 
-def _difference(was: Fingerprints, now: Fingerprints) -> str | None:
-    """What has changed, in words; None if nothing has."""
-    if was == now:
-        return None
+def _told(was: Fingerprints, now: Fingerprints) -> str:
     old, new = _flat(was), _flat(now)
     changed = [key for key in old.keys() & new.keys() if old[key] != new[key]]
     if Counter(old.values()) == Counter(new.values()):

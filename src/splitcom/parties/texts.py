@@ -1,56 +1,39 @@
-"""From a configuration to encoded text: all rows of a simulation, or one client's own; knows no model part."""
+"""From a configuration to encoded text, and what is refused or said of it beforehand; knows no model part."""
 
-import math
-import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from splitcom.amount import counted
 from splitcom.config import Config
 from splitcom.data import (
     BUILT_IN,
-    GENERATED,
-    HELD_OUT_DOMAIN,
     ChatTemplate,
     Encoded,
     Partition,
-    Row,
     Sample,
-    class_indices,
-    classes_in,
+    Samples,
+    StoredRows,
     encode,
     encode_chats,
     encode_classes,
     encode_tokens,
-    find_source,
-    load_rows,
     partition,
     prefixed,
     recognised,
-    set_aside,
     template_text,
     unknown_marks,
 )
 from splitcom.errors import ConfigError, DataError
 from splitcom.models import ModelLimits, limits_of, load_tokenizer, soft_prompt_ids
+from splitcom.parties.rows import ALL_ROWS, Look, Rows, load_all_rows, read_as_set
 from splitcom.seeds import derive_seed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-_HELD_OUT_PART = 5  # of a client's own rows, at most
-_OTHER_ROWS = "name others in data.held_out (at a client: --held-out), or none, and rows are set aside"
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Rows to train on and held-out ones, and what one should know of the two."""
-
-    train: list[Row]
-    held_out: list[Row]
-    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -65,16 +48,6 @@ class Texts:
     def report(self) -> str:
         """What encoding kept and cut of both, and its warnings."""
         return f"{self.train.report}\nheld out: {self.held_out.report}"
-
-
-def with_classes(config: Config) -> Config:
-    """The configuration with all classes of its rows, where it is to learn classes and lists none."""
-    data = config.data
-    if data.task == "generation" or data.labels is not None:
-        return config
-    load = _loader(config)
-    rows = [row for source in (data.source, data.held_out) if source is not None for row in load(source)]
-    return config.override({"data.labels": classes_in(rows)})
 
 
 def with_chat(config: Config, *, has_rows: bool = True) -> Config:
@@ -102,14 +75,14 @@ def check_template(config: Config) -> None:
     chat_template_of(config, load_tokenizer(config.model.source))
 
 
-def load_texts(config: Config) -> Texts:
+def load_texts(config: Config, look: Look = ALL_ROWS) -> Texts:
     """Load, encode and partition; raises DataError naming file, row and column.
 
     Which rows train and which are held out does not depend on the run's seed, so that seeds can be compared.
     """
-    rows = load_all_rows(config)
+    rows = load_all_rows(config, look)
     rows = replace(rows, held_out=rows.held_out[: config.data.held_out_samples])
-    train, held_out = encode_rows(rows, config)
+    train, held_out = encode_rows(rows, config, look)
     parts = partition(
         train.samples,
         config.federation.clients,
@@ -121,153 +94,62 @@ def load_texts(config: Config) -> Texts:
     return Texts(parts, train, held_out)
 
 
-def load_all_rows(config: Config) -> Rows:
-    """The rows that train, and every row that may be held out, of which a run takes the first.
-
-    Raises ConfigError if no row is left to evaluate on that is not trained on.
-    """
-    _check_held_out(config)
-    data = config.data
-    generated = data.source == GENERATED
-    num_train = data.samples or (600 if generated else None)
-    load = partial(
-        _loader(config),
-        domain=data.domain or HELD_OUT_DOMAIN,
-        count=(num_train or 0) + data.held_out_samples,
-    )
-    rows = _shuffled(load(data.source), "train")
-    if data.held_out is not None:
-        return _apart(rows[:num_train], _shuffled(load(data.held_out), "held out"), config)
-    if len(rows) <= data.held_out_samples:
-        raise ConfigError(
-            f"data.held_out_samples = {data.held_out_samples}: {data.source} has {counted(len(rows), 'row')} in all; "
-            "lower it, or name another source in data.held_out"
-        )
-    train, held_out = _set_aside(rows, data.held_out_samples, config)
-    return _apart(train[:num_train], held_out, config)
-
-
-def _set_aside(rows: list[Row], number: int, config: Config) -> tuple[list[Row], list[Row]]:
-    """The rows to train on, and the first ones held out, or whole groups of them."""
-    if config.data.held_out_by is None:
-        return rows[number:], rows[:number]
-    return set_aside(rows, number, config.data.held_out_by)
-
-
-def _loader(config: Config) -> Callable[..., list[Row]]:
-    """What loads a source's rows as the configuration says."""
-    data = config.data
-    return partial(
-        load_rows,
-        template=data.prompt,
-        response_column=data.response,
-        format="columns" if data.format == "auto" else data.format,
-    )
-
-
-def _apart(train: list[Row], held_out: list[Row], config: Config) -> Rows:
-    """Keep evaluation from the rows that are trained on: of a source of its own, these are left out.
-
-    Where one source holds a row more than once, both places may get it, and a warning says so.
-    """
-    data = config.data
-    known = {_content(row) for row in train if not row.is_empty}
-    fresh = [row for row in held_out if _content(row) not in known]
-    num_shared = len(held_out) - len(fresh)
-    if not num_shared:
-        return Rows(train, held_out)
-    if data.held_out is None:
-        return Rows(
-            train,
-            held_out,
-            (
-                f"held-out rows that are also trained on: {num_shared} of {len(held_out)}, since the source holds them "
-                "more than once; their loss says little of new text",
-            ),
-        )
-    if not fresh:
-        raise ConfigError(
-            f"{data.held_out}: all of its rows are also trained on ({data.source}), so they cannot "
-            f"be held out; {_OTHER_ROWS}"
-        )
-    return Rows(
-        train,
-        fresh,
-        (
-            f"rows of {data.held_out} that are also trained on: {num_shared} of {len(held_out)}; they are left out of "
-            "the evaluation",
-        ),
-    )
-
-
-def _content(row: Row) -> tuple[object, ...]:
-    if row.tokens is not None:
-        return row.tokens.ids
-    return row.prompt.strip(), row.response.strip()
-
-
-def _check_held_out(config: Config) -> None:
-    """Raise ConfigError if the held-out source is the one to train on, by whatever path."""
-    source, held_out = config.data.source, config.data.held_out
-    if held_out is None:
-        return
-    generated = GENERATED in (source, held_out)
-    if source == held_out or (not generated and find_source(source).is_same(find_source(held_out))):
-        raise ConfigError(
-            f"{held_out}: these are the rows that are trained on ({source}), so they cannot be held out; {_OTHER_ROWS}"
-        )
-
-
-def encode_rows(rows: Rows, config: Config) -> tuple[Encoded, Encoded]:
+def encode_rows(rows: Rows, config: Config, look: Look = ALL_ROWS) -> tuple[Encoded, Encoded]:
     """Tokenise rows to train on and held-out ones, for what the run is to learn: responses or classes.
 
     What the model cannot take is refused here, before any of its weights are loaded: ConfigError for texts beyond its
     positions, DataError for tokens that it does not know.
     """
     (train, held_out), warnings = _encode_parts(
-        {"to train on": rows.train, "held out": rows.held_out}, config
+        {"to train on": rows.train, "held out": rows.held_out}, config, look
     )
     warnings = (*rows.warnings, *warnings)
     return replace(train, report=replace(train.report, warnings=warnings)), held_out
 
 
-def encode_source(config: Config) -> Encoded:
+def encode_source(config: Config, look: Look = ALL_ROWS) -> Encoded:
     """All rows of `data.source` as they would be trained on, none held out; raises what `encode_rows` does."""
-    (encoded,), warnings = _encode_parts(
-        {f"of {config.data.source}": _loader(config)(config.data.source)}, config
-    )
-    return replace(encoded, report=replace(encoded.report, warnings=warnings))
+    source = config.data.source
+    rows, warnings = look.load(read_as_set(config, source), source)
+    (encoded,), more = _encode_parts({f"of {source}": rows}, config, look)
+    return replace(encoded, report=replace(encoded.report, warnings=(*warnings, *more)))
 
 
-def _encode_parts(parts: Mapping[str, list[Row]], config: Config) -> tuple[list[Encoded], tuple[str, ...]]:
+def _encode_parts(
+    parts: Mapping[str, StoredRows], config: Config, look: Look
+) -> tuple[list[Encoded], tuple[str, ...]]:
     """Each part tokenised, and what one should know of all of them."""
     limits = check_max_tokens(config)
     tokenizer = load_tokenizer(config.model.source)
     template = chat_template_of(config, tokenizer)
-    encoded = [_encoded(what, part, tokenizer, template, config) for what, part in parts.items()]
-    samples = [sample for one in encoded for sample in one.samples]
-    _check_tokens(samples, limits, tokenizer)
-    marks = _warnings_of_marks(samples, config.data.prompt, template, tokenizer)
-    return encoded, (*marks, *_warnings_of_length(samples, limits))
+    encoded = [_encoded(what, part, tokenizer, template, config, look) for what, part in parts.items()]
+    for one in encoded:
+        if one.largest_id >= limits.vocab_size:
+            _check_tokens(one.samples, limits, tokenizer)
+    marks = _warnings_of_marks([one.samples for one in encoded], config, template, tokenizer)
+    lengths = np.concatenate([one.samples.lengths for one in encoded])
+    return encoded, (*marks, *_warnings_of_length(lengths, limits))
 
 
 def _encoded(
     what: str,
-    rows: list[Row],
+    rows: StoredRows,
     tokenizer: "PreTrainedTokenizerBase",
     template: ChatTemplate | None,
     config: Config,
+    look: Look,
 ) -> Encoded:
     classes, max_tokens = config.data.classes, config.data.max_tokens - config.lora.prompt_tokens
+    on_progress = partial(look.on_rows, f"encoding rows {what}")
     try:
         if template is not None:
-            encoded = encode_chats(rows, template, config.data.learn, max_tokens)
+            encoded = encode_chats(rows, template, config.data.learn, max_tokens, on_progress)
         elif config.data.format == "tokens":
-            encoded = encode_tokens(rows, tokenizer, max_tokens)
+            encoded = encode_tokens(rows, tokenizer, max_tokens, on_progress)
         elif classes is None:
-            encoded = encode(rows, tokenizer, max_tokens)
+            encoded = encode(rows, tokenizer, max_tokens, on_progress)
         else:
-            encoded = encode_classes(rows, tokenizer, classes, max_tokens)
+            encoded = encode_classes(rows, tokenizer, classes, max_tokens, on_progress)
     except DataError as error:
         raise DataError(f"rows {what}: {error}") from error
     prompt = soft_prompt_ids(config.lora.prompt_tokens)
@@ -306,19 +188,19 @@ def _check_tokens(
 
 
 def _warnings_of_marks(
-    samples: Sequence[Sample],
-    prompt: str,
+    parts: Sequence[Samples],
+    config: Config,
     template: ChatTemplate | None,
     tokenizer: "PreTrainedTokenizerBase",
 ) -> list[str]:
     """What looks like a special token and is none; and in conversations, what is one and should not be."""
-    if template is None and any(sample.row.tokens is not None for sample in samples):
+    if config.data.format == "tokens":
         return []
     if template is None:
         return [
             f"data.prompt holds {mark!r}, which is no token of this model but is read as ordinary text; correct it "
             "if it is meant as a special token"
-            for mark in unknown_marks(prompt, tokenizer)
+            for mark in unknown_marks(config.data.prompt, tokenizer)
         ]
     warnings = []
     if marks := unknown_marks(template.text, tokenizer):
@@ -327,10 +209,11 @@ def _warnings_of_marks(
             "as ordinary text; that works, and costs tokens"
         )
     special = tokenizer.all_special_tokens
+    conversations = (sample.row.conversation for samples in parts for sample in samples)
     holding = sum(
-        any(mark in message.content for message in sample.row.conversation.messages for mark in special)
-        for sample in samples
-        if sample.row.conversation is not None
+        any(mark in message.content for message in conversation.messages for mark in special)
+        for conversation in conversations
+        if conversation is not None
     )
     if holding:
         warnings.append(
@@ -341,58 +224,10 @@ def _warnings_of_marks(
     return warnings
 
 
-def _warnings_of_length(samples: Sequence[Sample], limits: ModelLimits) -> list[str]:
-    warnings = []
-    lengths = [sample.num_tokens for sample in samples]
-    if limits.positions is not None and (beyond := sum(n > limits.positions for n in lengths)):
-        warnings.append(
-            f"{counted(beyond, 'sample')} with more tokens than the {limits.positions} positions that the model was "
-            f"trained for (the longest has {max(lengths)}); if their loss is high, lower data.max_tokens"
-        )
-    return warnings
-
-
-def load_client_rows(config: Config) -> Rows:
-    """A client's own rows, from `data.source` and `data.held_out`: to train on, in their order, and held out.
-
-    A client holds out its share of `data.held_out_samples`, of its own source no more than a fifth. Raises DataError
-    naming file, row and column, and ConfigError if nothing is left to train on.
-    """
-    _check_held_out(config)
-    data = config.data
-    load = partial(_known_rows, config)
-    share = math.ceil(data.held_out_samples / config.federation.clients)
-    rows = load(data.source)
-    if data.held_out is not None:
-        rows_apart = _apart(rows, load(data.held_out), config)
-        return replace(rows_apart, held_out=rows_apart.held_out[:share])
-    number = min(share, max(1, len(rows) // _HELD_OUT_PART))
-    if len(rows) <= number:
-        raise ConfigError(
-            f"{data.source}: one row alone; bring more, or evaluate on others with --held-out FILE"
-        )
-    if data.held_out_by is not None:
-        parts = _set_aside(rows, number, config)
-    else:
-        chosen = set(random.Random("splitcom/held out").sample(range(len(rows)), number))
-        parts = [r for i, r in enumerate(rows) if i not in chosen], [rows[i] for i in sorted(chosen)]
-    apart = _apart(*parts, config)
-    told = (
-        f"{data.source}: {number} of {len(rows)} rows held out for evaluation, a fifth, where this client's share of "
-        f"data.held_out_samples = {data.held_out_samples} is {share}"
-    )
-    return apart if number == share else replace(apart, warnings=(*apart.warnings, told))
-
-
-def _known_rows(config: Config, source: str) -> list[Row]:
-    """All rows of a source; of classes that the run knows."""
-    rows = _loader(config)(source)
-    if config.data.classes is not None:
-        class_indices(rows, config.data.classes)
-    return rows
-
-
-def _shuffled(rows: list[Row], purpose: str) -> list[Row]:
-    rows = list(rows)
-    random.Random(f"splitcom/{purpose}").shuffle(rows)
-    return rows
+def _warnings_of_length(lengths: np.ndarray, limits: ModelLimits) -> list[str]:
+    if limits.positions is None or not (beyond := int((lengths > limits.positions).sum())):
+        return []
+    return [
+        f"{counted(beyond, 'sample')} with more tokens than the {limits.positions} positions that the model was "
+        f"trained for (the longest has {lengths.max()}); if their loss is high, lower data.max_tokens"
+    ]

@@ -44,6 +44,9 @@ class Observer:
     def on_saved(self, round_index: int) -> None:
         """All state after this round is on the disk."""
 
+    def on_rows(self, what: str, done: int, total: int) -> None:
+        """While data are loaded, from time to time: what is done, of how many rows; a total of 0 is not known yet."""
+
     def on_data(self, encoding: str, partition: str) -> None:
         """The data are loaded; what encoding cut, and which client got what."""
 
@@ -86,6 +89,10 @@ class Observers(Observer):
     def on_saved(self, round_index: int) -> None:
         """Tell all of them."""
         self._tell(lambda observer: observer.on_saved(round_index))
+
+    def on_rows(self, what: str, done: int, total: int) -> None:
+        """Tell all of them."""
+        self._tell(lambda observer: observer.on_rows(what, done, total))
 
     def on_data(self, encoding: str, partition: str) -> None:
         """Tell all of them."""

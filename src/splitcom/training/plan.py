@@ -3,10 +3,14 @@
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from math import ceil
+from operator import add
+
+import numpy as np
 
 from splitcom.config import Config
-from splitcom.data import Batch, Sample, batches
+from splitcom.data import Batches, Sample, batches, taken
 from splitcom.seeds import derive_seed
 
 _ROUNDING = 1e-9  # 0.29 * 100 is a little below 29, 0.07 * 100 a little above 7
@@ -26,32 +30,27 @@ class LocalRound:
     chunk_steps: int | None = None  # None: to the end of the round
 
 
-def round_batches(samples: Sequence[Sample], config: Config, client: str, round_index: int) -> list[Batch]:
+def round_batches(samples: Sequence[Sample], config: Config, client: str, round_index: int) -> Batches:
     """A client's batches of one round, shuffled anew in each of its local epochs, as many as `num_round_batches`."""
-    found = [
-        batch
-        for epoch in range(config.training.local_epochs)
-        for batch in _epoch_batches(samples, config, client, round_index, epoch)
-    ]
+    epochs = range(config.training.local_epochs)
+    found = reduce(add, (_epoch_batches(samples, config, client, round_index, epoch) for epoch in epochs))
     return found[: _most_batches(len(found), config, round_index)]
 
 
 def chunk_batches(
     samples: Sequence[Sample], config: Config, client: str, round_index: int, steps: range
-) -> list[Batch]:
+) -> Batches:
     """A client's batches of some steps of a round that goes on through its data, epoch by epoch, until it is ended."""
-    found: list[Batch] = []
-    epoch, start = 0, 0
-    while start < steps.stop:
-        made = _epoch_batches(samples, config, client, round_index, epoch)
-        found += [batch for index, batch in enumerate(made, start) if index in steps]
-        epoch, start = epoch + 1, start + len(made)
-    return found
+    each = -(-len(samples) // config.training.batch_size)
+    first = steps.start // each
+    epochs = range(first, -(-steps.stop // each))
+    found = reduce(add, (_epoch_batches(samples, config, client, round_index, epoch) for epoch in epochs))
+    return found[steps.start - first * each : steps.stop - first * each]
 
 
 def _epoch_batches(
     samples: Sequence[Sample], config: Config, client: str, round_index: int, epoch: int
-) -> list[Batch]:
+) -> Batches:
     """All of a client's samples once, in the order of a local epoch."""
     return batches(
         samples,
@@ -98,14 +97,14 @@ def max_chunks_of(config: Config) -> int:
     return 2 * config.training.local_epochs + 8 if given is None else given
 
 
-def held_out_batches(samples: Sequence[Sample], config: Config, most: int = 0) -> list[Batch]:
+def held_out_batches(samples: Sequence[Sample], config: Config, most: int = 0) -> Batches:
     """The held-out samples in their own order; if `most` is not 0, of these as many at most, drawn at random.
 
     With a larger number the same ones are among them.
     """
     if 0 < most < len(samples):
         drawn = random.Random(derive_seed(config.seed, "held_out")).sample(range(len(samples)), len(samples))
-        samples = [samples[index] for index in sorted(drawn[:most])]
+        samples = taken(samples, np.array(sorted(drawn[:most])))
     return batches(samples, config.evaluation.batch_size, seed=None)
 
 

@@ -44,7 +44,7 @@ def test_json_lines_keep_values_that_are_no_text(tmp_path):
 def test_limit_keeps_sample_ids_and_an_empty_template_is_plain_text(tmp_path):
     path = write(tmp_path / "a.csv", "text\none\ntwo\nthree\n")
     every, first = load_rows(path, template=""), load_rows(path, template="", limit=2)
-    assert first == every[:2]
+    assert list(first) == list(every[:2])
     assert [row.sample_id for row in every] == [0, 1, 2]
     assert {row.prompt for row in every} == {""}
 
