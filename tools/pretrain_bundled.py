@@ -11,6 +11,7 @@ import argparse
 import json
 import math
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -84,7 +85,7 @@ def build_model() -> LlamaForCausalLM:
     return LlamaForCausalLM(config)
 
 
-def generated(domain: str, count: int, seed: int) -> list[Row]:
+def generated(domain: str, count: int, seed: int) -> Sequence[Row]:
     """Return rows of a domain with the prompt that the package uses by default."""
     return load_rows("generated", domain=domain, count=count, seed=seed)
 
@@ -169,10 +170,10 @@ def _word(rng: random.Random) -> str:
     return "".join(rng.choice(onsets) + rng.choice(rimes) for _ in range(rng.randint(1, 2)))
 
 
-def training_batches(samples: list[Sample], steps: int) -> list[Batch]:
+def training_batches(samples: Sequence[Sample], steps: int) -> list[Batch]:
     """Arrange the samples into `steps` batches of like lengths, in random order: this saves padding."""
     by_length = sorted(samples, key=lambda sample: sample.num_tokens)
-    arranged = batches(by_length, BATCH_SIZE)[-steps:]
+    arranged = list(batches(by_length, BATCH_SIZE)[-steps:])
     random.Random(SEED).shuffle(arranged)
     return arranged
 
@@ -210,7 +211,7 @@ def train(model: LlamaForCausalLM, arranged: list[Batch]) -> None:
 
 
 @torch.no_grad()
-def evaluate(model: LlamaForCausalLM, samples: list[Sample]) -> float:
+def evaluate(model: LlamaForCausalLM, samples: Sequence[Sample]) -> float:
     """Return the mean loss per response token over all samples, in nats."""
     total, count = 0.0, 0
     model.eval()

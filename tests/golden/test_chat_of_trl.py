@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 import splitcom
 from splitcom.data import ChatTemplate, Message, template_text
 from splitcom.data.chat import ChatError, Conversation
-from splitcom.data.encode import IGNORED
+from splitcom.data.samples import IGNORED
 
 FILE = Path(__file__).with_name("chat_of_trl.json")
 BUNDLED = Path(splitcom.__file__).parent / "models" / "bundled" / "tokenizer.json"

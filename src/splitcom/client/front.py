@@ -1,9 +1,10 @@
 """What a client does in split training: front forward, send, receive the gradient, front backward, step."""
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from functools import partial
 from typing import cast
 
+import numpy as np
 import torch
 
 from splitcom.client.client import RoundSummary
@@ -43,8 +44,8 @@ class FrontTrainer(PartsTrainer):
         super().__init__(name, (front,), Rows(samples, held_out), channels, config)
         self._up: Channel = channels["activation_up"]
         self._down: Channel = channels["gradient_down"]
-        self._labels_sent: set[int] = set()
-        self._held_out_labels_sent: set[int] = set()
+        self._labels_sent = _Sent()
+        self._held_out_labels_sent = _Sent()
 
     @property
     def _front(self) -> Front:
@@ -112,25 +113,50 @@ class FrontTrainer(PartsTrainer):
     def state(self) -> dict[str, torch.Tensor]:
         """The optimizer's moments and which labels the server holds."""
         sent = {"labels_sent": self._labels_sent, "held_out_labels_sent": self._held_out_labels_sent}
-        return super().state() | {
-            name: torch.tensor(sorted(ids), dtype=torch.int64) for name, ids in sent.items()
-        }
+        return super().state() | {name: ids.state() for name, ids in sent.items()}
 
     def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
         """Go on from a checkpoint."""
         state = dict(state)
-        self._labels_sent = set(state.pop("labels_sent").tolist())
-        self._held_out_labels_sent = set(state.pop("held_out_labels_sent").tolist())
+        self._labels_sent = _Sent(state.pop("labels_sent").tolist())
+        self._held_out_labels_sent = _Sent(state.pop("held_out_labels_sent").tolist())
         super().load_state(state)
 
 
-def _fresh_labels(batch: Batch, sent: set[int], lost: Sequence[int]) -> bytes:
+class _Sent:
+    """Identifiers of samples, which count rows from 0: a byte each, where a set of many takes ninety."""
+
+    def __init__(self, ids: Iterable[int] = ()) -> None:
+        self._flags = bytearray()
+        self.mark(ids)
+
+    def __contains__(self, sample: int) -> bool:
+        return sample < len(self._flags) and bool(self._flags[sample])
+
+    def mark(self, ids: Iterable[int]) -> None:
+        """Add them."""
+        for sample in ids:
+            self._flags.extend(bytes(max(0, sample + 1 - len(self._flags))))
+            self._flags[sample] = True
+
+    def forget(self, ids: Iterable[int]) -> None:
+        """Take out those of them that are there."""
+        for sample in ids:
+            if 0 <= sample < len(self._flags):
+                self._flags[sample] = False
+
+    def state(self) -> torch.Tensor:
+        """All of them, ascending, int64."""
+        return torch.from_numpy(np.flatnonzero(np.frombuffer(self._flags, dtype=np.uint8)))
+
+
+def _fresh_labels(batch: Batch, sent: _Sent, lost: Sequence[int]) -> bytes:
     """Labels of those samples of a batch whose labels the server does not have, which are added to `sent`."""
-    sent -= set(lost)  # a server that lost references may have lost labels with them
+    sent.forget(lost)  # a server that lost references may have lost labels with them
     fresh = {
         sample: batch.labels[row, : int(batch.lengths[row])].numpy()
         for row, sample in enumerate(batch.sample_ids)
         if sample not in sent
     }
-    sent |= set(fresh)
+    sent.mark(fresh)
     return pack_labels(fresh)

@@ -3,7 +3,6 @@
 import pickle
 import re
 import unicodedata
-import zlib
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import zstandard
 
 from splitcom.data.chat import ChatError, Conversation, Message, chat_columns, read_chat
 from splitcom.data.columns import as_text, is_chat, text_of, value_of
@@ -98,11 +98,14 @@ class StoredRows(Picked[Row]):
 
     def __init__(self, rows: Iterable[Row]) -> None:
         spool, contents = Spool(), array("Q")
+        packer = zstandard.ZstdCompressor(
+            level=1
+        )  # a text stands there twice: in its column and in its place
         for row in rows:
-            spool.append(zlib.compress(pickle.dumps(row, pickle.HIGHEST_PROTOCOL), 1))
+            spool.append(packer.compress(pickle.dumps(row, pickle.HIGHEST_PROTOCOL)))
             contents.append(_content(row))
         super().__init__(partial(_unpacked, spool), np.arange(len(spool)))
-        self._contents = np.frombuffer(contents, dtype=np.uint64)
+        self._contents = np.array(contents, dtype=np.uint64)
 
     @property
     def contents(self) -> np.ndarray:
@@ -112,7 +115,7 @@ class StoredRows(Picked[Row]):
 
 
 def _unpacked(spool: Spool, place: int) -> Row:
-    row: Row = pickle.loads(zlib.decompress(spool[place]))
+    row: Row = pickle.loads(zstandard.decompress(spool[place]))
     return row
 
 

@@ -103,7 +103,7 @@ def forecast(config: Config, link: Link) -> Forecast:
     Up to three clients train for up to three rounds on up to twelve of their first batches. Bytes at the cut grow by
     what later steps have sent, others by clients or held-out tokens; computing grows by tokens. Codecs that build on
     earlier visits send more the more has been learnt between two, so that rounds far longer than the trial's are
-    underestimated. Latency is left out. A large source's first rows stand for it, as `data` says. Raises what `train` raises.
+    underestimated. Latency is left out; so are all but the first rows of a large source. Raises what `train` raises.
     """
     config = completed(config, FIRST_ROWS)
     if not config.federation.waits_for_all:

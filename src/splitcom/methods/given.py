@@ -1,8 +1,9 @@
 """A model and rows that are objects of a program: kept in the run folder, so that a run is whole without it."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,22 +37,25 @@ class Given:
             raise ConfigError(
                 "train: a model needs its tokenizer, and a tokenizer its model; give both, or neither"
             )
-        texts = {
+        lines = {
             name: _as_lines(rows, name)
             for name, rows in ((_ROWS, self.data), (_HELD_OUT, self.held_out))
             if rows is not None
         }
         kept = folder.given
         if resume and kept.exists():
-            for name, text in texts.items():
-                if (kept / name).read_text(encoding="utf-8") != text:
+            for name, given in lines.items():
+                with (kept / name).open("rb") as file:
+                    same = all(one == other for one, other in zip_longest(file, given))
+                if not same:
                     raise RunError(
                         f"{kept / name}: the run began with other rows; give those, or another folder"
                     )
-        elif texts or self.model is not None:
+        elif lines or self.model is not None:
             with new_folder(kept, private=True) as place:
-                for name, text in texts.items():
-                    (place / name).write_text(text, encoding="utf-8")
+                for name, given in lines.items():
+                    with (place / name).open("wb") as file:
+                        file.writelines(given)
                 if self.model is not None and self.tokenizer is not None:
                     self.model.save_pretrained(place / _MODEL)
                     self.tokenizer.save_pretrained(place / _MODEL)
@@ -65,15 +69,13 @@ class Given:
         }
 
 
-def _as_lines(rows: Rows, name: str) -> str:
-    lines = []
+def _as_lines(rows: Rows, name: str) -> Iterator[bytes]:
     for number, row in enumerate(rows):
         try:
-            lines.append(json.dumps(dict(row), ensure_ascii=False))
+            yield (json.dumps(dict(row), ensure_ascii=False) + "\n").encode()
         except (TypeError, ValueError) as error:
             what = "data" if name == _ROWS else "held_out"
             raise DataError(
                 f"{what}, row {number}: cannot be kept as JSON ({error}); expected a mapping of columns to text, "
                 "numbers, or conversations"
             ) from error
-    return "".join(line + "\n" for line in lines)

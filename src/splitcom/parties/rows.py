@@ -55,8 +55,8 @@ class Look:
         if next(rows, None) is None:
             return stored, ()
         return stored, (
-            f"only the first {counted(len(stored), 'row')} of {source} are looked at, so all numbers are of these; a "
-            "run reads all rows",
+            f"only the first {counted(len(stored), 'row')} of {source} are looked at, and all numbers are of these; a "
+            "run reads every row",
         )
 
 

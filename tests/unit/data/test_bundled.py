@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import splitcom
 from splitcom.data import HELD_OUT_DOMAIN, batches, domains, encode, encode_prompt, load_rows
-from splitcom.data.encode import IGNORED
+from splitcom.data.samples import IGNORED
 
 FOLDER = Path(splitcom.__file__).parent / "models/bundled"
 

@@ -6,7 +6,7 @@ from tokenizers import Tokenizer, models, processors
 from transformers import PreTrainedTokenizerFast
 
 from splitcom.data import Row, batches, encode, encode_prompt, partition, unknown_marks
-from splitcom.data.encode import IGNORED
+from splitcom.data.samples import IGNORED
 from splitcom.errors import DataError
 
 

@@ -108,3 +108,20 @@ def zipped() -> bytes:
 def test_a_bad_file_is_named_with_its_line(tmp_path, name, content, message):
     with pytest.raises(DataError, match=message):
         records(write(tmp_path / name, content))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", LINES.encode() + b"{\n", r"a\.jsonl:3: not JSON"),
+        ("a.csv", CSV.encode() + b"x\n", r"a\.csv:4: 1 fields"),
+        ("a.csv", CSV.encode() + b"\xe9,x\n", r"a\.csv:4: not UTF-8 \(byte 0xe9\)"),
+        ("a.tab", (CSV + "x,\0\n").replace(",", "\t").encode("utf-16"), r"a\.tab:4: holds a zero byte"),
+        ("a.jsonl.gz", gzip.compress(LINES.encode() * 99)[:-9], r"a\.jsonl\.gz: damaged"),
+    ],
+)
+def test_rows_before_a_damaged_one_are_read(tmp_path, name, content, message):
+    found = read_file(write(tmp_path / name, content))
+    assert next(found)[1] == ROWS[0] and next(found)[1] == ROWS[1]
+    with pytest.raises(DataError, match=message):
+        list(found)

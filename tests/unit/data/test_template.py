@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerFast
 import splitcom
 from splitcom.data import BUILT_IN, ChatTemplate, Message, Row, encode_chats, template_text
 from splitcom.data.chat import ChatError, Conversation
-from splitcom.data.encode import IGNORED
+from splitcom.data.samples import IGNORED
 from splitcom.errors import DataError
 
 BUNDLED = Path(splitcom.__file__).parent / "models" / "bundled" / "tokenizer.json"

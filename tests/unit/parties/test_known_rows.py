@@ -1,5 +1,6 @@
 """Rows that have changed since a run began are noticed, whatever it is of them that has changed."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -55,3 +56,19 @@ def test_fingerprints_of_two_runs_have_nothing_in_common(tmp_path: Path) -> None
     one, other = ((tmp_path / name / "rows.json") for name in ("one", "other"))
     assert one.read_text() != other.read_text()
     assert one.stat().st_mode & 0o777 == 0o600 and one.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_they_are_kept_as_json_and_too_many_to_list_are_still_told_from_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_rows(tmp_path, {"a": ROWS[:2], "held out": ROWS[2:]}, goes_on=False, remedy="")
+    text = (tmp_path / "rows.json").read_text()
+    assert json.dumps(json.loads(text)) == text and json.loads(text)["rows"]["a"].keys() == {"0", "1"}
+    monkeypatch.setattr("splitcom.parties.known_rows._MOST_BYTES", 10)
+    check_rows(tmp_path, {"a": ROWS[:2], "held out": ROWS[2:]}, goes_on=True, remedy="")
+    with pytest.raises(DataError, match="they are 3 rows now, and some have changed"):
+        check_rows(tmp_path, {"a": ROWS[1:], "held out": ROWS[:1]}, goes_on=True, remedy="")
+    (tmp_path / "rows.json").write_text(text[:-5])  # damaged: the rows as they are now are taken
+    monkeypatch.undo()
+    check_rows(tmp_path, {"a": ROWS}, goes_on=True, remedy="")
+    check_rows(tmp_path, {"a": ROWS}, goes_on=True, remedy="")
