@@ -23,7 +23,8 @@ from splitcom.methods.run import configured, train
 from splitcom.models import adapter_state, load_front, load_model, load_tail, renew_head
 from splitcom.models.front import write_front
 from splitcom.parties.parts import body_of, load_server_parts
-from splitcom.parties.texts import load_client_rows, load_texts, with_classes
+from splitcom.parties.rows import load_client_rows, with_classes
+from splitcom.parties.texts import load_texts
 from splitcom.protocol.labels import pack_labels, unpack_labels
 from splitcom.seeds import derive_seed
 from splitcom.server.admission import Admission

@@ -87,4 +87,6 @@ def test_what_cannot_be_evaluated_is_said(tiny_config, trained, tmp_path):
 def test_references_are_all_responses_to_a_prompt():
     rows = [Row(i, prompt, response, {}) for i, (prompt, response) in enumerate(["ax", "by", "az", "_q"])]
     rows[3] = Row(3, "", "q", {})
-    assert references_by_prompt(rows) == {"a": ["x", "z"], "b": ["y"]}
+    assert references_by_prompt(rows, 2, lambda prompt: True) == {"a": ["x", "z"], "b": ["y"]}
+    assert references_by_prompt(rows, 1, lambda prompt: True) == {"a": ["x", "z"]}
+    assert references_by_prompt(rows, 1, lambda prompt: prompt != "a") == {"b": ["y"]}

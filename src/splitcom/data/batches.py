@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from splitcom.data.samples import IGNORED, Sample
-from splitcom.data.store import shuffled_places, taken
+from splitcom.data.store import places_of, shuffled_places, taken
 from splitcom.errors import DataError
 
 
@@ -51,7 +51,7 @@ class Batches(Sequence[Batch]):
 
     Args:
         samples: what they are made of.
-        order: the samples' places in the batches, one after the other, int64.
+        order: the samples' places in the batches, one after the other.
         edges: where in `order` each batch begins and ends, int64 [batches, 2].
         by_length: the shortest samples of each come first.
     """
@@ -103,7 +103,7 @@ def batches(
     """
     if batch_size < 1:
         raise DataError(f"training.batch_size is {batch_size}; it must be at least 1")
-    order = np.arange(len(samples))
+    order = places_of(len(samples))
     if seed is not None:
         order = shuffled_places(len(samples), random.Random(f"splitcom/batches/{seed}/{client}/{epoch}"))
     starts = np.arange(0, len(samples), batch_size)

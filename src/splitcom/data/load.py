@@ -21,7 +21,7 @@ from splitcom.data.files import Record
 from splitcom.data.generate import HELD_OUT_DOMAIN, generate
 from splitcom.data.prompt import Prompt, read_prompt
 from splitcom.data.sources import find_source, read_source
-from splitcom.data.store import Picked, Spool
+from splitcom.data.store import CHUNK, Picked, Spool, places_of
 from splitcom.data.tokens import Tokens, has_tokens, read_tokens
 from splitcom.errors import DataError
 
@@ -104,13 +104,16 @@ class StoredRows(Picked[Row]):
         for row in rows:
             spool.append(packer.compress(pickle.dumps(row, pickle.HIGHEST_PROTOCOL)))
             contents.append(_content(row))
-        super().__init__(partial(_unpacked, spool), np.arange(len(spool)))
-        self._contents = np.array(contents, dtype=np.uint64)
+        super().__init__(partial(_unpacked, spool), places_of(len(spool)))
+        self._contents = np.frombuffer(contents or array("Q", [0]), dtype=np.uint64)
 
-    @property
-    def contents(self) -> np.ndarray:
-        """A hash of what each row teaches, uint64: prompt and response, or token ids; 0 if it teaches nothing."""
-        found: np.ndarray = self._contents[self.places]
+    def teach(self, others: "StoredRows") -> np.ndarray:
+        """Whether each of the others teaches what one of these does: prompt and response, or token ids; bool."""
+        asked = others._contents[others.places]
+        found = np.zeros(len(others), dtype=np.bool_)
+        for start in range(0, len(self), CHUNK):
+            found |= np.isin(asked, self._contents[self.places[start : start + CHUNK]])
+        found &= asked != 0
         return found
 
 
@@ -120,6 +123,7 @@ def _unpacked(spool: Spool, place: int) -> Row:
 
 
 def _content(row: Row) -> int:
+    """A hash of what a row teaches; 0 if that is nothing."""
     if row.is_empty:
         return 0
     what = (row.prompt.strip(), row.response.strip()) if row.tokens is None else row.tokens.ids

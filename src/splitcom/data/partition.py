@@ -23,7 +23,7 @@ import numpy as np
 from splitcom.amount import counted
 from splitcom.data.load import StoredRows, column_value
 from splitcom.data.samples import Sample, lengths_of
-from splitcom.data.store import taken
+from splitcom.data.store import CHUNK, places_of, taken
 from splitcom.errors import DataError
 
 Kind = Literal["iid", "dirichlet_label", "dirichlet_length", "column"]
@@ -35,7 +35,7 @@ MAX_GROUPS_SHOWN = 6
 
 @dataclass(frozen=True)
 class _Groups:
-    """The group of each of many things: its index in `names`, int64; names are in the order of their first place."""
+    """The group of each of many things: its index in `names`, int32; names are in the order of their first place."""
 
     names: list[str]
     indices: np.ndarray
@@ -44,15 +44,18 @@ class _Groups:
     def of(cls, names: Iterable[str]) -> "_Groups":
         """Those whose names these are, one for each thing."""
         known: dict[str, int] = {}
-        indices = array("q", (known.setdefault(name, len(known)) for name in names))
-        return cls(list(known), np.array(indices))
+        indices = array("i", (known.setdefault(name, len(known)) for name in names))
+        return cls(list(known), np.frombuffer(indices, dtype=np.int32))
 
     def counts(self, of: np.ndarray) -> Counter[str]:
         """How many of the things at these places are in each group, in the order of the first ones."""
-        found, first, counts = np.unique(self.indices[of], return_index=True, return_counts=True)
-        order = np.argsort(first)
-        names = (self.names[index] for index in found[order].tolist())
-        return Counter(dict(zip(names, counts[order].tolist(), strict=True)))
+        total = Counter[str]()
+        for start in range(0, len(of), CHUNK):
+            some = self.indices[of[start : start + CHUNK]]
+            found, first, counts = np.unique(some, return_index=True, return_counts=True)
+            for place in np.argsort(first):
+                total[self.names[found[place]]] += int(counts[place])
+        return total
 
 
 @dataclass(frozen=True)
@@ -129,7 +132,7 @@ def partition(
     rng = np.random.default_rng(seed)
     match kind:
         case "iid":
-            owners = rng.permutation(np.arange(len(samples)) % clients)
+            owners = rng.permutation(places_of(len(samples)) % clients)
         case "dirichlet_label" | "dirichlet_length":
             owners = _dirichlet(groups, clients, alpha, min_per_client, rng)
         case "column":
@@ -170,7 +173,7 @@ def set_aside(rows: StoredRows, number: int, column: str) -> tuple[StoredRows, S
         DataError: no such column, or just one group.
     """
     found = _Groups.of(column_value(row, column, "data.held_out_by").strip() for row in rows)
-    groups = found.counts(np.arange(len(rows)))
+    groups = found.counts(places_of(len(rows)))
     if len(groups) < 2:
         raise DataError(
             f"data.held_out_by = {column!r}: all rows have the same value, so no group can be held out; "
@@ -205,7 +208,7 @@ def _dirichlet(
     """Return each sample's client; redraws until every client has `min_per_client` samples."""
     members = [np.flatnonzero(groups.indices == index) for index in range(len(groups.names))]
     for _ in range(MAX_DRAWS):
-        owners = np.empty_like(groups.indices)
+        owners = np.empty(len(groups.indices), dtype=np.int64)
         for member in members:
             bounds = np.cumsum(rng.dirichlet(np.full(clients, alpha)))[:-1] * len(member)
             for client, part in enumerate(
@@ -244,7 +247,8 @@ def _length_ranges(lengths: np.ndarray) -> _Groups:
     names = [
         f"{high if low + 1 == high else f'{low + 1}-{high}'} tokens" for low, high in pairwise(edges.tolist())
     ]
-    return _Groups.of(names[index] for index in np.searchsorted(edges, lengths) - 1)
+    chunks = (lengths[start : start + CHUNK] for start in range(0, len(lengths), CHUNK))
+    return _Groups.of(names[index] for some in chunks for index in np.searchsorted(edges, some) - 1)
 
 
 def _natural(name: str) -> tuple[int, str]:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from splitcom.amount import counted
 from splitcom.data.load import Progress, Row, told
-from splitcom.data.store import Picked, Spool
+from splitcom.data.store import Picked, Spool, places_of
 from splitcom.errors import DataError
 
 IGNORED = -100
@@ -56,7 +56,7 @@ class Samples(Picked[Sample]):
     """Samples that are read, or made, when they are asked for, and their lengths."""
 
     def __init__(self, read: Callable[[int], Sample], lengths: np.ndarray) -> None:
-        super().__init__(read, np.arange(len(lengths)))
+        super().__init__(read, places_of(len(lengths)))
         self._lengths = lengths
 
     @property
@@ -170,7 +170,7 @@ class Encoding:
 
     def finish(self, none_left: str, notes: Sequence[str] = ()) -> Encoded:
         """Return what is kept; DataError with this text, in which {rows} and {report} stand, if that is nothing."""
-        lengths = np.array(self._lengths)
+        lengths = np.frombuffer(self._lengths or array("i", [0]), dtype=np.int32)[: len(self._lengths)]
         report = EncodingReport(
             len(lengths),
             int(lengths.sum()),

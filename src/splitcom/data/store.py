@@ -1,4 +1,4 @@
-"""What is too much for memory lies on the disk while it is used: memory holds where each item is; knows no row.
+"""What is too much for memory lies on the disk while it is used: memory holds numbers of places; knows no row.
 
     items ─► Spool, a file without a name ◄─ Picked: some of its items, in an order of its own
 
@@ -8,9 +8,10 @@ A file without a name is gone when its process is, however that ends: nothing of
 import os
 import tempfile
 import weakref
-from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from random import Random
+from struct import Struct
 from threading import Lock
 from typing import Any, Self, TypeVar, overload
 
@@ -21,6 +22,8 @@ from splitcom.errors import DataError
 
 T_co = TypeVar("T_co", covariant=True)
 T = TypeVar("T")
+CHUNK = 65536  # of many numbers, as many as are worked on at a time
+_SPAN = Struct("<qq")
 _ON_DISK = "/var/tmp"
 
 
@@ -31,33 +34,41 @@ def scratch_folder() -> str:
 
 
 class Spool:
-    """Pieces of bytes, appended one after the other and read by their number; each takes 8 bytes of memory.
+    """Pieces of bytes, appended one after the other and read by their place; nothing of them is in memory.
 
     Raises DataError if the disk takes no more.
     """
 
     def __init__(self) -> None:
-        self._ends = array("q", [0])
         self._lock = Lock()  # a piece is sought, and then read
+        self._length = self._end = 0
         with _told():
-            self._file = tempfile.TemporaryFile(dir=scratch_folder())  # noqa: SIM115 - it lives as long as this
-        weakref.finalize(self, self._file.close)
+            self._pieces = tempfile.TemporaryFile(dir=scratch_folder())  # noqa: SIM115 - they live as long as this
+            self._starts = tempfile.TemporaryFile(dir=scratch_folder())  # noqa: SIM115
+        for file in (self._pieces, self._starts):
+            weakref.finalize(self, file.close)
 
     def __len__(self) -> int:
-        return len(self._ends) - 1
+        return self._length
 
     def append(self, piece: bytes) -> None:
         """Put one behind the others."""
         with self._lock, _told():
-            self._file.seek(self._ends[-1])
-            self._file.write(piece)
-        self._ends.append(self._ends[-1] + len(piece))
+            self._pieces.seek(self._end)
+            self._pieces.write(piece)
+            self._starts.seek(self._length * _SPAN.size // 2)
+            self._starts.write(
+                _SPAN.pack(self._end, self._end + len(piece))
+            )  # the next one begins where it ends
+        self._end += len(piece)
+        self._length += 1
 
-    def __getitem__(self, number: int) -> bytes:
-        start, end = self._ends[number], self._ends[number + 1]
+    def __getitem__(self, place: int) -> bytes:
         with self._lock, _told():
-            self._file.seek(start)
-            return self._file.read(end - start)
+            self._starts.seek(place * _SPAN.size // 2)
+            start, end = _SPAN.unpack(self._starts.read(_SPAN.size))
+            self._pieces.seek(start)
+            return self._pieces.read(end - start)
 
 
 @contextmanager
@@ -73,7 +84,7 @@ def _told() -> Iterator[None]:
 
 
 class Picked(Sequence[T_co]):
-    """Items that `read` makes by their place, in the order of `places`, int64; a slice of it copies no item.
+    """Items that `read` makes by their place, in the order of `places`; a slice of it copies no item.
 
     What it is pickled into is a list of them.
     """
@@ -110,14 +121,19 @@ class Picked(Sequence[T_co]):
 
 
 def taken(items: Sequence[T], indices: np.ndarray) -> Sequence[T]:
-    """The items at these places, int64, in this order."""
+    """The items at these places, in this order."""
     if isinstance(items, Picked):
         return items.take(indices)
     return [items[index] for index in indices.tolist()]
 
 
-def shuffled_places(number: int, generator: Any) -> np.ndarray:
-    """The numbers below `number`, int64, in the order that `random.Random.shuffle` gives a list of so many."""
-    order = array("q", range(number))
-    generator.shuffle(order)
-    return np.array(order, dtype=np.int64)
+def places_of(number: int) -> np.ndarray:
+    """The numbers below `number`, of 4 bytes each if that is enough."""
+    return np.arange(number, dtype=np.int32 if number < 2**31 else np.int64)
+
+
+def shuffled_places(number: int, generator: Random) -> np.ndarray:
+    """The same in the order that `random.Random.shuffle` gives a list of so many."""
+    order = places_of(number)
+    generator.shuffle(memoryview(order))  # type: ignore[arg-type]  # it swaps single numbers, which is all that is done
+    return order

@@ -136,8 +136,7 @@ def _apart(train: StoredRows, held_out: StoredRows, config: Config, warnings: tu
     Where one source holds a row more than once, both places may get it, and a warning says so.
     """
     data = config.data
-    known = train.contents
-    is_fresh = ~np.isin(held_out.contents, known[known != 0])
+    is_fresh = ~train.teach(held_out)
     num_shared = len(held_out) - int(is_fresh.sum())
     if not num_shared:
         return Rows(train, held_out, warnings)
@@ -193,8 +192,9 @@ def load_client_rows(config: Config, look: Look = ALL_ROWS) -> Rows:
     if data.held_out_by is not None:
         parts = _set_aside(rows, number, config)
     else:
-        chosen = np.array(sorted(random.Random("splitcom/held out").sample(range(len(rows)), number)))
-        parts = rows.take(np.delete(np.arange(len(rows)), chosen)), rows.take(chosen)
+        chosen = np.zeros(len(rows), dtype=np.bool_)
+        chosen[random.Random("splitcom/held out").sample(range(len(rows)), number)] = True
+        parts = rows.take(~chosen), rows.take(chosen)
     apart = _apart(*parts, config, warnings)
     said = (
         f"{data.source}: {number} of {len(rows)} rows held out for evaluation, a fifth, where this client's share of "

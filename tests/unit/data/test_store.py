@@ -86,7 +86,7 @@ class FullDisk:
 
 def test_a_full_disk_is_said_with_the_folder_and_the_remedy(monkeypatch):
     spool = Spool()
-    monkeypatch.setattr(spool, "_file", FullDisk())
+    monkeypatch.setattr(spool, "_pieces", FullDisk())
     with pytest.raises(DataError, match=rf"{scratch_folder()}: rows cannot be kept .*No space.*TMPDIR"):
         spool.append(b"x")
     assert len(spool) == 0

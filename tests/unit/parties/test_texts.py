@@ -7,15 +7,8 @@ import pytest
 
 from splitcom.config import Config
 from splitcom.errors import ConfigError, DataError
-from splitcom.parties.texts import (
-    check_template,
-    encode_rows,
-    load_all_rows,
-    load_client_rows,
-    load_texts,
-    with_chat,
-    with_classes,
-)
+from splitcom.parties.rows import load_all_rows, load_client_rows, with_classes
+from splitcom.parties.texts import check_template, encode_rows, load_texts, with_chat
 
 ROWS = [{"q": f"question {i}", "a": f"answer {i}"} for i in range(24)]
 
