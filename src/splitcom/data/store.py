@@ -10,6 +10,7 @@ import tempfile
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from random import Random
 from struct import Struct
 from threading import Lock
@@ -18,6 +19,7 @@ from typing import Any, Self, TypeVar, overload
 import numpy as np
 from typing_extensions import override
 
+from splitcom.durable import remedy
 from splitcom.errors import DataError
 
 T_co = TypeVar("T_co", covariant=True)
@@ -77,9 +79,10 @@ def _told() -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        folder = Path(scratch_folder())
         raise DataError(
-            f"{scratch_folder()}: rows cannot be kept here while they are used ({error.strerror or error}); free some "
-            "space, or name another folder in the environment variable TMPDIR"
+            f"{folder}: rows cannot be kept here while they are used: {remedy(folder, error)}, or name another folder "
+            "in the environment variable TMPDIR"
         ) from error
 
 

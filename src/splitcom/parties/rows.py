@@ -30,7 +30,7 @@ from splitcom.errors import ConfigError
 
 _HELD_OUT_PART = 5  # of a client's own rows, at most
 _FIRST_CHARACTERS = (
-    20_000_000  # of rows that are just looked at: a quarter of a minute, and all rows of small sources
+    10_000_000  # of rows that are just looked at: all of small sources, half a minute of large ones
 )
 _OTHER_ROWS = "name others in data.held_out (at a client: --held-out), or none, and rows are set aside"
 OnRows = Callable[[str, int, int], None]
