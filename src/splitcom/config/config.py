@@ -40,7 +40,10 @@ SHARED = "shared"  # the name of the controller that several flows have together
 
 
 class Config(Section):
-    """Everything a run needs.
+    """All settings of a run; what is not given has its default. `splitcom settings` explains each of them.
+
+    A configuration does not change: `override` gives another one. Raises ConfigError, naming the setting, its value
+    and what to do, if a setting is unknown or does not go with the others.
 
     >>> config = Config(seed=3).override({"training.rounds": 2})
     >>> config.training.rounds, Config.from_toml(config.to_toml()) == config
@@ -233,7 +236,7 @@ class Config(Section):
 
     @property
     def steering(self) -> dict[str, tuple[str, str]]:
-        """By flow that a controller sets: the controller's name, that of the flow or SHARED, and its text."""
+        """For each flow that a controller sets: the controller's name (the flow's, or SHARED), and its text."""
         steering = {}
         for flow, settings in self.cut_flows.items():
             if settings.controller is not None:
@@ -244,21 +247,21 @@ class Config(Section):
 
     @property
     def codes_evaluation(self) -> bool:
-        """Whether held-out losses differ from exact ones by what the evaluation's codec makes of hidden states."""
+        """Whether held-out losses are measured on coded hidden states, and so differ a little from exact ones."""
         return self.training.split and self.evaluation.codec not in ("none", "fp16")
 
     @property
     def client_names(self) -> list[str]:
-        """The names clients have in a simulation."""
+        """The names of a simulation's clients."""
         return [f"client-{index}" for index in range(self.federation.clients)]
 
     @property
     def known_clients(self) -> list[str]:
-        """The names of clients that settings may be of: in a simulation, and over a network."""
+        """The names that `clients` may have settings for: those of a simulation, and those given for a network."""
         return [*self.client_names, *(self.federation.names or ())]
 
     def of_client(self, name: str) -> Self:
-        """The configuration as one client has it: what it has of its own in place of what is for all."""
+        """The configuration of one client: its own settings, where it has some, in place of those for all."""
         if not self.clients.given:
             return self
         own = self.clients.of(name)
@@ -278,13 +281,13 @@ class Config(Section):
         return self.model_copy(update=sections)
 
     def alpha_of(self, rank: int) -> float:
-        """With which what an adapter of this rank adds is multiplied by the same as with that of all."""
+        """LoRA's alpha for an adapter of this rank, with which LoRA scales it like those of the common rank."""
         part = rank / self.lora.rank
         return self.lora.alpha * (part**0.5 if self.lora.use_rslora else part)
 
     @property
     def for_all(self) -> Self:
-        """The configuration of a client that has nothing of its own."""
+        """The configuration of a client without settings of its own."""
         return self.model_copy(update={"clients": ClientsConfig()})
 
     @property
@@ -298,7 +301,7 @@ class Config(Section):
 
     @property
     def ranks(self) -> list[int]:
-        """The ranks that clients have, from the lowest, also in the last block alone; the last is that of all."""
+        """LoRA's ranks at the clients, from the lowest, that of the last block (`lora.cut_rank`) included."""
         own = {min(own.lora.cut_rank or own.lora.rank, own.lora.rank) for own in self._kinds}
         return sorted({self.lora.rank, *own, *(own.lora.rank for own in self._kinds)})
 
@@ -320,7 +323,7 @@ class Config(Section):
         return max(own.training.batch_size for own in self._kinds)
 
     def told(self, name: str) -> str:
-        """As TOML, what a client of a run is told of it: nothing of others, or of where the body runs."""
+        """The settings that a client of a run is told, as TOML: none of other clients, or of where the body runs."""
         return self.of_client(name).override({"federation.names": None, "engine": {}}).to_toml()
 
     @classmethod
@@ -337,7 +340,7 @@ class Config(Section):
 
     @classmethod
     def _settled(cls, tree: Tree, file: Path) -> Tree:
-        """A file's tree with absolute paths, also in what its variants set."""
+        """A file's tree with absolute paths, also in its variants."""
         tree = with_places(cls, tree, file)
         comparison = tree.get("comparison")
         variants = comparison.get("variants") if isinstance(comparison, dict) else None

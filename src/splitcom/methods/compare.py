@@ -96,10 +96,19 @@ def compare(
     seeds: Iterable[int] = (),
     observers_of: ObserversOf = lambda variant, seed: (),
 ) -> dict[str, Any]:
-    """Run every variant with every seed into folders below `out`, and write and return comparison.json.
+    """Run every variant with every seed into folders below `out`; write comparison.json and return its content.
 
-    A run that has ended with the same configuration is not run again, one that was interrupted is continued. All
+    A run that has ended with the same configuration is not run again. One that was interrupted is continued. All
     configurations are checked before the first run starts.
+
+    Args:
+        config: the settings that all runs share; `comparison.variants` and `comparison.seeds` say what differs.
+        out: the folder of the comparison.
+        methods: names of methods, in place of the variants.
+        seeds: in place of those of the configuration.
+        observers_of: takes a variant's name and a seed, and gives the observers of that run.
+
+    Raises ConfigError, RunError, and what `splitcom.train` raises.
     """
     planned = plan(config, Path(out), methods, seeds)
     results = [go_on(run, observers_of(run.variant.name, run.config.seed)) for run in planned]

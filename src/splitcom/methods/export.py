@@ -21,11 +21,17 @@ def export_run(
     dtype: str = "float32",
     changes: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write the adapter of a finished run to `out`, or the base model merged with it; whole or not at all.
+    """Write the adapter of a finished run into the new folder `out`; with `merge`, the base model merged with it.
 
-    The adapter is of `dtype`; a merged model keeps that of its base.
+    The folder appears whole or not at all. `PeftModel.from_pretrained` loads an adapter, `from_pretrained` of
+    transformers a merged model.
 
-    `changes` to the run's settings say where the model is now, such as {"model.source": "/new/place"}.
+    Args:
+        run: the run's folder.
+        out: a folder that does not exist.
+        merge: write the whole model, in the number format of its base.
+        dtype: number format of the adapter, such as "bfloat16".
+        changes: to the run's settings, if the model has been moved: {"model.source": "/new/place"}.
 
     Raises RunError if the run has not ended or `out` exists, AdapterError if the adapter does not fit the
     model that the run's configuration names, ModelError if that cannot be loaded.

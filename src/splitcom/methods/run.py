@@ -82,14 +82,14 @@ LIVENESS = (
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: where it is and what came of it (the content of result.json)."""
+    """A finished run: its folder, and its result as result.json has it (losses in nats, sizes in bytes)."""
 
     folder: Path
     result: dict[str, Any]
 
     @property
     def adapter(self) -> Path:
-        """The PEFT adapter for the whole model."""
+        """The folder of the adapter for the whole model; `PeftModel.from_pretrained` loads it."""
         return self.folder / "adapter"
 
     @property
@@ -101,9 +101,9 @@ class Run:
     def plot(self, what: str = "loss") -> "Figure":
         """Draw one of the report's plots: `run.plot("bytes").savefig("bytes.png")`.
 
-        "loss": held-out loss against bytes. "bytes": of each flow and round. "training": losses of the clients.
-        "codecs": thresholds, steps and skipped samples, if a controller sets any. "accuracy": of classes.
-        Raises RunError for anything else, and for what this run has nothing of.
+        "loss": held-out loss against bytes. "bytes": bytes of each flow and round. "training": training losses of the
+        clients. "codecs": thresholds, steps and skipped samples. "accuracy": accuracy of a classifier.
+        Raises RunError for any other name, and for a plot that this run has no data for.
         """
         from splitcom.report import load_run
         from splitcom.report.plots import plot
@@ -142,17 +142,24 @@ def train(
     data: Rows | None = None,
     held_out: Rows | None = None,
 ) -> Run:
-    """Run a configuration with all parties in this process and write the run folder `out`.
+    """Train with all parties in this process, and write the run folder `out`.
 
-    A model with its tokenizer, rows and held-out rows may be objects, in place of what the configuration names; rows
-    are any mappings of columns, such as those of a `datasets.Dataset`. They are kept in the run folder, in `given`, so
-    that the run can be resumed, evaluated and exported without them.
+    Args:
+        config: the settings.
+        out: the folder, which is made. It may exist only with `resume`.
+        resume: continue a run that was interrupted, after its last completed round, to the same bits. A run that has
+            ended gives its result again.
+        from_round: with `resume`, continue after this round instead, if it is kept (`training.keep_checkpoints`).
+            Settings that bound updates may then be changed.
+        label: what reports call the run; the method's name if not given.
+        observers: hear of what goes on (`splitcom.server.observe`).
+        model, tokenizer: objects of transformers, in place of `model.source`.
+        data, held_out: rows in place of `data.source` and `data.held_out`: mappings of columns, such as the rows of a
+            `datasets.Dataset`. Such objects are kept in the run folder, so that the run can be resumed, evaluated and
+            exported without them.
 
-    Observers hear of what goes on (see `splitcom.server.observe`). Where the run is interrupted, by a signal, an error
-    or a crash, `resume=True` continues it after the last completed round to the same bits, and with `from_round` after
-    that one, of those that are kept; then what bounds updates may be changed. Raises RunError if the
-    folder exists and is not to be resumed, or was started with another configuration;
-    and what a wrong configuration, model or data set raises.
+    Raises RunError if the folder exists and `resume` is false, or if it has another configuration; and ConfigError,
+    ModelError, DataError or AdapterError for what the configuration names.
     """
     folder = RunFolder(out)
     check_from_round(from_round, resume=resume)

@@ -260,8 +260,9 @@ PARTS: dict[str, type[Part]] = {"front": Front, "body": Body, "tail": Tail}
 def cut(model: PreTrainedModel, cut: int = 2, tail_blocks: int = 0) -> SplitModel:
     """Cut a causal LM or a classifier after its first `cut` blocks and, for the U-shape, before its last `tail_blocks`.
 
-    The parts share the storage of the model's weights, which stay as they are; they are left in the mode
-    (training or not) that the model is in. Raises CutError if the model cannot be cut exactly.
+    The parts share the storage of the model's weights, which stay as they are, and its mode (training or not).
+    Run one after the other, they give the uncut model's logits to the bit. Raises CutError if the model cannot be
+    cut so.
     """
     if not isinstance(model, PreTrainedModel):
         raise CutError(

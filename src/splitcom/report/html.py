@@ -32,7 +32,7 @@ _MOST_CLASSES = 20  # of a confusion matrix that can still be read
 
 
 def write_report(folder: str | os.PathLike[str]) -> Path:
-    """Write `report.html` into a run or comparison folder and give its path.
+    """Write `report.html` into the folder of a run or comparison, and return its path. The page loads nothing else.
 
     Raises RunError if the folder is neither, is damaged, or cannot be written.
     """
