@@ -3,13 +3,13 @@ FROM python:3.12-slim
 
 # The index of the build of torch that is wanted, such as the one without CUDA; empty: pip's own.
 ARG TORCH_INDEX=""
-# Extras of the package; "fast" compiles entropy coding.
+# Extras of the package, or none; "fast" compiles entropy coding.
 ARG EXTRAS="fast"
 
 RUN pip install --no-cache-dir ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} "torch>=2.6"
 COPY pyproject.toml README.md LICENSE /source/
 COPY src /source/src
-RUN pip install --no-cache-dir "/source[$EXTRAS]" && rm -r /source \
+RUN pip install --no-cache-dir "/source${EXTRAS:+[$EXTRAS]}" && rm -r /source \
     && useradd --uid 1000 --create-home splitcom && install --directory --owner splitcom /work
 
 USER splitcom
