@@ -171,10 +171,11 @@ def _read_parquet(path: Path) -> Iterator[Record]:
             copyfileobj(file, whole)
         try:
             table = pyarrow.parquet.ParquetFile(whole, buffer_size=_PARQUET_BYTES)
-            for batch in table.iter_batches(_PARQUET_ROWS):
-                for record in batch.to_pylist():
-                    yield f"{path} row {number}", record
-                    number += 1
+            for group in range(table.num_row_groups):  # asked for all of them, it keeps something of each
+                for batch in table.iter_batches(_PARQUET_ROWS, row_groups=[group]):
+                    for record in batch.to_pylist():
+                        yield f"{path} row {number}", record
+                        number += 1
         except (pyarrow.ArrowException, OSError, ValueError) as error:
             raise DataError(f"{path}: cannot be read as Parquet: {error}; write or fetch it again") from error
 
