@@ -6,13 +6,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Self
 
-from rich.progress import Progress
-
 from splitcom.config import Config
 from splitcom.methods.compare import compare
 from splitcom.report import write_report
 from splitcom.report.format import format_bytes, format_thresholds
-from splitcom.report.terminal import Terminal, progress
+from splitcom.report.terminal import Progress, Terminal, progress
 from splitcom.server.observe import Observer, StepReport
 
 

@@ -11,6 +11,7 @@ EVENTS = {
     "on_begin": (dict,),
     "on_saved": (2,),
     "on_merge": ([],),
+    "on_rows": ("reading rows", 3, 9),
     "on_data": ("2 of 9 samples are cut", "client-0: 9"),
     "on_step": (StepReport(1, 2, 3, 0.5, 0.25, 1000),),
     "on_evaluation": (1, 4, 7),
