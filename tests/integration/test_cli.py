@@ -110,6 +110,7 @@ def test_inspect_says_what_a_client_needs(splitcom, tiny_model):
 
     plain = asked()
     front = next(part for part in plain["model"]["parts"] if part["name"] == "front")
+    assert plain["model"]["dtype"] == "float32"  # by the name that settings have
     assert plain["client"]["weights"] == front["weight_bytes"]
     assert plain["client"]["optimizer"] == 8 * front["lora_parameters"]
     less = asked("--set", "training.accumulate=4")

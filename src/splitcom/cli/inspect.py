@@ -70,16 +70,17 @@ def inspect(
         head=train_head,
         labels=[str(index) for index in range(classes)] or None,
     )
+    dtype = str(found.dtype).removeprefix("torch.")  # as settings have it
     tied = ", tied embeddings" if found.tied_embeddings else ""
     title = (
         f"{model}: {found.model_type}, {counted(found.num_blocks, 'block')}, hidden {found.hidden_size}, vocabulary "
-        f"{found.vocab_size:,}, {found.parameters:,} parameters in {found.dtype}{tied}"
+        f"{found.vocab_size:,}, {found.parameters:,} parameters in {dtype}{tied}"
     )
     terminal.print(part_table(found.parts, title))
     terminal.print(_head(found, classes, tail_blocks))
     shape = (found.hidden_size, batch_size, tokens, tail_blocks)
     content: dict[str, Any] = {
-        "model": asdict(found),
+        "model": asdict(found) | {"dtype": dtype},
         "bytes_of_step": bytes_of_step(*shape),
         "bytes_of_evaluation": bytes_of_evaluation(*shape),
     }
