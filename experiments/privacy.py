@@ -27,7 +27,7 @@ from typing import Any, Literal
 
 import torch
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import NullFormatter, PercentFormatter, StrMethodFormatter
 
 from splitcom import Config
 from splitcom.codecs import Ragged
@@ -204,6 +204,8 @@ def draw(done: Mapping[tuple[float, Step], dict[str, Any]], path: Path) -> None:
         )
         axes.set_xlabel(label)
     panels[0].set(xscale="log", ylabel="tokens recovered from all visits", ylim=(0, 1.05))
+    panels[0].xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    panels[0].xaxis.set_minor_formatter(NullFormatter())  # they would run into one another
     panels[0].yaxis.set_major_formatter(PercentFormatter(1))
     panels[0].xaxis.set_major_formatter("{x:g}")
     lines, names = panels[0].get_legend_handles_labels()
