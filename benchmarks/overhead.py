@@ -3,7 +3,7 @@
 One client; the same batches, precision, optimizer and clipping. The loops take turns, round by round, and the median
 of the ratios of neighbouring rounds is what counts, since a shared machine is noisy:
 
-    python benchmarks/overhead.py [--rounds 7] [--out overhead.json]
+    python benchmarks/overhead.py [--rounds 7] [--model FOLDER] [--out overhead.json]
 
 The split loops, in the standard form and the U-shape, are the product's: messages as bytes, both sessions, all codecs
 and reference stores, the ledger and the virtual clock. What a run does between rounds (evaluation, checkpoints) is in
@@ -170,6 +170,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--model", help="this one, a folder or a name on the hub, in place of the two here")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -178,8 +179,10 @@ def main() -> None:
             "bundled": ("bundled", 64, 8),
             "GPT-2 small's shape, 4 blocks": (gpt2_small(folder / "gpt2", blocks=4), 8, 8),
         }
+        if arguments.model:
+            models = {arguments.model: (arguments.model, 8, 8)}
         results = {}
-        for label, (source, samples, batch_size) in models.items():
+        for number, (label, (source, samples, batch_size)) in enumerate(models.items()):
             config = Config().override(
                 {
                     "model.source": source,
@@ -192,8 +195,8 @@ def main() -> None:
                     "evaluation.every": arguments.rounds,
                 }
             )
-            results[label] = measure(config, folder / label)
-            results[label] |= measure_control(config, folder / label)
+            runs = folder / f"runs-{number}"
+            results[label] = measure(config, runs) | measure_control(config, runs)
     for label, figures in results.items():
         print(f"{label}: plain peft {figures['plain tokens/s']:,.0f} tokens/s")
         for name in LOOPS:
