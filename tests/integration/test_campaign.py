@@ -1,6 +1,7 @@
 """Several comparisons with shared runs: nothing runs twice, an interruption costs nothing, a failure is named."""
 
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -100,6 +101,15 @@ def test_a_failure_is_named_and_the_others_end(tiny_config, tmp_path, monkeypatc
     with pytest.raises(RunError, match=r"broken: .*no column 'nowhere'"):
         run_campaign({"bad": variants(small, broken), "good": variants(small, BASE)}, tmp_path, 1)
     assert load_comparison(tmp_path / "good").runs and not (tmp_path / "bad").exists()
+
+
+def test_a_worker_that_is_killed_is_told_with_what_helps(tiny_config, tmp_path):
+    def kill(_):
+        for worker in multiprocessing.active_children():
+            worker.kill()
+
+    with pytest.raises(RunError, match=r"was killed, .* the same command goes on, perhaps with fewer --jobs"):
+        run_campaign({"one": variants(tiny_config, BASE)}, tmp_path, 2, kill)
 
 
 def test_each_group_has_its_own_baseline(tiny_config, tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ import os
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,7 +73,7 @@ def _run_all(
             done, _ = wait(futures, timeout=1.0, return_when=FIRST_COMPLETED)
             for future in done:
                 run = futures.pop(future)
-                if (why := future.result()) is not None:
+                if (why := _outcome(future, jobs)) is not None:
                     failed[run.folder] = why
             if on_progress is not None:
                 running = tuple(run.variant.name for future, run in futures.items() if future.running())
@@ -82,6 +83,17 @@ def _run_all(
                     Standing(rounds_done, rounds, len(runs) - len(futures), len(runs), running[:jobs])
                 )
     return failed
+
+
+def _outcome(future: "Future[str | None]", jobs: int) -> str | None:
+    try:
+        return future.result()
+    except BrokenProcessPool as error:
+        fewer = ", perhaps with fewer --jobs" if jobs > 1 else ""
+        raise RunError(
+            "a process of the campaign was killed, as systems do that are short of memory; what has been run is whole, "
+            f"and the same command goes on{fewer}"
+        ) from error
 
 
 @contextmanager
