@@ -1,8 +1,9 @@
 """What padding costs at clients and at the server, and what packing samples into one row would save.
 
-    python benchmarks/padding.py MODEL DATA --out padding.json
+    python benchmarks/padding.py [MODEL] [DATA] --out padding.json
 
-MODEL is a model's folder (SmolLM2's by experiments/smollm2.py), DATA a file of GSM8K. First the part of all
+MODEL is a model's folder (SmolLM2's by experiments/smollm2.py), DATA a file of GSM8K; without them they are the bundled
+model and generated rows. First the part of all
 positions that is padding: in batches as a run draws them, whole and with `training.accumulate`; and in the batches of
 three clients put together, as the server's body has them, whole and with `engine.max_tokens_per_pass`. Then the
 processor time of a forward and a backward pass of two of the model's blocks with LoRA, frozen otherwise, on the same
@@ -23,6 +24,7 @@ from transformers import AutoConfig, AutoModel
 
 from splitcom.config import Config
 from splitcom.engines.passes import plan_passes
+from splitcom.models.load import resolve
 from splitcom.parties.texts import encode_source
 
 GSM8K = {"data.prompt": "Question: {question}\nAnswer:", "data.response": "answer", "data.max_tokens": 512}
@@ -60,14 +62,14 @@ def inputs(lengths: list[int], kind: str) -> dict[str, torch.Tensor]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", type=Path)
-    parser.add_argument("data", type=Path)
+    parser.add_argument("model", nargs="?", default="bundled")
+    parser.add_argument("data", nargs="?")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, help="write the measurements as JSON here")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    settings = {"model.source": str(options.model), "data.source": str(options.data)}
-    encoded = encode_source(Config().override(settings | GSM8K))
+    rows = {"data.source": options.data, **GSM8K} if options.data else {}
+    encoded = encode_source(Config().override({"model.source": options.model, **rows}))
     lengths = [sample.num_tokens for sample in encoded.samples]
     print(
         f"{len(lengths)} samples of {min(lengths)} to {max(lengths)} tokens, {statistics.mean(lengths):.0f} in the mean"
@@ -86,7 +88,7 @@ def main() -> None:
     for place, share in shares.items():
         print(f"{place}: {share:.1%} of the positions are padding")
 
-    config = AutoConfig.from_pretrained(options.model, num_hidden_layers=BLOCKS)
+    config = AutoConfig.from_pretrained(resolve(options.model), num_hidden_layers=BLOCKS)
     model = get_peft_model(AutoModel.from_config(config), LoraConfig(r=8, target_modules="all-linear"))
     seconds: dict[str, list[float]] = {"padded": [], "packed": [], "equal": []}
     usual = next(iter(shares.values()))  # of a batch with as much padding, a few turns suffice
