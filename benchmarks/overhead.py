@@ -70,7 +70,7 @@ def gpt2_small(folder: Path, blocks: int) -> str:
 
 def plain_loop(config: Config, plans: list[list[Batch]]) -> Iterator[None]:
     """Plain peft: forward, backward, clip, step."""
-    model = load_model(config.model.source, attn_implementation=None)
+    model = load_model(config.model.source)
     model = get_peft_model(model, LoraConfig(r=config.lora.rank, lora_alpha=config.lora.alpha)).train()
     optimizer = Optimizer((p for p in model.parameters() if p.requires_grad), config.training)
     for index, plan in enumerate(plans):

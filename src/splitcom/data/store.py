@@ -59,9 +59,8 @@ class Spool:
             self._pieces.seek(self._end)
             self._pieces.write(piece)
             self._starts.seek(self._length * _SPAN.size // 2)
-            self._starts.write(
-                _SPAN.pack(self._end, self._end + len(piece))
-            )  # the next one begins where it ends
+            # The next one begins where it ends, and is written over that half.
+            self._starts.write(_SPAN.pack(self._end, self._end + len(piece)))
         self._end += len(piece)
         self._length += 1
 

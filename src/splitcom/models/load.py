@@ -286,10 +286,9 @@ def _stored(
     """The checkpoint's tensors but those of a head; `kept` is the model's name of one that stays in its file."""
     with failing_as_model_error(source, "weights"):
         tensors = stored_tensors(resolve(source), widen=dtype == torch.float32)
+    # A checkpoint may leave out how names begin.
     return {
-        name: replace(
-            tensor, kept=f".{kept}".endswith(f".{name}")
-        )  # a checkpoint may leave out how names begin
+        name: replace(tensor, kept=f".{kept}".endswith(f".{name}"))
         for name, tensor in tensors.items()
         if not belongs(name, head)
     }
