@@ -154,7 +154,7 @@ from splitcom.codecs import Context, Ragged, parse
 from splitcom.config import Config
 from splitcom.data import Sample
 from splitcom.parties.build import open_channels
-from splitcom.parties.parts import front_of
+from splitcom.parties.parts import client_front
 from splitcom.protocol.messages_pb2 import Gradient, Message
 from splitcom.training.plan import LocalRound, round_batches
 """
@@ -168,7 +168,7 @@ order = round_batches(samples, config, "c", 1)[0].sample_ids
 gradient = Ragged(torch.randn(2048, int(sys.argv[3])) * 1e-4, torch.full((4,), 512))
 packet = parse("fp16").encode(gradient, order, Context(seed=0)).packet  # gone before there is anything else
 del gradient
-front = front_of(config, alone=True)
+front = client_front(config)
 trainer = FrontTrainer("c", front, samples, [], open_channels(config, "c", folder), config)
 shared = trainer.adapter()
 steps = trainer.train(LocalRound(1, 1.0))

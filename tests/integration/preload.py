@@ -4,7 +4,7 @@ import os
 
 from splitcom.config import Config
 from splitcom.methods import join, serve  # noqa: F401
-from splitcom.parties.parts import check_parts
+from splitcom.parties.check import check_parts
 from splitcom.report import plots, write_report  # noqa: F401
 
 check_parts(

@@ -10,7 +10,7 @@ from splitcom.config import Config
 from splitcom.errors import ConfigError
 from splitcom.methods.run import train
 from splitcom.models import load_adapted
-from splitcom.parties.parts import check_parts
+from splitcom.parties.check import check_parts
 from splitcom.parties.texts import load_texts
 
 from .halting import Stop, StopAt, adapter_of, same

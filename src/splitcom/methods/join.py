@@ -19,14 +19,8 @@ from splitcom.models import fingerprint
 from splitcom.models.front import plausible_bytes
 from splitcom.parties.build import build_client, most_message_bytes
 from splitcom.parties.known_rows import check_rows
-from splitcom.parties.parts import (
-    at_cut,
-    check_parts,
-    front_of,
-    load_client_parts,
-    most_blocks,
-    runs_front_alone,
-)
+from splitcom.parties.check import check_parts
+from splitcom.parties.parts import at_cut, client_front, load_client_parts, most_blocks
 from splitcom.parties.rows import ALL_ROWS, Look, OnRows, Rows, load_client_rows
 from splitcom.parties.texts import encode_rows
 from splitcom.training.store import PartyStore
@@ -190,7 +184,7 @@ def _take_part(
                 held_out.samples,
                 digest,
                 folder,
-                lambda cut: front_of(at_cut(config, cut), alone=runs_front_alone(config)),
+                lambda cut: client_front(at_cut(config, cut)),
             )
         )
         return clients[-1]

@@ -27,8 +27,9 @@ from splitcom.methods.settings import PLACES, check_model
 from splitcom.methods.text import Writer
 from splitcom.metrics.record import RunFolder
 from splitcom.models import load_joined_state
+from splitcom.parties.check import check_parts
 from splitcom.parties.known_rows import check_rows
-from splitcom.parties.parts import Parts, begin_from_adapter, check_parts, load_parts, with_adapter
+from splitcom.parties.parts import Parts, begin_from_adapter, load_parts, with_adapter
 from splitcom.parties.rows import ALL_ROWS, Look, with_classes
 from splitcom.parties.texts import Texts, load_texts, with_chat
 from splitcom.plugins import load_plugins

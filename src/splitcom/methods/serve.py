@@ -29,9 +29,9 @@ from splitcom.metrics.record import RunFolder
 from splitcom.models import fingerprint
 from splitcom.models.front import write_front
 from splitcom.parties.build import build_server, most_message_bytes
+from splitcom.parties.check import check_parts
 from splitcom.parties.parts import (
     begin_from_adapter,
-    check_parts,
     load_server_parts,
     most_blocks,
     with_adapter,

@@ -1,17 +1,15 @@
 """From a configuration to the parts of a model with their adapters, of one party or of all."""
 
-import logging
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from splitcom.config import Config
 from splitcom.data import domains, generate
-from splitcom.engines import ENGINES, check_processes
-from splitcom.errors import AdapterError, ConfigError, CutError
+from splitcom.engines import ENGINES
+from splitcom.errors import AdapterError, ConfigError
 from splitcom.models import (
     Body,
     Front,
@@ -19,10 +17,8 @@ from splitcom.models import (
     Tail,
     adapter_state,
     add_lora,
-    check_targets,
     load_adapter_state,
     load_body,
-    load_config,
     load_front,
     load_joined_state,
     load_tail,
@@ -36,15 +32,11 @@ from splitcom.models import (
 from splitcom.models.adapters import add_bottleneck, add_prompt, begin_narrow, freeze_a
 from splitcom.models.config import LoraConfig
 from splitcom.models.front import outline
-from splitcom.models.load import anatomy_of, skeleton
-from splitcom.models.quantised import check_quantization
-from splitcom.models.split import NARROWS, WIDENS, spans
+from splitcom.models.split import NARROWS, WIDENS
 from splitcom.models.views import share_frozen
-from splitcom.models.whole import check_whole, train_whole
+from splitcom.models.whole import train_whole
 from splitcom.seeds import derive_seed
-from splitcom.training.optimize import check_optimizer
 
-_LOG = logging.getLogger(__name__)
 _TEXTS_OF_A_DOMAIN = 8
 
 
@@ -89,111 +81,6 @@ def most_blocks(own: Config) -> int:
     """How many blocks a client's front may come to have."""
     cuts = own.federation.cuts
     return own.model.cut if cuts.every is None or cuts.most is None else max(own.model.cut, cuts.most)
-
-
-def check_parts(config: Config) -> list[str]:
-    """Raise what cutting the model and adding LoRA would; reads no weights.
-
-    Returns what there is to be warned of, which is logged, too: ranks that are of no use, a loss that is not trained.
-
-    For before texts are encoded: the model's own configuration tells how many blocks there are, what they are called
-    and which attention its family has.
-    """
-    check_processes(config)
-    model, classes, rank = config.model, config.data.classes, config.lora.rank
-    whole = skeleton(load_config(model.source, classes), labels=classes)
-    if model.attention == "sdpa" and not whole._supports_sdpa:
-        raise ConfigError(
-            f"model.attention = 'sdpa': models of type {whole.config.model_type!r} have none in transformers; set "
-            "model.attention = 'auto' or 'eager'"
-        )
-    check_optimizer(config.training.optimizer)
-    warnings = _check_precision(config)
-    if getattr(whole.config.get_text_config(), "output_router_logits", False):
-        warnings.append(
-            f"{model.source}: output_router_logits is set, but the auxiliary loss of its router is not trained: losses "
-            "are those of the tokens alone"
-        )
-    _check_cuts(config, anatomy_of(whole.config, classes).num_blocks)
-    check_targets(whole, config.lora.targets)
-    warnings += _check_whole(config, whole)
-    kinds = (Front, Body, Tail) if model.tail_blocks else (Front, Body)
-    small = {"rank": 1, "modules_to_save": None}  # or else adapters and copies would take memory
-    slim = config.model_copy(update={"lora": config.lora.model_copy(update=small)})
-    widths = []
-    for part in (outline(model.source, kind, model.cut, model.tail_blocks, classes) for kind in kinds):
-        adapt(part, slim)
-        if config.client.checkpointing or config.engine.checkpointing:
-            recompute(part)
-        lora = {name: tensor for name, tensor in adapter_state(part).items() if ".lora_" in name}
-        widths += [tensor.shape[".lora_A." in name] for name, tensor in lora.items()]
-    if widths and rank > max(widths):
-        raise ConfigError(
-            f"lora.rank = {rank} is more than the width of any module, which is {max(widths)} at most; lower it"
-        )
-    if widths and rank > min(widths):
-        warnings.append(
-            f"lora.rank = {rank} is more than the width of some modules, which is {min(widths)}: ranks above it add "
-            "nothing but size"
-        )
-    for warning in warnings:
-        _LOG.warning("%s", warning)
-    return warnings
-
-
-def _check_cuts(config: Config, num_blocks: int) -> None:
-    """Raise ConfigError if a client's own cut, or one it may come to have, does not fit the model."""
-    try:
-        spans(num_blocks, most_blocks(config), config.model.tail_blocks)
-    except CutError as error:
-        if config.federation.cuts.every is None:
-            raise
-        raise ConfigError(f"federation.cuts.most: {error}") from error
-    for name in config.known_clients if config.clients.given else ():
-        cut = config.clients.of(name).cut
-        if cut is not None:
-            try:
-                spans(num_blocks, cut, config.model.tail_blocks)
-            except CutError as error:
-                raise ConfigError(f"clients: {name}: {error}") from error
-
-
-def _check_precision(config: Config) -> list[str]:
-    """Raise what weights of few bits would, or say what they may do to training."""
-    model = config.model
-    if model.quantization is not None:
-        if config.engine.kind != "local":
-            raise ConfigError(
-                f"model.quantization = {model.quantization!r}: quantised weights stay on the device that they "
-                "are loaded on; set engine.kind = 'local', or model.dtype = 'bfloat16' without "
-                "model.quantization"
-            )
-        check_quantization(model.quantization)
-    if model.dtype != "float16":
-        return []
-    reason = (
-        "model.dtype = 'float16': losses are not scaled, so that small gradients become 0 and large ones overflow, "
-        "and what is learnt may be wrong; set model.dtype = 'bfloat16', which is as small, or 'float32'"
-    )
-    if device_of(config).type == "cuda":
-        raise ConfigError(reason)
-    return [reason]
-
-
-def _check_whole(config: Config, model: PreTrainedModel) -> list[str]:
-    """Raise what training modules whole would, and say what it costs."""
-    names = config.lora.modules_to_save
-    if names is None:
-        return []
-    if config.lora.train_head:
-        raise ConfigError(
-            "lora.modules_to_save and lora.train_head both train what is not in blocks; set one"
-        )
-    millions = check_whole(model, anatomy_of(model.config, config.data.classes), names) / 1e6
-    return [
-        f"lora.modules_to_save = {names}: {millions:,.1f} million numbers are trained whole beside the adapters, and "
-        "those of clients' parts travel both ways in every round"
-    ]
 
 
 def with_adapter(config: Config) -> Config:
@@ -393,7 +280,12 @@ def runs_front_alone(config: Config) -> bool:
     return config.training.split and not config.model.tail_blocks
 
 
+def client_front(config: Config) -> Front:
+    """The front of a client that has a process of its own, with its adapter."""
+    return front_of(config, alone=runs_front_alone(config))
+
+
 def load_client_parts(config: Config) -> Parts:
     """What a client runs: the front, the tail in the U-shape, the body where nothing is split."""
-    front = front_of(config, alone=runs_front_alone(config))
+    front = client_front(config)
     return Parts(front, None if config.training.split else body_of(config), tail_of(config, front))

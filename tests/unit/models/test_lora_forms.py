@@ -35,8 +35,8 @@ from splitcom.models import (
     replicate,
     settings_of_adapter,
 )
-from splitcom.parties import parts
-from splitcom.parties.parts import check_parts
+from splitcom.parties import check
+from splitcom.parties.check import check_parts
 
 IDS = torch.tensor([[5, 6, 7, 8, 4, 3], [9, 5, 4, 3, 2, 0]])
 MASK = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 0]])
@@ -198,7 +198,7 @@ def test_what_few_bits_would_need_or_spoil_is_refused(
         check_parts(config.override(placed))
     half = config.override({"model.dtype": "float16"})
     assert any("losses are not scaled" in text for text in check_parts(half))
-    monkeypatch.setattr(parts, "device_of", lambda config: torch.device("cuda"))
+    monkeypatch.setattr(check, "device_of", lambda config: torch.device("cuda"))
     with pytest.raises(ConfigError, match="losses are not scaled"):
         check_parts(half)
 

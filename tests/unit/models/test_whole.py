@@ -22,9 +22,9 @@ from splitcom.models import (
     without_adapters,
 )
 from splitcom.models.whole import train_whole
+from splitcom.parties.check import check_parts
 from splitcom.parties.parts import (
     begin_from_adapter,
-    check_parts,
     front_of,
     load_parts,
     load_server_parts,

@@ -7,7 +7,7 @@ from transformers import GPTJConfig, GPTJPreTrainedModel, MixtralConfig
 
 from splitcom.config import Config
 from splitcom.errors import AdapterError, ConfigError, CutError
-from splitcom.parties.parts import check_parts
+from splitcom.parties.check import check_parts
 
 
 @pytest.fixture
