@@ -20,7 +20,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from splitcom.data import HELD_OUT_DOMAIN, Batch, Row, Sample, batches, domains, encode, load_rows
+from splitcom.data import HELD_OUT_DOMAIN, Batch, Row, Sample, batches, domains, encode, read_rows
 from splitcom.data.generate import Attribute, Domain, draw_pair, load_domain
 
 OUT = Path(__file__).parent.parent / "src/splitcom/models/bundled"
@@ -87,7 +87,7 @@ def build_model() -> LlamaForCausalLM:
 
 def generated(domain: str, count: int, seed: int) -> Sequence[Row]:
     """Return rows of a domain with the prompt that the package uses by default."""
-    return load_rows("generated", domain=domain, count=count, seed=seed)
+    return list(read_rows("generated", domain=domain, count=count, seed=seed))
 
 
 def mixed(count: int, seed: int) -> list[Row]:

@@ -4,7 +4,7 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import splitcom
-from splitcom.data import encode, load_rows
+from splitcom.data import encode, read_rows
 from splitcom.errors import ConfigError, DataError, RunError
 from splitcom.methods.settings import settings_of
 from splitcom.metrics.record import RunFolder
@@ -41,7 +41,7 @@ def test_token_ids_of_a_program_train_as_the_text_that_they_are_of(tiny_config, 
     config = tiny_config.override({**COLUMNS, "data.samples": None, "data.held_out_samples": 4})
     config = config.override({"training.rounds": 1, "federation.clients": 2, "evaluation.generate": 1})
     run = splitcom.train(config, tmp_path / "text", data=ROWS)
-    kept = load_rows(run.folder / "given" / "rows.jsonl", template="{asked}", response_column="said")
+    kept = list(read_rows(run.folder / "given" / "rows.jsonl", template="{asked}", response_column="said"))
     samples = encode(kept, objects["tokenizer"]).samples
     rows = [{"input_ids": one.input_ids.tolist(), "labels": one.labels.tolist()} for one in samples]
 

@@ -88,3 +88,5 @@ def print_check(terminal: Terminal, check: Check) -> None:
         ("down", f"{link.down_bps / 1e6:.1f} Mbit/s"),
     ):
         terminal.say(f"{key:11}{value}")
+    for warning in check.warnings:
+        terminal.say(f"warning: {warning}", "yellow")

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -130,19 +129,17 @@ def _content(row: Row) -> int:
     return int.from_bytes(blake2b(repr(what).encode(), digest_size=8).digest()) or 1
 
 
-def load_rows(
+def read_rows(
     source: str | Path,
     *,
     template: str = DEFAULT_TEMPLATE,
     response_column: str = "text",
     format: Format = "columns",
-    limit: int | None = None,
     domain: str = HELD_OUT_DOMAIN,
     count: int = 600,
     seed: int = 0,
-    on_progress: Progress | None = None,
-) -> StoredRows:
-    """Load rows of prompt and response, or of chat, in the order of the source; they lie on the disk.
+) -> Iterator[Row]:
+    """Yield rows of prompt and response, or of chat, one by one in the order of the source.
 
     Args:
         source: a file, a folder or a data set on the hub, as `splitcom.data.sources` says; or "generated".
@@ -150,40 +147,13 @@ def load_rows(
         response_column: the column that the model learns to write; of chat, the one to look in first.
         format: "chat" reads conversations (see `splitcom.data.chat`), "tokens" token ids (`splitcom.data.tokens`), and
             no template.
-        limit: keep only the first rows.
         domain, count, seed: what to generate (columns: mr, text, domain).
-        on_progress: hears of the rows that are read.
 
     Raises:
         DataError: the source cannot be read, has no such column or no rows, or a column that is asked for holds no
-            text; names file, line and column. Or the disk is full.
+            text; names file, line and column.
         MissingExtraError: a package for this kind of source is not installed.
     """
-    if limit is not None and limit < 1:
-        raise DataError(f"limit is {limit}; keep at least one row, or leave it out to keep all")
-    rows = read_rows(
-        source,
-        template=template,
-        response_column=response_column,
-        format=format,
-        domain=domain,
-        count=count,
-        seed=seed,
-    )
-    return StoredRows(told(islice(rows, limit), 0, on_progress))
-
-
-def read_rows(
-    source: str | Path,
-    *,
-    template: str,
-    response_column: str,
-    format: Format,
-    domain: str = HELD_OUT_DOMAIN,
-    count: int = 600,
-    seed: int = 0,
-) -> Iterator[Row]:
-    """Yield rows one by one as they are read; arguments and errors are those of `load_rows`."""
     prompt = read_prompt(template)
     records: Iterable[Record]
     if source == GENERATED:

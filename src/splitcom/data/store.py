@@ -25,7 +25,7 @@ from splitcom.errors import DataError
 T_co = TypeVar("T_co", covariant=True)
 T = TypeVar("T")
 CHUNK = 65536  # of many numbers, as many as are worked on at a time
-_SPAN = Struct("<qq")
+_END, _SPAN = Struct("<q"), Struct("<qq")
 _ON_DISK = "/var/tmp"
 
 
@@ -46,8 +46,9 @@ class Spool:
         self._length = self._end = 0
         with _told():
             self._pieces = tempfile.TemporaryFile(dir=scratch_folder())  # noqa: SIM115 - they live as long as this
-            self._starts = tempfile.TemporaryFile(dir=scratch_folder())  # noqa: SIM115
-        for file in (self._pieces, self._starts):
+            self._ends = tempfile.TemporaryFile(dir=scratch_folder())  # noqa: SIM115
+            self._ends.write(_END.pack(0))  # where the first one begins
+        for file in (self._pieces, self._ends):
             weakref.finalize(self, file.close)
 
     def __len__(self) -> int:
@@ -58,16 +59,15 @@ class Spool:
         with self._lock, _told():
             self._pieces.seek(self._end)
             self._pieces.write(piece)
-            self._starts.seek(self._length * _SPAN.size // 2)
-            # The next one begins where it ends, and is written over that half.
-            self._starts.write(_SPAN.pack(self._end, self._end + len(piece)))
+            self._ends.seek((self._length + 1) * _END.size)
+            self._ends.write(_END.pack(self._end + len(piece)))
         self._end += len(piece)
         self._length += 1
 
     def __getitem__(self, place: int) -> bytes:
         with self._lock, _told():
-            self._starts.seek(place * _SPAN.size // 2)
-            start, end = _SPAN.unpack(self._starts.read(_SPAN.size))
+            self._ends.seek(place * _END.size)
+            start, end = _SPAN.unpack(self._ends.read(_SPAN.size))
             self._pieces.seek(start)
             return self._pieces.read(end - start)
 

@@ -18,10 +18,10 @@ from splitcom.methods.membership import Membership, Note, last_membership
 from splitcom.models import fingerprint
 from splitcom.models.front import plausible_bytes
 from splitcom.parties.build import build_client, most_message_bytes
-from splitcom.parties.known_rows import check_rows
 from splitcom.parties.check import check_parts
+from splitcom.parties.known_rows import check_rows
 from splitcom.parties.parts import at_cut, client_front, load_client_parts, most_blocks
-from splitcom.parties.rows import ALL_ROWS, Look, OnRows, Rows, load_client_rows
+from splitcom.parties.rows import ALL_ROWS, FIRST_ROWS, Look, OnRows, Rows, load_client_rows
 from splitcom.parties.texts import encode_rows
 from splitcom.training.store import PartyStore
 from splitcom.transports.endpoint import Limits
@@ -63,6 +63,7 @@ class Check:
     weights: str
     disclosure: Sequence[tuple[str, str]]
     link: LinkMeasurement
+    warnings: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -78,9 +79,12 @@ class _Welcome:
 
 
 def check(options: JoinOptions) -> Check:
-    """All that `join` does before it loads a model: certificate, versions, model, columns, and the link."""
+    """All that `join` does before it loads a model: certificate, versions, model, columns, and the link.
+
+    Of a large source it looks at the first rows alone, and warns of that.
+    """
     with _calls(options) as calls:
-        return _checked(_inquire(options, calls, thorough=True))
+        return _checked(_inquire(options, calls, FIRST_ROWS, thorough=True))
 
 
 def _checked(welcome: _Welcome) -> Check:
@@ -92,6 +96,7 @@ def _checked(welcome: _Welcome) -> Check:
         welcome.weights or "the server sends the front's",
         disclosure(config, rows.train, rows.held_out),
         welcome.link,
+        rows.warnings,
     )
 
 
@@ -206,9 +211,7 @@ def _calls(options: JoinOptions) -> ServerCalls:
     )
 
 
-def _inquire(
-    options: JoinOptions, calls: ServerCalls, look: Look = ALL_ROWS, *, thorough: bool = False
-) -> _Welcome:
+def _inquire(options: JoinOptions, calls: ServerCalls, look: Look, *, thorough: bool = False) -> _Welcome:
     for source in (options.data, options.held_out):
         if source is not None:
             find_source(source)  # what is not there need not wait for the server

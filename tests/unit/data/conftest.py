@@ -6,7 +6,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from splitcom.data import Row, load_rows
+from splitcom.data import Row, read_rows
 
 TEXTS = [
     "name[Alder House] | kind[inn] => Alder House is an inn.",
@@ -53,4 +53,4 @@ def metaspace() -> PreTrainedTokenizerBase:
 
 @pytest.fixture(scope="session")
 def rows() -> list[Row]:
-    return load_rows("generated", domain="inns", count=40, seed=7)
+    return list(read_rows("generated", domain="inns", count=40, seed=7))

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import splitcom
-from splitcom.data import HELD_OUT_DOMAIN, batches, domains, encode, encode_prompt, load_rows
+from splitcom.data import HELD_OUT_DOMAIN, batches, domains, encode, encode_prompt, read_rows
 from splitcom.data.samples import IGNORED
 
 FOLDER = Path(splitcom.__file__).parent / "models/bundled"
@@ -28,7 +28,7 @@ def model():
 
 @torch.no_grad()
 def loss(model, tokenizer, domain: str) -> float:
-    samples = encode(load_rows("generated", domain=domain, count=24, seed=1), tokenizer).samples
+    samples = encode(list(read_rows("generated", domain=domain, count=24, seed=1)), tokenizer).samples
     (batch,) = batches(samples, len(samples))
     logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
     return torch.nn.functional.cross_entropy(

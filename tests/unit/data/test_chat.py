@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from splitcom.data import Message, load_rows, recognised
+from splitcom.data import Message, read_rows, recognised
 from splitcom.data.chat import ChatError, read_chat
 
 TURNS = (Message("user", "hi"), Message("assistant", "yo"))
@@ -104,7 +104,7 @@ def write(path, *records):
 
 def test_rows_keep_their_place_and_what_is_wrong_with_them(tmp_path):
     path = write(tmp_path / "a.jsonl", {"messages": OPENAI, "clinic": "north"}, {"messages": OPENAI[1:]})
-    good, bad = load_rows(path, format="chat")
+    good, bad = list(read_rows(path, format="chat"))
     assert (good.prompt, good.response, good.columns["clinic"]) == ("user: hi", "yo", "north")
     assert good.asked == TURNS[:1]
     assert bad.is_empty and bad.place.endswith("a.jsonl:2") and "speaks first" in bad.problem

@@ -8,11 +8,13 @@ import pickle
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from splitcom.data import Row, Sample, batches, encode, load_rows
+from splitcom.data import Row, Sample, StoredRows, batches, encode, read_rows, told
 from splitcom.data.store import Picked, Spool, scratch_folder
 from splitcom.errors import DataError
 
@@ -26,6 +28,10 @@ def path(tmp_path):
     return path
 
 
+def rows_of(path: Path) -> Iterator[Row]:
+    return read_rows(path, template="{q}", response_column="a")
+
+
 def alive(kind: type) -> int:
     return sum(isinstance(one, kind) for one in gc.get_objects())
 
@@ -37,7 +43,7 @@ def test_few_rows_and_samples_are_in_memory_at_a_time(path, metaspace):
         return lambda done, total: most.__setitem__(what, max(most.get(what, 0), alive(kind)))
 
     before = alive(Row)
-    rows = load_rows(path, template="{q}", response_column="a", on_progress=count("read", Row))
+    rows = StoredRows(told(rows_of(path), 0, count("read", Row)))
     samples = encode(rows, metaspace, on_progress=count("encoded", Row)).samples
     assert len(samples) == NUMBER and samples[7].row.prompt == "fox 7"
     for step, _ in enumerate(batches(samples, 4, seed=0)):
@@ -59,11 +65,11 @@ def test_a_killed_process_leaves_nothing_and_the_next_one_begins_anew(path, tmp_
     scratch.mkdir()
     program = (
         "import os, signal, sys\n"
-        "from splitcom.data import load_rows\n"
+        "from splitcom.data import StoredRows, read_rows, told\n"
         "def die(done, total):\n"
         "    print(done, os.listdir(os.environ['TMPDIR']), flush=True)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
-        "load_rows(sys.argv[1], template='{q}', response_column='a', on_progress=die)\n"
+        "StoredRows(told(read_rows(sys.argv[1], template='{q}', response_column='a'), 0, die))\n"
     )
     died = subprocess.run(
         [sys.executable, "-c", program, str(path)],
@@ -73,7 +79,7 @@ def test_a_killed_process_leaves_nothing_and_the_next_one_begins_anew(path, tmp_
     )
     assert (died.returncode, died.stdout) == (-signal.SIGKILL, "1000 []\n")
     assert not list(scratch.iterdir())
-    assert len(load_rows(path, template="{q}", response_column="a")) == NUMBER
+    assert len(StoredRows(rows_of(path))) == NUMBER
 
 
 class FullDisk:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from splitcom.data import IGNORED, encode_tokens, load_rows, recognised
+from splitcom.data import IGNORED, encode_tokens, read_rows, recognised
 from splitcom.data.tokens import Tokens, read_tokens
 from splitcom.errors import DataError
 
@@ -24,7 +24,7 @@ def file(tmp_path):
 
 def test_they_are_recognised_and_taken_as_they_are(file, byte_level):
     assert recognised(file, template="{mr} =>", response_column="text") == "tokens"
-    encoded = encode_tokens(load_rows(file, format="tokens"), byte_level, max_tokens=3)
+    encoded = encode_tokens(list(read_rows(file, format="tokens")), byte_level, max_tokens=3)
     first, second = encoded.samples
     assert first.input_ids.tolist() == [5, 6, 7] and first.labels.tolist() == [IGNORED, IGNORED, 7]
     assert second.labels.tolist() == [9, 10, 11]

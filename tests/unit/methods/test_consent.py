@@ -3,7 +3,7 @@
 import pytest
 
 from splitcom.config import Config
-from splitcom.data import load_rows
+from splitcom.data import read_rows
 from splitcom.errors import RefusedError
 from splitcom.methods.consent import Pins, asked, columns_asked, columns_read, disclosure
 
@@ -14,7 +14,7 @@ def rows(tmp_path):
     path.write_text(
         '{"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}], "name": "x"}\n'
     )
-    return load_rows(path, format="chat")
+    return list(read_rows(path, format="chat"))
 
 
 CHAT = Config().override({"data.format": "chat", "data.chat_template": "chatml", "data.learn": "last"})

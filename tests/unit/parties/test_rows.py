@@ -8,7 +8,7 @@ import random
 import numpy as np
 import pytest
 
-from splitcom.data import encode, load_rows
+from splitcom.data import encode, read_rows
 from splitcom.errors import DataError
 from splitcom.methods.forecast import forecast
 from splitcom.methods.preview import preview
@@ -57,7 +57,7 @@ def shown(samples):
 
 def of_lists(config, path):
     """Samples of each client and held-out ones, of rows that are all in memory."""
-    rows = list(load_rows(path, template="{q} =>", response_column="a"))
+    rows = list(read_rows(path, template="{q} =>", response_column="a"))
     random.Random("splitcom/train").shuffle(rows)
     tokenizer = load_tokenizer(config.model.source)
     held_out, train = (
