@@ -2,20 +2,24 @@
 
 import json
 from pathlib import Path
+from shutil import copytree
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, GPT2Config
 
+from splitcom.data import encode_prompt
 from splitcom.errors import AdapterError, ConfigError, RunError
 from splitcom.methods import ending
 from splitcom.methods.evaluate import evaluate_run, writer_of
 from splitcom.methods.export import export_run
 from splitcom.methods.run import train
+from splitcom.methods.text import Writer
 from splitcom.metrics.record import RunFolder
 from splitcom.models import add_lora, check_adapter, cut, load_model, without_adapters
 from splitcom.models.load import stored_dtype
+from splitcom.parties.parts import load_parts
 
 from .tiny_model import STILL
 
@@ -160,6 +164,21 @@ def test_text_ends_where_the_models_positions_do(tiny_config, narrow, tmp_path):
     ]  # of nothing, the first token is BOS
     with pytest.raises(ConfigError, match=r"has \d+ tokens, and .* takes 100 with what it writes; shorten"):
         writer.write([short, "name " * 130])
+
+
+def test_text_ends_with_the_token_that_samples_end_with(tiny_config, tiny_model, tmp_path):
+    source = copytree(tiny_model, tmp_path / "model")
+    GenerationConfig().save_pretrained(source)  # it says nothing of what ends a text
+    config = tiny_config.override({"model.source": str(source), "evaluation.max_new_tokens": 4})
+    prompt = "name[Alder House]"
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    ids = encode_prompt(prompt, tokenizer)[0][None]
+    writer = Writer(load_parts(config), config)
+    assert writer.write([prompt]) != [""]
+    first = int(writer.logits(ids, torch.ones_like(ids))[0, -1].argmax())
+    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(first)
+    tokenizer.save_pretrained(source)
+    assert Writer(load_parts(config), config).write([prompt]) == [""]
 
 
 def test_before_and_after_are_of_one_model(tiny_model):

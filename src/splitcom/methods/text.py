@@ -159,18 +159,21 @@ class Writer:
         return [self._without_mark(text).strip() for text in texts]
 
     def _stops(self) -> dict[str, Any]:
-        """What ends a turn of the chat template, as a token or, where it is ordinary text, as such."""
+        """What ends a text: what the model says, the token that samples end with, and the mark of a chat's turns.
+
+        The mark is a token or, if it is ordinary text, given as such.
+        """
         mark = "" if self._template is None else self._template.end_of_turn
-        if not mark:
-            return {}
         known = self._tokenizer.added_tokens_encoder
-        if (token := next((token for token in known if mark.startswith(token)), None)) is None:
-            return {"stop_strings": [mark], "tokenizer": self._tokenizer}
         given = self._generator.generation_config.eos_token_id
-        ends = (
-            [self._tokenizer.eos_token_id] if given is None else [given] if isinstance(given, int) else given
-        )
-        return {"eos_token_id": sorted({end for end in (*ends, known[token]) if end is not None})}
+        ends = {self._tokenizer.eos_token_id, *([given] if isinstance(given, int) else given or ())}
+        token = next((token for token in known if mark and mark.startswith(token)), None)
+        if token is not None:
+            ends.add(known[token])
+        stops: dict[str, Any] = {"eos_token_id": sorted(ends - {None}) or None}
+        if mark and token is None:
+            stops |= {"stop_strings": [mark], "tokenizer": self._tokenizer}
+        return stops
 
     def _without_mark(self, text: str) -> str:
         mark = "" if self._template is None else self._template.end_of_turn
