@@ -5,6 +5,7 @@ checksums.json holds the SHA-256 of every other file of the folder, by name.
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from splitcom.durable import write_atomic
@@ -12,9 +13,20 @@ from splitcom.durable import write_atomic
 NAME = "checksums.json"
 
 
-def write_checksums(folder: Path) -> None:
-    """Write down what the files of a folder hold now; raises RunError or OSError if that cannot be done."""
-    write_atomic(folder / NAME, json.dumps(_of(folder), indent=1).encode())
+def write_checksums(folder: Path, known: Mapping[str, str] | None = None) -> None:
+    """Write down what the files of a folder hold now, or of some of them what is `known` by name.
+
+    Raises RunError or OSError if that cannot be done.
+    """
+    write_atomic(folder / NAME, json.dumps(_of(folder, known or {}), indent=1).encode())
+
+
+def read_checksums(folder: Path) -> dict[str, str]:
+    """What was written down, by the file's name; raises OSError or ValueError if that cannot be read."""
+    content = json.loads((folder / NAME).read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise ValueError(f"{NAME} holds no object")
+    return content
 
 
 def changed_files(folder: Path) -> list[str]:
@@ -22,9 +34,7 @@ def changed_files(folder: Path) -> list[str]:
 
     Raises OSError or ValueError if the checksums themselves cannot be read.
     """
-    expected, found = json.loads((folder / NAME).read_text(encoding="utf-8")), _of(folder)
-    if not isinstance(expected, dict):
-        raise ValueError(f"{NAME} holds no object")
+    expected, found = read_checksums(folder), _of(folder, {})
     return sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
 
 
@@ -39,10 +49,12 @@ def fault_in(folder: Path) -> str | None:
     return f"the checksum of {changed[0]} does not hold" if changed else None
 
 
-def _of(folder: Path) -> dict[str, str]:
+def _of(folder: Path, known: Mapping[str, str]) -> dict[str, str]:
     found = {}
     for path in sorted(folder.iterdir()):
-        if path.name != NAME and path.is_file():
+        if path.name in known:
+            found[path.name] = known[path.name]
+        elif path.name != NAME and path.is_file():
             with path.open("rb") as file:
                 found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
     return found

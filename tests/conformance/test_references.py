@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from splitcom.codecs import (
     parse,
 )
 from splitcom.codecs.references import file as lmdb_file
+from splitcom.codecs.references.state import FlowState
 from splitcom.errors import CodecError
 
 Make = Callable[..., ReferenceStore]
@@ -144,6 +146,27 @@ def test_save_and_load_keep_everything(make: Make, tmp_path: Path, precision: Pr
     assert torch.equal(other.read([1, 2, 3]), store.read([1, 2, 3]))
     assert (other.num_bytes, other.hidden) == (store.num_bytes, 4)
     assert [path.name for path in tmp_path.glob("*store*")] == ["store.safetensors"]
+
+
+def test_what_would_be_saved_otherwise_counts_as_a_change(make: Make, tmp_path: Path) -> None:
+    store = make()
+
+    def changes(*calls: Callable[[], object]) -> list[bool]:
+        counts = [store.num_changes]
+        for call in calls:
+            call()
+            counts.append(store.num_changes)
+        return [after > before for before, after in pairwise(counts)]
+
+    assert changes(
+        lambda: put(store, {1: sample(1.0), 2: sample(2.0)}),
+        lambda: touch(store, 1),
+        lambda: setattr(store, "flow", FlowState(5, {"counts": np.arange(3)})),
+        lambda: setattr(store, "basis", torch.eye(4)),
+    ) == [True, True, True, True]
+    path = tmp_path / "store.safetensors"
+    assert not any(changes(lambda: store.save(path), lambda: store.read([1, 2]), lambda: store.peek([1, 7])))
+    assert all(changes(lambda: store.load(path), store.clear))
 
 
 def test_something_else_is_kept_in_place_of_the_whole(make: Make, tmp_path: Path) -> None:

@@ -10,13 +10,18 @@ Nobody but the owner can read it: what it holds is made of text. The last rounds
 was stopped before it could save a round that another has saved, both still have the round before. So they have where a
 disk has damaged the last: a state whose checksums do not hold is as if it had not been saved. A run that has gone back
 and saves a round has left the course of later ones, so their states are removed.
+
+References that have not changed are not written again, since a run may have thousands of clients at rest: their file
+gets one more name. It is that of the last round but one, so that the last two rounds still share no file.
 """
 
 import json
 import logging
+import os
 import shutil
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +29,14 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from splitcom.checksums import changed_files, write_checksums
+from splitcom.checksums import changed_files, read_checksums, write_checksums
 from splitcom.codecs import ReferenceStore
 from splitcom.durable import new_folder, remedy
 from splitcom.errors import CodecError, RunError
 
 _LOG = logging.getLogger(__name__)
 NamedReferences = Iterable[tuple[str, ReferenceStore]]
+_Counted = dict[str, tuple[ReferenceStore, int]]  # stores by name, and how often each had been changed
 _FORMAT = 7  # 1, of version 0.1, was not written down
 
 
@@ -41,6 +47,9 @@ class PartyStore:
         self.folder = folder
         self._keep = keep
         self._whole: dict[int, bool] = {}  # by round, as far as it has been looked into
+        self._written: dict[
+            int, _Counted
+        ] = {}  # by round: of the last two that were saved here, in that order
 
     def rounds(self) -> list[int]:
         """The rounds after which a whole state is there, in ascending order; warns of those that are damaged.
@@ -75,23 +84,47 @@ class PartyStore:
         States of later rounds, and all but the last that are to be kept, are removed.
         """
         final = self._path(round_index)
+        stores = {name: store for name, store in references if not store.is_blank}
         try:
             with new_folder(final, private=True) as folder:
                 for name in ("state.safetensors", "state.json"):
                     (folder / name).touch(0o600)
                 save_file(_apart(tensors), folder / "state.safetensors")
                 _write_json(folder / "state.json", {"format": _FORMAT, "scalars": scalars})
-                for name, store in (named for named in references if not named[1].is_blank):
-                    store.save(folder / f"references-{name}.safetensors")
-                write_checksums(folder)
+                write_checksums(folder, self._save_references(round_index, stores, folder))
         except (OSError, SafetensorError, CodecError) as error:
             raise RunError(
                 f"{final}: cannot write the checkpoint: {remedy(final, error)}: what was saved before is whole, and "
                 "the run continues from it with --resume"
             ) from error
         self._whole[round_index] = True
+        before = [*self._before(round_index).items()]
+        self._written = dict([*before[-1:], (round_index, _counted(stores))])
         self.go_back_to(round_index)
         self._remove_all_but(self._keep)
+
+    def _before(self, round_index: int) -> dict[int, _Counted]:
+        return {index: written for index, written in self._written.items() if index < round_index}
+
+    def _save_references(
+        self, round_index: int, stores: Mapping[str, ReferenceStore], folder: Path
+    ) -> dict[str, str]:
+        """Write references to a round's new folder; returns the checksums of those whose file was there already."""
+        before = [*self._before(round_index).items()]
+        last_but_one, counted = before[0] if len(before) == 2 else (round_index, {})
+        older = self._path(last_but_one)
+        known: dict[str, str] = {}
+        checksums: dict[str, str] = {}
+        with suppress(OSError, ValueError):
+            checksums = read_checksums(older)
+        for name, store in stores.items():
+            file = f"references-{name}.safetensors"
+            is_same = counted.get(name) == (store, store.num_changes) and file in checksums
+            if is_same and _linked(older / file, folder / file):
+                known[file] = checksums[file]
+            else:
+                store.save(folder / file)
+        return known
 
     def load(self, round_index: int) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         """Read tensors and scalars back; raises RunError if they are damaged."""
@@ -154,6 +187,19 @@ def sections_of(tensors: Mapping[str, torch.Tensor]) -> dict[str, dict[str, torc
         section, _, rest = name.partition(".")
         sections[section][rest] = tensor
     return sections
+
+
+def _counted(stores: Mapping[str, ReferenceStore]) -> _Counted:
+    return {name: (store, store.num_changes) for name, store in stores.items()}
+
+
+def _linked(file: Path, name: Path) -> bool:
+    """Give a file one more name; returns whether that could be done, as not every file system has that."""
+    try:
+        os.link(file, name)
+    except OSError:
+        return False
+    return True
 
 
 def _apart(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

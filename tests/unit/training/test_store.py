@@ -58,6 +58,65 @@ def test_what_was_saved_after_the_round_that_is_gone_back_to_is_not_gone_on_from
     assert PartyStore(tmp_path).rounds() == [0, 1] and other.load(1)[1] == {"n": "anew"}
 
 
+def held(*samples: int) -> MemoryReferences:
+    references = MemoryReferences()
+    for sample in samples:
+        learn(references, sample)
+    return references
+
+
+def learn(references: MemoryReferences, sample: int) -> None:
+    new = np.array([True])
+    references.update([sample], np.array([2]), torch.full((2, 4), float(sample)), changed=new, known=~new)
+
+
+def test_references_that_have_not_changed_share_a_file_with_the_last_round_but_one(tmp_path: Path) -> None:
+    store, still, busy = PartyStore(tmp_path, keep=4), held(3), held(3)
+
+    def inode(index: int, name: str) -> int:
+        return (tmp_path / f"round-{index:05d}" / f"references-{name}.safetensors").stat().st_ino
+
+    for index in range(4):
+        learn(busy, 10 + index)
+        store.save(index, {}, {}, [("still", still), ("busy", busy)])
+    assert inode(0, "still") == inode(2, "still") != inode(1, "still") == inode(3, "still")
+    assert len({inode(index, "busy") for index in range(4)}) == 4
+    other = PartyStore(tmp_path, keep=4)
+    assert other.rounds() == [0, 1, 2, 3]
+    for index in other.rounds():
+        one, two = MemoryReferences(), MemoryReferences()
+        other.load_references(index, [("still", one), ("busy", two)])
+        assert [*one] == [3] and [*two] == [3, *range(10, 11 + index)]
+
+
+def test_a_round_that_is_done_again_is_written_with_what_is_there_then(tmp_path: Path) -> None:
+    store, references = PartyStore(tmp_path, keep=4), held(3)
+    for index in range(3):
+        store.save(index, {}, {}, [("a", references)])
+    store.go_back_to(1)
+    store.load_references(1, [("a", references)])
+    learn(references, 4)
+    for index in (2, 3):
+        store.save(index, {}, {}, [("a", references)])
+    for index, expected in ((1, [3]), (2, [3, 4]), (3, [3, 4])):
+        found = MemoryReferences()
+        PartyStore(tmp_path, keep=4).load_references(index, [("a", found)])
+        assert [*found] == expected
+
+
+def test_without_second_names_of_files_all_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError("not on this file system")
+
+    monkeypatch.setattr(module.os, "link", refuse)
+    store, references = PartyStore(tmp_path), held(3)
+    for index in range(4):
+        store.save(index, {}, {}, [("a", references)])
+    assert PartyStore(tmp_path).rounds() == [2, 3]
+
+
 @pytest.mark.parametrize("file", FILES)
 @pytest.mark.parametrize(("position", "bit"), [(0.0, 0), (0.3, 6), (0.7, 3), (1.0, 7)])
 def test_a_flipped_bit_is_noticed(

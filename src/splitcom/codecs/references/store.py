@@ -49,16 +49,36 @@ class ReferenceStore(ABC):
         """Width of the references; None while the store has never held one."""
         self.reduced = False
         """Whether something else is kept in place of the values."""
-        self.basis: Tensor | None = None
-        """What projects references, where that has been fitted to them; saved with them."""
         self.num_bytes = 0
         """Bytes of all references, counted as whole ones: by these both sides evict."""
         self.kept_bytes = 0
         """Bytes of all that is stored: `num_bytes`, or what is kept in place of the values."""
-        self.flow: FlowState | None = None
-        """What the codec keeps beside the references; None at the beginning of a flow."""
+        self.num_changes = 0
+        """How often anything that `save` writes has been changed."""
+        self._basis: Tensor | None = None
+        self._flow: FlowState | None = None
         self._index: OrderedDict[int, Reference] = OrderedDict()
         self._sizes: dict[int, int] = {}
+
+    @property
+    def basis(self) -> Tensor | None:
+        """What projects references, where that has been fitted to them; saved with them."""
+        return self._basis
+
+    @basis.setter
+    def basis(self, basis: Tensor | None) -> None:
+        self._basis = basis
+        self.num_changes += 1
+
+    @property
+    def flow(self) -> FlowState | None:
+        """What the codec keeps beside the references; None at the beginning of a flow. It is never changed in place."""
+        return self._flow
+
+    @flow.setter
+    def flow(self, flow: FlowState | None) -> None:
+        self._flow = flow
+        self.num_changes += 1
 
     @property
     def is_blank(self) -> bool:
@@ -198,6 +218,7 @@ class ReferenceStore(ABC):
         hidden: int,
         reduced: bool,
     ) -> None:
+        self.num_changes += 1
         whole_bytes = self._whole_bytes(hidden)
         added = sum(used[sample_id].length for sample_id in data)
         removed = sum(self._index[sample_id].length for sample_id in data if sample_id in self._index)
