@@ -124,7 +124,8 @@ class Session:
             call = channel.stream_stream(f"/{SERVICE}/Converse")()
             try:
                 async with self._fleet.dialling:
-                    await self._open(call)
+                    if not await self._open(call):
+                        return False
                 self._call = call
                 return await self._converse(call)
             except asyncio.CancelledError:
@@ -134,7 +135,8 @@ class Session:
             finally:
                 self._call = None
 
-    async def _open(self, call: grpc.aio.StreamStreamCall) -> None:
+    async def _open(self, call: grpc.aio.StreamStreamCall) -> bool:
+        """Returns whether the conversation goes on; the server may want another one."""
         started = monotonic()
         opening = Open(
             protocol_version=TRANSPORT_VERSION,
@@ -145,21 +147,32 @@ class Session:
         self._connections += 1
         await call.write(pack(Parcel(Frame(open=opening))))
         frame = unpack(await call.read()).frame
+        if frame.WhichOneof("kind") == "reset":
+            self._reset()
+            return False
         assert frame.WhichOneof("kind") == "opened", f"{self.name}: {frame}"
         self._endpoint.resume(frame.opened.position)
         self._fleet.admitted(self, monotonic() - started)
+        return True
+
+    def _reset(self) -> None:
+        self._fleet.measured.begun_anew += 1
+        self._leaves, self.round = "anew", 0
 
     async def _converse(self, call: grpc.aio.StreamStreamCall) -> bool:
         endpoint = self._endpoint
         while True:
-            while (parcel := endpoint.next_parcel()) is not None:
-                await call.write(pack(parcel))
+            try:
+                while (parcel := endpoint.next_parcel()) is not None:
+                    await call.write(pack(parcel))
+            except grpc.aio.AioRpcError:  # the connection has just ended, from either side
+                self._leaves = self._leaves or "back"
+                return False
             if (answer := await call.read()) is grpc.aio.EOF:
                 return False
             parcel = unpack(answer)
             if parcel.frame.WhichOneof("kind") == "reset":
-                self._fleet.measured.begun_anew += 1
-                self._leaves, self.round = "anew", 0
+                self._reset()
                 return False
             data = endpoint.receive(parcel)
             if data is None:
@@ -167,6 +180,9 @@ class Session:
             endpoint.consume()
             message = Message.FromString(data)
             if message.WhichOneof("kind") == "finish":
+                while (parcel := endpoint.next_parcel()) is not None:  # that it has come
+                    await call.write(pack(parcel))
+                await call.done_writing()
                 return True
             if (said := self._answer(message)) is not None:
                 endpoint.send(said.SerializeToString())

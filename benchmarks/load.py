@@ -24,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.synchronize import Event
 from pathlib import Path
 from threading import Thread
@@ -35,10 +35,12 @@ from authority import make_authority
 
 from splitcom.client.client import Client
 from splitcom.config import Config
+from splitcom.data import Sample
 from splitcom.parties.build import build_client
 from splitcom.parties.parts import Parts, front_of, load_parts
 from splitcom.parties.texts import load_texts
 from splitcom.protocol.messages_pb2 import Message
+from splitcom.simulation.clients import Clients
 from splitcom.simulation.simulation import Simulation
 from splitcom.transports import tls
 from splitcom.transports.grpc_calls import ServerCalls
@@ -215,30 +217,32 @@ def measure(
     }
 
 
-class Recording(Simulation):
-    """Keeps what the first client says."""
+def keeping_what_is_said(clients: Clients, name: str) -> list[Message]:
+    """What one of these clients says from now on."""
+    said: list[Message] = []
+    make = clients.make
 
-    said: list[Message]
-
-    def _make_client(self, name: str) -> Client:
-        client = super()._make_client(name)
-        if name == self._config.client_names[0]:
-            self.said = []
+    def made(one: str, samples: Sequence[Sample], held_out: Sequence[Sample]) -> Client:
+        client = make(one, samples, held_out)
+        if one == name:
             connect, receive = client.connect, client.receive
 
             def recorded(data: bytes) -> bytes | None:
                 answer = receive(data)
                 if answer is not None:
-                    self.said.append(Message.FromString(answer))
+                    said.append(Message.FromString(answer))
                 return answer
 
             def hello() -> bytes:
                 data = connect()
-                self.said.append(Message.FromString(data))
+                said.append(Message.FromString(data))
                 return data
 
             client.connect, client.receive = hello, recorded  # type: ignore[method-assign]
         return client
+
+    clients.make = made  # type: ignore[method-assign]
+    return said
 
 
 def record(config: Config, folder: Path) -> dict[str, object]:
@@ -246,14 +250,16 @@ def record(config: Config, folder: Path) -> dict[str, object]:
     few = config.override(
         {"federation.clients": 2, "federation.sample": 1.0, "data.samples": 8, "data.held_out_samples": 2}
     )
-    simulation = Recording(few, load_texts(few), load_parts(few), folder)
+    simulation = Simulation(few, load_texts(few), load_parts(few), folder)
+    assert simulation.clients is not None
+    said = keeping_what_is_said(simulation.clients, few.client_names[0])
     for _ in simulation.federation.run():
         pass
     simulation.close()
     visits: list[list[list[str]]] = [[]]
     evaluations: list[list[str]] = []
     found: dict[str, object] = {}
-    for message in simulation.said:
+    for message in said:
         match message.WhichOneof("kind"):
             case "hello":
                 found |= {"samples": message.hello.num_samples, "held_out": message.hello.num_held_out}

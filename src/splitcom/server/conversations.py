@@ -150,6 +150,25 @@ class Conversations:
         self._look_after(names)  # also if others always have something to say
         return self._take_from_inbox(names)
 
+    def await_back(self) -> None:
+        """Wait for those that are gone while they have nothing to do, since what all are asked next waits for them.
+
+        One that begins anew meanwhile disturbs nobody; one that does not come is dropped, as ever. Raises Rejoined.
+        """
+        while self.transport.notice_s is not None and self._next(self.transport.now()):  # who is gone
+            pass
+        absent = [self.peers[name] for name in self.ready if self.peers[name].gone_since is not None]
+        try:
+            for peer in absent:
+                peer.is_wanted = True
+            while missing := [
+                name for name, peer in self.peers.items() if peer.is_wanted and peer.is_missing
+            ]:
+                self._wait(missing)
+        finally:
+            for peer in absent:
+                peer.is_wanted = False
+
     def next_of(self, name: str) -> Message | None:
         """The next message of one client; None if it is dropped, refused or leaves. Raises Rejoined."""
         return self.collect([name]).get(name)
@@ -237,7 +256,10 @@ class Conversations:
         if takes_time and self._next(self.transport.now()):  # it is there: nobody is waited for
             return
         due = [
-            at for name in names for at in (self._overdue_at(name), self._notice_at(name)) if at is not None
+            at
+            for peer in map(self.peers.__getitem__, names)
+            for at in (peer.overdue_at(self._config.federation), peer.notice_at(self.transport.notice_s))
+            if at is not None
         ]
         try:
             if not self._next(min([*due, *until_s], default=None)):
@@ -343,33 +365,14 @@ class Conversations:
         if self._counts:
             self._ledger.count(name, flows_of(message, size), upwards=upwards)
 
-    def _patience_s(self, peer: Peer) -> float | None:
-        """For how long a client is waited for that is gone, or that is connected and silent."""
-        settings = self._config.federation
-        return settings.step_timeout_s if peer.gone_since is None else settings.drop_after_s
-
-    def _overdue_at(self, name: str) -> float | None:
-        """When a client that is waited for is to be dropped."""
-        peer = self.peers[name]
-        if (patience_s := self._patience_s(peer)) is None or (since := peer.awaited_since) is None:
-            return None
-        return since + patience_s
-
-    def _notice_at(self, name: str) -> float | None:
-        """When it is to be said that a client is waited for."""
-        peer, notice_s = self.peers[name], self.transport.notice_s
-        if notice_s is None or (since := peer.awaited_since) is None:
-            return None
-        return max(since, peer.noticed_at) + notice_s
-
     def _look_after(self, names: Iterable[str]) -> None:
         """Go on without those that have been waited for too long, which may join anew; say who is waited for."""
         now = self.transport.now()
         for name in names:
             peer = self.peers[name]
-            if (due := self._overdue_at(name)) is not None and due <= now:
+            if (due := peer.overdue_at(self._config.federation)) is not None and due <= now:
                 self._drop(name)
-            elif (notice := self._notice_at(name)) is not None and notice <= now:
+            elif (notice := peer.notice_at(self.transport.notice_s)) is not None and notice <= now:
                 peer.noticed_at = now
                 say_who_is_waited_for(name, peer.standing(now, None))
 

@@ -6,6 +6,7 @@ Times are of the transport's clock, in seconds.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from splitcom.config.federation import FederationConfig
 from splitcom.protocol.session import Role, Session, State
 
 
@@ -28,6 +29,7 @@ class Peer:
     gone_since: float | None = None  # None while it is connected
     asked_at: float | None = None  # when its next message came to be due; None if it owes none
     noticed_at: float = 0.0  # when it was last said that it is waited for
+    is_wanted: bool = False  # whether it is waited for while it is gone, though it owes nothing
     is_kept: bool = False  # whether a new conversation could go on from what it has saved
     failure: str = ""  # why it has ended its conversation, as it says itself
     restarts: int = 0  # in the middle of something
@@ -63,11 +65,27 @@ class Peer:
         return self.session is not None and self.session.turn is Role.CLIENT
 
     @property
+    def is_missing(self) -> bool:
+        """Whether it has a conversation, and is gone or has not said hello."""
+        return self.session is not None and (self.gone_since is not None or not self.is_present)
+
+    @property
     def awaited_since(self) -> float | None:
         """Since when it is gone, or since when it owes a message, also its hello; None if nobody waits for it."""
-        if self.session is None or not self._is_to_send:
+        if self.session is None or not (self._is_to_send or self.is_wanted):
             return None
         return self.asked_at if self.gone_since is None else self.gone_since
+
+    def overdue_at(self, settings: FederationConfig) -> float | None:
+        """When it is to be dropped, if it is waited for: one that is gone, or connected and silent; None: never."""
+        patience_s = settings.step_timeout_s if self.gone_since is None else settings.drop_after_s
+        since = self.awaited_since
+        return None if patience_s is None or since is None else since + patience_s
+
+    def notice_at(self, notice_s: float | None) -> float | None:
+        """When it is next to be said that it is waited for, which is said every `notice_s`; None: never."""
+        since = self.awaited_since
+        return None if notice_s is None or since is None else max(since, self.noticed_at) + notice_s
 
     def begins(self, session: Session, now: float) -> None:
         """It begins a conversation, and owes a hello."""

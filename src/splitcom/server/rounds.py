@@ -234,6 +234,8 @@ class Federation:
         evaluates = self._is_last or self._evaluation.is_due(self.round)
         if evaluates or self._is_due:
             self._scheduling.settle(self.round, is_last=self._is_last)
+            if evaluates:  # or else one that begins anew when it is asked would have all do the round again
+                self._clients.await_back()
             self._welcome()  # who had no part in this and has begun anew meanwhile
         if evaluates:
             self._evaluate()

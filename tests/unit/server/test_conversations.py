@@ -100,6 +100,45 @@ def test_what_others_say_while_one_is_waited_for_is_not_lost():
     assert all(peer.session.state is State.IDLE for peer in clients.peers.values())
 
 
+def with_nothing_to_do(script, names, **federation):
+    clients = idle_clients(script, names, **federation)
+    clients.collect(names)
+    clients.saved()
+    return clients
+
+
+def test_before_all_are_asked_something_those_that_are_gone_are_waited_for():
+    said = [(0.5, saved("a")), (0.5, saved("b")), (0.5, saved("c")), (0.5, saved("d"))]
+    gone = [(1.0, Gone("b")), (1.0, Gone("c"))]
+    later = [(3.0, Back("c")), (4.0, Joined("b")), (4.0, Joined("e")), (5.0, hello("b")), (9.0, Gone("a"))]
+    script = Script(*greeting("a", "b", "c", "d"), *said, *gone, *later)
+    clients = with_nothing_to_do(script, ["a", "b", "c", "d"])
+    script.time_s = 1.0
+    clients.await_back()
+    assert script.time_s == 5.0 and clients.ready == ["a", "c", "d"] and clients.greeted == ["b"]
+    assert not script.dropped and clients.standings()["a"].waited_s is None
+
+
+def test_of_those_one_that_stays_away_is_dropped_when_patience_ends(caplog):
+    script = Script(
+        *greeting("a", "b"), (0.5, saved("a")), (0.5, saved("b")), (1.0, Gone("b")), (99.0, Back("b"))
+    )
+    clients = with_nothing_to_do(script, ["a", "b"], drop_after_s=70.0)
+    script.time_s = 2.0
+    clients.await_back()
+    assert script.dropped == [("b", 72.0)] and clients.ready == ["a"]
+    assert "waiting for b since" in caplog.text and "b has been gone for 70 s and is dropped" in caplog.text
+
+
+def test_one_that_has_had_a_part_since_the_last_save_has_all_go_back():
+    script = Script(*greeting("a"), (0.5, saved("a")), (1.0, Gone("a")), (2.0, Joined("a")))
+    clients = idle_clients(script, ["a"])
+    clients.collect(["a"])
+    script.time_s = 1.0
+    with pytest.raises(Rejoined):
+        clients.await_back()
+
+
 def ended(name, *, diverged):
     failure = {"reason": "training has diverged", "diverged": diverged}
     return Received(name, Message(failure=failure).SerializeToString())
