@@ -98,9 +98,11 @@ def test_the_file_reads_back_and_is_not_overwritten(tmp_path):
 def test_what_is_proposed_can_be_trained_on_whatever_the_number_of_rows(tmp_path, number, held_out):
     source = rows(tmp_path, *({"question": f"what is {i}?", "answer": f"it is {i}"} for i in range(number)))
 
-    texts = load_texts(propose(source, "bundled").config)
+    config = propose(source, "bundled").config
+    texts = load_texts(config)
 
     assert len(texts.held_out.samples) == held_out
+    assert config.evaluation.share == (0.1 if number >= 500 else None)
     assert sum(map(len, texts.partition.parts)) == number - held_out and all(texts.partition.parts)
 
 
