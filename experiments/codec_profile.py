@@ -1,10 +1,13 @@
-"""Where the predicting codec's time goes, and what its shortcuts cost, on the packets of `benchmarks/codecs.py`.
+"""Where the predicting codec's time goes, and what its shortcuts cost.
 
     python experiments/codec_profile.py [--width 2048] [--search-rounds 2] [--step-factor 1.0] [--top 12]
+    python experiments/codec_profile.py --recording FILE [--preset quality] [--top 0]
 
-For each flow of `balanced` and each visit: bytes, error, directions, how many tokens were searched for and jump, how
-many bands of codes are all zero; then CPU milliseconds of encoding and decoding by function. `--search-rounds` are
-those of the search for missing directions, `--step-factor` makes the step larger: both show what a byte costs in error.
+Packets are those of `benchmarks/codecs.py`, or those of a training that `codec_natural.py` has recorded. For each flow
+and each packet: bytes, error, directions, how many tokens were searched for and jump, how many bands of codes are all
+zero, tokens per second of CPU time; then CPU milliseconds of encoding and decoding by function, whose counting takes a
+fifth of the speed (`--top 0` leaves it out). `--search-rounds` are those of the search for missing directions,
+`--step-factor` makes the step larger: both show what a byte costs in error.
 """
 
 import argparse
@@ -13,12 +16,14 @@ import importlib.util
 import pstats
 import re
 import time
+from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from splitcom.codecs import Context, MemoryReferences, parse
+from splitcom.codecs import Along, Context, MemoryReferences, Ragged, parse
 from splitcom.codecs.lattice import basis, body, coder
 from splitcom.codecs.lattice.predict import Window
 from splitcom.settings.presets import PRESETS
@@ -58,11 +63,30 @@ class Counts:
         return text
 
 
+def synthetic(flow: str, width: int) -> Iterator[tuple[str, list[int], Ragged, Ragged]]:
+    """Each packet's name, ids, values, and what these answer, which is the values themselves."""
+    make = {"activation_up": benchmark.activations, "gradient_down": benchmark.gradients}[flow]
+    for visit, (ids, batch) in zip(benchmark.VISITS, benchmark.packets(make(width)), strict=True):
+        yield visit, ids, batch, batch
+
+
+def recorded(flow: str, path: Path) -> Iterator[tuple[str, list[int], Ragged, Ragged]]:
+    """The same of a recording."""
+    from codec_natural import Recording
+
+    recording, name = Recording(path, {}), {"activation_up": "values", "gradient_down": "gradients"}[flow]
+    for index, step in enumerate(recording.steps):
+        batches = (recording.ragged(index, step[kind]) for kind in (name, "values"))
+        yield f"epoch {step['epoch']}, step {index}", recording.batches[index].sample_ids, *batches
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--width", type=int, default=2048)
+    parser.add_argument("--recording", type=Path)
+    parser.add_argument("--preset", default="balanced")
     parser.add_argument("--search-rounds", type=int, default=basis._ROUNDS)
     parser.add_argument("--step-factor", type=float, default=1.0)
     parser.add_argument("--top", type=int, default=12, help="functions to show, 0 for none")
@@ -70,32 +94,47 @@ def main() -> None:
     torch.set_num_threads(1)
     basis._ROUNDS = arguments.search_rounds
     counts = Counts()
-    makers = {"activation_up": benchmark.activations, "gradient_down": benchmark.gradients}
-    for flow, make in makers.items():
+    for flow in ("activation_up", "gradient_down"):
         text = re.sub(
             r"uniform\(([0-9.]+)",
             lambda match: f"uniform({float(match[1]) * arguments.step_factor:g}",
-            PRESETS["balanced"][flow]["codec"],
+            PRESETS[arguments.preset][flow]["codec"],
         )
-        visits = benchmark.packets(make(arguments.width))
-        codec = parse(text)
-        codec.encode(visits[0][1], visits[0][0], Context(MemoryReferences()))  # loads compiled loops
-        counts.take()
-        sender, receiver = MemoryReferences(), MemoryReferences()
-        for visit, (ids, batch) in zip(benchmark.VISITS, visits, strict=True):
-            encoding, decoding = cProfile.Profile(time.process_time), cProfile.Profile(time.process_time)
-            encoded = encoding.runcall(codec.encode, batch, ids, Context(sender))
-            decoded = decoding.runcall(codec.decode, encoded.packet, receiver)
-            error = float((decoded.batch.values - batch.values).norm() / batch.values.norm())
-            directions = len(np.asarray(sender.flow.arrays["rows"]))
-            print(
-                f"{flow}, {visit}: {len(encoded.packet)} bytes, error {error:.4f}, {directions} directions, "
-                f"{counts.take()}",
-                flush=True,
-            )
-            for name, profile in (("encode", encoding), ("decode", decoding)):
-                if arguments.top:
-                    show(name, profile, arguments.top)
+        given = arguments.recording
+        packets = list(synthetic(flow, arguments.width) if given is None else recorded(flow, given))
+        follow(flow, text, packets, counts, arguments.top)
+
+
+def follow(flow: str, text: str, packets: list, counts: Counts, top: int) -> None:
+    """Code packets in order, and print what there is to say of each."""
+    codec = parse(text)
+    sender, receiver = MemoryReferences(), MemoryReferences()
+    for _, ids, batch, passed in packets[:2]:  # loads compiled loops
+        along = Along.kept(passed, ids, codec.wants_along)
+        codec.decode(codec.encode(batch, ids, Context(sender, along=along)).packet, receiver, along=along)
+    counts.take()
+    sender, receiver = MemoryReferences(), MemoryReferences()
+    for packet_name, ids, batch, passed in packets:
+        along = Along.kept(passed, ids, codec.wants_along)
+        encoding, decoding = cProfile.Profile(time.process_time), cProfile.Profile(time.process_time)
+        started = time.process_time()
+        with encoding if top else nullcontext():
+            encoded = codec.encode(batch, ids, Context(sender, along=along))
+        encoded_at = time.process_time()
+        with decoding if top else nullcontext():
+            decoded = codec.decode(encoded.packet, receiver, along=along)
+        ended = time.process_time()
+        error = float((decoded.batch.values - batch.values).norm() / batch.values.norm())
+        tokens = len(batch.values)
+        print(
+            f"{flow}, {packet_name}: {tokens} tokens, {len(encoded.packet)} bytes, error {error:.4f}, "
+            f"{len(np.asarray(sender.flow.arrays['rows']))} directions, {counts.take()}; encoded at "
+            f"{tokens / (encoded_at - started):,.0f}, decoded at {tokens / (ended - encoded_at):,.0f} tokens/s",
+            flush=True,
+        )
+        for name, profile in (("encode", encoding), ("decode", decoding)):
+            if top:
+                show(name, profile, top)
 
 
 def show(name: str, profile: cProfile.Profile, top: int) -> None:

@@ -58,23 +58,20 @@ class Basis:
         return rounded(self.rows * float(1 << _DIRECTION_BITS) / lengths[:, None]).astype(np.float32)
 
     @cached_property
-    def _shares(self) -> Floats:
-        """What makes coordinates of products with the directions: the inverse of their products with one another."""
-        directions = self.directions.astype(np.float64) / (1 << _DIRECTION_BITS)
-        gram = directions @ directions.T
-        ridge = 1e-9 * np.trace(gram) / max(len(gram), 1)  # for those that rounding has made dependent
-        return np.asarray(np.linalg.inv(gram + ridge * np.eye(len(gram))))
+    def _inverse(self) -> Tensor:
+        """fp32 `[hidden, directions]`: makes coordinates, in steps, of values around the mean; only the sender does."""
+        directions = torch.from_numpy(self.directions).double() / (1 << _DIRECTION_BITS)
+        gram = directions @ directions.mT
+        # those that rounding has made dependent must not stop it
+        gram.diagonal().add_(1e-9 * gram.trace() / max(len(gram), 1))
+        factor, _ = torch.linalg.cholesky_ex(gram)
+        return (directions.mT @ torch.cholesky_inverse(factor)).float()
 
-    def products(self, values: Tensor) -> Tensor:
-        """`values` `[tokens, hidden]` times the directions, in the precision and place of the values."""
-        directions = torch.from_numpy(self.directions).to(values) / (1 << _DIRECTION_BITS)
-        return values @ directions.mT
-
-    def coordinates(self, products: Tensor, step: float) -> Tensor:
-        """Coordinates `[tokens, directions]` of the values of `products`, not yet rounded; the sender does this."""
-        centre = self.mean * step / _ROW_STEPS @ self.directions.T / (1 << _DIRECTION_BITS)
-        shares = torch.from_numpy(self._shares * (UNIT / step)).to(products)
-        return (products - torch.from_numpy(centre).to(products)) @ shares
+    def coordinates(self, values: Tensor, step: float) -> Tensor:
+        """Coordinates `[tokens, directions]` of `values` `[tokens, hidden]`, not yet rounded; the sender does this."""
+        inverse = self._inverse.to(values)
+        centre = torch.from_numpy(self.mean / _ROW_STEPS).to(values) @ inverse
+        return (values @ inverse).mul_(1 / step).sub_(centre).mul_(UNIT)
 
     def inverse(
         self,
@@ -210,24 +207,24 @@ def exact_product(
     longest = float(np.sqrt(np.einsum("dh,dh->h", right, right, dtype=np.float64).max(initial=0)))
     lengths = np.sqrt(np.einsum("nd,nd->n", left, left, dtype=np.float32).astype(np.float64))
     beyond = 0 if offset is None else int(np.abs(offset).max(initial=0))
-    fits = lengths * longest + beyond < 0.99 * 2**24
+    # a few tokens are far longer than the others
+    far = torch.from_numpy(np.flatnonzero(~(lengths * longest + beyond < 0.99 * 2**24))).to(device)
     factors, rows = torch.from_numpy(right).to(device), torch.from_numpy(left).to(device)
     added = None if offset is None else torch.from_numpy(offset.astype(np.float64)).to(device)
-    if offset is None and not fits.all():
-        return rows.double() @ factors.double()
     result = torch.empty(len(left), right.shape[1], device=device)
     added32 = None if added is None else added.float()
     size = _BLOCK if result.device.type == "cpu" else len(left)
     for start in range(0, len(left), size):
         block = slice(start, start + size)
-        if not fits[block].all():
-            assert added is not None
-            result[block] = (rows[block].double() @ factors.double() + added).mul_(scale).float()
-            continue
         torch.mm(rows[block], factors, out=result[block])
         if added32 is not None:
             result[block].add_(added32).mul_(scale)
-    return result
+    if not len(far):
+        return result
+    exact = rows[far].double() @ factors.double()
+    if added is None:
+        return result.double().index_copy_(0, far, exact)
+    return result.index_copy_(0, far, (exact + added).mul_(scale).float())
 
 
 def lengths_of(values: Tensor) -> Floats:

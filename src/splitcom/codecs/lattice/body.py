@@ -15,7 +15,6 @@ from splitcom.codecs.lattice.parameters import Predict
 from splitcom.codecs.lattice.predict import (
     Floats,
     Modes,
-    Window,
     fitted_gains,
     plan,
     quantized,
@@ -68,16 +67,16 @@ class BodyCoding:
         own, update, matrix = tokens.reference, None, None
         if tokens.known.any():
             rows = tokens.of_known
-            drift, rank = flow.drift_of(dims), self.predict.rank
+            drift, rank = flow.drift, self.predict.rank
             update = fit(
                 coordinates[rows], own[rows], drift, rank, units[rows], weights[rows].astype(np.float32)
             )
             own, matrix = _moved(own, rows, drift, update)
-        gains = None
+        window, gains = tokens.window(bool(self.predict.window)), None
         if self.predict.gain == "fitted":
             new = ~tokens.of_known
-            gains = fitted_gains(coordinates[new], tokens.recent, units[new], bands_of(dims))
-        window = self._window(tokens, gains, dims)
+            gains = fitted_gains(coordinates[new], window, units[new], bands_of(dims))
+            window.gains = _by_direction(gains, dims)
         dead_zones = np.where(tokens.known, self.dead_zone, self.first_dead_zone)
         modes, codes, restored = plan(
             coordinates, own, tokens.known, tokens.lengths, window, dead_zones, units
@@ -93,10 +92,10 @@ class BodyCoding:
                 update = code_update(coder, None if body is None else body.update, dims)
                 matrix = None if body is None else body.matrix
                 if matrix is None:
-                    own, matrix = _moved(own, tokens.of_known, flow.drift_of(dims), update)
+                    own, matrix = _moved(own, tokens.of_known, flow.drift, update)
                 if self.predict.rank:
-                    flow.set_drift(matrix)
-            width = int(len(tokens.recent) + num_tokens).bit_length()
+                    flow.drift = matrix
+            width = (tokens.recent.size + num_tokens).bit_length()
             given = None if body is None else body.modes
             modes = flow.modes.code(coder, given, tokens.known, tokens.lengths, width)
             if self.predict.gain == "fitted" and (~modes.zero & ~(modes.usual & tokens.of_known)).any():
@@ -113,20 +112,18 @@ class BodyCoding:
     def _replayed(self, body: Body, own: Points, tokens: Tokens, units: Points) -> Points:
         if self.predict is None:
             return restore(np.zeros_like(own), body.codes, units)
-        window = self._window(tokens, body.gains, own.shape[1])
-        return replay(body.modes, body.codes, own, tokens.known, tokens.lengths, window, units)
-
-    def _window(self, tokens: Tokens, gains: Ints | None, dims: int) -> Window:
-        assert self.predict is not None
         window = tokens.window(bool(self.predict.window))
-        if gains is not None:
-            widths = [band.stop - band.start for band in bands_of(dims)]
-            window.gains = np.repeat(gains, widths).astype(np.float32)
-        return window
+        if body.gains is not None:
+            window.gains = _by_direction(body.gains, own.shape[1])
+        return replay(body.modes, body.codes, own, tokens.known, tokens.lengths, window, units)
 
 
 def _units(flow: Flow, tokens: Tokens) -> Points:
     return (flow.units * tokens.factors).astype(np.float32)
+
+
+def _by_direction(gains: Ints, dims: int) -> Points:
+    return np.repeat(gains, [band.stop - band.start for band in bands_of(dims)]).astype(np.float32)
 
 
 def _moved(own: Points, rows: Bools, matrix: Ints, update: Update) -> tuple[Points, Ints]:

@@ -76,15 +76,13 @@ class Flow:
             basis.rows.astype(np.int32, copy=False),
         )
 
-    def drift_of(self, dims: int) -> Ints:
-        """The drift map of `dims` directions, of which those that have been added since do not move."""
-        known = self.state.arrays["map"]
-        matrix = np.zeros((1 + dims, dims), np.int64)
-        matrix[: len(known), : known.shape[1]] = known
-        return matrix
+    @property
+    def drift(self) -> Ints:
+        """The drift map `[1 + inputs, outputs]`, of the first directions."""
+        return self.state.arrays["map"].astype(np.int64)
 
-    def set_drift(self, matrix: Ints) -> None:
-        """Replace the drift map."""
+    @drift.setter
+    def drift(self, matrix: Ints) -> None:
         self.state.arrays["map"] = matrix.astype(np.int32)
 
     @property

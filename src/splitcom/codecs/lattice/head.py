@@ -6,7 +6,6 @@ Knows no tokens but for what their values need.
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from splitcom.codecs.lattice.basis import UNIT, Basis, Floats, mean_of, spread_of
@@ -53,16 +52,14 @@ class HeadCoding:
         basis = flow.basis
         if self._sets_mean:
             basis = Basis(mean_of(values, flow.step, weights), basis.rows)
-        products = basis.products(values)
-        coordinates = basis.coordinates(products, flow.step)
+        coordinates = basis.coordinates(values, flow.step)
         rows, most = basis.rows[:0], self._room(basis, *values.shape)
         if most:
             scales = UNIT / (flow.units * factors[:, 0]) * weights
             rows = basis.missing(values, coordinates, flow.step, most, self.klt.threshold, scales)
         if len(rows):
-            products = torch.cat([products, Basis(basis.mean, rows).products(values)], 1)
             basis = basis.extended(rows)
-            coordinates = basis.coordinates(products, flow.step)
+            coordinates = basis.coordinates(values, flow.step)
         found = np.asarray(coordinates.float().cpu().numpy())
         return Head(flow.step_bits, basis, len(rows)), found
 

@@ -11,7 +11,11 @@ A pointer names a recent token, and moves on by one with every token: text repea
 but the tokens need only be similar).
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +31,11 @@ _BLOCK = 128  # tokens that are searched for at once: their distances fit a core
 _CANDIDATES = 4  # similar tokens in these, of which a jump goes to the cheapest
 _FITTED, _TOO_FEW = 512, 32  # how many tokens gains are fitted to, and how few not
 _MANY, _TRIED = 128, 8  # of so many tokens of a sample with a reference, each eighth is searched for first
-_RUN = 64  # tokens that are looked at before the next jump is known
+_RUN, _NEXT_RUN = (
+    64,
+    8,
+)  # tokens that are looked at before the next jump is known: at most, and first after a jump
+_USUAL, _JUMP, _ZERO = range(3)  # what a token may choose, or the pointer in spite of its own reference
 LIMIT = MAX_MAGNITUDE
 """Coordinates are clipped to this magnitude."""
 
@@ -81,45 +89,79 @@ class ModeModel:
         return Modes(usual, jump, zero, distances)
 
 
+class Recent(Protocol):
+    """Tokens that are kept, and are read only if they are asked for: later visits mostly name none."""
+
+    @property
+    def size(self) -> int:
+        """How many these are."""
+
+    def read(self, rows: Points) -> None:
+        """Fill `rows` `[size, directions]`, zeros so far, the newest token last."""
+
+
 class Window:
     """Recent tokens `[size, directions]`, the newest last, which grows as samples of the batch become known."""
 
-    def __init__(self, recent: Points, room: int) -> None:
-        self._tokens = np.zeros((len(recent) + room, recent.shape[1]), np.float32)
-        searched = min(_SEARCHED, recent.shape[1])
-        # half the square, and the first coordinates: what a search multiplies
-        self._searched = np.zeros((len(self._tokens), 1 + searched), np.float32)
-        self._last_start = self.size = 0
+    def __init__(self, recent: Recent, room: int, directions: int) -> None:
+        self._recent, self._shape = recent, (recent.size + room, directions)
+        self._appended: list[tuple[int, Points]] = []
+        self.size = recent.size
+        self._last_start = max(0, self.size - 1)
         self.gains: Points | None = None
         """`[directions]`: the whole eighths of a token that are its prediction; None takes all of it."""
-        self._put(recent)
-        self._last_start = max(0, len(recent) - 1)
+
+    @cached_property
+    def _tokens(self) -> Points:
+        tokens = np.zeros(self._shape, np.float32)
+        self._recent.read(tokens[: self._recent.size])
+        for start, sample in self._appended:
+            tokens[start : start + len(sample)] = sample
+        return tokens
+
+    @cached_property
+    def _searched(self) -> Points:
+        """What a search multiplies: half the square of each token's first coordinates, and these."""
+        searched = np.zeros((self._shape[0], 1 + min(_SEARCHED, self._shape[1])), np.float32)
+        _fill(searched[: self.size], self._tokens[: self.size])
+        return searched
 
     def append(self, sample: Points) -> None:
         """Add a sample's tokens, where there is room."""
-        if self.size + len(sample) <= len(self._tokens):
+        if self.size + len(sample) <= self._shape[0]:
             self._put(sample)
+
+    @contextmanager
+    def beside(self, tokens: Floats) -> Iterator[None]:
+        """Add tokens for the time being, as far as there is room."""
+        size, last_start = self.size, self._last_start
+        self._put(tokens[: self._shape[0] - size])
+        yield
+        self.size, self._last_start = size, last_start
 
     def _put(self, tokens: Points) -> None:
         rows = slice(self.size, self.size + len(tokens))
-        self._tokens[rows] = tokens
-        searched = self._searched[rows]
-        searched[:, 1:] = self._tokens[rows, : searched.shape[1] - 1]
-        searched[:, 0] = (searched[:, 1:] ** 2).sum(1) / 2
+        if "_tokens" in self.__dict__:
+            self._tokens[rows] = tokens
+        else:
+            self._appended.append((self.size, tokens))
+        if "_searched" in self.__dict__:
+            _fill(self._searched[rows], tokens)
         self._last_start, self.size = self.size, rows.stop
 
     def nearest(self, coordinates: Floats, count: int = 1) -> Ints:
         """The `count` most similar tokens to each of some in the first directions, `[n, count]`, the nearest first; no
         more than there are. Only the sender searches.
         """
-        wanted = np.ones((len(coordinates), self._searched.shape[1]), np.float32)
+        searched = self._searched
+        wanted = np.ones((len(coordinates), searched.shape[1]), np.float32)
         count = min(count, self.size)
         best = np.zeros((len(coordinates), count), np.int64)
         with np.errstate(over="ignore", invalid="ignore"):  # far beyond fp32 any token is as good as another
             wanted[:, 1:] = -coordinates[:, : wanted.shape[1] - 1]
             for start in range(0, len(wanted), _BLOCK):
                 rows = slice(start, start + _BLOCK)
-                distances = wanted[rows] @ self._searched[: self.size].T
+                distances = wanted[rows] @ searched[: self.size].T
                 for place in range(count):
                     best[rows, place] = nearest = distances.argmin(1)
                     distances[np.arange(len(nearest)), nearest] = np.inf
@@ -128,7 +170,7 @@ class Window:
     def at(self, pointers: Ints) -> Points:
         """What the tokens at pointers `[n]` predict; zeros in an empty window."""
         if not self.size:
-            return np.zeros((len(pointers), self._tokens.shape[1]), np.float32)
+            return np.zeros((len(pointers), self._shape[1]), np.float32)
         named = np.take(self._tokens, pointers.clip(0, self.size - 1), 0)
         # exact: integers below 2^24, and a power of two
         return named if self.gains is None else np.rint(named * self.gains * np.float32(1 / 8))
@@ -148,19 +190,26 @@ class Window:
         return predicted
 
 
-def fitted_gains(coordinates: Floats, recent: Points, units: Points, bands: list[slice]) -> Ints:
+def _fill(searched: Points, tokens: Floats) -> None:
+    searched[:, 1:] = tokens[:, : searched.shape[1] - 1]
+    searched[:, 0] = (searched[:, 1:] ** 2).sum(1) / 2
+
+
+def fitted_gains(coordinates: Floats, window: Window, units: Points, bands: list[slice]) -> Ints:
     """How many eighths of a similar token predict a new one best in each band of directions; only the sender does.
 
-    Some of the later ones of new tokens `coordinates` are predicted from the others and from `recent` ones.
+    Some of the later ones of new tokens `coordinates` are predicted from the others and from those in the `window`,
+    which is then as it was.
     """
     half = len(coordinates) // 2
     some = slice(half, None, max(1, (len(coordinates) - half) // _FITTED))
-    window = Window(np.concatenate([recent, coordinates[:half].astype(np.float32)]), 0)
-    wanted = coordinates[some]
-    named = window.at(window.nearest(wanted)[:, 0]) if window.size else np.zeros_like(wanted)
+    wanted, found = coordinates[some], np.full(len(bands), 8)
+    if len(wanted) < _TOO_FEW:
+        return found
+    with window.beside(coordinates[:half]):
+        named = window.at(window.nearest(wanted)[:, 0])
     alike = spent(wanted - named, units[some]) < spent(wanted, units[some])
     wanted, named = wanted[alike].astype(np.float64), named[alike].astype(np.float64)
-    found = np.full(len(bands), 8)
     if len(wanted) < _TOO_FEW:
         return found
     for index, band in enumerate(bands):
@@ -265,29 +314,37 @@ def restore(predicted: Points, codes: Codes, units: Points) -> Points:
 
 def _choose(coordinates: Floats, own: Points | None, window: Window, units: Points) -> Modes:
     num_tokens = len(coordinates)
-    modes = Modes.all_usual(num_tokens)
     zero_cost = spent(coordinates, units) + _FLAG_BITS
     usual_cost = None if own is None else spent(coordinates - own, units)
     jump_cost, best = _jumps(coordinates, own, window, units, usual_cost)
-    distances = []
-    start, pointer = 0, window.pointers(modes.jump[:1], modes.distances)[0]
-    while start < num_tokens:
-        # the pointer runs on until the first jump
-        run = slice(start, min(start + _RUN, num_tokens))
-        pointed = spent(coordinates[run] - window.at(pointer + np.arange(run.stop - start)), units[run])
-        usual = pointed if usual_cost is None else usual_cost[run]
-        choice = np.argmin([usual, jump_cost[run], zero_cost[run], pointed + _FLAG_BITS], axis=0)
-        jumps = np.flatnonzero(choice == 1)
-        run = slice(start, start + int(jumps[0]) + 1 if len(jumps) else run.stop)
-        choice = choice[: run.stop - start]
-        modes.usual[run], modes.jump[run], modes.zero[run] = choice == 0, choice == 1, choice == 2
-        pointer += run.stop - start
-        if len(jumps):
-            distances.append(window.size - 1 - best[run.stop - 1])
-            pointer = best[run.stop - 1] + 1
-        start = run.stop
-    modes.distances = np.array(distances, np.int64)
-    return modes
+
+    def choices(tokens: slice | Ints, pointers: Ints) -> list[int]:
+        pointed = spent(coordinates[tokens] - window.at(pointers), units[tokens])
+        usual = pointed if usual_cost is None else usual_cost[tokens]
+        costs = [usual, jump_cost[tokens], zero_cost[tokens], pointed + _FLAG_BITS]
+        found: list[int] = np.argmin(costs, axis=0).tolist()
+        return found
+
+    # where text does not repeat itself jumps follow one another: all that may follow one are looked at at once
+    may_jump = jump_cost <= (zero_cost if usual_cost is None else np.minimum(zero_cost, usual_cost))
+    after = np.flatnonzero(may_jump[:-1]) + 1
+    followed = dict(zip(after.tolist(), choices(after, best[after - 1] + 1), strict=True))
+    chosen: list[int] = []
+    pointer, ahead = int(window.pointers(np.zeros(1, np.bool_), best[:0])[0]), _RUN
+    while (start := len(chosen)) < num_tokens:
+        if chosen and chosen[-1] == _JUMP:
+            run, pointer, ahead = [followed[start]], int(best[start - 1]) + 1, _NEXT_RUN
+        else:
+            tokens = slice(start, min(start + ahead, num_tokens))
+            run = choices(tokens, pointer + np.arange(tokens.stop - start))
+            ahead = min(2 * ahead, _RUN)
+            if _JUMP in run:
+                run = run[: run.index(_JUMP) + 1]
+        chosen += run
+        pointer += len(run)
+    choice = np.array(chosen)
+    jump = choice == _JUMP
+    return Modes(choice == _USUAL, jump, choice == _ZERO, window.size - 1 - best[jump])
 
 
 def _jumps(

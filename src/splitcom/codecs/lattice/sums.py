@@ -104,7 +104,7 @@ def _in_units(
     basis: Basis, values: Tensor, columns: Tensor, coordinates: Points, step: float, unit: float
 ) -> Ints:
     """The columns' products with what `coordinates` miss of `values`, `[n, hidden]`."""
-    columns = columns.double().to(values.device)
-    whole = (columns.mT @ values.double()).cpu().numpy()
-    inside = columns.mT.cpu().numpy() @ coordinates.astype(np.float64)
+    columns = columns.to(values)
+    whole = (columns.mT @ values).double().cpu().numpy()
+    inside = (columns.mT.cpu().numpy() @ coordinates).astype(np.float64)
     return rounded((whole - basis.inside(inside, step)) / unit)

@@ -16,6 +16,24 @@ from splitcom.errors import CodecError
 
 
 @dataclass(frozen=True)
+class Recent:
+    """The tokens of recent samples, the newest last, which are read only if they are asked for."""
+
+    store: ReferenceStore
+    ids: Sequence[int]
+    lengths: Ints
+
+    @property
+    def size(self) -> int:
+        """How many these are."""
+        return int(self.lengths.sum())
+
+    def read(self, rows: Points) -> None:
+        """Fill `rows` `[size, dims]`, zeros so far."""
+        _read(self.store, self.ids, self.lengths, rows)
+
+
+@dataclass(frozen=True)
 class Tokens:
     """The tokens of a batch, sample after sample."""
 
@@ -26,8 +44,8 @@ class Tokens:
     """`[tokens, 1]`: how many times the step is to be taken for each token's."""
     reference: Points
     """`[tokens, dims]`, zeros if there is none."""
-    recent: Points
-    """`[recent tokens, dims]`, the newest last."""
+    recent: Recent
+    """Those that pointers can name."""
 
     @classmethod
     def of(
@@ -45,7 +63,7 @@ class Tokens:
         No reference has more than `dims` directions: those of the basis.
         """
         held = [sample_id if is_known else None for sample_id, is_known in zip(ids, known, strict=True)]
-        reference = _read(store, held, lengths, dims)
+        _read(store, held, lengths, reference := np.zeros((int(lengths.sum()), dims), np.float32))
         recent: list[int] = []
         sizes: list[int] = []
         for sample_id, entry in zip(order := list(store)[::-1], store.peek(order), strict=True):
@@ -55,7 +73,7 @@ class Tokens:
                 break
             recent.insert(0, sample_id)
             sizes.insert(0, length)
-        return cls(lengths, known, factors, reference, _read(store, recent, np.array(sizes, np.int64), dims))
+        return cls(lengths, known, factors, reference, Recent(store, recent, np.array(sizes, np.int64)))
 
     @property
     def of_known(self) -> Bools:
@@ -69,7 +87,7 @@ class Tokens:
 
     def window(self, holds_batch: bool) -> Window:
         """What pointers can name."""
-        return Window(self.recent, len(self.reference) if holds_batch else 0)
+        return Window(self.recent, len(self.reference) if holds_batch else 0, self.reference.shape[1])
 
     def any_of(self, flags: Bools) -> Bools:
         """Which samples `[batch]` have a token that is set in `flags` `[tokens]`."""
@@ -106,9 +124,8 @@ def code_factors(coder: Coder, prompts: BitModel, factor: int, learnt: Tensor | 
     return factors
 
 
-def _read(store: ReferenceStore, ids: Sequence[int | None], lengths: Ints, dims: int) -> Points:
-    """The references of samples, `[tokens, dims]`; zeros for those that are None."""
-    rows = np.zeros((int(lengths.sum()), dims), np.float32)
+def _read(store: ReferenceStore, ids: Sequence[int | None], lengths: Ints, rows: Points) -> None:
+    """Fill `rows` `[tokens, dims]`, zeros so far, with the references of samples; those of None stay zeros."""
     held = [sample_id for sample_id in ids if sample_id is not None]
     if held and not store.reduced:
         raise CodecError("the store keeps no packed coordinates: it is of another codec")
@@ -116,7 +133,6 @@ def _read(store: ReferenceStore, ids: Sequence[int | None], lengths: Ints, dims:
     for sample_id, sample in zip(ids, np.split(rows, np.cumsum(lengths))[:-1], strict=True):
         if sample_id is not None:
             unpack(next(items), sample)
-    return rows
 
 
 def _starts(lengths: Ints) -> Ints:

@@ -22,8 +22,10 @@ from splitcom.codecs.lattice.coder import (
 )
 from splitcom.codecs.lattice.drift import code_update, fit, moved, predicted, updated
 from splitcom.codecs.lattice.flow import Flow
-from splitcom.codecs.lattice.predict import LIMIT, ModeModel, Window, plan, replay, restore
+from splitcom.codecs.lattice.predict import LIMIT, ModeModel, plan, replay, restore
 from splitcom.errors import CodecError, PacketError
+
+from .kept import window_of
 
 STEP = 0.037109375  # a bfloat16, as all steps are
 
@@ -103,9 +105,9 @@ def test_both_ends_hold_the_same_whatever_the_sender_computes_with(monkeypatch: 
         batch = batch_of(low_rank_tokens(0, 80) + 0.1 * low_rank_tokens(visit, 80), [20] * 4)
         exact.append(codec.encode(batch, [1, 2, 3, 4], Context(plain)).reconstruction.values)
 
-    def perturbed(basis: Basis, products: torch.Tensor, step: float) -> torch.Tensor:
+    def perturbed(basis: Basis, values: torch.Tensor, step: float) -> torch.Tensor:
         noise = torch.from_numpy(draws(1).normal(size=(80, len(basis.rows)))).float()
-        return coordinates(basis, products, step) * (1 + 1e-6 * noise)
+        return coordinates(basis, values, step) * (1 + 1e-6 * noise)
 
     monkeypatch.setattr(Basis, "coordinates", perturbed)
     sender, receiver = MemoryReferences(), MemoryReferences()
@@ -205,15 +207,15 @@ def test_the_receiver_replays_what_the_sender_planned(
     coordinates = recent[draws(seed).integers(0, 12, tokens)] + coordinates_of(seed + 1, tokens, 5, 8.0)
     own = np.where(np.repeat(known, lengths)[:, None], np.rint(coordinates) + 3, np.float32(0))
     modes, codes, planned = plan(
-        coordinates, own, known, lengths, Window(recent, tokens), np.zeros(len(known)), units
+        coordinates, own, known, lengths, window_of(recent, tokens), np.zeros(len(known)), units
     )
     writer, width = Writer(), int(12 + tokens).bit_length()
     ModeModel.new().code(writer, modes, known, lengths, width)
     read = ModeModel.new().code(Reader(writer.finish()), None, known, lengths, width)
     assert np.array_equal(read.usual, modes.usual) and np.array_equal(read.distances, modes.distances)
-    restored = replay(read, codes, own, known, lengths, Window(recent, tokens), units)
+    restored = replay(read, codes, own, known, lengths, window_of(recent, tokens), units)
     assert (np.abs(restored - coordinates) <= units / 2).all()
-    again = replay(modes, codes, own, known, lengths, Window(recent, tokens), units)
+    again = replay(modes, codes, own, known, lengths, window_of(recent, tokens), units)
     assert np.array_equal(restored, again) and np.array_equal(restored, planned)
 
 
@@ -237,6 +239,25 @@ def test_a_drift_that_all_tokens_share_is_predicted() -> None:
     assert len(data) < 120
     # a map that has proved itself is only scaled
     assert fit(moved(reference, matrix, 1), reference, matrix, 4, *plainly(target)).gain == 1
+
+
+def test_a_map_moves_the_first_directions_and_says_so_in_its_size() -> None:
+    reference = np.rint(coordinates_of(0, 600, 400, 60.0))
+    change = np.zeros((400, 400))
+    change[:280, :280] = 0.3 * np.outer(draws(1).normal(size=280), draws(2).normal(size=280)) / 280**0.5
+    target = (reference + reference @ change).astype(np.float32)
+    start = np.zeros((1, 0), np.int64)
+    update = fit(target, reference, start, 4, *plainly(target))
+    matrix = updated(start, update, reference)
+    assert 230 < len(matrix) <= 257 and 230 < matrix.shape[1] <= 256  # without the zeros at its ends
+    again = fit(target[:, ::-1].copy(), reference, matrix, 4, *plainly(target))
+    for gain, other in ((1, matrix), (2, updated(matrix, again, reference))):
+        padded = np.zeros((401, 400), np.int64)
+        padded[: len(other), : other.shape[1]] = other
+        assert np.array_equal(moved(reference, other, gain), moved(reference, padded, gain))
+    error, before = (np.linalg.norm(target - found) for found in (moved(reference, matrix, 2), reference))
+    assert error < 0.8 * before
+    assert np.array_equal(moved(reference, matrix, 2)[:, 256:], reference[:, 256:])
 
 
 def test_no_map_is_sent_where_it_does_not_pay() -> None:
@@ -567,13 +588,13 @@ def test_what_a_basis_holds_already_is_not_missing() -> None:
     ).float()
     mean = np.rint(values.double().mean(0).numpy() * 32).astype(np.int64)
     basis = Basis(mean, np.rint(mixing * 1000).astype(np.int64))
-    coordinates = basis.coordinates(basis.products(values), 1.0)
+    coordinates = basis.coordinates(values, 1.0)
     assert not len(basis.missing(values, coordinates, 1.0, 400, 0.5, np.ones(500)))
     part = Basis(mean, basis.rows[:38])
-    rows = part.missing(values, part.coordinates(part.products(values), 1.0), 1.0, 400, 0.5, np.ones(500))
+    rows = part.missing(values, part.coordinates(values, 1.0), 1.0, 400, 0.5, np.ones(500))
     assert len(rows) == 2
     whole = part.extended(rows)
-    error = whole.inverse(whole.coordinates(whole.products(values), 1.0).round().numpy(), 1.0, "cpu")
+    error = whole.inverse(whole.coordinates(values, 1.0).round().numpy(), 1.0, "cpu")
     assert float((error - values).square().mean().sqrt()) < 0.1
 
 

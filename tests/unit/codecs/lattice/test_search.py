@@ -1,10 +1,15 @@
-"""Long samples with references are searched for similar tokens only if an eighth of their tokens finds some."""
+"""The sender's choices: what is searched for, what is read for it, and where pointers go."""
 
 import numpy as np
 import pytest
+import torch
 
+from splitcom.codecs import Context, MemoryReferences, Ragged, parse
 from splitcom.codecs.lattice import predict
-from splitcom.codecs.lattice.predict import Window, _choose
+from splitcom.codecs.lattice.predict import Window, _choose, spent
+from splitcom.codecs.lattice.tokens import Recent
+
+from .kept import window_of
 
 
 @pytest.fixture
@@ -31,7 +36,7 @@ UNITS = np.full((256, 1), 8, np.float32)
 def test_what_is_nowhere_is_searched_for_by_an_eighth(searched):
     coordinates = tokens(0)
     own = coordinates + 12 * np.sign(tokens(1))  # a step and a half off: its codes cost more than a pointer
-    modes = _choose(coordinates, own, Window(tokens(2), 0), UNITS)
+    modes = _choose(coordinates, own, window_of(tokens(2)), UNITS)
     assert searched == [256 // predict._TRIED]
     assert not modes.jump.any()
 
@@ -39,12 +44,73 @@ def test_what_is_nowhere_is_searched_for_by_an_eighth(searched):
 def test_where_some_jump_all_are_searched_for(searched):
     window = tokens(0)
     coordinates = window[::-1].copy()  # so that no run goes on
-    modes = _choose(coordinates, tokens(1), Window(window, 0), UNITS)
+    modes = _choose(coordinates, tokens(1), window_of(window), UNITS)
     assert searched == [32, 224]
     assert modes.jump.sum() > 250
 
 
 def test_short_samples_are_searched_for_at_once(searched):
     coordinates, few = tokens(0), predict._MANY - 1
-    _choose(coordinates[:few], tokens(1)[:few], Window(tokens(2), 0), UNITS[:few])
+    _choose(coordinates[:few], tokens(1)[:few], window_of(tokens(2)), UNITS[:few])
     assert searched == [few]
+
+
+@pytest.mark.parametrize("with_reference", [False, True])
+@pytest.mark.parametrize("repeats", [0.1, 0.5, 0.95])
+def test_choices_are_those_of_one_token_after_the_other(repeats, with_reference):
+    draws = np.random.default_rng(3)
+    window, num_tokens = tokens(0), 200
+    # runs of tokens of the window, which are broken off now and then, and some that nothing is like
+    places = np.zeros(num_tokens, np.int64)
+    for index in range(1, num_tokens):
+        goes_on = draws.random() < repeats
+        places[index] = min(places[index - 1] + 1, 255) if goes_on else draws.integers(256)
+    coordinates = window[places] + 2 * tokens(1)[:num_tokens] / 100
+    coordinates[draws.random(num_tokens) < 0.1] *= 0.05
+    own = (
+        coordinates + tokens(2)[:num_tokens] * (draws.random((num_tokens, 1)) < 0.4)
+        if with_reference
+        else None
+    )
+    units = UNITS[:num_tokens]
+    modes = _choose(coordinates, own, window_of(window), units)
+
+    plain = window_of(window)
+    zero = spent(coordinates, units) + predict._FLAG_BITS
+    usual = None if own is None else spent(coordinates - own, units)
+    jumps, best = predict._jumps(coordinates, own, plain, units, usual)
+    pointer, chosen = 255, []
+    for index in range(num_tokens):
+        pointed = spent(coordinates[index] - plain.at(np.array([pointer]))[0], units[index])
+        costs = [pointed if usual is None else usual[index], jumps[index], zero[index], pointed + 4]
+        chosen.append(int(np.argmin(costs)))
+        pointer = (best[index] if chosen[-1] == 1 else pointer) + 1
+    chosen = np.array(chosen)
+    assert {0, 1, 2} <= set(chosen.tolist())
+    assert np.array_equal(modes.usual, chosen == 0)
+    assert np.array_equal(modes.jump, chosen == 1)
+    assert np.array_equal(modes.zero, chosen == 2)
+    assert np.array_equal(modes.distances, 255 - best[chosen == 1])
+
+
+def test_a_receiver_reads_recent_tokens_only_if_they_are_named(monkeypatch):
+    reads, read = [], Recent.read
+
+    def counting(self, rows):
+        reads.append(self.size)
+        read(self, rows)
+
+    monkeypatch.setattr(Recent, "read", counting)
+    codec = parse("predict > klt > uniform(0.3) > range")
+    sender, receiver = MemoryReferences(), MemoryReferences()
+    first = np.random.default_rng(0).standard_normal((80, 16)).astype(np.float32)
+    counts = []
+    for values, ids in ((first, [1, 2]), (first, [1, 2]), (first[::-1].copy(), [3, 4])):
+        batch = Ragged(torch.from_numpy(values), torch.tensor([40, 40]))
+        encoded = codec.encode(batch, ids, Context(sender))
+        reads.clear()
+        decoded = codec.decode(encoded.packet, receiver)
+        assert torch.equal(decoded.batch.values, encoded.reconstruction.values)
+        counts.append(list(reads))
+    # what is visited again needs none; the tokens of the third packet are those of the first backwards
+    assert counts[1:] == [[], [80]]
