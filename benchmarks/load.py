@@ -14,6 +14,7 @@ step are most of the memory; where it takes one after the other, what is kept fo
 """
 
 import argparse
+import atexit
 import base64
 import json
 import multiprocessing
@@ -86,6 +87,13 @@ def run_clients(address: str, authority: Path, folder: Path, names: list[str], g
         thread.join()
 
 
+def begin(command: Sequence[object], **streams: object) -> subprocess.Popen:
+    """A process that does not outlive this one, whatever ends it."""
+    process = subprocess.Popen(command, **streams)
+    atexit.register(process.kill)
+    return process
+
+
 class Server:
     """A `splitcom serve` process: its log, and what the operating system says of it."""
 
@@ -95,7 +103,7 @@ class Server:
         (folder / "config.toml").write_text(config.to_toml(), encoding="utf-8")
         command = ["serve", folder / "config.toml", "--authority", authority, "--out", self.out]
         with self._log.open("w") as log:
-            self.process = subprocess.Popen(
+            self.process = begin(
                 [
                     sys.executable,
                     "-c",
@@ -330,7 +338,7 @@ def measure_sessions(
         path = folder / f"script-{index}.json"
         path.write_text(json.dumps(script), encoding="utf-8")
         command = [sys.executable, Path(__file__).with_name("light_client.py"), path]
-        fleets.append(subprocess.Popen(command))
+        fleets.append(begin(command))
     server.wait_for(lambda: all((folder / f"ready-{index}").exists() for index in range(num_processes)))
     all_admitted_s = monotonic() - started
     server.settle()
