@@ -21,7 +21,8 @@ from splitcom.codecs.wire import Ints
 
 _ROUNDS = 2
 _TOKENS_EACH = 16  # a column costs as many numbers as a token
-_DEPENDENT = 1e-9
+_DEPENDENT = 1e-5  # of the whole: rounding, no more
+_LEAST = 1e-15
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,16 +54,51 @@ def columns_of(values: Tensor, count: int) -> Tensor:
     Each token counts as if it were as long as the others: of language models a few are 1,000 times as long, and all
     that a product would see. Norms in the blocks do the same.
     """
-    unit = torch.nn.functional.normalize(values.double(), dim=1)
-    centred = unit - unit.mean(0)
-    if centred.norm() < _DEPENDENT * len(values):  # all alike: what is left is rounding
+    unit = _Unit.of(values)
+    if unit.spread < _DEPENDENT:  # all alike: what is left is rounding
         return values.new_zeros(len(values), count, dtype=torch.float32)
     # fixed, and continuous in the values: eigenvectors would turn over where two are about as strong
     start = np.random.default_rng(0).standard_normal((values.shape[1], count))
-    directions = torch.from_numpy(start).to(centred)
+    directions = torch.from_numpy(start).to(unit.values)
     for _ in range(_ROUNDS):
-        directions = _orthonormal(centred.mT @ (centred @ directions))
-    return _orthonormal(centred @ directions).float()
+        directions = _orthonormal(unit.squared_times(directions))
+    return _orthonormal(unit.times(directions)).float()
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """The matrix of tokens as long as one another, less their mean; never formed, as each pass over it takes time."""
+
+    values: Tensor
+    """fp32, or fp64 if fp32 does not hold their squares."""
+    scales: Tensor
+    """`[tokens, 1]`"""
+    mean: Tensor
+    """`[1, hidden]`"""
+
+    @classmethod
+    def of(cls, values: Tensor) -> "_Unit":
+        values = values.float()
+        norms = torch.linalg.vector_norm(values, dim=1, keepdim=True)
+        if not (norms.clamp(_LEAST, 1 / _LEAST) == norms).logical_or(norms == 0).all():
+            values = values.double()
+            norms = torch.linalg.vector_norm(values, dim=1, keepdim=True)
+        scales = torch.where(norms > 0, 1 / norms, 0.0)
+        return cls(values, scales, scales.mT @ values / len(values))
+
+    @property
+    def spread(self) -> float:
+        """The mean square of what is not the mean."""
+        return 1.0 - float(self.mean.double().square().sum())
+
+    def times(self, columns: Tensor) -> Tensor:
+        """The matrix times `columns` `[hidden, n]`."""
+        return (self.values @ columns) * self.scales - self.mean @ columns
+
+    def squared_times(self, columns: Tensor) -> Tensor:
+        """The transposed matrix times the matrix times `columns`."""
+        products = self.times(columns)
+        return self.values.mT @ (products * self.scales) - self.mean.mT @ products.sum(0, keepdim=True)
 
 
 def _orthonormal(columns: Tensor) -> Tensor:
