@@ -60,18 +60,35 @@ class Basis:
     @cached_property
     def _inverse(self) -> Tensor:
         """fp32 `[hidden, directions]`: makes coordinates, in steps, of values around the mean; only the sender does."""
-        directions = torch.from_numpy(self.directions).double() / (1 << _DIRECTION_BITS)
-        gram = directions @ directions.mT
-        # those that rounding has made dependent must not stop it
-        gram.diagonal().add_(1e-9 * gram.trace() / max(len(gram), 1))
-        factor, _ = torch.linalg.cholesky_ex(gram)
-        return (directions.mT @ torch.cholesky_inverse(factor)).float()
+        return _pseudoinverse(self._units).float()
+
+    @property
+    def _units(self) -> Tensor:
+        return torch.from_numpy(self.directions).double() / (1 << _DIRECTION_BITS)
 
     def coordinates(self, values: Tensor, step: float) -> Tensor:
         """Coordinates `[tokens, directions]` of `values` `[tokens, hidden]`, not yet rounded; the sender does this."""
-        inverse = self._inverse.to(values)
+        return self._coordinates(values, step, self._inverse)
+
+    def _coordinates(self, values: Tensor, step: float, inverse: Tensor) -> Tensor:
+        inverse = inverse.to(values)
         centre = torch.from_numpy(self.mean / _ROW_STEPS).to(values) @ inverse
         return (values @ inverse).mul_(1 / step).sub_(centre).mul_(UNIT)
+
+    def extended_with(
+        self, rows: Ints | Codes, values: Tensor, coordinates: Tensor, step: float
+    ) -> tuple["Basis", Tensor]:
+        """With more directions, and what `coordinates` of `values` are then; the sender does this.
+
+        Of the new directions what is outside of the others counts. Neither inverse nor products begin anew.
+        """
+        added, known = Basis(self.mean, rows)._units, self._inverse.double()
+        within = added @ known
+        outside = _pseudoinverse(added - within @ self._units)
+        new = self._coordinates(values, step, outside)
+        basis = self.extended(rows)
+        basis.__dict__["_inverse"] = torch.cat([known - outside @ within, outside], 1).float()
+        return basis, torch.cat([coordinates - new @ within.to(new), new], 1)
 
     def inverse(
         self,
@@ -180,6 +197,15 @@ class _Outside:
                 return spread, subspace.mT.double().cpu().numpy()
             size *= 2
         return principal(self.whole().double().cpu().numpy())
+
+
+def _pseudoinverse(directions: Tensor) -> Tensor:
+    """`[hidden, n]` of fp64 `[n, hidden]`, which are about as long as one another."""
+    gram = directions @ directions.mT
+    # those that rounding has made dependent must not stop it
+    gram.diagonal().add_(1e-9 * gram.trace() / max(len(gram), 1))
+    factor, _ = torch.linalg.cholesky_ex(gram)
+    return directions.mT @ torch.cholesky_inverse(factor)
 
 
 def _left_vectors(matrix: Tensor) -> tuple[Tensor, Tensor]:

@@ -58,8 +58,7 @@ class HeadCoding:
             scales = UNIT / (flow.units * factors[:, 0]) * weights
             rows = basis.missing(values, coordinates, flow.step, most, self.klt.threshold, scales)
         if len(rows):
-            basis = basis.extended(rows)
-            coordinates = basis.coordinates(values, flow.step)
+            basis, coordinates = basis.extended_with(rows, values, coordinates, flow.step)
         found = np.asarray(coordinates.float().cpu().numpy())
         return Head(flow.step_bits, basis, len(rows)), found
 

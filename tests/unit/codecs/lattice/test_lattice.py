@@ -594,6 +594,9 @@ def test_what_a_basis_holds_already_is_not_missing() -> None:
     rows = part.missing(values, part.coordinates(values, 1.0), 1.0, 400, 0.5, np.ones(500))
     assert len(rows) == 2
     whole = part.extended(rows)
+    extended, coordinates = part.extended_with(rows, values, part.coordinates(values, 1.0), 1.0)
+    for found in (coordinates, extended.coordinates(values, 1.0)):
+        assert (found - whole.coordinates(values, 1.0)).abs().max() < 0.01  # of an eighth of a step
     error = whole.inverse(whole.coordinates(values, 1.0).round().numpy(), 1.0, "cpu")
     assert float((error - values).square().mean().sqrt()) < 0.1
 
