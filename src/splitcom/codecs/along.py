@@ -22,7 +22,7 @@ from splitcom.codecs.wire import Ints
 _ROUNDS = 2
 _TOKENS_EACH = 16  # a column costs as many numbers as a token
 _DEPENDENT = 1e-5  # of the whole: rounding, no more
-_LEAST = 1e-15
+_LEAST = 1e-15  # the shortest tokens, and one over the longest, whose squares fp32 holds
 
 
 @dataclass(frozen=True, eq=False)

@@ -31,10 +31,8 @@ _BLOCK = 128  # tokens that are searched for at once: their distances fit a core
 _CANDIDATES = 4  # similar tokens in these, of which a jump goes to the cheapest
 _FITTED, _TOO_FEW = 512, 32  # how many tokens gains are fitted to, and how few not
 _MANY, _TRIED = 128, 8  # of so many tokens of a sample with a reference, each eighth is searched for first
-_RUN, _NEXT_RUN = (
-    64,
-    8,
-)  # tokens that are looked at before the next jump is known: at most, and first after a jump
+_RUN = 64  # tokens that are looked at before the next jump is known
+_NEXT_RUN = 8  # the same right after a jump, where the next may be near
 _USUAL, _JUMP, _ZERO = range(3)  # what a token may choose, or the pointer in spite of its own reference
 LIMIT = MAX_MAGNITUDE
 """Coordinates are clipped to this magnitude."""
@@ -89,8 +87,8 @@ class ModeModel:
         return Modes(usual, jump, zero, distances)
 
 
-class Recent(Protocol):
-    """Tokens that are kept, and are read only if they are asked for: later visits mostly name none."""
+class Kept(Protocol):
+    """Tokens that are read only if they are asked for: later visits mostly name none."""
 
     @property
     def size(self) -> int:
@@ -103,7 +101,7 @@ class Recent(Protocol):
 class Window:
     """Recent tokens `[size, directions]`, the newest last, which grows as samples of the batch become known."""
 
-    def __init__(self, recent: Recent, room: int, directions: int) -> None:
+    def __init__(self, recent: Kept, room: int, directions: int) -> None:
         self._recent, self._shape = recent, (recent.size + room, directions)
         self._appended: list[tuple[int, Points]] = []
         self.size = recent.size
@@ -207,6 +205,8 @@ def fitted_gains(coordinates: Floats, window: Window, units: Points, bands: list
     if len(wanted) < _TOO_FEW:
         return found
     with window.beside(coordinates[:half]):
+        if not window.size:
+            return found
         named = window.at(window.nearest(wanted)[:, 0])
     alike = spent(wanted - named, units[some]) < spent(wanted, units[some])
     wanted, named = wanted[alike].astype(np.float64), named[alike].astype(np.float64)

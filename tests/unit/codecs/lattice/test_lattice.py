@@ -317,6 +317,18 @@ def test_of_a_similar_token_weak_directions_count_less() -> None:
     assert sizes[1] < 0.9 * sizes[0] and errors[1] < 1.02 * errors[0]
 
 
+def test_gains_are_fitted_only_if_there_is_something_to_point_at() -> None:
+    batch = batch_of(low_rank_tokens(0, 200), [50] * 4)
+    packets = [
+        parse(f"predict(window=0, gain={gain}) > klt > uniform(0.2) > range").encode(
+            batch, [1, 2, 3, 4], Context(MemoryReferences())
+        )
+        for gain in ("one", "fitted")
+    ]
+    assert abs(len(packets[0].packet) - len(packets[1].packet)) < 40
+    assert torch.equal(packets[0].reconstruction.values, packets[1].reconstruction.values)
+
+
 @pytest.mark.parametrize("tokens", [1, 7, 300])
 def test_the_sum_of_a_packets_tokens_arrives(tokens: int) -> None:
     values = low_rank_tokens(0, tokens) + np.linspace(-1, 1, 64)
