@@ -47,9 +47,7 @@ class PartyStore:
         self.folder = folder
         self._keep = keep
         self._whole: dict[int, bool] = {}  # by round, as far as it has been looked into
-        self._written: dict[
-            int, _Counted
-        ] = {}  # by round: of the last two that were saved here, in that order
+        self._written: list[tuple[int, _Counted]] = []  # the last two rounds that were saved here
 
     def rounds(self) -> list[int]:
         """The rounds after which a whole state is there, in ascending order; warns of those that are damaged.
@@ -85,34 +83,33 @@ class PartyStore:
         """
         final = self._path(round_index)
         stores = {name: store for name, store in references if not store.is_blank}
+        before = [written for written in self._written if written[0] < round_index]
+        last_but_one = before[0] if len(before) == 2 else (0, {})
         try:
             with new_folder(final, private=True) as folder:
                 for name in ("state.safetensors", "state.json"):
                     (folder / name).touch(0o600)
                 save_file(_apart(tensors), folder / "state.safetensors")
                 _write_json(folder / "state.json", {"format": _FORMAT, "scalars": scalars})
-                write_checksums(folder, self._save_references(round_index, stores, folder))
+                write_checksums(folder, self._save_references(stores, folder, *last_but_one))
         except (OSError, SafetensorError, CodecError) as error:
             raise RunError(
                 f"{final}: cannot write the checkpoint: {remedy(final, error)}: what was saved before is whole, and "
                 "the run continues from it with --resume"
             ) from error
         self._whole[round_index] = True
-        before = [*self._before(round_index).items()]
-        self._written = dict([*before[-1:], (round_index, _counted(stores))])
+        self._written = [*before[-1:], (round_index, _counted(stores))]
         self.go_back_to(round_index)
         self._remove_all_but(self._keep)
 
-    def _before(self, round_index: int) -> dict[int, _Counted]:
-        return {index: written for index, written in self._written.items() if index < round_index}
-
     def _save_references(
-        self, round_index: int, stores: Mapping[str, ReferenceStore], folder: Path
+        self, stores: Mapping[str, ReferenceStore], folder: Path, earlier: int, counted: _Counted
     ) -> dict[str, str]:
-        """Write references to a round's new folder; returns the checksums of those whose file was there already."""
-        before = [*self._before(round_index).items()]
-        last_but_one, counted = before[0] if len(before) == 2 else (round_index, {})
-        older = self._path(last_but_one)
+        """Write references to a new folder, but for those that are as they were `counted` in an earlier round.
+
+        Returns the checksums of these.
+        """
+        older = self._path(earlier)
         known: dict[str, str] = {}
         checksums: dict[str, str] = {}
         with suppress(OSError, ValueError):

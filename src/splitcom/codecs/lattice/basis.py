@@ -82,11 +82,12 @@ class Basis:
 
         Of the new directions what is outside of the others counts. Neither inverse nor products begin anew.
         """
-        added, known = Basis(self.mean, rows)._units, self._inverse.double()
+        basis, known = self.extended(rows), self._inverse.double()
+        units = basis._units
+        others, added = units[: len(self.rows)], units[len(self.rows) :]
         within = added @ known
-        outside = _pseudoinverse(added - within @ self._units)
+        outside = _pseudoinverse(added - within @ others)
         new = self._coordinates(values, step, outside)
-        basis = self.extended(rows)
         basis.__dict__["_inverse"] = torch.cat([known - outside @ within, outside], 1).float()
         return basis, torch.cat([coordinates - new @ within.to(new), new], 1)
 
