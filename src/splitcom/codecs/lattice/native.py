@@ -1,4 +1,4 @@
-"""The range coder and the loops over codes, compiled by numba; needs the extra `fast`. The same bits as `coder`.
+"""The range coder and the loops over codes, compiled by numba; if it is installed. The same bits as `coder`.
 
 The coder is constriction's: words of 32 bits, a state of 64, probabilities in units of 2^-24 (Pasco's range coding).
 All loops let go of the interpreter's lock.

@@ -1,4 +1,4 @@
-"""Which writer or reader a packet gets: compiled loops, if numba is installed, or numpy.
+"""Which writer or reader a packet gets: compiled loops, if numba is there and pays, or numpy.
 
 The bytes are the same.
 """
@@ -10,20 +10,29 @@ from types import ModuleType
 from splitcom.codecs.lattice.coder import Reader, Writer
 from splitcom.codecs.wire import Buffer
 
-WORTH_COMPILING = 1 << 18
-"""Numbers of a batch from which on it pays to load the compiled loops: that takes a second, the first time ten."""
+WORTH_COMPILING = 1 << 20
+"""Numbers that a process has coded when it loads the compiled loops. That takes half a second, and four on a machine
+that has never done it; a few million numbers make up for it, and who has coded one will code more."""
+
+_coded = 0  # numbers, by this process; of no consequence for the bytes
 
 
 def writer(num_values: int) -> Writer:
     """What writes the packet of so many numbers."""
-    loops = _native() if num_values >= WORTH_COMPILING else None
+    loops = _loops(num_values)
     return Writer() if loops is None else loops.FastWriter()
 
 
 def reader(data: Buffer, num_values: int) -> Reader:
     """What reads the packet of so many numbers."""
-    loops = _native() if num_values >= WORTH_COMPILING else None
+    loops = _loops(num_values)
     return Reader(data) if loops is None else loops.FastReader(data)
+
+
+def _loops(num_values: int) -> ModuleType | None:
+    global _coded
+    _coded += num_values
+    return _native() if _coded >= WORTH_COMPILING else None
 
 
 @cache

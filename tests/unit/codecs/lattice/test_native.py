@@ -106,6 +106,15 @@ def test_packets_states_and_references_are_those_of_numpy(monkeypatch: pytest.Mo
     assert all(state is not None and state.chain == states[0].chain for state in states if states[0])
 
 
+def test_loops_are_loaded_when_a_process_has_coded_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "_coded", 0)
+    half = streams.WORTH_COMPILING // 2
+    assert type(streams.writer(half)) is Writer
+    assert type(streams.reader(b"", half - 1)) is Reader
+    assert type(streams.writer(1)) is FastWriter
+    assert type(streams.reader(b"", 1)) is FastReader
+
+
 def test_without_numba_numpy_does_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "splitcom.codecs.lattice.native", None)
     streams._native.cache_clear()
@@ -113,4 +122,3 @@ def test_without_numba_numpy_does_it(monkeypatch: pytest.MonkeyPatch) -> None:
         assert type(streams.writer(streams.WORTH_COMPILING)) is Writer
     finally:
         streams._native.cache_clear()
-    assert type(streams.writer(streams.WORTH_COMPILING - 1)) is Writer
