@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from splitcom.codecs import Along, Context, MemoryReferences, Ragged, parse
-from splitcom.codecs.lattice import basis, body, coder
+from splitcom.codecs.lattice import body, coder, missing
 from splitcom.codecs.lattice.predict import Window
 from splitcom.settings.presets import PRESETS
 
@@ -87,12 +87,12 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=2048)
     parser.add_argument("--recording", type=Path)
     parser.add_argument("--preset", default="balanced")
-    parser.add_argument("--search-rounds", type=int, default=basis._ROUNDS)
+    parser.add_argument("--search-rounds", type=int, default=missing._ROUNDS)
     parser.add_argument("--step-factor", type=float, default=1.0)
     parser.add_argument("--top", type=int, default=12, help="functions to show, 0 for none")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    basis._ROUNDS = arguments.search_rounds
+    missing._ROUNDS = arguments.search_rounds
     counts = Counts()
     for flow in ("activation_up", "gradient_down"):
         text = re.sub(

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from splitcom.codecs.lattice.coder import MAX_MAGNITUDE, Codes
+from splitcom.codecs.lattice.missing import BLOCK, Outside
 from splitcom.codecs.wire import Ints, Points
 
 Floats = npt.NDArray[np.float64]
@@ -24,12 +25,7 @@ _DIRECTION_BITS = 12  # a direction's unit length in fixed point
 _ROW_STEPS = (
     32  # rows as sent have 1/32 of the step as their unit: their error is a tenth of the coordinates'
 )
-_EXACT = 256  # directions of larger matrices are looked for by subspace iteration, so many first
-_FEW = 32  # that are looked for first when there is a basis: mostly few are missing
-_MANY = 4  # more than one in so many of all directions are found faster at once
-_ROUNDS = 2
 _FP32_RANGE = 1e12
-_BLOCK = 512  # tokens whose numbers a core's cache holds while they are computed
 _LONG = 4  # times the upper quartile of norms: a token longer than this is an exception
 COORDINATE_BITS = 3
 UNIT = 1 << COORDINATE_BITS
@@ -134,70 +130,14 @@ class Basis:
         `coordinates` are those of `values`; `step` is theirs. `scales` `[tokens]` are what each token's steps are to
         be multiplied by.
         """
-        outside = _Outside.of(self, values, coordinates, step, scales)
-        spread, directions = outside.principal(threshold)
+        mean = torch.from_numpy(self.mean / _ROW_STEPS).to(values)
+        directions = torch.from_numpy(self.directions).to(values) / (1 << _DIRECTION_BITS + COORDINATE_BITS)
+        weights = torch.from_numpy(scales[:, None]).to(values)
+        outside = Outside(values, weights, step, mean, coordinates, directions)
+        spread, found = outside.principal(threshold)
         num = min(most, int((spread > threshold).sum()))
-        rows = rounded(directions[:num] * spread[:num, None] * _ROW_STEPS)
+        rows = rounded(found[:num] * spread[:num, None] * _ROW_STEPS)
         return rows[np.flatnonzero((rows != 0).any(1))].astype(np.int32)
-
-
-@dataclass(frozen=True)
-class _Outside:
-    """What tokens have outside of a basis, in steps: a matrix `[tokens, hidden]`, never formed if it is large."""
-
-    values: Tensor
-    scales: Tensor
-    """`[tokens, 1]`"""
-    step: float
-    mean: Tensor
-    coordinates: Tensor
-    directions: Tensor
-
-    @classmethod
-    def of(cls, basis: Basis, values: Tensor, coordinates: Tensor, step: float, scales: Floats) -> "_Outside":
-        mean = torch.from_numpy(basis.mean / _ROW_STEPS).to(values)
-        directions = torch.from_numpy(basis.directions).to(values) / (1 << _DIRECTION_BITS + COORDINATE_BITS)
-        return cls(values, torch.from_numpy(scales[:, None]).to(values), step, mean, coordinates, directions)
-
-    def whole(self) -> Tensor:
-        """The matrix itself."""
-        return (self.values / self.step - self.coordinates @ self.directions - self.mean) * self.scales
-
-    def squared_times(self, columns: Tensor) -> Tensor:
-        """The transposed matrix times the matrix times `columns` `[hidden, n]`."""
-        values, coordinates, scales = self.values, self.coordinates, self.scales
-        scaled, inside, centre = columns / self.step, self.directions @ columns, self.mean @ columns
-        # both products of a block of tokens while a core's cache holds it
-        size = _BLOCK if values.device.type == "cpu" else len(values)
-        result = torch.zeros_like(columns.mT)
-        weighted = torch.empty(len(values), columns.shape[1], dtype=values.dtype, device=values.device)
-        for start in range(0, len(values), size):
-            rows = slice(start, start + size)
-            product = values[rows] @ scaled - coordinates[rows] @ inside - centre
-            weighted[rows] = product * scales[rows].square()
-            result += weighted[rows].mT @ values[rows]
-        inside = (weighted.mT @ coordinates) @ self.directions
-        return (result / self.step - inside - weighted.sum(0)[:, None] * self.mean).mT
-
-    def principal(self, threshold: float) -> tuple[Floats, Floats]:
-        """As `principal` below; of large matrices perhaps only those of more than `threshold`.
-
-        All of those: a direction that a packet leaves out is an error of all its tokens, which costs more later.
-        """
-        shape = self.values.shape
-        subspace, size = self.values.new_empty(shape[1], 0), _FEW if len(self.directions) else _EXACT
-        generator = torch.Generator().manual_seed(0)
-        while min(shape) > _EXACT and size * _MANY <= min(shape):
-            new = torch.randn(shape[1], size - subspace.shape[1], generator=generator).to(self.values)
-            subspace = torch.linalg.qr(torch.cat([subspace, new], 1)).Q
-            for _ in range(_ROUNDS - 1):
-                subspace = torch.linalg.qr(self.squared_times(subspace)).Q
-            subspace, energies = _left_vectors(self.squared_times(subspace))
-            spread = np.sqrt(energies.double().cpu().numpy() / shape[0])
-            if (spread > threshold).sum() <= size // 2:
-                return spread, subspace.mT.double().cpu().numpy()
-            size *= 2
-        return principal(self.whole().double().cpu().numpy())
 
 
 def _pseudoinverse(directions: Tensor) -> Tensor:
@@ -207,13 +147,6 @@ def _pseudoinverse(directions: Tensor) -> Tensor:
     gram.diagonal().add_(1e-9 * gram.trace() / max(len(gram), 1))
     factor, _ = torch.linalg.cholesky_ex(gram)
     return directions.mT @ torch.cholesky_inverse(factor)
-
-
-def _left_vectors(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Left singular vectors `[rows, columns]` of a tall matrix, and its singular values, descending."""
-    basis, triangle = torch.linalg.qr(matrix)
-    vectors, lengths, _ = torch.linalg.svd(triangle)
-    return basis @ vectors, lengths
 
 
 def exact_product(
@@ -240,7 +173,7 @@ def exact_product(
     added = None if offset is None else torch.from_numpy(offset.astype(np.float64)).to(device)
     result = torch.empty(len(left), right.shape[1], device=device)
     added32 = None if added is None else added.float()
-    size = _BLOCK if result.device.type == "cpu" else len(left)
+    size = BLOCK if result.device.type == "cpu" else len(left)
     for start in range(0, len(left), size):
         block = slice(start, start + size)
         torch.mm(rows[block], factors, out=result[block])
@@ -310,20 +243,3 @@ def rounded(values: Floats) -> Ints:
     """The nearest integers, of at most the magnitude that a code may have."""
     known = np.nan_to_num(values)  # of values beyond all bounds there may be no direction to know
     return np.asarray(np.rint(known.clip(-MAX_MAGNITUDE, MAX_MAGNITUDE)).astype(np.int64))
-
-
-def principal(centred: Floats) -> tuple[Floats, Floats]:
-    """Spread (root mean square) along each principal direction, descending, and the directions as rows."""
-    rows, width = centred.shape
-    gram = centred.T @ centred if width <= rows else centred @ centred.T
-    # fp32 is half the time, and exact enough for directions that are rounded anyway
-    total = float(np.trace(gram)) or 1.0
-    scaled = torch.from_numpy(gram / total)
-    try:
-        energies, vectors = torch.linalg.eigh(scaled.float())
-    except RuntimeError:  # fp32 does not converge on many equal rows beside one far larger
-        energies, vectors = torch.linalg.eigh(scaled)
-    energies, vectors = energies.double().flip(0).clamp(min=0) * total, vectors.double().flip(1)
-    directions = vectors.T.numpy() if width <= rows else vectors.T.numpy() @ centred
-    lengths = np.sqrt((directions**2).sum(1, keepdims=True))
-    return np.sqrt(energies.numpy() / rows), directions / np.where(lengths > 0, lengths, 1.0)

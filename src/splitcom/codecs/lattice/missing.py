@@ -1,0 +1,136 @@
+"""The directions along which tokens vary outside of a basis; only a sender looks for them. Knows no packet.
+
+tokens ─► few rows: the farthest outside, sums of the others ─► their principal directions, how many are missing
+       ─► products of all tokens with these: subspace iteration ─► the directions, and the spread along each
+
+What is found is rounded before it is sent, so that no two machines need find the same to the bit.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+Floats = npt.NDArray[np.float64]
+
+_ROWS = 256  # in which directions are looked for first; of smaller matrices all are computed
+_MANY = 3  # more than one in so many rows are missing: twice as many rows
+_ROUNDS = 1  # of subspace iteration, and one more if there is no basis yet: what it misses then costs all that follow
+
+BLOCK = 512
+"""Tokens whose numbers a core's cache holds while they are computed."""
+
+
+@dataclass(frozen=True)
+class Outside:
+    """What tokens have outside of a basis, in steps: a matrix `[tokens, hidden]`, never formed if it is large."""
+
+    values: Tensor
+    scales: Tensor
+    """`[tokens, 1]`: what each token is to be multiplied by."""
+    step: float
+    mean: Tensor
+    """`[hidden]`, in steps."""
+    coordinates: Tensor
+    """`[tokens, directions]`: what is inside is these by `directions`, and the mean."""
+    directions: Tensor
+
+    def whole(self) -> Tensor:
+        """The matrix itself."""
+        return (self.values / self.step - self.coordinates @ self.directions - self.mean) * self.scales
+
+    def squared_times(self, columns: Tensor) -> Tensor:
+        """The transposed matrix times the matrix times `columns` `[hidden, n]`."""
+        values, coordinates, scales = self.values, self.coordinates, self.scales
+        scaled, inside, centre = columns / self.step, self.directions @ columns, self.mean @ columns
+        # both products of a block of tokens while a core's cache holds it
+        size = BLOCK if values.device.type == "cpu" else len(values)
+        result = torch.zeros_like(columns.mT)
+        weighted = torch.empty(len(values), columns.shape[1], dtype=values.dtype, device=values.device)
+        for start in range(0, len(values), size):
+            rows = slice(start, start + size)
+            product = values[rows] @ scaled - coordinates[rows] @ inside - centre
+            weighted[rows] = product * scales[rows].square()
+            result += weighted[rows].mT @ values[rows]
+        inside = (weighted.mT @ coordinates) @ self.directions
+        return (result / self.step - inside - weighted.sum(0)[:, None] * self.mean).mT
+
+    def principal(self, threshold: float) -> tuple[Floats, Floats]:
+        """As `principal` below; of large matrices only those of more than about `threshold`, and most of these."""
+        num_tokens, size = len(self.values), _ROWS
+        while size < min(self.values.shape):
+            energies, directions = _strongest(self._rows(size))
+            # half of the rows are sums of tokens, which have a part of all weaker directions along each
+            beyond = energies.flip(0).cumsum(0).flip(0) - energies
+            count = int((energies - beyond / (size // 2) > threshold**2 * num_tokens).sum())
+            if count * _MANY <= size:
+                # some more, for what the rows show only in part
+                found = directions[:, : count + count // 2 + 8]
+                for _ in range(_ROUNDS + (not len(self.directions))):
+                    found, energies = _left_vectors(self.squared_times(found))
+                return np.sqrt(energies.double().cpu().numpy() / num_tokens), found.mT.double().cpu().numpy()
+            size *= 2
+        return principal(self.whole())
+
+    def _rows(self, size: int) -> Tensor:
+        """Rows `[size, hidden]` whose products with one another are on average those of all tokens.
+
+        Half of them are the tokens that have most outside: of gradients few have nearly all. In each of the others
+        some tokens are added up, with signs.
+        """
+        order, half = self._energies.argsort(descending=True), size // 2
+        signs = 2 * torch.randint(2, (len(order), 1), generator=torch.Generator().manual_seed(0)) - 1
+        weights = signs.to(self.scales) * self.scales
+        starts = range(0, len(order), half)
+
+        def added(matrix: Tensor) -> Tensor:
+            result = matrix.new_zeros(size, matrix.shape[1])
+            for start in starts:
+                block = order[start : start + half]
+                rows = result[min(start, half) :][: len(block)]
+                rows += matrix[block] * weights[block]
+            return result
+
+        inside = added(self.coordinates) @ self.directions + added(torch.ones_like(weights)) * self.mean
+        return added(self.values) / self.step - inside
+
+    @property
+    def _energies(self) -> Tensor:
+        """About the square of what each token has outside, `[tokens]`: as if directions were orthogonal."""
+        around = self.values.square().sum(1) / self.step**2 - 2 / self.step * (self.values @ self.mean)
+        inside = self.coordinates.square() @ self.directions.square().sum(1)
+        return (around + self.mean.square().sum() - inside) * self.scales[:, 0].square()
+
+
+def principal(matrix: Tensor) -> tuple[Floats, Floats]:
+    """Spread (root mean square) along each principal direction, descending, and the directions as rows."""
+    rows, width = matrix.shape
+    energies, directions = _eigen(matrix.mT @ matrix) if width <= rows else _strongest(matrix)
+    return np.sqrt(energies.double().cpu().numpy() / rows), directions.mT.double().cpu().numpy()
+
+
+def _strongest(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Energies of a matrix `[n, hidden]` along its principal directions, descending, and these, `[hidden, n]`."""
+    energies, vectors = _eigen(rows @ rows.mT)
+    return energies, torch.nn.functional.normalize(rows.mT @ vectors, dim=0)
+
+
+def _eigen(products: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues of a matrix of products, descending, and its eigenvectors as columns."""
+    # fp32 is half the time, and exact enough for directions that are rounded anyway
+    total = float(products.trace()) or 1.0
+    scaled = products / total
+    try:
+        energies, vectors = torch.linalg.eigh(scaled.float())
+    except RuntimeError:  # fp32 does not converge on many equal rows beside one far larger
+        energies, vectors = torch.linalg.eigh(scaled.double())
+    return energies.to(products).flip(0).clamp(min=0) * total, vectors.to(products).flip(1)
+
+
+def _left_vectors(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Left singular vectors `[rows, columns]` of a tall matrix, and its singular values, descending."""
+    basis, triangle = torch.linalg.qr(matrix)
+    vectors, lengths, _ = torch.linalg.svd(triangle)
+    return basis @ vectors, lengths
