@@ -38,12 +38,11 @@ class Sums:
     """`[tokens, n]`"""
     unit: float
 
-    def added_to(self, values: Tensor) -> Tensor:
-        """`values` `[tokens, hidden]` with what the columns add."""
-        if self.columns is None or not len(self.along):
-            return values
-        rows = torch.from_numpy(self.along * self.unit).to(values.device)
-        return values + (self.columns.to(rows) @ rows).to(values)
+    def add_to(self, values: Tensor) -> None:
+        """Add to `values` `[tokens, hidden]` what the columns stand for."""
+        if self.columns is not None and len(self.along):
+            rows = torch.from_numpy(self.along * self.unit).to(values)
+            values.addmm_(self.columns.to(values), rows)
 
 
 def code_sums(
@@ -87,7 +86,9 @@ def restored(flow: Flow, coordinates: Points, sums: Sums | None, device: torch.d
     """What integer `coordinates`, corrected by `sums`, stand for: fp32 `[tokens, hidden]`."""
     if sums is None:
         return flow.basis.inverse(coordinates, flow.step, device)
-    return sums.added_to(flow.basis.inverse(coordinates, flow.step, device, sums.shift, flow.units))
+    values = flow.basis.inverse(coordinates, flow.step, device, sums.shift, flow.units)
+    sums.add_to(values)
+    return values
 
 
 def is_bounded(flow: Flow, coordinates: Points, sums: Sums | None) -> bool:
