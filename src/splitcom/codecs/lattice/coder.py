@@ -186,11 +186,12 @@ class MatrixModel:
         return coded
 
     def _learn(self, clipped: Codes, kinds: Ints) -> None:
-        present, place, counts = np.unique(kinds, return_inverse=True, return_counts=True)
+        counts = np.bincount(kinds)
+        present = np.flatnonzero(counts)
         # exact: sums of at most 3 for each of fewer than 2^22 tokens
-        members = (place == np.arange(len(present))[:, None]).astype(np.float32)
+        members = (kinds == present[:, None]).astype(np.float32)
         sums = (members @ clipped.astype(np.float32)).astype(np.int64)
-        for kind, count, total in zip(present, counts, sums, strict=True):
+        for kind, count, total in zip(present, counts[present], sums, strict=True):
             new = (total << _FIXED) // count
             old = self.means[kind, : clipped.shape[1]]
             self.means[kind, : clipped.shape[1]] = np.where(

@@ -107,8 +107,12 @@ class Outside:
 def principal(matrix: Tensor) -> tuple[Floats, Floats]:
     """Spread (root mean square) along each principal direction, descending, and the directions as rows."""
     rows, width = matrix.shape
-    energies, directions = _eigen(matrix.mT @ matrix) if width <= rows else _strongest(matrix)
-    return np.sqrt(energies.double().cpu().numpy() / rows), directions.mT.double().cpu().numpy()
+    centred = matrix.double().cpu().numpy()
+    products = centred.T @ centred if width <= rows else centred @ centred.T
+    energies, vectors = _eigen(torch.from_numpy(products))
+    directions = vectors.mT.numpy() if width <= rows else vectors.mT.numpy() @ centred
+    lengths = np.sqrt((directions**2).sum(1, keepdims=True))
+    return np.sqrt(energies.numpy() / rows), directions / np.where(lengths > 0, lengths, 1.0)
 
 
 def _strongest(rows: Tensor) -> tuple[Tensor, Tensor]:

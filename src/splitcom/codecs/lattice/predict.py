@@ -169,7 +169,7 @@ class Window:
         """What the tokens at pointers `[n]` predict; zeros in an empty window."""
         if not self.size:
             return np.zeros((len(pointers), self._shape[1]), np.float32)
-        named = np.take(self._tokens, pointers.clip(0, self.size - 1), 0)
+        named = self._tokens[: self.size].take(pointers, 0, mode="clip")
         # exact: integers below 2^24, and a power of two
         return named if self.gains is None else np.rint(named * self.gains * np.float32(1 / 8))
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from splitcom.codecs.lattice.basis import UNIT, Basis, rounded, shift_of
 from splitcom.codecs.lattice.coder import Coder, code_uints
 from splitcom.codecs.lattice.flow import Flow
+from splitcom.codecs.lattice.missing import BLOCK
 from splitcom.codecs.lattice.parameters import COLUMN_BITS
 from splitcom.codecs.wire import Ints, Points
 from splitcom.errors import PacketError
@@ -41,8 +42,11 @@ class Sums:
     def add_to(self, values: Tensor) -> None:
         """Add to `values` `[tokens, hidden]` what the columns stand for."""
         if self.columns is not None and len(self.along):
-            rows = torch.from_numpy(self.along * self.unit).to(values)
-            values.addmm_(self.columns.to(values), rows)
+            rows = torch.from_numpy(self.along * self.unit).to(values.device)
+            # fp64, so that two ends round to the same; block by block, which costs no large matrix of it
+            for start in range(0, len(values), BLOCK):
+                block = slice(start, start + BLOCK)
+                values[block] += (self.columns[block].to(rows) @ rows).to(values)
 
 
 def code_sums(
