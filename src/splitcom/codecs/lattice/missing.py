@@ -17,6 +17,7 @@ Floats = npt.NDArray[np.float64]
 
 _ROWS = 256  # in which directions are looked for first; of smaller matrices all are computed
 _MANY = 3  # more than one in so many rows are missing: twice as many rows
+_UNEVEN = 1.25  # times the mean is what the strongest of many have that are equal but for chance
 _ROUNDS = 1  # of subspace iteration, and one more if there is no basis yet: what it misses then costs all that follow
 
 BLOCK = 512
@@ -64,7 +65,7 @@ class Outside:
             energies, directions = _strongest(self._rows(size))
             # half of the rows are sums of tokens, which have a part of all weaker directions along each
             beyond = energies.flip(0).cumsum(0).flip(0) - energies
-            count = int((energies - beyond / (size // 2) > threshold**2 * num_tokens).sum())
+            count = int((energies - _UNEVEN * beyond / (size // 2) > threshold**2 * num_tokens).sum())
             if count * _MANY <= size:
                 # some more, for what the rows show only in part
                 found = directions[:, : count + count // 2 + 8]
@@ -99,7 +100,8 @@ class Outside:
     @property
     def _energies(self) -> Tensor:
         """About the square of what each token has outside, `[tokens]`: as if directions were orthogonal."""
-        around = self.values.square().sum(1) / self.step**2 - 2 / self.step * (self.values @ self.mean)
+        around = torch.linalg.vector_norm(self.values, dim=1).square() / self.step**2
+        around -= 2 / self.step * (self.values @ self.mean)
         inside = self.coordinates.square() @ self.directions.square().sum(1)
         return (around + self.mean.square().sum() - inside) * self.scales[:, 0].square()
 

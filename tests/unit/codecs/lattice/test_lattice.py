@@ -590,7 +590,7 @@ def test_directions_of_many_and_wide_tokens_are_about_the_principal_ones() -> No
         if count:
             spread = np.sqrt((rows.astype(np.float64) ** 2).sum(1))
             assert np.allclose(spread / 32 * step, lengths[: len(rows)] / 1100**0.5, rtol=0.06)
-            assert (((rows / spread[:, None] @ exact[: len(rows) + 20].T) ** 2).sum(1) > 0.9).all()
+            assert (((rows / spread[:, None] @ exact[: len(rows) + 20].T) ** 2).sum(1) > 0.85).all()
 
 
 def test_what_a_basis_holds_already_is_not_missing() -> None:
