@@ -1,13 +1,13 @@
 """Where the predicting codec's time goes, and what its shortcuts cost.
 
-    python experiments/codec_profile.py [--width 2048] [--search-rounds 2] [--step-factor 1.0] [--top 12]
+    python experiments/codec_profile.py [--width 2048] [--search-rounds 1] [--step-factor 1.0] [--top 12]
     python experiments/codec_profile.py --recording FILE [--preset quality] [--top 0]
 
 Packets are those of `benchmarks/codecs.py`, or those of a training that `codec_natural.py` has recorded. For each flow
 and each packet: bytes, error, directions, how many tokens were searched for and jump, how many bands of codes are all
 zero, tokens per second of CPU time; then CPU milliseconds of encoding and decoding by function, whose counting takes a
-fifth of the speed (`--top 0` leaves it out). `--search-rounds` are those of the search for missing directions,
-`--step-factor` makes the step larger: both show what a byte costs in error.
+fifth of the speed (`--top 0` leaves it out); then bytes, error and speed of all packets together. `--search-rounds` are
+those of the search for missing directions, `--step-factor` makes the step larger: both show what a byte costs in error.
 """
 
 import argparse
@@ -114,6 +114,7 @@ def follow(flow: str, text: str, packets: list, counts: Counts, top: int) -> Non
         codec.decode(codec.encode(batch, ids, Context(sender, along=along)).packet, receiver, along=along)
     counts.take()
     sender, receiver = MemoryReferences(), MemoryReferences()
+    all_tokens, all_bytes, squares, encode_s, decode_s = 0, 0, 0.0, 0.0, 0.0
     for packet_name, ids, batch, passed in packets:
         along = Along.kept(passed, ids, codec.wants_along)
         encoding, decoding = cProfile.Profile(time.process_time), cProfile.Profile(time.process_time)
@@ -126,6 +127,9 @@ def follow(flow: str, text: str, packets: list, counts: Counts, top: int) -> Non
         ended = time.process_time()
         error = float((decoded.batch.values - batch.values).norm() / batch.values.norm())
         tokens = len(batch.values)
+        all_tokens, all_bytes = all_tokens + tokens, all_bytes + len(encoded.packet)
+        squares += error**2
+        encode_s, decode_s = encode_s + encoded_at - started, decode_s + ended - encoded_at
         print(
             f"{flow}, {packet_name}: {tokens} tokens, {len(encoded.packet)} bytes, error {error:.4f}, "
             f"{len(np.asarray(sender.flow.arrays['rows']))} directions, {counts.take()}; encoded at "
@@ -135,6 +139,11 @@ def follow(flow: str, text: str, packets: list, counts: Counts, top: int) -> Non
         for name, profile in (("encode", encoding), ("decode", decoding)):
             if top:
                 show(name, profile, top)
+    print(
+        f"{flow}, all: {all_bytes} bytes, error {(squares / len(packets)) ** 0.5:.5f} (root mean square), encoded at "
+        f"{all_tokens / encode_s:,.0f}, decoded at {all_tokens / decode_s:,.0f} tokens/s",
+        flush=True,
+    )
 
 
 def show(name: str, profile: cProfile.Profile, top: int) -> None:
