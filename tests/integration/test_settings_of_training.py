@@ -98,3 +98,37 @@ def test_the_most_steps_are_shared_out_over_the_rounds(tiny_config, tmp_path):
     assert [steps["client-2", index] for index in (1, 2, 3)] == [1, 2, 2]
     with pytest.raises(ConfigError, match=r"training.max_steps = 2.*training.rounds = 3"):
         tiny_config.override({"training.max_steps": 2, "training.rounds": 3})
+
+
+def test_further_steps_of_the_body_learn_more_and_send_nothing(tiny_config, tmp_path):
+    config = tiny_config.override({"data.samples": 12, "lora.train_front": False, "evaluation.codec": "fp16"})
+    one, three = (
+        train(config.override({"training.body_steps": steps}), tmp_path / str(steps)) for steps in (1, 3)
+    )
+    assert three.result["eval"]["fell_by"] > 1.5 * one.result["eval"]["fell_by"] > 0
+    assert three.result["bytes"] == one.result["bytes"]
+    assert [line["steps"] for line in lines_of(three)] == [line["steps"] for line in lines_of(one)]
+
+
+def test_further_steps_of_the_body_have_dropout_of_their_own_and_are_the_same_when_resumed(
+    tiny_config, tmp_path
+):
+    still = {"training.schedule": "constant", "training.warmup": 0.0}
+    further = {"training.body_steps": 2, "lora.dropout": 0.5, "training.rounds": 2}
+    config = tiny_config.override({"data.samples": 9, **still, **further})
+    whole = train(config, tmp_path / "whole")
+    train(config.override({"training.rounds": 1}), tmp_path / "parts")
+    parts = train(config, tmp_path / "parts", resume=True)
+    ours, theirs = adapter_of(whole), adapter_of(parts)
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [(U_SHAPE, "model.tail_blocks = 1"), ({"method": "fedlora"}, "training.split = false")],
+)
+def test_without_labels_the_body_takes_no_further_steps(tiny_config, tmp_path, changes, reason):
+    with pytest.raises(
+        ConfigError, match=rf"training.body_steps = 2: with {reason} the server has no labels"
+    ):
+        train(tiny_config.override({"training.body_steps": 2, **changes}), tmp_path / "run")

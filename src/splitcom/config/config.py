@@ -109,6 +109,17 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _labels_for_more_steps(self) -> Self:
+        steps, tail_blocks = self.training.body_steps, self.model.tail_blocks
+        if steps > 1 and (tail_blocks or not self.training.split):
+            reason = f"model.tail_blocks = {tail_blocks}" if tail_blocks else "training.split = false"
+            raise ValueError(
+                f"training.body_steps = {steps}: with {reason} the server has no labels to take further steps with; "
+                "set body_steps = 1"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _room_for_text(self) -> Self:
         if self.data.max_tokens < self.lora.prompt_tokens + 2:
             raise ValueError(

@@ -50,6 +50,10 @@ class TrainingConfig(Section):
     """
     body_update: Literal["parallel", "sequential"] = "parallel"
     """Whether the body learns from the clients' batches of a step together, or from one after the other."""
+    body_steps: PositiveInt = 1
+    """Steps that the body takes on each batch that arrives. Clients get the gradient of the first; the others cost
+    them nothing and send nothing, and spare rounds where the link is slow: data echoing, Choi et al. 2019 (1907.05550).
+    """
     checkpoint_every: PositiveInt = 1
     """Rounds between two checkpoints."""
     keep: Literal["last", "best"] = "last"

@@ -16,8 +16,8 @@ from splitcom.protocol.labels import Labels
 
 LARGEST = 1e30  # of a step: codecs take up to 1e34, and gradients are weighed before
 
-Position = tuple[int, int]
-"""Round and step, which no two steps have in common: dropout is drawn from them."""
+Position = tuple[int, ...]
+"""Round and step, and more if a batch is stepped on again. No two steps have it in common: dropout is drawn from it."""
 Gradient = tuple[Ragged | None, int]
 """At the tail's input, None if the body is frozen, and the number of labelled tokens."""
 

@@ -33,7 +33,7 @@ class ServerBody:
         self,
         arrivals: Mapping[str, Arrival],
         position: Position,
-        packet_position: Position,
+        packet_position: tuple[int, int],
         progress: float,
     ) -> dict[str, StepResult]:
         """One optimisation step at `position`, whose packets are those of `packet_position`. Raises Rejoined."""

@@ -6,8 +6,8 @@
 Which clients step together, and when a round is over, is the business of scheduling.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
@@ -197,7 +197,26 @@ class Steps(ServerPart):
             packets = at_once({name: encode for name in results if (encode := self._encoding(name))})
         for name in results:
             self._send_gradient(name, arrivals[name], packets.get(name))
+        self._step_again(groups, results.keys(), position, progress)
         self._report(arrivals, results, position, num_steps)
+
+    def _step_again(
+        self,
+        groups: Sequence[Mapping[str, Arrival]],
+        names: Collection[str],
+        position: tuple[int, int],
+        progress: float,
+    ) -> None:
+        """The body's further steps on what has come of these clients, who have their gradients and get no others."""
+        assert self._body is not None
+        for again in range(1, self._config.training.body_steps):
+            still: set[str] = set()
+            for index, group in enumerate(groups):
+                own = {name: replace(of, trains_front=False) for name, of in group.items() if name in names}
+                draw = (position[0], position[1] * len(groups) + index, -again)
+                with self._clients.phases("body"):
+                    still |= self._body.step(own, draw, position, progress).keys()
+            names = still
 
     def _note(self, name: str, arrival: Arrival, result: StepResult, *, pause: bool) -> None:
         """Count what a step has done for a client."""

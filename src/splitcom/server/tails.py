@@ -38,7 +38,7 @@ class Tails:
         self,
         arrivals: Mapping[str, Arrival],
         position: Position,
-        packet_position: Position,
+        packet_position: tuple[int, int],
         progress: float,
     ) -> dict[str, StepResult]:
         """One optimisation step of the body at `position`, whose packets are those of `packet_position`.
@@ -117,4 +117,4 @@ class _Passing:
     name: str
     arrival: Arrival
     hidden: Ragged
-    position: Position
+    position: tuple[int, int]

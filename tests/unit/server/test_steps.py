@@ -215,6 +215,37 @@ def test_a_step_is_counted_answered_and_reported(way, steps):
     assert report.skip_ratio == pytest.approx(1 / 3)
 
 
+@pytest.mark.parametrize(
+    ("way", "further"),
+    [
+        ("parallel", [(["a", "b"], (2, 5, -1)), (["a", "b"], (2, 5, -2))]),
+        (
+            "sequential",
+            [(["a"], (2, 10, -1)), (["b"], (2, 11, -1)), (["a"], (2, 10, -2)), (["b"], (2, 11, -2))],
+        ),
+    ],
+)
+def test_further_steps_of_the_body_answer_nobody_and_count_no_label_twice(way, further):
+    world = World("a", "b", **{"training.body_update": way, "training.body_steps": 3})
+    arrivals = {"a": arrival_of([7, 8], [3, 1]), "b": arrival_of([4], [2])}
+    world.body.results = results_of(arrivals, [6.0, 3.0], [2, 1])
+    world.steps.step(arrivals, (2, 5), 9, 0.25)
+    taken = world.body.steps[-len(further) :]
+    assert [(names, draw) for names, draw, _, _ in taken] == further
+    assert {progress for _, _, _, progress in taken} == {0.25}
+    assert [name for name, _ in world.clients.sent] == ["a", "b"]
+    assert world.states["a"].counts.num_labels == world.states["a"].task.num_labels == 2
+    assert world.states["a"].counts.steps == 1
+
+
+def test_who_has_no_part_in_a_step_has_none_in_the_further_ones():
+    world = World("a", "b", **{"training.body_steps": 2})
+    arrivals = {"a": arrival_of([7], [3]), "b": arrival_of([4], [2])}
+    world.body.results = results_of({"a": arrivals["a"]}, [6.0], [2])  # b has been refused
+    world.steps.step(arrivals, (1, 0), 2, 0.1)
+    assert [names for names, *_ in world.body.steps] == [["a", "b"], ["a"]]
+
+
 def test_losses_of_the_u_shape_are_nobodys_to_report():
     world, arrivals = World("a", **{"model.tail_blocks": 1}), {"a": arrival_of([7], [3])}
     world.body.results = results_of(arrivals, [0.0], [2])
