@@ -22,7 +22,7 @@ from splitcom.models.description import Description
 from splitcom.models.limits import limits_of
 
 _LOOKED_AT = 500  # rows
-_RATE_OF_BUNDLED = 0.003
+_RATE_OF_NARROW, _NARROW = 0.003, 576  # measured: SmolLM2-135M and the bundled model
 _ASKED = (
     "question",
     "instruction",
@@ -249,11 +249,10 @@ def _set_sizes(found: Proposal, model: str, num_rows: int) -> None:
 
 
 def _set_rate(found: Proposal, model: str) -> None:
-    default = found.config.training.lr
-    if model == "bundled":  # measured: docs/benchmarks.md, "What the defaults teach"
-        found.set(
-            "training.lr", _RATE_OF_BUNDLED, f"so small a model learns little at the default, {default:g}"
-        )
+    default, width = found.config.training.lr, describe(model, cut=1).hidden_size
+    if width <= _NARROW:
+        reason = f"at the default, {default:g}, a model of width {width} learns little in few epochs"
+        found.set("training.lr", _RATE_OF_NARROW, reason)
     else:
         found.set("training.lr", default)
 

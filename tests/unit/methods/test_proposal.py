@@ -7,6 +7,7 @@ import pytest
 
 from splitcom.config import Config
 from splitcom.errors import ConfigError, DataError
+from splitcom.methods import proposal
 from splitcom.methods.proposal import how_to_read, propose, write_proposal
 from splitcom.parties.texts import load_texts
 
@@ -27,6 +28,12 @@ def test_columns_are_told_by_their_names(tmp_path):
     data = config.data
     assert (data.prompt, data.response, data.max_tokens) == ("{Question} =>", "answer", 64)
     assert config.training.lr == 3 * Config().training.lr  # so small a model learns little at the default
+
+
+def test_a_wider_model_keeps_the_default_rate(tmp_path, monkeypatch):
+    monkeypatch.setattr(proposal, "_NARROW", 128)  # the bundled model has 192
+    config = propose(rows(tmp_path, {"text": "a b c"}, {"text": "d e f"}), "bundled").config
+    assert config.training.lr == Config().training.lr
 
 
 def test_one_column_of_text_is_learnt_whole(tmp_path):
