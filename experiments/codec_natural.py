@@ -45,13 +45,13 @@ JUDGED = (3,)  # steps, from 0: the last of the first epoch
 
 
 def natural(changes: dict[str, object]) -> Config:
-    """The setting of natural.toml, with data from the assets."""
+    """The setting of natural.toml at the default rate, with data from the assets."""
     config = Config.load(PROJECT / "experiments/natural.toml")
     found = {
         key: str(ASSETS / str(path).partition("shared/assets/")[2])
         for key, path in {"data.source": config.data.source, "data.held_out": config.data.held_out}.items()
     }
-    return config.override({**found, "model.device": "cpu", **changes})
+    return config.override({**found, "training.lr": 1e-3, "model.device": "cpu", **changes})
 
 
 def flat(tensors: list[Tensor]) -> Tensor:

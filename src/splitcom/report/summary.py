@@ -83,11 +83,14 @@ def group(results: Iterable[Result]) -> dict[str, list[Result]]:
 
 
 def summarise(results: Sequence[Result]) -> list[Row]:
-    """Give a row per label, in the order in which the labels first occur."""
+    """Give a row per label, in the order in which the labels first occur.
+
+    If a group has several variants of uncompressed split training, the first is what all are compared with.
+    """
     baselines: defaultdict[str, dict[int, Result]] = defaultdict(dict)
     for result in results:
         if result.method == BASELINE:
-            baselines[result.group][result.seed] = result
+            baselines[result.group].setdefault(result.seed, result)
     return [_row(label, members, baselines[members[0].group]) for label, members in group(results).items()]
 
 

@@ -58,6 +58,16 @@ def test_without_splitlora_the_share_is_of_the_same_run_as_fp16(tmp_path: Path) 
     assert row.share is not None and row.share.mean == pytest.approx(1 - result.saving["total"])
 
 
+def test_of_several_uncompressed_variants_the_first_is_the_measure(tmp_path: Path) -> None:
+    made = [
+        make_run(tmp_path / label, method="splitlora", label=label, floor=floor)
+        for label, floor in {"one step": 2.0, "two steps": 1.5}.items()
+    ]
+    first, second = summarise([Result.model_validate(one) for one in made])
+    assert first.change is not None and second.change is not None
+    assert first.change.mean == 0 and second.change.mean < -0.1
+
+
 def test_one_diverged_seed_is_not_hidden(tmp_path: Path) -> None:
     made = [
         make_run(tmp_path / str(seed), seed=seed, floor=floor) for seed, floor in enumerate((2.0, math.inf))
