@@ -100,7 +100,7 @@ class Outside:
     @property
     def _energies(self) -> Tensor:
         """About the square of what each token has outside, `[tokens]`: as if directions were orthogonal."""
-        around = torch.linalg.vector_norm(self.values, dim=1).square() / self.step**2
+        around: Tensor = torch.linalg.vector_norm(self.values, dim=1).square() / self.step**2
         around -= 2 / self.step * (self.values @ self.mean)
         inside = self.coordinates.square() @ self.directions.square().sum(1)
         return (around + self.mean.square().sum() - inside) * self.scales[:, 0].square()
