@@ -18,7 +18,8 @@ Floats = npt.NDArray[np.float64]
 _ROWS = 256  # in which directions are looked for first; of smaller matrices all are computed
 _MANY = 3  # more than one in so many rows are missing: twice as many rows
 _UNEVEN = 1.25  # times the mean is what the strongest of many have that are equal but for chance
-_ROUNDS = 1  # of subspace iteration, and one more if there is no basis yet: what it misses then costs all that follow
+_ROUNDS = 1  # of subspace iteration
+_FIRST_ROUNDS = 4  # if there is no basis yet: what they miss then costs all packets that follow
 
 BLOCK = 512
 """Tokens whose numbers a core's cache holds while they are computed."""
@@ -69,7 +70,7 @@ class Outside:
             if count * _MANY <= size:
                 # some more, for what the rows show only in part
                 found = directions[:, : count + count // 2 + 8]
-                for _ in range(_ROUNDS + (not len(self.directions))):
+                for _ in range(_ROUNDS if len(self.directions) else _FIRST_ROUNDS):
                     found, energies = _left_vectors(self.squared_times(found))
                 return np.sqrt(energies.double().cpu().numpy() / num_tokens), found.mT.double().cpu().numpy()
             size *= 2

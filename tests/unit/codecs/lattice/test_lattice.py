@@ -576,7 +576,7 @@ def test_a_few_tokens_far_longer_than_the_others_change_nothing_for_these(norm: 
 
 
 def test_directions_of_many_and_wide_tokens_are_about_the_principal_ones() -> None:
-    """Few or many of them are beyond the threshold; of most of these, and of no others, there are rows."""
+    """Few or many of them are beyond the threshold; of these, and of no others, there are rows."""
     tokens = draws(0).normal(size=(1100, 1030)) * (np.arange(1, 1031) ** -0.7)
     _, lengths, exact = np.linalg.svd(tokens, full_matrices=False)
     basis = Basis(np.zeros(1030, np.int64), np.zeros((0, 1030), np.int64))
@@ -586,11 +586,11 @@ def test_directions_of_many_and_wide_tokens_are_about_the_principal_ones() -> No
         rows = basis.missing(
             torch.from_numpy(tokens).float(), torch.zeros(1100, 0), step, 1030, threshold, np.ones(1100)
         )
-        assert 0.9 * count <= len(rows) <= count
+        assert 0.95 * count <= len(rows) <= count
         if count:
             spread = np.sqrt((rows.astype(np.float64) ** 2).sum(1))
-            assert np.allclose(spread / 32 * step, lengths[: len(rows)] / 1100**0.5, rtol=0.06)
-            assert (((rows / spread[:, None] @ exact[: len(rows) + 20].T) ** 2).sum(1) > 0.85).all()
+            assert np.allclose(spread / 32 * step, lengths[: len(rows)] / 1100**0.5, rtol=0.02)
+            assert (((rows / spread[:, None] @ exact[: len(rows) + 20].T) ** 2).sum(1) > 0.9).all()
 
 
 def test_what_a_basis_holds_already_is_not_missing() -> None:
