@@ -3,8 +3,8 @@ FROM python:3.12-slim
 
 # The index of the build of torch that is wanted, such as the one without CUDA; empty: pip's own.
 ARG TORCH_INDEX=""
-# Extras of the package, or none; "fast" compiles entropy coding.
-ARG EXTRAS="fast"
+# Extras of the package, or none; "hub" reads Parquet files and data sets on the hub.
+ARG EXTRAS="hub"
 
 RUN pip install --no-cache-dir ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} "torch>=2.6"
 COPY pyproject.toml README.md LICENSE /source/
