@@ -10,10 +10,10 @@ RUN pip install --no-cache-dir ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} "torch
 COPY pyproject.toml README.md LICENSE /source/
 COPY src /source/src
 RUN pip install --no-cache-dir "/source${EXTRAS:+[$EXTRAS]}" && rm -r /source \
-    && useradd --uid 1000 --create-home splitcom && install --directory --owner splitcom /work
+    && useradd --uid 1000 --create-home splitcom && install --directory --owner splitcom /data
 
 USER splitcom
-WORKDIR /work
+WORKDIR /data
 EXPOSE 7443
 # Python as the first process of a container is deaf to SIGTERM.
 STOPSIGNAL SIGINT

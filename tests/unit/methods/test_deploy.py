@@ -77,9 +77,9 @@ def test_the_services_of_the_compose_file_are_commands_with_paths_that_there_are
         with command.make_context(subcommand, list(service["command"][1:])) as context:
             given = context.params
         mounted = {target: source for source, target, *_ in (v.split(":") for v in service["volumes"])}
-        assert mounted["/work"] == f"./{name}"  # where the image works
+        assert mounted["/data"] == f"./{name}"  # where the image works
         if subcommand == "serve":
-            assert (DEPLOY / mounted[f"/work/{given['config']}"]).is_file()
+            assert (DEPLOY / mounted[f"/data/{given['config']}"]).is_file()
             listens, shows = (given[option].rpartition(":")[2] for option in ("listen", "metrics"))
             published = [port.rpartition(":")[2] for port in service["ports"]]
             assert published == [listens, shows] and f":{shows}/healthz" in service["healthcheck"]["test"][-1]
