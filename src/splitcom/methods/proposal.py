@@ -17,7 +17,7 @@ from splitcom.data.load import recognised
 from splitcom.data.sources import find_source, read_source
 from splitcom.errors import ConfigError, DataError
 from splitcom.methods.preview import preview
-from splitcom.models import describe, load_tokenizer
+from splitcom.models import describe, load_config, load_tokenizer
 from splitcom.models.description import Description
 from splitcom.models.limits import limits_of
 
@@ -249,7 +249,7 @@ def _set_sizes(found: Proposal, model: str, num_rows: int) -> None:
 
 
 def _set_rate(found: Proposal, model: str) -> None:
-    default, width = found.config.training.lr, describe(model, cut=1).hidden_size
+    default, width = found.config.training.lr, load_config(model).get_text_config().hidden_size
     if width <= _NARROW:
         reason = f"at the default, {default:g}, a model of width {width} learns little in few epochs"
         found.set("training.lr", _RATE_OF_NARROW, reason)
