@@ -1,5 +1,6 @@
 """What `train` and `serve` show of a run that has ended; none of it can fail the command."""
 
+from splitcom.amount import counted
 from splitcom.cli.samples import print_samples
 from splitcom.methods.ending import Ending
 from splitcom.methods.run import Run
@@ -21,13 +22,13 @@ def show_end(terminal: Terminal, run: Run) -> None:
     def show() -> dict[str, object]:
         terminal.print(closing_table([run.result]))
         loss, initial, fell_by = (run.result["eval"][key] for key in ("loss", "initial_loss", "fell_by"))
+        over = counted(run.result["eval"]["rows"], "row")
         if fell_by is None:
-            terminal.say(f"held-out loss {initial:.4f} → {loss:.4f} nats (over other rows)")
+            terminal.say(f"held-out loss {initial:.4f} → {loss:.4f} nats (over other rows than these {over})")
         else:
             exact = "" if initial - fell_by == loss else f"; measured exactly, {loss:.4f}"
-            terminal.say(
-                f"held-out loss {initial:.4f} → {initial - fell_by:.4f} nats ({-fell_by:+.4f}){exact}"
-            )
+            change = f"{initial:.4f} → {initial - fell_by:.4f} nats ({-fell_by:+.4f}){exact}"
+            terminal.say(f"held-out loss {change}, over {over}")
         if ending_of_run := as_result(run.result).ending:
             terminal.say(ending_of_run)
         print_samples(terminal, run.result.get("samples", []))

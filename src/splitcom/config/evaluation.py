@@ -14,9 +14,9 @@ class EvaluationConfig(Section):
     """Held-out samples of one client in a step."""
     codec: CodecText = EVALUATION
     """The codec of held-out samples, in the U-shape both ways."""
-    share: Part | None = None
-    """The most that evaluation may send, as a part of what training sends, such as 0.1: a fixed part of the held-out
-    rows is evaluated, not after every round, and the last loss is over as many rows as there is room for. None: all.
+    share: Part | None = 0.1
+    """The most that evaluation may send, as a part of what training sends: the same few of the held-out rows are
+    evaluated every time, a dozen at least, and after fewer rounds if there is no room for more. None: all rows.
     """
     exact_last: bool = True
     """Whether the last loss is measured once more, and exactly: in so fine a step that it is right to 0.02 %, or

@@ -13,7 +13,7 @@ from typing import Any
 from typing_extensions import override
 
 from splitcom.config import Config, LinksConfig
-from splitcom.data import Sample, lengths_of
+from splitcom.data import Sample, Samples, lengths_of
 from splitcom.errors import ConfigError
 from splitcom.flows import AT_CUT, FLOWS
 from splitcom.methods.need import Need, need_of_client
@@ -22,8 +22,10 @@ from splitcom.metrics.ledger import Ledger
 from splitcom.parties.parts import Parts, begin_from_adapter, load_parts
 from splitcom.parties.rows import FIRST_ROWS
 from splitcom.parties.texts import Texts, load_texts
+from splitcom.server.budget import Budget
 from splitcom.server.observe import Observer, StepReport
 from splitcom.simulation.simulation import Simulation
+from splitcom.training.plan import num_kept
 from splitcom.transports.link import Link, VirtualClock
 
 _CLIENTS, _BATCHES, _ROUNDS = 3, 12, 3  # of the trial, at most
@@ -122,10 +124,10 @@ def forecast(config: Config, link: Link) -> Forecast:
         group[: _BATCHES * config.of_client(name).training.batch_size]
         for name, group in zip(names[:_CLIENTS], groups, strict=False)
     ]
-    held_out = texts.held_out.samples[: _HELD_OUT * config.evaluation.batch_size * len(tried)]
+    evaluated = _evaluated(config, names, groups, texts.held_out.samples)
+    held_out = evaluated[: _HELD_OUT * config.evaluation.batch_size * len(tried)]
     trial = _trial_of(config, names[: len(tried)])
-    parts = load_parts(trial)
-    begin_from_adapter(parts, trial)
+    begin_from_adapter(parts := load_parts(trial), trial)
     trial_texts = Texts(
         replace(texts.partition, parts=tried), texts.train, replace(texts.held_out, samples=held_out)
     )
@@ -134,7 +136,7 @@ def forecast(config: Config, link: Link) -> Forecast:
         simulation = Simulation(trial, trial_texts, parts, Path(folder), watch)
         with closing(simulation):
             rounds = watch.run(simulation)
-    scale = _Scale.of(config, groups, tried, texts.held_out.samples, held_out, link)
+    scale = _Scale.of(config, groups, tried, evaluated, held_out, link)
     return Forecast(
         training=[scale.training(one) for one in rounds[1:]],
         evaluations=[scale.before(rounds[0]), *(scale.evaluation(one) for one in rounds[1:])],
@@ -147,6 +149,16 @@ def forecast(config: Config, link: Link) -> Forecast:
         client=client,
         server_weights=_weights(parts) if config.training.split else 0,
     )
+
+
+def _evaluated(
+    config: Config, names: Sequence[str], groups: Sequence[Sequence[Sample]], held_out: Samples
+) -> Samples:
+    """As many of all clients' held-out samples as an evaluation is over."""
+    sizes = {name: num_kept(len(group), config) for name, group in zip(names, groups, strict=True)}
+    held = {name: len(held_out[index :: len(names)]) for index, name in enumerate(names)}
+    rows = Budget.of(config).rows(sizes, {name: number for name, number in held.items() if number})
+    return held_out[: sum(rows.values())]
 
 
 def _weights(parts: Parts) -> int:
@@ -173,6 +185,7 @@ _TRIAL: Mapping[str, Any] = {
     "federation.min_clients": 1,
     "links": {},
     "evaluation.every": 1,
+    "evaluation.share": None,
     "training.patience": 0,
 }
 

@@ -41,7 +41,6 @@ _MOST_CLASSES = 50
 _WITHOUT_TEMPLATE = "chatml"
 _TOKENS_STEP, _MOST_TOKENS = 64, 1024
 _HELD_OUT_PART = 5  # one of so many rows, if there are few
-_EVALUATED = 0.1  # of what training sends; of few rows this would leave too few to tell a loss by
 _WEIGHTS_PART = 0.5  # of a client's memory; the rest is for activations, optimizer and references
 
 
@@ -237,9 +236,6 @@ def _named(columns: Sequence[str], names: Sequence[str]) -> str | None:
 def _set_sizes(found: Proposal, model: str, num_rows: int) -> None:
     if (held_out := num_rows // _HELD_OUT_PART) < Config().data.held_out_samples:
         found.set("data.held_out_samples", max(1, held_out), f"a fifth of the {num_rows} rows")
-    else:
-        reason = "held-out rows cross the network too; leave this out to compare losses with those of other settings"
-        found.set("evaluation.share", _EVALUATED, reason)
 
     limit = min(limits_of(model).positions or _MOST_TOKENS, _MOST_TOKENS)
     looked_at = found.config.override({"data.max_tokens": limit, "data.samples": num_rows})

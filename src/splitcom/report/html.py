@@ -75,7 +75,8 @@ def _run_page(run: Run) -> str:
 def _headlines(run: Run) -> list[tuple[str, str, str]]:
     result = run.result
     quality, sent, saving = result.eval, result.bytes, result.saving
-    beside = f", perplexity {quality.perplexity:.2f}" if quality.accuracy is None else ""
+    beside = "" if quality.rows is None else f", over {counted(quality.rows, 'row')}"
+    beside += f", perplexity {quality.perplexity:.2f}" if quality.accuracy is None else ""
     others = " over other rows" if quality.has_changed_rows else ""
     ending = f"; {result.ending}" if result.ending else ""
     items = [

@@ -63,21 +63,20 @@ class Evaluation(ServerPart):
         self.losses: dict[str, float] = {}  # nats per label, by client, in the last evaluation
         self._observer = observer
         self._ledger = ledger or Ledger()
-        self.budget = Budget(None if body is None else self._config.evaluation.share)
+        self.budget = Budget.of(self._config)
 
     def is_due(self, round_index: int) -> bool:
         """Whether there is to be an evaluation after a round that is not the last."""
         if round_index % self._config.evaluation.every:
             return False
-        return self.budget.has_room(self._ledger.totals(), sum(self._rows(exact=False).values()))
+        return self.budget.has_room(self._ledger.totals(), self._rows())
 
-    def _rows(self, *, exact: bool) -> dict[str, int]:
+    def _rows(self) -> dict[str, int]:
         """How many held-out samples of each client are evaluated."""
         peers = [(name, self._clients.peers[name]) for name in self._clients.ready]
         held = {name: peer.num_held_out for name, peer in peers if peer.num_held_out}
         sizes = {name: num_kept(peer.num_samples, self._config) for name, peer in peers}
-        rows = {name: self.budget.rows(sizes[name], number) for name, number in held.items()}
-        return self.budget.exact_rows(self._ledger.totals(), rows, held) if exact else rows
+        return self.budget.rows(sizes, held)
 
     def run(self, round_index: int, *, exact: bool = False) -> HeldOut | None:
         """What came of all held-out samples; None if there are none to know of. Raises Rejoined.
@@ -95,7 +94,7 @@ class Evaluation(ServerPart):
         return found
 
     def _run(self, round_index: int, exact: bool) -> HeldOut | None:
-        rows = self._rows(exact=exact)
+        rows = self._rows()
         names, total = list(rows), sum(rows.values())
         progress = {name: _Progress((round_index, 0), exact, rows[name]) for name in names}
         for name in names:

@@ -109,7 +109,6 @@ def test_what_is_proposed_can_be_trained_on_whatever_the_number_of_rows(tmp_path
     texts = load_texts(config)
 
     assert len(texts.held_out.samples) == held_out
-    assert config.evaluation.share == (0.1 if number >= 500 else None)
     assert sum(map(len, texts.partition.parts)) == number - held_out and all(texts.partition.parts)
 
 

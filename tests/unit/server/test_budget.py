@@ -1,8 +1,6 @@
-"""What evaluation may send: never more than its part, whatever it has cost before."""
+"""What evaluation may send: no more than its part, but of as many rows as tell something."""
 
 from splitcom.server.budget import Budget
-
-ROWS, HELD = {"a": 4, "b": 2}, {"a": 40, "b": 5}
 
 
 def sent(trained, evaluation):
@@ -10,28 +8,37 @@ def sent(trained, evaluation):
 
 
 def test_another_evaluation_has_to_leave_enough_for_the_end():
-    budget = Budget(0.1)
-    budget.take_note(600, 6)  # a row's 100
-    budget.take_note(60, 6)  # later ones are cheaper
-    assert not budget.has_room(sent(20_000, 600), 6)
-    assert budget.has_room(sent(24_000, 600), 6)
-    assert Budget(None).has_room(sent(0, 10**9), 6)
+    budget, rows = Budget(0.1), {"a": 10, "b": 10}
+    budget.take_note(2_000, 20)  # a row's 100, later ones taken for 25
+    assert not budget.has_room(sent(40_000, 2_000), rows)
+    assert budget.has_room(sent(45_000, 2_000), rows)
+    budget.take_note(1_000, 20)  # 50
+    assert not budget.has_room(sent(45_000, 2_000), rows)
+    assert budget.has_room(sent(50_000, 2_000), rows)
+    assert Budget(None).has_room(sent(0, 10**9), rows)
 
 
-def test_the_exact_pass_takes_more_rows_as_far_as_they_fit():
+def test_a_dozen_rows_are_evaluated_whatever_they_cost():
     budget = Budget(0.1)
-    budget.take_note(600, 6)
-    assert budget.exact_rows(sent(0, 600), ROWS, HELD) == ROWS
-    assert budget.exact_rows(sent(10**6, 600), ROWS, HELD) == HELD
-    some = budget.exact_rows(sent(50_000, 600), ROWS, HELD)
-    assert ROWS["a"] < some["a"] < HELD["a"]
-    unseen = sum(some.values()) - sum(ROWS.values())
-    assert 600 + 600 + 1.8 * 100 * unseen <= 0.1 * 50_000
-    assert Budget(None).exact_rows(sent(0, 600), HELD, HELD) == HELD
+    rows = budget.rows({"a": 30, "b": 30, "c": 2}, {"a": 40, "b": 40, "c": 3})
+    assert rows == {"a": 4, "b": 4, "c": 3}
+    budget.take_note(10**6, 11)
+    assert budget.has_room(sent(0, 10**9), rows)
+
+
+def test_of_classes_there_are_more_since_a_row_has_one_label(tiny_config):
+    config = tiny_config.override({"data.task": "classification", "data.labels": ["no", "yes"]})
+    assert Budget.of(config).rows({"a": 600}, {"a": 872}) == {"a": 200}
+    assert Budget.of(tiny_config).rows({"a": 600}, {"a": 872}) == {"a": 15}
 
 
 def test_a_budget_goes_on_from_a_checkpoint():
-    budget, other = Budget(0.1), Budget(0.1)
-    budget.take_note(600, 6)
-    other.load_state(budget.state())
-    assert other.exact_rows(sent(50_000, 600), ROWS, HELD) == budget.exact_rows(sent(50_000, 600), ROWS, HELD)
+    rows = {"a": 20}
+    for noted in [[(2_000, 20)], [(2_000, 20), (1_000, 20)]]:
+        budget, other = Budget(0.1), Budget(0.1)
+        for note in noted:
+            budget.take_note(*note)
+        other.load_state(budget.state())
+        found = [other.has_room(sent(size, 2_000), rows) for size in (40_000, 45_000, 50_000)]
+        assert found == [budget.has_room(sent(size, 2_000), rows) for size in (40_000, 45_000, 50_000)]
+        assert {True, False} <= set(found)
