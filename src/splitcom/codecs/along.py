@@ -20,6 +20,7 @@ from splitcom.codecs.ragged import Ragged
 from splitcom.codecs.wire import Ints
 
 _ROUNDS = 2
+_ENOUGH = 1024  # tokens tell which directions are strongest; products are of all
 _TOKENS_EACH = 16  # a column costs as many numbers as a token
 _DEPENDENT = 1e-5  # of the whole: rounding, no more
 _LEAST = 1e-15  # the shortest tokens, and one over the longest, whose squares fp32 holds
@@ -54,7 +55,9 @@ def columns_of(values: Tensor, count: int) -> Tensor:
     Each token counts as if it were as long as the others: of language models a few are 1,000 times as long, and all
     that a product would see. Norms in the blocks do the same.
     """
-    unit = _Unit.of(values)
+    values, scales = _with_scales(values)
+    every = max(1, len(values) // _ENOUGH)
+    unit = _Unit.of(values[::every], scales[::every])
     if unit.spread < _DEPENDENT:  # all alike: what is left is rounding
         return values.new_zeros(len(values), count, dtype=torch.float32)
     # fixed, and continuous in the values: eigenvectors would turn over where two are about as strong
@@ -62,7 +65,18 @@ def columns_of(values: Tensor, count: int) -> Tensor:
     directions = torch.from_numpy(start).to(unit.values)
     for _ in range(_ROUNDS):
         directions = _orthonormal(unit.squared_times(directions))
-    return _orthonormal(unit.times(directions)).float()
+    products = (values @ directions).mul_(scales)
+    return _orthonormal(products.sub_(products.mean(0))).float()
+
+
+def _with_scales(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Tokens in fp32, or in fp64 if fp32 does not hold their squares, and what makes each 1 long, `[tokens, 1]`."""
+    values = values.float()
+    norms = torch.linalg.vector_norm(values, dim=1, keepdim=True)
+    if not (norms.clamp(_LEAST, 1 / _LEAST) == norms).logical_or(norms == 0).all():
+        values = values.double()
+        norms = torch.linalg.vector_norm(values, dim=1, keepdim=True)
+    return values, torch.where(norms > 0, 1 / norms, 0.0)
 
 
 @dataclass(frozen=True)
@@ -70,20 +84,13 @@ class _Unit:
     """The matrix of tokens as long as one another, less their mean; never formed, as each pass over it takes time."""
 
     values: Tensor
-    """fp32, or fp64 if fp32 does not hold their squares."""
     scales: Tensor
     """`[tokens, 1]`"""
     mean: Tensor
     """`[1, hidden]`"""
 
     @classmethod
-    def of(cls, values: Tensor) -> "_Unit":
-        values = values.float()
-        norms = torch.linalg.vector_norm(values, dim=1, keepdim=True)
-        if not (norms.clamp(_LEAST, 1 / _LEAST) == norms).logical_or(norms == 0).all():
-            values = values.double()
-            norms = torch.linalg.vector_norm(values, dim=1, keepdim=True)
-        scales = torch.where(norms > 0, 1 / norms, 0.0)
+    def of(cls, values: Tensor, scales: Tensor) -> "_Unit":
         return cls(values, scales, scales.mT @ values / len(values))
 
     @property

@@ -23,7 +23,7 @@ Points: TypeAlias = npt.NDArray[np.float32]
 """Integers of magnitudes up to 2^24, which fp32 holds exactly."""
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
-WIRE_VERSION = 2
+WIRE_VERSION = 3
 _MAGIC = ord("S")
 _LAYOUT = struct.Struct("<BBHHHBB")
 HEADER_BYTES = _LAYOUT.size

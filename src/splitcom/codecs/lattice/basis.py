@@ -31,6 +31,8 @@ COORDINATE_BITS = 3
 UNIT = 1 << COORDINATE_BITS
 """Coordinates are integers in units of 1/8 of the step of the flow's first packet: predictions fall between the
 steps. A packet's own step is a whole number of units."""
+PRODUCT_BITS = _DIRECTION_BITS + COORDINATE_BITS
+"""Products of coordinates and directions have 2 to the power of minus this as their unit, in steps."""
 
 
 @dataclass(frozen=True)
@@ -94,16 +96,18 @@ class Basis:
         device: torch.device | str,
         shift: Ints | None = None,
         units: int = UNIT,
+        beside: "Beside | None" = None,
     ) -> Tensor:
-        """fp32 `[tokens, hidden]` of integer coordinates, all moved by a `shift` in steps of `units`."""
-        unit_bits = _DIRECTION_BITS + COORDINATE_BITS
-        centre = self.mean * (1 << unit_bits) // _ROW_STEPS
+        """fp32 `[tokens, hidden]` of integer coordinates, all moved by a `shift` in steps of `units`.
+
+        What is `beside` them has for its unit that of products of coordinates and directions.
+        """
+        centre = self.mean * (1 << PRODUCT_BITS) // _ROW_STEPS
         if shift is not None:
-            shift_bits = unit_bits - _shift_bits(len(coordinates))
+            shift_bits = PRODUCT_BITS - _shift_bits(len(coordinates))
             centre = centre + (shift * units << shift_bits >> COORDINATE_BITS)
-        return exact_product(
-            coordinates, self.directions, device, centre.reshape(-1), step / (1 << unit_bits)
-        )
+        scale = step / (1 << PRODUCT_BITS)
+        return exact_product(coordinates, self.directions, device, centre.reshape(-1), scale, beside)
 
     def mean_value(self, coordinates: Points, step: float) -> Floats:
         """The mean over the tokens `[hidden]` of what `inverse` gives, but for its rounding."""
@@ -112,7 +116,7 @@ class Basis:
 
     def inside(self, coordinates: Floats, step: float) -> Floats:
         """What coordinates `[..., directions]` stand for without the mean, in fp64: `[..., hidden]`."""
-        return np.asarray(coordinates @ self.directions * (step / (1 << _DIRECTION_BITS + COORDINATE_BITS)))
+        return np.asarray(coordinates @ self.directions * (step / (1 << PRODUCT_BITS)))
 
     def extended(self, rows: Ints | Codes) -> "Basis":
         """With more directions."""
@@ -131,7 +135,7 @@ class Basis:
         be multiplied by.
         """
         mean = torch.from_numpy(self.mean / _ROW_STEPS).to(values)
-        directions = torch.from_numpy(self.directions).to(values) / (1 << _DIRECTION_BITS + COORDINATE_BITS)
+        directions = torch.from_numpy(self.directions).to(values) / (1 << PRODUCT_BITS)
         weights = torch.from_numpy(scales[:, None]).to(values)
         outside = Outside(values, weights, step, mean, coordinates, directions)
         spread, found = outside.principal(threshold)
@@ -149,12 +153,23 @@ def _pseudoinverse(directions: Tensor) -> Tensor:
     return directions.mT @ torch.cholesky_inverse(factor)
 
 
+@dataclass(frozen=True)
+class Beside:
+    """Another product that is added to one: `left` `[n, k]`, whole numbers on its device, times `right` `[k, h]`."""
+
+    left: Tensor
+    right: Points
+    longest: float
+    """No row of `left` is longer."""
+
+
 def exact_product(
     left: Points,
     right: Points,
     device: torch.device | str = "cpu",
     offset: Ints | None = None,
     scale: float = 1.0,
+    beside: Beside | None = None,
 ) -> Tensor:
     """`(left @ right + offset) * scale` of integers, rounded once, to fp32, if `scale` is of few bits, as steps are.
 
@@ -164,14 +179,18 @@ def exact_product(
     (Cauchy and Schwarz), and the offset. If that is below 2^24, or 2^53 in fp64, no sum is ever rounded, in whatever
     order a library adds: so all machines, threads, batches and devices have the same bits.
     """
-    longest = float(np.sqrt(np.einsum("dh,dh->h", right, right, dtype=np.float64).max(initial=0)))
     lengths = np.sqrt(np.einsum("nd,nd->n", left, left, dtype=np.float32).astype(np.float64))
-    beyond = 0 if offset is None else int(np.abs(offset).max(initial=0))
-    # a few tokens are far longer than the others
-    far = torch.from_numpy(np.flatnonzero(~(lengths * longest + beyond < 0.99 * 2**24))).to(device)
+    longest = lengths * _longest_column(right)
+    longest += 0 if offset is None else int(np.abs(offset).max(initial=0))
     factors, rows = torch.from_numpy(right).to(device), torch.from_numpy(left).to(device)
+    if beside is not None:
+        longest += beside.longest * _longest_column(beside.right)
+        factors = torch.cat([factors, torch.from_numpy(beside.right).to(device)])
+        rows = torch.cat([rows, beside.left.to(device)], 1)
+    # a few tokens are far longer than the others
+    far = torch.from_numpy(np.flatnonzero(~(longest < 0.99 * 2**24))).to(device)
     added = None if offset is None else torch.from_numpy(offset.astype(np.float64)).to(device)
-    result = torch.empty(len(left), right.shape[1], device=device)
+    result = _empty(len(left), right.shape[1], factors.device)
     added32 = None if added is None else added.float()
     size = BLOCK if result.device.type == "cpu" else len(left)
     for start in range(0, len(left), size):
@@ -185,6 +204,17 @@ def exact_product(
     if added is None:
         return result.double().index_copy_(0, far, exact)
     return result.index_copy_(0, far, (exact + added).mul_(scale).float())
+
+
+def _longest_column(matrix: Points) -> float:
+    return float(np.sqrt(np.einsum("dh,dh->h", matrix, matrix, dtype=np.float64).max(initial=0)))
+
+
+def _empty(rows: int, width: int, device: torch.device) -> Tensor:
+    # numpy asks the system for large pages, which are there sooner than the many small ones that torch gets
+    if device.type == "cpu":
+        return torch.from_numpy(np.empty((rows, width), np.float32))
+    return torch.empty(rows, width, device=device)
 
 
 def lengths_of(values: Tensor) -> Floats:
@@ -225,7 +255,7 @@ def shift_of(missed: Floats, step: float, num_tokens: int) -> Ints:
 
 def _shift_bits(num_tokens: int) -> int:
     # errors of half a step would leave a mean of about half a step over the root of their number
-    return min(3 + num_tokens.bit_length() // 2, _DIRECTION_BITS + COORDINATE_BITS)
+    return min(3 + num_tokens.bit_length() // 2, PRODUCT_BITS)
 
 
 def spread_of(values: Tensor, around_mean: bool, weights: Floats) -> float:

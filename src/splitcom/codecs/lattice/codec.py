@@ -212,10 +212,10 @@ class LatticeCodec(Codec):
     ) -> Sums | None:
         """Code what corrects sums over the tokens, and a checksum; gives the corrections, if there are any."""
         sums = None
-        check = zlib.crc32(coordinates.astype("<i8").tobytes())
+        check = zlib.crc32(coordinates.astype("<i4").tobytes())
         if self.klt.centre == "sum":
             sums = code_sums(coder, flow, coordinates, self.klt.along, columns, values)
-            check = zlib.crc32(sums.shift.astype("<i8").tobytes() + sums.along.astype("<i8").tobytes(), check)
+            check = zlib.crc32(sums.shift.astype("<i4").tobytes() + sums.along.astype("<i4").tobytes(), check)
         # the two ends must not drift apart unseen, and truncated bits read as others
         check &= 0xFFFF
         if code_uints(coder, np.array([check]), 1, 16) != check:

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn.functional import embedding_bag, normalize
 
 Floats = npt.NDArray[np.float64]
 
@@ -84,18 +85,20 @@ class Outside:
         """
         order, half = self._energies.argsort(descending=True), size // 2
         signs = 2 * torch.randint(2, (len(order), 1), generator=torch.Generator().manual_seed(0)) - 1
-        weights = signs.to(self.scales) * self.scales
-        starts = range(0, len(order), half)
+        weights = (signs.to(self.scales) * self.scales).squeeze(1)
+        first, others = order[:half], order[half:]
+        # each sum is of tokens that are as far from one another in that order
+        row = torch.arange(len(others), device=order.device) % half
+        others = others[row.argsort(stable=True)]
+        each, more = divmod(len(others), half)
+        index = torch.arange(half, device=order.device)
+        starts = index * each + index.clamp(max=more)
 
         def added(matrix: Tensor) -> Tensor:
-            result = matrix.new_zeros(size, matrix.shape[1])
-            for start in starts:
-                block = order[start : start + half]
-                rows = result[min(start, half) :][: len(block)]
-                rows += matrix[block] * weights[block]
-            return result
+            sums = embedding_bag(others, matrix, starts, mode="sum", per_sample_weights=weights[others])
+            return torch.cat([matrix[first] * weights[first, None], sums])
 
-        inside = added(self.coordinates) @ self.directions + added(torch.ones_like(weights)) * self.mean
+        inside = added(self.coordinates) @ self.directions + added(torch.ones_like(self.scales)) * self.mean
         return added(self.values) / self.step - inside
 
     @property
@@ -121,7 +124,7 @@ def principal(matrix: Tensor) -> tuple[Floats, Floats]:
 def _strongest(rows: Tensor) -> tuple[Tensor, Tensor]:
     """Energies of a matrix `[n, hidden]` along its principal directions, descending, and these, `[hidden, n]`."""
     energies, vectors = _eigen(rows @ rows.mT)
-    return energies, torch.nn.functional.normalize(rows.mT @ vectors, dim=0)
+    return energies, normalize(rows.mT @ vectors, dim=0)
 
 
 def _eigen(products: Tensor) -> tuple[Tensor, Tensor]:

@@ -20,7 +20,6 @@ from torch import Tensor
 
 from splitcom.codecs.precision import DTYPES, Precision, to_dtype
 from splitcom.codecs.references import saved
-from splitcom.codecs.references.checksum import padded_crc32
 from splitcom.codecs.references.reference import Reference
 from splitcom.codecs.references.state import FlowState
 from splitcom.codecs.wire import Bools, Buffer, Ints, tensor_bytes
@@ -132,15 +131,15 @@ class ReferenceStore(ABC):
             known: which samples were coded with use of their old reference, `[batch]`: their version goes up
                 by one; that of the others starts at 1 again.
             kept: of each changed sample, what to keep in place of its values.
-            width: of the references, if that is more than `values` has: the columns that it lacks are zero.
+            width: of the references, if that is more than `values` has: the columns that it lacks are zero, and
+                where something else is kept, checksums do not go over them.
 
         Raises:
             CodecError: where the store cannot be written; it is then as it was before.
         """
         rounded, hidden = to_dtype(values, DTYPES[self.precision]), width or values.shape[1]
-        missing = self._whole_bytes(hidden - values.shape[1])
-        if (kept is None and missing) or not values.shape[1]:
-            rounded, missing = torch.nn.functional.pad(rounded, (0, hidden - values.shape[1])), 0
+        if kept is None:
+            rounded = torch.nn.functional.pad(rounded, (0, hidden - values.shape[1]))
         whole = tensor_bytes(rounded)
         token_bytes = self._whole_bytes(rounded.shape[1])
         used: dict[int, Reference] = {}
@@ -153,7 +152,7 @@ class ReferenceStore(ABC):
                 end, start = end + length, end
                 item = whole[start * token_bytes : end * token_bytes]
                 version = self._index[sample_id].version + 1 if is_known else 1
-                used[sample_id] = Reference(length, version, padded_crc32(item, token_bytes, missing))
+                used[sample_id] = Reference(length, version, zlib.crc32(item))
                 data[sample_id] = item if kept is None else kept[len(data)]
             else:
                 used[sample_id] = self._index[sample_id]
