@@ -7,7 +7,9 @@ import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 
+from splitcom.config import Config
 from splitcom.errors import AdapterError, ConfigError
+from splitcom.methods import splitcom
 from splitcom.methods.run import train
 from splitcom.models import load_model
 
@@ -132,3 +134,17 @@ def test_without_labels_the_body_takes_no_further_steps(tiny_config, tmp_path, c
         ConfigError, match=rf"training.body_steps = 2: with {reason} the server has no labels"
     ):
         train(tiny_config.override({"training.body_steps": 2, **changes}), tmp_path / "run")
+
+
+def test_what_is_decided_about_fronts_stands_in_the_run_and_is_said(
+    tiny_config, tmp_path, monkeypatch, capsys
+):
+    from splitcom.cli.ending import show_end
+    from splitcom.report.terminal import Terminal
+
+    monkeypatch.setattr(splitcom, "num_blocks", lambda config: 20)
+    run = train(tiny_config.override({"preset": "quality"}), tmp_path / "run")
+    assert run.result["bytes"]["gradient_down"] == run.result["bytes"]["adapter_up"] == 0
+    assert Config.load(run.folder / "config.toml").lora.train_front is False
+    show_end(Terminal(), run)
+    assert "lora.train_front = true trains them" in capsys.readouterr().out

@@ -4,6 +4,7 @@ from splitcom.amount import counted
 from splitcom.cli.samples import print_samples
 from splitcom.methods.ending import Ending
 from splitcom.methods.run import Run
+from splitcom.methods.settings import settings_of
 from splitcom.metrics.record import RunFolder
 from splitcom.report import closing_table, write_report
 from splitcom.report.folder import as_result
@@ -29,6 +30,11 @@ def show_end(terminal: Terminal, run: Run) -> None:
             exact = "" if initial - fell_by == loss else f"; measured exactly, {loss:.4f}"
             change = f"{initial:.4f} → {initial - fell_by:.4f} nats ({-fell_by:+.4f}){exact}"
             terminal.say(f"held-out loss {change}, over {over}")
+        config = settings_of(RunFolder(run.folder), needs=())
+        if config.training.split and not config.lora.front_learns:
+            terminal.say(
+                "fronts have not learnt, so no gradient came back (lora.train_front = true trains them)"
+            )
         if ending_of_run := as_result(run.result).ending:
             terminal.say(ending_of_run)
         print_samples(terminal, run.result.get("samples", []))

@@ -69,3 +69,10 @@ def by_default(config: Config, values: Mapping[str, Any]) -> Config:
     """The configuration with these values of dotted keys in place of defaults; what is set otherwise stays."""
     given, plain = (flat(tree.model_dump()) for tree in (config, Config()))
     return config.override({key: value for key, value in values.items() if given[key] == plain[key]})
+
+
+def num_blocks(config: Config) -> int:
+    """How many blocks the model has."""
+    from splitcom.models import load_config  # takes seconds, and most methods need no model
+
+    return int(load_config(config.model.source).get_text_config().num_hidden_layers)

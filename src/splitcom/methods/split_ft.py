@@ -5,7 +5,7 @@ is, so that variants can be compared.
 """
 
 from splitcom.config import Config
-from splitcom.methods.method import Method, by_default
+from splitcom.methods.method import Method, by_default, num_blocks
 
 _EVERY = 2  # rounds
 _DEEPER = 2  # blocks than the deepest front that is given, if the model has them
@@ -13,19 +13,13 @@ _DEEPER = 2  # blocks than the deepest front that is given, if the model has the
 
 def _configure(config: Config) -> Config:
     deepest = config.cuts[-1]
-    most = max(min(deepest + _DEEPER, _num_blocks(config) - config.model.tail_blocks - 1), deepest)
+    most = max(min(deepest + _DEEPER, num_blocks(config) - config.model.tail_blocks - 1), deepest)
     values = {
         "federation.cuts.every": _EVERY,
         "federation.cuts.most": most,
         "lora.cut_rank": max(config.lora.rank // 2, 1),
     }
     return by_default(config, values)
-
-
-def _num_blocks(config: Config) -> int:
-    from splitcom.models import load_config  # takes seconds, and other methods need no model
-
-    return int(load_config(config.model.source).get_text_config().num_hidden_layers)
 
 
 SPLIT_FT = Method("split_ft", "split, a cut of its own for each client, which follows its loss", _configure)

@@ -72,9 +72,10 @@ class LoraConfig(Section):
     this name does: such as ["embed_tokens", "lm_head"] for tokens that were added. They are sent as a
     whole in every round. Not possible if the LM head is tied to the embeddings.
     """
-    train_front: bool = True
+    train_front: bool | Literal["auto"] = "auto"
     """Whether the front gets an adapter; if it has none and no soft prompt, each activation is the same in every
-    epoch.
+    epoch, and no gradient comes back. "auto": unless the method is splitcom, a controller may freeze fronts, as in the
+    presets quality and balanced, and the front is a tenth of the model's blocks at most, which have little to learn.
     """
     train_body: bool = True
     """Whether the body gets an adapter; if false, gradients pass through it, and clients alone learn."""
@@ -92,4 +93,4 @@ class LoraConfig(Section):
     @property
     def front_learns(self) -> bool:
         """Whether a front has anything to learn, so that it needs gradients and its activations change."""
-        return self.train_front or self.prompt_tokens > 0
+        return self.train_front is not False or self.prompt_tokens > 0

@@ -217,7 +217,7 @@ def adapt(part: Part, config: Config, cut_rank: int | None = None) -> None:
 
 def _trains(part: Part, config: Config) -> bool:
     if isinstance(part, Front):
-        return config.lora.train_front
+        return config.lora.train_front is not False
     return config.lora.train_body or not isinstance(part, Body)
 
 
