@@ -60,7 +60,7 @@ class Grid(Number):
     @override
     def encode(self, matrix: Tensor, generator: Generator | None) -> tuple[list[Buffer], Tensor]:
         integers, gain = self._rounded(matrix.double())
-        unit = torch.tensor(gain, dtype=torch.float32)
+        unit = torch.tensor(gain, dtype=torch.float32, device=matrix.device)
         writer = Writer()
         code(writer, integers.cpu().numpy(), *matrix.shape)
         coded = writer.finish()
@@ -70,14 +70,14 @@ class Grid(Number):
         """Integers `[rows, width]`, and what they are to be multiplied by; the sender's alone: sums are allowed."""
         energy, largest = float(numbers.square().sum()), float(numbers.abs().max())
         if not energy:
-            return torch.zeros_like(numbers, dtype=torch.int64), 0.0
+            return torch.zeros_like(numbers, dtype=torch.int32), 0.0
         step = self.step * (energy / numbers.numel()) ** 0.5
         while True:
             step = max(step, largest / _LARGEST)
             whole = (numbers.abs() / step + (0.5 - self.dead_zone)).floor().copysign(numbers)
             along = float((whole * numbers).sum())
             if along * step * _MOST_GAIN >= energy:
-                return whole.to(torch.int64), energy / along
+                return whole.to(torch.int32), energy / along
             step *= _FINER
 
     @override

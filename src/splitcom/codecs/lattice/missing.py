@@ -95,6 +95,8 @@ class Outside:
         starts = index * each + index.clamp(max=more)
 
         def added(matrix: Tensor) -> Tensor:
+            if not matrix.shape[1]:  # which embedding_bag refuses with several threads
+                return matrix.new_zeros(size, 0)
             sums = embedding_bag(others, matrix, starts, mode="sum", per_sample_weights=weights[others])
             return torch.cat([matrix[first] * weights[first, None], sums])
 

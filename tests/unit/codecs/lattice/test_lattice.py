@@ -647,3 +647,17 @@ def test_a_map_that_no_packet_can_hold_is_not_sent():
     found = code_update(Reader(writer.finish()), None, 4)
     assert found.gain == update.gain
     assert np.array_equal(found.left, update.left) and np.array_equal(found.right, update.right)
+
+
+def test_a_first_packet_may_be_made_with_several_threads() -> None:
+    """It has no directions yet, and so wide a batch that they are sought in a part of it."""
+    values = torch.from_numpy(draws(0).normal(size=(600, 640)) * np.geomspace(10, 0.01, 640)).float()
+    batch, threads = Ragged(values, torch.tensor([300, 300])), torch.get_num_threads()
+    codec = parse("klt > uniform(0.3) > range")
+    try:
+        torch.set_num_threads(2)
+        packet = codec.encode(batch, [0, 1], Context(references=MemoryReferences())).packet
+    finally:
+        torch.set_num_threads(threads)
+    arrived = codec.decode(packet, MemoryReferences()).batch.values
+    assert (arrived - values).norm() < 0.2 * values.norm()
