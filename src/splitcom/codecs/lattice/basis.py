@@ -127,18 +127,25 @@ class Basis:
         return basis
 
     def missing(
-        self, values: Tensor, coordinates: Tensor, step: float, most: int, threshold: float, scales: Floats
+        self,
+        values: Tensor,
+        coordinates: Tensor,
+        step: float,
+        most: int,
+        threshold: float,
+        scales: Floats,
+        seen: bool = False,
     ) -> Ints:
         """Rows `[at most `most`, hidden]` for what varies outside of the basis by more than `threshold`.
 
         `coordinates` are those of `values`; `step` is theirs. `scales` `[tokens]` are what each token's steps are to
-        be multiplied by.
+        be multiplied by. `seen`: whether the batch has come before.
         """
         mean = torch.from_numpy(self.mean / _ROW_STEPS).to(values)
         directions = torch.from_numpy(self.directions).to(values) / (1 << PRODUCT_BITS)
         weights = torch.from_numpy(scales[:, None]).to(values)
         outside = Outside(values, weights, step, mean, coordinates, directions)
-        spread, found = outside.principal(threshold)
+        spread, found = outside.principal(threshold, seen)
         num = min(most, int((spread > threshold).sum()))
         rows = rounded(found[:num] * spread[:num, None] * _ROW_STEPS)
         return rows[np.flatnonzero((rows != 0).any(1))].astype(np.int32)

@@ -99,7 +99,9 @@ class LatticeCodec(Codec):
         # gradients are as long as they count
         weights = weights_of(norms) if self.klt.centre == "mean" else np.ones(len(values))
         heads, bodies = self._heads(fresh), self._bodies
-        head, wanted = heads.plan(values, flow, factors, weights)
+        head, wanted = heads.plan(
+            values, flow, factors, weights, bool(known.all()) and self.klt.centre == "mean"
+        )
         heads.code(writer, flow, head, len(values))
         tokens = Tokens.of(store, ids, lengths, known, factors, len(flow.basis.rows), self._window(fresh))
         body = bodies.plan(wanted, tokens, flow, weights)

@@ -42,8 +42,13 @@ class HeadCoding:
     sets_step: bool
     """Whether the packet has a step of its own, or the flow's first."""
 
-    def plan(self, values: Tensor, flow: Flow, factors: Ints, weights: Floats) -> tuple[Head, Found]:
-        """What fits `values` `[tokens, hidden]`, and their coordinates; only the sender does. Sets the flow's step."""
+    def plan(
+        self, values: Tensor, flow: Flow, factors: Ints, weights: Floats, seen: bool
+    ) -> tuple[Head, Found]:
+        """What fits `values` `[tokens, hidden]`, and their coordinates; only the sender does. Sets the flow's step.
+
+        `seen`: whether each sample has come before.
+        """
         if self.sets_step:
             spread = spread_of(values, self.klt.centre == "mean", weights)
             # tokens that are all alike have no spread, and yet a mean that must fit into its code
@@ -56,7 +61,7 @@ class HeadCoding:
         rows, most = basis.rows[:0], self._room(basis, *values.shape)
         if most:
             scales = UNIT / (flow.units * factors[:, 0]) * weights
-            rows = basis.missing(values, coordinates, flow.step, most, self.klt.threshold, scales)
+            rows = basis.missing(values, coordinates, flow.step, most, self.klt.threshold, scales, seen)
         if len(rows):
             basis, coordinates = basis.extended_with(rows, values, coordinates, flow.step)
         found = np.asarray(coordinates.float().cpu().numpy())

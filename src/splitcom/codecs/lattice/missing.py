@@ -19,6 +19,7 @@ Floats = npt.NDArray[np.float64]
 _ROWS = 256  # in which directions are looked for first; of smaller matrices all are computed
 _MANY = 3  # more than one in so many rows are missing: twice as many rows
 _UNEVEN = 1.25  # times the mean is what the strongest of many have that are equal but for chance
+_UNEVEN_SEEN = 2.5  # the same of tokens that have been seen before
 _ROUNDS = 1  # of subspace iteration
 _FIRST_ROUNDS = 4  # if there is no basis yet: what they miss then costs all packets that follow
 
@@ -60,17 +61,23 @@ class Outside:
         inside = (weighted.mT @ coordinates) @ self.directions
         return (result / self.step - inside - weighted.sum(0)[:, None] * self.mean).mT
 
-    def principal(self, threshold: float) -> tuple[Floats, Floats]:
-        """As `principal` below; of large matrices only those of more than about `threshold`, and most of these."""
-        num_tokens, size = len(self.values), _ROWS
+    def principal(self, threshold: float, seen: bool = False) -> tuple[Floats, Floats]:
+        """As `principal` below; of large matrices only those of more than about `threshold`, and most of these.
+
+        Of tokens that have all been `seen` before, fewer are worth looking for: most is chance.
+        """
+        num_tokens, size, uneven = len(self.values), _ROWS, _UNEVEN_SEEN if seen else _UNEVEN
         while size < min(self.values.shape):
-            energies, directions = _strongest(self._rows(size))
+            rows = self._rows(size)
+            energies, vectors = _eigen(rows @ rows.mT)
             # half of the rows are sums of tokens, which have a part of all weaker directions along each
             beyond = energies.flip(0).cumsum(0).flip(0) - energies
-            count = int((energies - _UNEVEN * beyond / (size // 2) > threshold**2 * num_tokens).sum())
+            count = int((energies - uneven * beyond / (size // 2) > threshold**2 * num_tokens).sum())
+            if seen and not count:
+                return np.zeros(0), np.zeros((0, self.values.shape[1]))
             if count * _MANY <= size:
                 # some more, for what the rows show only in part
-                found = directions[:, : count + count // 2 + 8]
+                found = normalize(rows.mT @ vectors[:, : count + count // 2 + 8], dim=0)
                 for _ in range(_ROUNDS if len(self.directions) else _FIRST_ROUNDS):
                     found, energies = _left_vectors(self.squared_times(found))
                 return np.sqrt(energies.double().cpu().numpy() / num_tokens), found.mT.double().cpu().numpy()
@@ -121,12 +128,6 @@ def principal(matrix: Tensor) -> tuple[Floats, Floats]:
     directions = vectors.mT.numpy() if width <= rows else vectors.mT.numpy() @ centred
     lengths = np.sqrt((directions**2).sum(1, keepdims=True))
     return np.sqrt(energies.numpy() / rows), directions / np.where(lengths > 0, lengths, 1.0)
-
-
-def _strongest(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Energies of a matrix `[n, hidden]` along its principal directions, descending, and these, `[hidden, n]`."""
-    energies, vectors = _eigen(rows @ rows.mT)
-    return energies, normalize(rows.mT @ vectors, dim=0)
 
 
 def _eigen(products: Tensor) -> tuple[Tensor, Tensor]:
