@@ -19,6 +19,8 @@ from splitcom.errors import PacketError
 
 Bools: TypeAlias = npt.NDArray[np.bool_]
 Ints: TypeAlias = npt.NDArray[np.int64]
+Floats: TypeAlias = npt.NDArray[np.float64]
+Floats32: TypeAlias = npt.NDArray[np.float32]
 Points: TypeAlias = npt.NDArray[np.float32]
 """Integers of magnitudes up to 2^24, which fp32 holds exactly."""
 Buffer: TypeAlias = bytes | bytearray | memoryview

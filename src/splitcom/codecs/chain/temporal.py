@@ -2,20 +2,17 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from typing_extensions import override
 
 from splitcom.codecs.chain.stage import Prediction, Stage
 from splitcom.codecs.element import Place, register
-from splitcom.codecs.wire import Bools, Ints
+from splitcom.codecs.wire import Bools, Floats, Ints
 from splitcom.language import ArgumentError
-
-Floats: TypeAlias = npt.NDArray[np.float64]
 
 _THRESHOLDS = {"cosine": (-1.0, 1.0), "relative_l2": (0.0, math.inf)}
 

@@ -11,15 +11,12 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from splitcom.codecs.lattice.coder import MAX_MAGNITUDE, Codes
 from splitcom.codecs.lattice.missing import BLOCK, Outside
-from splitcom.codecs.wire import Ints, Points
-
-Floats = npt.NDArray[np.float64]
+from splitcom.codecs.wire import Floats, Ints, Points
 
 _DIRECTION_BITS = 12  # a direction's unit length in fixed point
 _ROW_STEPS = (

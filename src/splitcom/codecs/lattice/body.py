@@ -6,14 +6,12 @@ coordinates ─► - prediction ─► codes ─► packet ─► codes ─► +
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from splitcom.codecs.lattice.coder import Coder, Codes, bands_of, code_uints
 from splitcom.codecs.lattice.drift import Update, code_update, fit, predicted, updated
 from splitcom.codecs.lattice.flow import Flow
 from splitcom.codecs.lattice.parameters import Predict
 from splitcom.codecs.lattice.predict import (
-    Floats,
     Modes,
     fitted_gains,
     plan,
@@ -22,7 +20,7 @@ from splitcom.codecs.lattice.predict import (
     restore,
 )
 from splitcom.codecs.lattice.tokens import Tokens
-from splitcom.codecs.wire import Bools, Ints, Points
+from splitcom.codecs.wire import Bools, Floats, Floats32, Ints, Points
 
 _FAR = float(1 << 30)
 _GAIN_BITS = 4  # of 0 to 8 eighths
@@ -56,7 +54,7 @@ class BodyCoding:
     first_dead_zone: float
     """Of samples without a reference."""
 
-    def plan(self, coordinates: Floats, tokens: Tokens, flow: Flow, weights: npt.NDArray[np.float64]) -> Body:
+    def plan(self, coordinates: Floats32, tokens: Tokens, flow: Flow, weights: Floats) -> Body:
         """What is cheapest for `coordinates` `[tokens, directions]`; only the sender does."""
         dims, units = coordinates.shape[1], _units(flow, tokens)
         # what is far beyond the limit of what can be coded could be beyond fp32 when squared

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from typing_extensions import override
 
-from splitcom.codecs.wire import Bools, Buffer, Ints
+from splitcom.codecs.wire import Bools, Buffer, Floats, Ints
 from splitcom.errors import PacketError
 
 _BERNOULLI = constriction.stream.model.Bernoulli(perfect=False)
@@ -55,7 +55,7 @@ class Coder(ABC):
     """A writer, or a reader that ignores the bits it is given."""
 
     @abstractmethod
-    def bits(self, probability: npt.NDArray[np.float64], bits: Bools | None) -> Bools:
+    def bits(self, probability: Floats, bits: Bools | None) -> Bools:
         """Code one bit for each probability (that it is set), strictly between 0 and 1; give the bits."""
 
     def band(self, codes: Codes, band: Band, model: "BitModel", given: Ints | Codes | None) -> None:
@@ -77,7 +77,7 @@ class Writer(Coder):
         self._encoder = constriction.stream.queue.RangeEncoder()
 
     @override
-    def bits(self, probability: npt.NDArray[np.float64], bits: Bools | None) -> Bools:
+    def bits(self, probability: Floats, bits: Bools | None) -> Bools:
         assert bits is not None
         self._encoder.encode(bits.astype(np.int32), _BERNOULLI, probability)
         return bits
@@ -95,7 +95,7 @@ class Reader(Coder):
         self._decoder = constriction.stream.queue.RangeDecoder(words_of(data))
 
     @override
-    def bits(self, probability: npt.NDArray[np.float64], bits: Bools | None) -> Bools:
+    def bits(self, probability: Floats, bits: Bools | None) -> Bools:
         try:
             return np.asarray(self._decoder.decode(_BERNOULLI, probability)).astype(np.bool_)
         except AssertionError as error:

@@ -11,18 +11,15 @@ that saves more than they cost.
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from splitcom.codecs.lattice.basis import UNIT, exact_product
 from splitcom.codecs.lattice.coder import MAX_MAGNITUDE, Coder, MatrixModel, code_uints
 from splitcom.codecs.lattice.predict import LIMIT, spent
-from splitcom.codecs.wire import Ints, Points
+from splitcom.codecs.wire import Floats, Floats32, Ints, Points
 
-Floats = npt.NDArray[np.float32]
-Matrix = npt.NDArray[np.float64]
-Products = npt.NDArray[np.float32] | npt.NDArray[np.float64]
+Products = Floats32 | Floats
 
 _MAP_BITS = 12
 _FACTOR_BITS = 5
@@ -88,19 +85,19 @@ class _Regression:
     """`[m, n]`: the inputs' products with what is missed."""
 
     @classmethod
-    def of(cls, inputs: Floats, missed: Floats) -> "_Regression":
+    def of(cls, inputs: Floats32, missed: Floats32) -> "_Regression":
         """Factorize what the inputs have in common."""
         gram = (inputs.T @ inputs).astype(np.float64)
         gram[np.diag_indices_from(gram)] = np.diag(gram) * (1 + _RIDGE) + 1.0
         factor, _ = torch.linalg.cholesky_ex(torch.from_numpy(gram))
         return cls(factor, torch.from_numpy((inputs.T @ missed).astype(np.float64)))
 
-    def times(self, columns: Matrix) -> Matrix:
+    def times(self, columns: Floats) -> Floats:
         """The map times `columns` `[n, k]`: `[m, k]`."""
         products = self.crossed @ torch.from_numpy(columns)
         return np.asarray(torch.cholesky_solve(products, self.factor).numpy())
 
-    def strongest(self, count: int) -> Matrix:
+    def strongest(self, count: int) -> Floats:
         """The `count` orthonormal columns `[n, count]` along which the map explains most, the best first."""
         crossed = self.crossed.numpy()
         size = crossed.shape[1]
@@ -112,7 +109,7 @@ class _Regression:
 
 
 def fit(
-    coordinates: Floats, reference: Points, matrix: Ints, rank: int, units: Points, weights: Floats
+    coordinates: Floats32, reference: Points, matrix: Ints, rank: int, units: Points, weights: Floats32
 ) -> Update:
     """The update that makes `reference` come closest to `coordinates` for its bits; only the sender knows how.
 

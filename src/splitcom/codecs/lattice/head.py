@@ -8,12 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from splitcom.codecs.lattice.basis import UNIT, Basis, Floats, mean_of, spread_of
+from splitcom.codecs.lattice.basis import UNIT, Basis, mean_of, spread_of
 from splitcom.codecs.lattice.coder import Coder, MatrixModel, code_uints
 from splitcom.codecs.lattice.flow import Flow
 from splitcom.codecs.lattice.parameters import DIMENSION_BITS, Klt
-from splitcom.codecs.lattice.predict import Floats as Found
-from splitcom.codecs.wire import Ints
+from splitcom.codecs.wire import Floats, Floats32, Ints
 from splitcom.errors import PacketError
 
 _MIN_STEP = 1e-30
@@ -44,7 +43,7 @@ class HeadCoding:
 
     def plan(
         self, values: Tensor, flow: Flow, factors: Ints, weights: Floats, seen: bool
-    ) -> tuple[Head, Found]:
+    ) -> tuple[Head, Floats32]:
         """What fits `values` `[tokens, hidden]`, and their coordinates; only the sender does. Sets the flow's step.
 
         `seen`: whether each sample has come before.

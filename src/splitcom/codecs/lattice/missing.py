@@ -9,12 +9,11 @@ What is found is rounded before it is sent, so that no two machines need find th
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag, normalize
 
-Floats = npt.NDArray[np.float64]
+from splitcom.codecs.wire import Floats
 
 _ROWS = 256  # in which directions are looked for first; of smaller matrices all are computed
 _MANY = 3  # more than one in so many rows are missing: twice as many rows

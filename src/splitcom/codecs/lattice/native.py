@@ -28,10 +28,9 @@ from splitcom.codecs.lattice.coder import (
     Writer,
     words_of,
 )
-from splitcom.codecs.wire import Bools, Buffer, Ints
+from splitcom.codecs.wire import Bools, Buffer, Floats, Ints
 from splitcom.errors import PacketError
 
-Floats = npt.NDArray[np.float64]
 Words = npt.NDArray[np.uint32]
 State = npt.NDArray[np.uint64]
 """Of a writer: lower end and size of the interval, number of words. Of a reader: how far the point is above the lower

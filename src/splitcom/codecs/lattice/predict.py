@@ -18,12 +18,9 @@ from functools import cached_property
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from splitcom.codecs.lattice.coder import MAX_MAGNITUDE, BitModel, Coder, Codes, code_uints
-from splitcom.codecs.wire import Bools, Ints, Points
-
-Floats = npt.NDArray[np.float32]
+from splitcom.codecs.wire import Bools, Floats, Floats32, Ints, Points
 
 _FLAG_BITS = 4  # about what it costs to depart from the usual prediction
 _SEARCHED = 32  # directions; the later ones hold little
@@ -130,7 +127,7 @@ class Window:
             self._put(sample)
 
     @contextmanager
-    def beside(self, tokens: Floats) -> Iterator[None]:
+    def beside(self, tokens: Floats32) -> Iterator[None]:
         """Add tokens for the time being, as far as there is room."""
         size, last_start = self.size, self._last_start
         self._put(tokens[: self._shape[0] - size])
@@ -147,7 +144,7 @@ class Window:
             _fill(self._searched[rows], tokens)
         self._last_start, self.size = self.size, rows.stop
 
-    def nearest(self, coordinates: Floats, count: int = 1) -> Ints:
+    def nearest(self, coordinates: Floats32, count: int = 1) -> Ints:
         """The `count` most similar tokens to each of some in the first directions, `[n, count]`, the nearest first; no
         more than there are. Only the sender searches.
         """
@@ -188,12 +185,12 @@ class Window:
         return predicted
 
 
-def _fill(searched: Points, tokens: Floats) -> None:
+def _fill(searched: Points, tokens: Floats32) -> None:
     searched[:, 1:] = tokens[:, : searched.shape[1] - 1]
     searched[:, 0] = (searched[:, 1:] ** 2).sum(1) / 2
 
 
-def fitted_gains(coordinates: Floats, window: Window, units: Points, bands: list[slice]) -> Ints:
+def fitted_gains(coordinates: Floats32, window: Window, units: Points, bands: list[slice]) -> Ints:
     """How many eighths of a similar token predict a new one best in each band of directions; only the sender does.
 
     Some of the later ones of new tokens `coordinates` are predicted from the others and from those in the `window`,
@@ -219,7 +216,7 @@ def fitted_gains(coordinates: Floats, window: Window, units: Points, bands: list
     return found
 
 
-def spent(residual: Floats, units: Points) -> Floats:
+def spent(residual: Floats32, units: Points) -> Floats32:
     """About the bits that a residual `[..., directions]` costs, its error included as what it would cost."""
     steps = residual * (np.float32(2) / units)
     steps *= steps
@@ -228,12 +225,12 @@ def spent(residual: Floats, units: Points) -> Floats:
 
 
 def plan(
-    coordinates: Floats,
+    coordinates: Floats32,
     own: Points,
     known: Bools,
     lengths: Ints,
     window: Window,
-    dead_zones: npt.NDArray[np.float64],
+    dead_zones: Floats,
     units: Points,
 ) -> tuple[Modes, Codes, Points]:
     """Modes, codes and what `replay` makes of them: the cheapest prediction of each token, chosen greedily from left
@@ -291,7 +288,7 @@ def predict_sample(modes: Modes, own: Points | None, window: Window) -> Points:
     return pointed if own is None else np.where(modes.usual[:, None], own, pointed)
 
 
-def quantized(residual: Floats, dead_zone: float, units: Points) -> Codes:
+def quantized(residual: Floats32, dead_zone: float, units: Points) -> Codes:
     """Steps of `units` `[tokens, 1]` nearest to a residual; `dead_zone` of a step more is taken for zero."""
     steps = (residual / units).clip(-LIMIT, LIMIT)
     codes: Codes = np.rint(steps).astype(np.int32)
@@ -312,7 +309,7 @@ def restore(predicted: Points, codes: Codes, units: Points) -> Points:
     return np.asarray((predicted + units * codes.astype(np.float32)).clip(-LIMIT, LIMIT))
 
 
-def _choose(coordinates: Floats, own: Points | None, window: Window, units: Points) -> Modes:
+def _choose(coordinates: Floats32, own: Points | None, window: Window, units: Points) -> Modes:
     num_tokens = len(coordinates)
     zero_cost = spent(coordinates, units) + _FLAG_BITS
     usual_cost = None if own is None else spent(coordinates - own, units)
@@ -348,8 +345,8 @@ def _choose(coordinates: Floats, own: Points | None, window: Window, units: Poin
 
 
 def _jumps(
-    coordinates: Floats, own: Points | None, window: Window, units: Points, usual_cost: Floats | None
-) -> tuple[Floats, Ints]:
+    coordinates: Floats32, own: Points | None, window: Window, units: Points, usual_cost: Floats32 | None
+) -> tuple[Floats32, Ints]:
     """What a jump of each token costs, and where it goes; infinite if it cannot pay."""
     cost = np.full(len(coordinates), np.inf, np.float32)
     best = np.zeros(len(coordinates), np.int64)
@@ -375,12 +372,12 @@ def _jumps(
 
 
 def _search(
-    coordinates: Floats,
+    coordinates: Floats32,
     some: Ints,
     window: Window,
     units: Points,
     pointer_bits: float,
-    cost: Floats,
+    cost: Floats32,
     best: Ints,
 ) -> None:
     """Find where some tokens jump to, and what that costs."""
