@@ -196,12 +196,13 @@ def exact_product(
     added = None if offset is None else torch.from_numpy(offset.astype(np.float64)).to(device)
     result = _empty(len(left), right.shape[1], factors.device)
     added32 = None if added is None else added.float()
-    size = BLOCK if result.device.type == "cpu" else len(left)
+    size = BLOCK // 2 if result.device.type == "cpu" else len(left)
     for start in range(0, len(left), size):
         block = slice(start, start + size)
-        torch.mm(rows[block], factors, out=result[block])
-        if added32 is not None:
-            result[block].add_(added32).mul_(scale)
+        if added32 is None:
+            torch.mm(rows[block], factors, out=result[block])
+        else:
+            torch.addmm(added32, rows[block], factors, out=result[block]).mul_(scale)
     if not len(far):
         return result
     exact = rows[far].double() @ factors.double()

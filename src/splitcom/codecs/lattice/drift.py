@@ -178,10 +178,12 @@ def _product(reference: Points, matrix: Ints) -> Products:
 
 def _plus(reference: Points, product: Products, gain: int) -> Points:
     whole: Ints = product.astype(np.int32 if product.dtype == np.float32 else np.int64)
-    change = (gain * whole + (1 << _MAP_BITS)) >> _MAP_BITS + 1
+    whole *= gain
+    whole += 1 << _MAP_BITS
+    whole >>= _MAP_BITS + 1
     result = reference.copy()
-    near = result[:, : change.shape[1]]
-    near += change.astype(np.float32)
+    near = result[:, : whole.shape[1]]
+    near += whole.astype(np.float32)
     near.clip(-LIMIT, LIMIT, out=near)
     return result
 

@@ -282,10 +282,14 @@ def replay(
 
 def predict_sample(modes: Modes, own: Points | None, window: Window) -> Points:
     """The prediction `[tokens, directions]` of a sample whose reference predicts `own`, if it has one."""
-    if own is not None and modes.usual.all():
+    if own is None:
+        return window.predict(modes.jump, modes.zero, modes.distances)
+    if modes.usual.all():
         return own
-    pointed = window.predict(modes.jump, modes.zero, modes.distances)
-    return pointed if own is None else np.where(modes.usual[:, None], own, pointed)
+    predicted, rest = own.copy(), ~modes.usual
+    predicted[rest] = window.at(window.pointers(modes.jump, modes.distances)[rest])
+    predicted[modes.zero] = 0
+    return predicted
 
 
 def quantized(residual: Floats32, dead_zone: float, units: Points) -> Codes:
