@@ -20,6 +20,7 @@ RISING = {
     "training.rounds": 4,
     "training.keep": "best",
     "training.clip_norm": False,
+    "engine.max_tokens_per_pass": None,  # at such a rate the rounding of two passes makes another course of losses
     "data.samples": 20,
     "flows.adapter_up.codec": "fp16",
     "flows.adapter_down.codec": "delta > int8 > zstd",
