@@ -31,7 +31,7 @@ def show_end(terminal: Terminal, run: Run) -> None:
             change = f"{initial:.4f} → {initial - fell_by:.4f} nats ({-fell_by:+.4f}){exact}"
             terminal.say(f"held-out loss {change}, over {over}")
         config = settings_of(RunFolder(run.folder), needs=())
-        if config.training.split and not config.lora.front_learns:
+        if config.method == "splitcom" and not config.lora.front_learns:
             terminal.say(
                 "fronts have not learnt, so no gradient came back (lora.train_front = true trains them)"
             )
