@@ -346,6 +346,7 @@ def main() -> None:
                 {
                     "model.source": source,
                     "model.device": "cpu",
+                    "lora.train_front": True,  # as plain peft trains it
                     "federation.clients": 1,
                     "data.samples": samples,
                     "data.held_out_samples": 1,
