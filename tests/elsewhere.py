@@ -71,8 +71,8 @@ class Elsewhere(TorchFunctionMode):
             lands = _target(args, kwargs, there=isinstance(args[0], _There))
             if not lands and isinstance(args[0], _There):
                 self.fetched.append(args[0].held.nbytes)
-        elif "device" in kwargs and not isinstance(kwargs["device"], Tensor):
-            lands = kwargs["device"] is not None and torch.device(kwargs["device"]).type == "cuda"
+        elif kwargs.get("device") is not None:
+            lands = torch.device(kwargs["device"]).type == "cuda"
         strangers = [tensor for tensor in tensors if not isinstance(tensor, _There) and tensor.dim()]
         if there and strangers and func not in _MOVES:
             raise RuntimeError(f"{func.__name__}: tensors on cuda:0 and on the CPU")

@@ -13,7 +13,7 @@ _EARLY = 0.1  # of the blocks: a front that has no more lost a tenth of a per ce
 def _configure(config: Config) -> Config:
     if config.lora.train_front != "auto":
         return config
-    return config.override({"lora.train_front": not _may_be_frozen(config) or not _is_early(config)})
+    return config.override({"lora.train_front": not (_may_be_frozen(config) and _is_early(config))})
 
 
 def _may_be_frozen(config: Config) -> bool:

@@ -74,8 +74,9 @@ class LoraConfig(Section):
     """
     train_front: bool | Literal["auto"] = "auto"
     """Whether the front gets an adapter; if it has none and no soft prompt, each activation is the same in every
-    epoch, and no gradient comes back. "auto": unless the method is splitcom, a controller may freeze fronts, as in the
-    presets quality and balanced, and the front is a tenth of the model's blocks at most, which have little to learn.
+    epoch, and no gradient comes back. "auto": yes, but not in the method splitcom if a controller may freeze
+    fronts, as in the presets quality and balanced, and the front is a tenth of the model's blocks at most, which
+    have little to learn.
     """
     train_body: bool = True
     """Whether the body gets an adapter; if false, gradients pass through it, and clients alone learn."""

@@ -10,10 +10,8 @@ from splitcom.config import Config
 from splitcom.flows import FLOWS
 from splitcom.state import State
 
-_LEAST, _LEAST_OF_CLASSES = (
-    12,
-    200,
-)  # rows of all clients: a row of text has many labels, one of a class has one
+_LEAST = 12  # rows of all clients
+_LEAST_OF_CLASSES = 200  # of which a row has one label, and a row of text has many
 _PASSES = 4  # first visits that a row takes before, during and after training, and some room
 _LATER = 0.25  # of a first visit, until a later one has been measured: half to a tenth with the default codec
 
@@ -23,9 +21,7 @@ class Budget:
 
     def __init__(self, share: float | None, least: int = _LEAST) -> None:
         self._share, self._least = share, least
-        self._first = (
-            0.0  # bytes of a row's first visit, the dearest but for the exact pass, which is like it
-        )
+        self._first = 0.0  # bytes of a row's first visit; the exact pass is about as dear
         self._later: float | None = None
 
     @classmethod

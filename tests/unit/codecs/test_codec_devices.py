@@ -80,12 +80,11 @@ def test_a_packet_made_on_a_gpu_arrives_there_and_at_a_cpu_alike(text, gpu):
         found = through(text, gpu.put, CUDA, there)
         assert all(arrived.device == CUDA for _, arrived in found)
         found = [(packet, arrived.cpu()) for packet, arrived in found]
-    codec = parse(text)
-    for visit, (packet, arrived) in enumerate(found):
+    codec, usual = parse(text), through(text, torch.Tensor.clone, "cpu", sides())
+    for visit, ((packet, arrived), plain) in enumerate(zip(found, usual, strict=True)):
         along = Along.kept(Ragged(values(2), LENGTHS), IDS, codec.wants_along)
         alike = codec.decode(packet, here if codec.needs_references else None, along=along).batch.values
         assert torch.allclose(arrived, alike, rtol=1e-4, atol=1e-4)
-        plain = through(text, torch.Tensor.clone, "cpu", sides())[visit]
         missed = [float((one - values(visit)).norm()) for one in (arrived, plain[1])]
         assert missed[0] == pytest.approx(missed[1], rel=0.02, abs=1e-6)
         assert len(packet) == pytest.approx(len(plain[0]), rel=0.02)
