@@ -6,7 +6,7 @@ All sections are frozen and keyword-only, and refuse unknown keys. Units are in 
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import tomli_w
 from pydantic import ValidationError, model_validator
@@ -34,7 +34,7 @@ from splitcom.settings import NonNegativeInt, Section, without_none
 from splitcom.settings.explain import explain
 from splitcom.settings.place import with_places
 from splitcom.settings.presets import Tree
-from splitcom.settings.tree import merged, read_text, read_tree
+from splitcom.settings.tree import merged, read_text, read_tree, with_preset
 
 SHARED = "shared"  # the name of the controller that several flows have together
 
@@ -59,6 +59,10 @@ class Config(Section):
     averaged), fda_opt (adapters are averaged once clients have moved apart) and eco_lora (clients send
     parts of adapters).
     """
+    preset: Literal["auto", "fine", "quality", "balanced", "paper"] = "auto"
+    """What flows have that are not set themselves: predicted and transformed tensors, in the finest steps with fine, in
+    the largest with balanced; or SplitCom's own codecs (paper). auto: quality, and fine for models narrower than 256.
+    """
     seed: NonNegativeInt = 0
     """The seed of everything that is drawn at random."""
     model: ModelConfig = ModelConfig()
@@ -80,7 +84,7 @@ class Config(Section):
     def __init__(self, **settings: Any) -> None:
         """Raises ConfigError, as `load` does."""
         try:
-            super().__init__(**settings)
+            super().__init__(**with_preset(settings, "Config"))
         except ValidationError as error:
             raise ConfigError(explain(error, type(self), "Config")) from error
 

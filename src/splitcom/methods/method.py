@@ -6,8 +6,11 @@ from typing import Any
 
 from splitcom.config import Config
 from splitcom.errors import ConfigError
-from splitcom.flows import ADAPTERS, FLOWS
+from splitcom.flows import ADAPTERS, AT_CUT, FLOWS
+from splitcom.settings.presets import AUTO, DEFAULT, NARROW
 from splitcom.settings.tree import flat
+
+_NARROW = 255  # wide: models up to here lost 1 to 3 % with larger steps (docs/results.md)
 
 
 @dataclass(frozen=True)
@@ -71,8 +74,30 @@ def by_default(config: Config, values: Mapping[str, Any]) -> Config:
     return config.override({key: value for key, value in values.items() if given[key] == plain[key]})
 
 
+def with_settled_preset(config: Config) -> Config:
+    """The configuration with the preset that its model needs where none is asked for; flows that were set stay."""
+    if config.preset != AUTO:
+        return config
+    plain, own = Config(), {}
+    for flow in AT_CUT:
+        settings = getattr(config.flows, flow)
+        if settings != getattr(plain.flows, flow):
+            own[f"flows.{flow}"] = settings.model_dump()
+    preset = NARROW if width(config) <= _NARROW else DEFAULT
+    return config.override({"preset": preset, "evaluation.codec": config.evaluation.codec, **own})
+
+
 def num_blocks(config: Config) -> int:
     """How many blocks the model has."""
+    return int(_text_config(config).num_hidden_layers)
+
+
+def width(config: Config) -> int:
+    """How wide the model's hidden states are."""
+    return int(_text_config(config).hidden_size)
+
+
+def _text_config(config: Config) -> Any:
     from splitcom.models import load_config  # takes seconds, and most methods need no model
 
-    return int(load_config(config.model.source).get_text_config().num_hidden_layers)
+    return load_config(config.model.source).get_text_config()

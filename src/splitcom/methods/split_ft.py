@@ -5,13 +5,14 @@ is, so that variants can be compared.
 """
 
 from splitcom.config import Config
-from splitcom.methods.method import Method, by_default, num_blocks
+from splitcom.methods.method import Method, by_default, num_blocks, with_settled_preset
 
 _EVERY = 2  # rounds
 _DEEPER = 2  # blocks than the deepest front that is given, if the model has them
 
 
 def _configure(config: Config) -> Config:
+    config = with_settled_preset(config)
     deepest = config.cuts[-1]
     most = max(min(deepest + _DEEPER, num_blocks(config) - config.model.tail_blocks - 1), deepest)
     values = {

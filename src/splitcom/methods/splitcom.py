@@ -5,12 +5,13 @@ The codecs of the flows are the configuration's own; `temporal(threshold)` is th
 
 from splitcom.config import Config
 from splitcom.control import parse
-from splitcom.methods.method import Method, num_blocks
+from splitcom.methods.method import Method, num_blocks, with_settled_preset
 
 _EARLY = 0.1  # of the blocks: a front that has no more lost a tenth of a per cent by not learning (docs/results.md)
 
 
 def _configure(config: Config) -> Config:
+    config = with_settled_preset(config)
     if config.lora.train_front != "auto":
         return config
     return config.override({"lora.train_front": not (_may_be_frozen(config) and _is_early(config))})

@@ -75,7 +75,7 @@ class LoraConfig(Section):
     train_front: bool | Literal["auto"] = "auto"
     """Whether the front gets an adapter; if it has none and no soft prompt, each activation is the same in every
     epoch, and no gradient comes back. "auto": yes, but not in the method splitcom if a controller may freeze
-    fronts, as in the presets quality and balanced, and the front is a tenth of the model's blocks at most, which
+    fronts, as in all presets but paper, and the front is a tenth of the model's blocks at most, which
     have little to learn.
     """
     train_body: bool = True

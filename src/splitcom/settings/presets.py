@@ -45,13 +45,16 @@ def _paper() -> Tree:
 EVALUATION = "predict(gain=fitted) > klt > uniform(0.25) > range"
 """The codec of held-out samples, but for the preset paper: a loss that is told wrong saves nothing."""
 PRESETS: dict[str, Tree] = {
+    "fine": _preset_of(0.15, 1.25, tail=(0.075, 0.21)),
     "quality": _preset_of(0.3, 2.5, tail=(0.15, 0.42)),
     "balanced": _preset_of(0.45, 3.5, tail=(0.45, 1.05)),
     "paper": _paper(),
 }
 """By name, then by flow: a codec, a controller or that there is none, and whether it is residual."""
-DEFAULT = "quality"
-"""Whose flows are taken if nothing is set."""
+DEFAULT, NARROW = "quality", "fine"
+"""Whose flows are taken if nothing is set, and of narrow models."""
+AUTO = "auto"
+"""The preset's name as long as nothing has been asked for, and the model's width is not known."""
 
 
 def let_go(tree: Tree, changed: Collection[str]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from splitcom.errors import ConfigError
 from splitcom.settings.explain import at
-from splitcom.settings.presets import EVALUATION, PRESETS, Tree, let_go
+from splitcom.settings.presets import AUTO, DEFAULT, EVALUATION, PRESETS, Tree, let_go
 
 _LOG = logging.getLogger(__name__)
 _ROWS = {".csv", ".tsv", ".json", ".jsonl", ".parquet", ".gz"}  # of files that are given in place of settings
@@ -83,15 +83,19 @@ def read_text(text: str, where: str) -> Tree:
         tree = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # an integer of 5,000 digits, 1,000 lists in one another
         raise ConfigError(f"{where}: not valid TOML: {error}") from error
+    return with_preset(tree, where)
+
+
+def with_preset(tree: Tree, where: str) -> Tree:
+    """The tree with what its preset stands for, where it does not say something else itself."""
     if "preset" not in tree:
         return tree
-    flows, name = tree.get("flows"), tree.pop("preset")
+    flows, name = tree.get("flows"), tree["preset"]
     codecs = _flows_with("codec", flows)
     _explain_controllers(
         name, where, [flow for flow in _flows_with("controller", flows) if flow not in codecs]
     )
-    preset = _preset(name, where, given=codecs)
-    return _layered(preset, tree)
+    return _layered(_preset(name, where, given=codecs), tree)
 
 
 def merged(tree: Mapping[str, Any], changes: Mapping[str, Any], where: str = "--set") -> Tree:
@@ -106,7 +110,7 @@ def merged(tree: Mapping[str, Any], changes: Mapping[str, Any], where: str = "--
             key.split(".")[1] for key in changes if fullmatch(r"flows\.\w+\.controller", key) and changes[key]
         }
         _explain_controllers(changes["preset"], where, sorted(steered - given))
-        copied = _layered(copied, _preset(changes.pop("preset"), where, given))
+        copied = _layered(copied, _preset(changes["preset"], where, given))
     let_go(copied, changes.keys())
     for dotted, value in changes.items():
         *sections, key = dotted.split(".")
@@ -125,9 +129,10 @@ def _copied(tree: Mapping[str, Any]) -> Tree:
 
 def _preset(name: Any, where: str, given: Collection[str]) -> Tree:
     """The part of a tree that a preset stands for, without the flows whose codec is `given`."""
-    if not isinstance(name, str) or name not in PRESETS:
-        raise ConfigError(f"{at(where)}preset = {name!r}: no such preset; there are {', '.join(PRESETS)}")
-    flows = {flow: dict(tree) for flow, tree in PRESETS[name].items() if flow not in given}
+    presets = {AUTO: PRESETS[DEFAULT], **PRESETS}
+    if not isinstance(name, str) or name not in presets:
+        raise ConfigError(f"{at(where)}preset = {name!r}: no such preset; there are {', '.join(presets)}")
+    flows = {flow: dict(tree) for flow, tree in presets[name].items() if flow not in given}
     return {"flows": flows, "evaluation": {"codec": "delta > int8 > zstd" if name == "paper" else EVALUATION}}
 
 

@@ -224,9 +224,22 @@ def test_a_presets_controller_comes_and_goes_with_its_codec():
     }
 
 
+def test_a_preset_is_kept_with_what_it_stands_for(tmp_path):
+    own = {"flows": {"gradient_down": {"codec": "int8"}}}
+    config = Config(preset="balanced", **own)
+    assert config.flows.activation_up == Config.from_toml('preset = "balanced"').flows.activation_up
+    assert config.flows.gradient_down.codec == "int8"
+    assert config == Config().override({"preset": "balanced", "flows.gradient_down.codec": "int8"})
+    assert Config.from_toml(config.to_toml()) == config and config.preset == "balanced"
+    (tmp_path / "base.toml").write_text('preset = "balanced"')
+    (tmp_path / "run.toml").write_text('extends = "base.toml"\npreset = "auto"')
+    assert Config.load(tmp_path / "base.toml").preset == "balanced"
+    assert Config.load(tmp_path / "run.toml") == Config()
+
+
 @pytest.mark.parametrize("name", ["'small'", "['quality']"])
 def test_an_unknown_preset_is_refused(name):
-    with pytest.raises(ConfigError, match=r"there are quality, balanced, paper$"):
+    with pytest.raises(ConfigError, match=r"there are auto, fine, quality, balanced, paper$"):
         Config.from_toml(f"preset = {name}")
 
 
