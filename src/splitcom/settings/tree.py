@@ -138,7 +138,7 @@ def _preset(name: Any, where: str, given: Collection[str]) -> Tree:
 
 def _flows_with(key: str, flows: Any) -> list[str]:
     trees = flows.items() if isinstance(flows, dict) else ()
-    return [flow for flow, tree in trees if isinstance(tree, dict) and tree.get(key, False) is not False]
+    return [flow for flow, tree in trees if isinstance(tree, dict) and tree.get(key) not in (None, False)]
 
 
 def _explain_controllers(name: Any, where: str, flows: Collection[str]) -> None:

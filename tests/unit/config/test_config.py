@@ -224,13 +224,15 @@ def test_a_presets_controller_comes_and_goes_with_its_codec():
     }
 
 
-def test_a_preset_is_kept_with_what_it_stands_for(tmp_path):
+def test_a_preset_is_kept_with_what_it_stands_for(tmp_path, caplog):
     own = {"flows": {"gradient_down": {"codec": "int8"}}}
     config = Config(preset="balanced", **own)
     assert config.flows.activation_up == Config.from_toml('preset = "balanced"').flows.activation_up
     assert config.flows.gradient_down.codec == "int8"
     assert config == Config().override({"preset": "balanced", "flows.gradient_down.codec": "int8"})
     assert Config.from_toml(config.to_toml()) == config and config.preset == "balanced"
+    without = Config(preset="balanced", flows={"activation_up": {"controller": None}})
+    assert without.flows.activation_up.controller is None and not caplog.records
     (tmp_path / "base.toml").write_text('preset = "balanced"')
     (tmp_path / "run.toml").write_text('extends = "base.toml"\npreset = "auto"')
     assert Config.load(tmp_path / "base.toml").preset == "balanced"
