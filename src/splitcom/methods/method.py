@@ -10,7 +10,7 @@ from splitcom.flows import ADAPTERS, AT_CUT, FLOWS
 from splitcom.settings.presets import AUTO, DEFAULT, NARROW
 from splitcom.settings.tree import flat
 
-_NARROW = 255  # wide: models up to here lost 1 to 3 % with larger steps (docs/results.md)
+_WIDE = 256  # narrower models lost 2 to 5 % with larger steps (docs/results.md)
 
 
 @dataclass(frozen=True)
@@ -78,12 +78,13 @@ def with_settled_preset(config: Config) -> Config:
     """The configuration with the preset that its model needs where none is asked for; flows that were set stay."""
     if config.preset != AUTO:
         return config
-    plain, own = Config(), {}
-    for flow in AT_CUT:
-        settings = getattr(config.flows, flow)
-        if settings != getattr(plain.flows, flow):
-            own[f"flows.{flow}"] = settings.model_dump()
-    preset = NARROW if width(config) <= _NARROW else DEFAULT
+    plain = Config().flows
+    own = {
+        f"flows.{flow}": getattr(config.flows, flow).model_dump()
+        for flow in AT_CUT
+        if getattr(config.flows, flow) != getattr(plain, flow)
+    }
+    preset = NARROW if width(config) < _WIDE else DEFAULT
     return config.override({"preset": preset, "evaluation.codec": config.evaluation.codec, **own})
 
 
