@@ -40,6 +40,7 @@ _ONE_STEP: Mapping[str, Mapping[str, Any]] = {
     "aq_sgd": {"method": "aq_sgd"},
     "split_lite": {"method": "split_lite"},
     "frozen front, coded": {"preset": "quality", "lora.train_front": False},
+    "fine": {"preset": "fine"},
     "quality": {"preset": "quality"},
     "balanced": {"preset": "balanced"},
 }
