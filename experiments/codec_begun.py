@@ -9,15 +9,14 @@ other rows of the same data, which no client can have. Bits are per token, of wh
 """
 
 import argparse
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from codec_natural import PROJECT, natural, token_error
+from codec_theory import CLIENT
 
 from splitcom.codecs import Codec, Context, MemoryReferences, Ragged, parse
 from splitcom.config import Config
-from splitcom.data import Batch
 from splitcom.parties.parts import load_parts
 from splitcom.parties.texts import load_texts
 from splitcom.settings.tree import parse_assignment
@@ -26,32 +25,17 @@ from splitcom.training.plan import round_batches
 
 SIZES = (24, 96)  # rows of the client
 OTHERS = 384
-DOCS = {
-    "data.source": str(PROJECT / "runs/docstrings.jsonl"),
-    "data.prompt": "{instruction}\n",
-    "data.response": "response",
-    "data.held_out": None,
-}
 
 
-def hidden_states(config: Config, front: torch.nn.Module, skipped: int) -> list[tuple[list[int], Ragged]]:
-    """Of rows in batches, with their ids; the first rows of the file are `skipped`."""
-    rows = load_texts(config).partition.parts[0]
+def hidden_states(config: Config, front: torch.nn.Module) -> list[tuple[list[int], Ragged]]:
+    """Of all rows in batches, with their ids."""
     found = []
-    for batch in batches_of(config, rows, skipped):
+    for batch in round_batches(load_texts(config).partition.parts[0], config, CLIENT, 1):
         mask, learnt = batch.attention_mask, learnt_tokens(batch.labels)
         with torch.no_grad():
             ragged = Ragged.from_padded(front(batch.input_ids, mask), mask)
         found.append((batch.sample_ids, Ragged(ragged.values, ragged.lengths, learnt[mask.bool()])))
     return found
-
-
-def batches_of(config: Config, rows, skipped: int) -> Iterator[Batch]:
-    seen = 0
-    for batch in round_batches(rows, config, "client-0", 1):
-        seen += len(batch.sample_ids)
-        if seen > skipped:
-            yield batch
 
 
 def coded(codec: Codec, store: MemoryReferences, batches, offset: int = 0) -> tuple[float, float]:
@@ -73,13 +57,15 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], type=parse_assignment, metavar="KEY=VALUE")
     changes = dict(parser.parse_args().set)
     torch.set_num_threads(1)
-    one = {"federation.clients": 1, "data.held_out_samples": 6, **changes}
+    one = {"federation.clients": 1, "data.held_out_samples": 6, "model.device": "cpu", **changes}
     config = natural({**one, "data.samples": OTHERS + max(SIZES)})
-    front = load_parts(config).front
-    own = hidden_states(config, front, skipped=OTHERS)
-    others = {"other rows of the data": hidden_states(config, front, skipped=0)[: OTHERS // 6]}
-    if Path(DOCS["data.source"]).exists():
-        others["documentation"] = hidden_states(natural({**one, **DOCS, "data.samples": OTHERS}), front, 0)
+    front, batch_size = load_parts(config).front, config.training.batch_size
+    states = hidden_states(config, front)
+    own = states[OTHERS // batch_size :]
+    others = {"other rows of the data": states[: OTHERS // batch_size]}
+    documentation = Config.load(PROJECT / "experiments/natural_docs.toml", {**one, "data.samples": OTHERS})
+    if Path(documentation.data.source).exists():
+        others["documentation"] = hidden_states(documentation, front)
     codec = parse(config.flows.activation_up.codec)
     begun = {"nothing": MemoryReferences}
     for name, batches in others.items():
@@ -97,7 +83,7 @@ def main() -> None:
         begun |= {f"directions of {name}": directions, f"all of {name}": everything}
     for size in SIZES:
         for name, begin in begun.items():
-            bits, error = coded(codec, begin(), own[: size // 6], offset=1 << 20)
+            bits, error = coded(codec, begin(), own[: size // batch_size], offset=1 << 20)
             print(f"{size:3} rows, begun with {name}: {bits:.0f} bits a token, error {error:.4f}", flush=True)
 
 

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -9,7 +10,7 @@ from splitcom.config import Config
 from splitcom.config.reference import reference
 from splitcom.errors import ConfigError
 from splitcom.flows import AT_CUT, FLOWS
-from splitcom.settings.presets import PRESETS
+from splitcom.settings.presets import AUTO, PRESETS
 from splitcom.settings.tree import parse_assignment
 
 
@@ -237,6 +238,7 @@ def test_a_preset_is_kept_with_what_it_stands_for(tmp_path, caplog):
     (tmp_path / "run.toml").write_text('extends = "base.toml"\npreset = "auto"')
     assert Config.load(tmp_path / "base.toml").preset == "balanced"
     assert Config.load(tmp_path / "run.toml") == Config()
+    assert get_args(Config.model_fields["preset"].annotation) == (AUTO, *PRESETS)
 
 
 @pytest.mark.parametrize("name", ["'small'", "['quality']"])
