@@ -1,5 +1,6 @@
 """Damaged packets give the package's own errors or a batch of bounded size, and never change the store on error."""
 
+import numpy as np
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -25,9 +26,19 @@ SPECS = [
     "klt(4, centre=sum, along=2) > uniform(0.5) > range",
     "predict > klt(9) > uniform(0.2, prompt=3) > range",
     "predict(gain=fitted) > klt(9) > uniform(0.2) > range",
+    "predict(guess=labels) > klt(9) > uniform(0.2) > range",
 ]
 IDS, LENGTHS, HIDDEN = [3, 400, 5], [2, 1, 4], 9
 LIMIT_BYTES = 1 << 16
+
+
+class Some:
+    """Guesses all tokens."""
+
+    def of(self, ids, lengths):
+        tokens = int(lengths.sum())
+        values = 100 * torch.randn(tokens, HIDDEN, generator=torch.Generator().manual_seed(1))
+        return np.ones(tokens, np.bool_), values
 
 
 def packets(text: str) -> tuple[list[bytes], MemoryReferences]:
@@ -35,8 +46,8 @@ def packets(text: str) -> tuple[list[bytes], MemoryReferences]:
     codec, sender, receiver = parse(text), MemoryReferences(), MemoryReferences()
     generator = torch.Generator().manual_seed(0)
     values = torch.randn(sum(LENGTHS), HIDDEN, generator=generator)
-    first = codec.encode(Ragged(values, torch.tensor(LENGTHS)), IDS, Context(sender)).packet
-    codec.decode(first, receiver)
+    first = codec.encode(Ragged(values, torch.tensor(LENGTHS)), IDS, Context(sender, guess=Some())).packet
+    codec.decode(first, receiver, guess=Some())
     values = values + torch.randn(values.shape, generator=generator) * 0.3
     batch, steps = Ragged(values, torch.tensor(LENGTHS)), codec.knob is not None and codec.knob.name == "step"
     return [
@@ -48,7 +59,7 @@ def packets(text: str) -> tuple[list[bytes], MemoryReferences]:
 def assert_harmless(text: str, data: bytes, receiver: MemoryReferences) -> None:
     before = (list(receiver), receiver.peek(receiver), receiver.flow)
     try:
-        decoded = parse(text).decode(data, receiver, limit_bytes=LIMIT_BYTES)
+        decoded = parse(text).decode(data, receiver, limit_bytes=LIMIT_BYTES, guess=Some())
     except (PacketError, UnknownReference):
         assert (list(receiver), receiver.peek(receiver), receiver.flow) == before
     else:

@@ -6,6 +6,7 @@ Read `codec` first, what every codec does, then `spec` for its text; `chain` and
 from splitcom.codecs.along import Along
 from splitcom.codecs.codec import Codec, Context, Decoded, Encoded, Knob, uncompressed_size
 from splitcom.codecs.element import ELEMENTS, register
+from splitcom.codecs.guess import Guess
 from splitcom.codecs.precision import Precision
 from splitcom.codecs.ragged import Ragged
 from splitcom.codecs.references import (
@@ -27,6 +28,7 @@ __all__ = [
     "Decoded",
     "Encoded",
     "FileReferences",
+    "Guess",
     "Knob",
     "MemoryReferences",
     "OverlayReferences",

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from splitcom.codecs.along import Along
 from splitcom.codecs.element import Element
+from splitcom.codecs.guess import Guess
 from splitcom.codecs.precision import MAX_MAGNITUDE
 from splitcom.codecs.ragged import Ragged
 from splitcom.codecs.references import FlowState, Reference, ReferenceStore
@@ -50,6 +51,8 @@ class Context:
     """Of what is random but the same for all batches that share `references`."""
     along: Along | None = None
     """Of a codec that `wants_along`: what the receiver has of the batch's tokens too."""
+    guess: Guess | None = None
+    """Of a codec that `wants_guess`: what the receiver can tell of new samples before the packet."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +65,8 @@ class Encoded:
     skipped: Tensor
     """bool `[batch]`: samples of which nothing was sent."""
     num_skipped_tokens: int
+    guessed: bool = False
+    """Whether the receiver needs the guess to read the packet."""
 
     @cached_property
     def reconstruction(self) -> Ragged:
@@ -134,6 +139,11 @@ class Codec(ABC):
         """How many columns of what both ends have of a batch's tokens already a packet is to be right along."""
         return 0
 
+    @property
+    def wants_guess(self) -> bool:
+        """Whether what both ends can tell of new samples makes packets smaller."""
+        return False
+
     @abstractmethod
     def encode(self, batch: Ragged, ids: Sequence[int], context: Context = Context()) -> Encoded:
         """Make a packet of `batch`, and put what the receiver will have into the context's references.
@@ -157,6 +167,7 @@ class Codec(ABC):
         limit_bytes: int = 1 << 32,
         device: torch.device | str = "cpu",
         along: Along | None = None,
+        guess: Guess | None = None,
     ) -> Decoded:
         """Read a packet of the same codec, and put the batch into `references` as the sender did.
 
@@ -165,15 +176,16 @@ class Codec(ABC):
             references: this side's store; None if the codec needs none.
             limit_bytes: largest batch (as fp32) that is believed.
             device: where the batch is wanted.
-            along: as the sender's context has it.
+            along, guess: as the sender's context has them.
 
         Raises:
             PacketError: these are no bytes that `encode` of this codec gives.
             UnknownReference: the store lacks a reference, or holds another one than the sender. In the second
-                case all that the packet builds on are named: it carries one digest for all.
+                case all that the packet builds on are named: it carries one digest for all. Or the guess is another
+                one than the sender's; then all samples are named.
             In both cases the store is as it was.
         """
-        return self._decode(packet, references, limit_bytes, device, along)
+        return self._decode(packet, references, limit_bytes, device, along, guess)
 
     @abstractmethod
     def _decode(
@@ -183,6 +195,7 @@ class Codec(ABC):
         limit_bytes: int,
         device: torch.device | str,
         along: Along | None,
+        guess: Guess | None,
     ) -> Decoded:
         """Do what `decode` promises."""
 

@@ -2,6 +2,7 @@
 
 from contextlib import nullcontext
 
+import numpy as np
 import pytest
 import torch
 
@@ -56,15 +57,26 @@ def gpu(request):
     return real
 
 
+class Near:
+    """A guess of all tokens, on some device."""
+
+    def __init__(self, put):
+        self.put = put
+
+    def of(self, ids, lengths):
+        assert list(ids) == IDS
+        return np.ones(int(lengths.sum()), np.bool_), self.put(values(0) + 0.05 * values(4))
+
+
 def through(text: str, put, device, sides: dict[str, MemoryReferences]) -> list[tuple[bytes, torch.Tensor]]:
     """Two visits of the same samples: packets, and what arrives."""
     codec, found = parse(text), []
     for visit in range(2):
         along = [Along.kept(Ragged(put(values(2)), LENGTHS), IDS, codec.wants_along) for _ in sides]
         stores = [side if codec.needs_references else None for side in sides.values()]
-        context = Context(references=stores[0], seed=visit, along=along[0])
+        context = Context(references=stores[0], seed=visit, along=along[0], guess=Near(put))
         packet = codec.encode(Ragged(put(values(visit)), LENGTHS), IDS, context).packet
-        arrived = codec.decode(packet, stores[1], device=device, along=along[1]).batch.values
+        arrived = codec.decode(packet, stores[1], device=device, along=along[1], guess=Near(put)).batch.values
         found.append((bytes(packet), arrived))
     return found
 
@@ -83,7 +95,8 @@ def test_a_packet_made_on_a_gpu_arrives_there_and_at_a_cpu_alike(text, gpu):
     codec, usual = parse(text), through(text, torch.Tensor.clone, "cpu", sides())
     for visit, ((packet, arrived), plain) in enumerate(zip(found, usual, strict=True)):
         along = Along.kept(Ragged(values(2), LENGTHS), IDS, codec.wants_along)
-        alike = codec.decode(packet, here if codec.needs_references else None, along=along).batch.values
+        store, guess = here if codec.needs_references else None, Near(torch.Tensor.clone)
+        alike = codec.decode(packet, store, along=along, guess=guess).batch.values
         assert torch.allclose(arrived, alike, rtol=1e-4, atol=1e-4)
         missed = [float((one - values(visit)).norm()) for one in (arrived, plain[1])]
         assert missed[0] == pytest.approx(missed[1], rel=0.02, abs=1e-6)

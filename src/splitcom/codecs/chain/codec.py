@@ -29,6 +29,7 @@ from splitcom.codecs.chain.rows import Rows
 from splitcom.codecs.chain.stage import Entropy, Number, Prediction, Stage, Transform
 from splitcom.codecs.chain.temporal import Temporal
 from splitcom.codecs.codec import Codec, Context, Decoded, Encoded, Knob, check_batch, still_fit, within
+from splitcom.codecs.guess import Guess
 from splitcom.codecs.packet import read_prefix, write_prefix
 from splitcom.codecs.precision import MAX_MAGNITUDE
 from splitcom.codecs.ragged import Ragged
@@ -120,6 +121,7 @@ class ChainCodec(Codec):
         limit_bytes: int,
         device: torch.device | str,
         along: Along | None,
+        guess: Guess | None,
     ) -> Decoded:
         store = self._checked_store(references)
         reader = Reader(packet)

@@ -70,6 +70,13 @@ class Basis:
         centre = torch.from_numpy(self.mean / _ROW_STEPS).to(values) @ inverse
         return (values @ inverse).mul_(1 / step).sub_(centre).mul_(UNIT)
 
+    def exact_coordinates(self, values: Tensor, step: float) -> Tensor:
+        """The same in fp64, of fp32 `values`: both ends do this, and differ by no more than these do."""
+        centred = values.double() / step - torch.from_numpy(self.mean / _ROW_STEPS).to(values.device)
+        units = self._units.to(values.device)
+        factor = _factor(units)
+        return torch.cholesky_solve(units @ centred.mT, factor).mT.mul_(UNIT)
+
     def extended_with(
         self, rows: Ints | Codes, values: Tensor, coordinates: Tensor, step: float
     ) -> tuple["Basis", Tensor]:
@@ -150,11 +157,15 @@ class Basis:
 
 def _pseudoinverse(directions: Tensor) -> Tensor:
     """`[hidden, n]` of fp64 `[n, hidden]`, which are about as long as one another."""
+    return directions.mT @ torch.cholesky_inverse(_factor(directions))
+
+
+def _factor(directions: Tensor) -> Tensor:
     gram = directions @ directions.mT
     # those that rounding has made dependent must not stop it
     gram.diagonal().add_(1e-9 * gram.trace() / max(len(gram), 1))
-    factor, _ = torch.linalg.cholesky_ex(gram)
-    return directions.mT @ torch.cholesky_inverse(factor)
+    factor: Tensor = torch.linalg.cholesky_ex(gram)[0]
+    return factor
 
 
 @dataclass(frozen=True)

@@ -72,12 +72,12 @@ class BodyCoding:
             own, matrix = _moved(own, rows, drift, update)
         window, gains = tokens.window(bool(self.predict.window)), None
         if self.predict.gain == "fitted":
-            new = ~tokens.of_known
+            new = ~tokens.of_own
             gains = fitted_gains(coordinates[new], window, units[new], bands_of(dims))
             window.gains = _by_direction(gains, dims)
         dead_zones = np.where(tokens.known, self.dead_zone, self.first_dead_zone)
         modes, codes, restored = plan(
-            coordinates, own, tokens.known, tokens.lengths, window, dead_zones, units
+            coordinates, own, tokens.of_own, tokens.known, tokens.lengths, window, dead_zones, units
         )
         return Body(update, modes, codes, restored, matrix, gains)
 
@@ -93,13 +93,15 @@ class BodyCoding:
                     own, matrix = _moved(own, tokens.of_known, flow.drift, update)
                 if self.predict.rank:
                     flow.drift = matrix
-            width = (tokens.recent.size + num_tokens).bit_length()
+            width = tokens.most_named.bit_length()
             given = None if body is None else body.modes
-            modes = flow.modes.code(coder, given, tokens.known, tokens.lengths, width)
-            if self.predict.gain == "fitted" and (~modes.zero & ~(modes.usual & tokens.of_known)).any():
+            modes = flow.modes.code(coder, given, tokens.known, tokens.lengths, tokens.guessed, width)
+            if self.predict.gain == "fitted" and (~modes.zero & ~(modes.usual & tokens.of_own)).any():
                 fitted = None if body is None else body.gains
                 gains = code_uints(coder, fitted, len(bands_of(dims)), _GAIN_BITS)
-        kinds = (modes.usual & tokens.of_known) + 2 * (tokens.factors[:, 0] > 1)
+        is_prompt = tokens.factors[:, 0] > 1
+        kinds = (modes.usual & tokens.of_known) + 2 * is_prompt
+        kinds = np.where(modes.usual & tokens.guessed, 4 + is_prompt, kinds)
         codes = flow.codes.code(coder, None if body is None else body.codes, num_tokens, dims, kinds)
         coordinates = None if body is None else body.coordinates
         if coordinates is None:
@@ -113,7 +115,7 @@ class BodyCoding:
         window = tokens.window(bool(self.predict.window))
         if body.gains is not None:
             window.gains = _by_direction(body.gains, own.shape[1])
-        return replay(body.modes, body.codes, own, tokens.known, tokens.lengths, window, units)
+        return replay(body.modes, body.codes, own, tokens.of_own, tokens.lengths, window, units)
 
 
 def _units(flow: Flow, tokens: Tokens) -> Points:
@@ -125,11 +127,11 @@ def _by_direction(gains: Ints, dims: int) -> Points:
 
 
 def _moved(own: Points, rows: Bools, matrix: Ints, update: Update) -> tuple[Points, Ints]:
-    """What the known samples' references predict, and the updated map."""
+    """What the known samples' references predict, beside guesses as they are, and the updated map."""
     if rows.all():
         matrix = updated(matrix, update, own)
         return predicted(own, matrix, update), matrix
     matrix = updated(matrix, update, own[rows])
-    result = np.zeros_like(own)
+    result = own.copy()
     result[rows] = predicted(own[rows], matrix, update)
     return result, matrix

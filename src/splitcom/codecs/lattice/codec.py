@@ -5,7 +5,8 @@
               │       references ────────┘  └─► + prediction ─► references, reconstruction
               └── directions that are missing (side information)
 
-    packet    prefix │ step, where it changes │ prompts │ head: step, mean, directions │ body: map, modes, codes │ check
+    packet    prefix │ step, where it changes │ prompts │ head: step, mean, directions │ guesses, if there can be some
+              │ body: map, modes, codes │ check
 
 What both ends learn of a flow (basis, step, drift map, statistics of the entropy coder) is a `FlowState` beside
 the references. It changes with every packet, and the digest of a packet says which state it builds on; a packet
@@ -26,10 +27,12 @@ from typing_extensions import override
 
 from splitcom.codecs.along import Along
 from splitcom.codecs.codec import Codec, Context, Decoded, Encoded, Knob, check_batch, still_fit
+from splitcom.codecs.guess import Guess
 from splitcom.codecs.lattice.basis import UNIT, computable, lengths_of, weights_of
 from splitcom.codecs.lattice.body import BodyCoding
 from splitcom.codecs.lattice.coder import Coder, code_uints
 from splitcom.codecs.lattice.flow import MAX_UNITS, Flow
+from splitcom.codecs.lattice.guessed import code_guessed, guessed_of
 from splitcom.codecs.lattice.head import HeadCoding
 from splitcom.codecs.lattice.parameters import Klt, Parameter, Predict, Range, Uniform
 from splitcom.codecs.lattice.streams import reader as reader_of
@@ -41,7 +44,7 @@ from splitcom.codecs.ragged import Ragged
 from splitcom.codecs.references import FlowState, Reference, ReferenceStore
 from splitcom.codecs.wire import Buffer, Points
 from splitcom.codecs.wire import Reader as ByteReader
-from splitcom.errors import CodecError, PacketError
+from splitcom.errors import CodecError, PacketError, UnknownReference
 
 _EXACT_STEP = 1 / 16  # losses differ by 0.02 % at most in experiments/evaluation_codecs.py
 
@@ -104,6 +107,8 @@ class LatticeCodec(Codec):
         )
         heads.code(writer, flow, head, len(values))
         tokens = Tokens.of(store, ids, lengths, known, factors, len(flow.basis.rows), self._window(fresh))
+        guess = None if context.self_contained else context.guess
+        tokens = self._with_guess(writer, flow, tokens, ids, guess, sends=True)
         body = bodies.plan(wanted, tokens, flow, weights)
         body, coordinates = bodies.code(writer, flow, body, tokens)
         columns = None if context.along is None else context.along.of(ids, lengths)
@@ -116,7 +121,8 @@ class LatticeCodec(Codec):
             values_of = restored(flow, coordinates, sums, values.device)
             return Ragged(values_of, batch.lengths, self._learnt(tokens))
 
-        return Encoded(packet, reconstruct, torch.from_numpy(skipped), int(lengths[skipped].sum()))
+        num_skipped, is_guessed = int(lengths[skipped].sum()), bool(tokens.guessed.any())
+        return Encoded(packet, reconstruct, torch.from_numpy(skipped), num_skipped, is_guessed)
 
     @override
     def _decode(
@@ -126,6 +132,7 @@ class LatticeCodec(Codec):
         limit_bytes: int,
         device: torch.device | str,
         along: Along | None,
+        guess: Guess | None,
     ) -> Decoded:
         store = self.store_of(references)
         reader = ByteReader(packet)
@@ -144,9 +151,15 @@ class LatticeCodec(Codec):
         factors = code_factors(bits, flow.prompts, self.uniform.prompt, None, lengths)
         self._heads(fresh).code(bits, flow, None, int(lengths.sum()))
         tokens = Tokens.of(store, ids, lengths, known, factors, len(flow.basis.rows), self._window(fresh))
+        tokens = self._with_guess(bits, flow, tokens, ids, guess, sends=False)
         body, coordinates = self._bodies.code(bits, flow, None, tokens)
         columns = None if along is None else along.of(ids, lengths)
-        sums = self._code_end(bits, flow, coordinates, columns)
+        try:
+            sums = self._code_end(bits, flow, coordinates, columns)
+        except PacketError:
+            if tokens.guessed.any():  # the sender's was another one, perhaps
+                raise UnknownReference(ids) from None
+            raise
         values = restored(flow, coordinates, sums, device)
         bits.finish()
         if not is_bounded(flow, coordinates, sums) and not all(
@@ -203,6 +216,33 @@ class LatticeCodec(Codec):
     @override
     def wants_along(self) -> int:
         return self.klt.along
+
+    @property
+    @override
+    def wants_guess(self) -> bool:
+        return self.predict is not None and self.predict.guess != "none"
+
+    def _with_guess(
+        self, coder: Coder, flow: Flow, tokens: Tokens, ids: list[int], guess: Guess | None, *, sends: bool
+    ) -> Tokens:
+        """Code whether and how new samples are guessed; gives the tokens with what they are guessed to be."""
+        if not self.wants_guess or tokens.known.all():
+            return tokens
+        new, found = ~tokens.known, None
+        if sends and guess is not None:
+            found = guessed_of(guess, ids, tokens.lengths, new)
+        if not code_uints(coder, np.array([found is not None]) if sends else None, 1, 1)[0]:
+            return tokens
+        if not sends and guess is not None:
+            found = guessed_of(guess, ids, tokens.lengths, new)
+        if found is None:
+            raise UnknownReference(ids)
+        guessed, values = found
+        if values.shape[1] != len(flow.basis.mean):
+            raise PacketError(f"packet of width {len(flow.basis.mean)} of tokens of width {values.shape[1]}")
+        kept, coordinates = code_guessed(coder, flow.guesses, flow.basis, flow.step, values, sends=sends)
+        guessed[guessed] = kept
+        return tokens.with_guess(guessed, coordinates)
 
     def _code_end(
         self,

@@ -4,6 +4,7 @@ import numpy as np
 
 from splitcom.codecs.lattice.basis import UNIT, Basis
 from splitcom.codecs.lattice.coder import BitModel, Coder, MatrixModel, code_uints
+from splitcom.codecs.lattice.guessed import new_model
 from splitcom.codecs.lattice.predict import ModeModel
 from splitcom.codecs.references import FlowState
 from splitcom.codecs.wire import Ints
@@ -24,13 +25,14 @@ class Flow:
         self.shift = MatrixModel(arrays["shift_counts"], arrays["shift_means"])
         self.modes = ModeModel(BitModel(arrays["modes"]))
         self.prompts = BitModel(arrays["prompts"])
+        self.guesses = BitModel(arrays.setdefault("guesses", new_model().counts))
 
     @classmethod
     def after(cls, state: FlowState | None, dims: int, hidden: int) -> "Flow":
         """A copy of the state of a flow, or a new one."""
         if state is not None:
             return cls(state.copy())
-        codes, shift = MatrixModel.new(dims, kinds=4), MatrixModel.new(hidden, kinds=2)
+        codes, shift = MatrixModel.new(dims, kinds=6), MatrixModel.new(hidden, kinds=2)
         arrays = {
             "mean": np.zeros(hidden, np.int64),
             "rows": np.zeros((0, hidden), np.int64),

@@ -33,6 +33,8 @@ class Predict(Parameter):
         rank: of an update of the drift map in one packet; 0 for no map.
         gain: how much of a token that a pointer names is taken for the prediction: all of it, or by direction what has
             been "fitted" to the packet's tokens. Similar tokens are alike in strong directions, less so in weak ones.
+        guess: what else tokens of samples without a reference are predicted from: nothing, or what the base model's
+            front makes of the "labels", which the receiver holds too.
     """
 
     name = "predict"
@@ -42,6 +44,7 @@ class Predict(Parameter):
     window: int = 8192
     rank: int = 4
     gain: Literal["one", "fitted"] = "one"
+    guess: Literal["none", "labels"] = "none"
 
     def __post_init__(self) -> None:
         if not 0 <= self.window <= 1 << 20:

@@ -1,9 +1,10 @@
-"""Prediction of tokens: from their own reference moved by a shared linear map, or from a recent similar token.
+"""Prediction of tokens: from their own reference moved by a shared map, a guess, or a recent similar token.
 
 Everything is in integer coordinates (see `basis`), so that both ends predict the same to the last bit. A step is
 a whole number of their units, and may be another one in every packet: references stay as they are.
 
     own reference ─► + drift map ─┐
+    of new samples: a guess ──────┤
     recent tokens ─► pointer ─────┼─► the cheapest ─► prediction ─► + step · code ─► coordinates
     zero (the mean) ──────────────┘
 
@@ -56,7 +57,7 @@ class Modes:
 
 
 class ModeModel:
-    """Codes modes; `bits` has 2 contexts for samples and 2 · 4 for tokens."""
+    """Codes modes; `bits` has 2 contexts for samples, 3 · 2 for tokens of new and of known ones, 3 for guessed ones."""
 
     def __init__(self, bits: BitModel) -> None:
         self.bits = bits
@@ -64,22 +65,28 @@ class ModeModel:
     @classmethod
     def new(cls) -> "ModeModel":
         """A model that has seen nothing."""
-        return cls(BitModel.new(10))
+        return cls(BitModel.new(11))
 
-    def code(self, coder: Coder, modes: Modes | None, known: Bools, lengths: Ints, width: int) -> Modes:
-        """`known` `[batch]` tells which samples have a reference; distances have `width` bits."""
-        tokens = np.repeat(known, lengths).astype(np.int64)
+    def code(
+        self, coder: Coder, modes: Modes | None, known: Bools, lengths: Ints, guessed: Bools, width: int
+    ) -> Modes:
+        """`known` `[batch]` tells which samples have a reference, `guessed` `[tokens]` which tokens of the others have
+        a guess; distances have `width` bits.
+        """
+        of_known = np.repeat(known, lengths)
         starts = np.cumsum(lengths) - lengths
         plain = None if modes is None else np.logical_and.reduceat(modes.usual, starts)
         plain = self.bits.code(coder, known.astype(np.int64), plain)
         usual = np.repeat(plain, lengths)
-        rest = np.flatnonzero(~usual)
-        usual[rest] = self.bits.code(coder, 2 + tokens[rest], None if modes is None else modes.usual[rest])
+
+        def code(place: int, flags: Bools, rest: Bools, given: Bools | None) -> None:
+            context = np.where(guessed, 8 + place, 2 + 2 * place + of_known)[rest]
+            flags[rest] = self.bits.code(coder, context, None if given is None else given[rest])
+
         jump, zero = np.zeros_like(usual), np.zeros_like(usual)
-        rest = np.flatnonzero(~usual)
-        jump[rest] = self.bits.code(coder, 4 + tokens[rest], None if modes is None else modes.jump[rest])
-        rest = np.flatnonzero(~usual & ~jump)
-        zero[rest] = self.bits.code(coder, 6 + tokens[rest], None if modes is None else modes.zero[rest])
+        code(0, usual, ~usual, None if modes is None else modes.usual)
+        code(1, jump, ~usual, None if modes is None else modes.jump)
+        code(2, zero, ~usual & ~jump, None if modes is None else modes.zero)
         distances = code_uints(coder, None if modes is None else modes.distances, int(jump.sum()), width)
         return Modes(usual, jump, zero, distances)
 
@@ -178,12 +185,6 @@ class Window:
         last = np.maximum.accumulate(np.where(jump, steps, -1))
         return np.where(last >= 0, base[last], self._last_start) + steps
 
-    def predict(self, jump: Bools, zero: Bools, distances: Ints) -> Points:
-        """What the pointer predicts for each token of a sample."""
-        predicted = self.at(self.pointers(jump, distances))
-        predicted[zero] = 0
-        return predicted
-
 
 def _fill(searched: Points, tokens: Floats32) -> None:
     searched[:, 1:] = tokens[:, : searched.shape[1] - 1]
@@ -227,6 +228,7 @@ def spent(residual: Floats32, units: Points) -> Floats32:
 def plan(
     coordinates: Floats32,
     own: Points,
+    has_own: Bools,
     known: Bools,
     lengths: Ints,
     window: Window,
@@ -236,8 +238,9 @@ def plan(
     """Modes, codes and what `replay` makes of them: the cheapest prediction of each token, chosen greedily from left
     to right; only the sender does.
 
-    `own` `[tokens, directions]` is what each token's own reference predicts, of samples that are `known`;
-    `dead_zones` `[batch]` are as in `quantized`; `units` `[tokens, 1]` are the steps of the codes.
+    `own` `[tokens, directions]` is what each token's own reference or guess predicts, if it `has_own`, as all tokens of
+    samples have that are `known`. `dead_zones` `[batch]` are as in `quantized`; `units` `[tokens, 1]` are the steps of
+    the codes.
     """
     modes = Modes.all_usual(len(coordinates))
     codes, restored = np.zeros(own.shape, np.int32), np.zeros_like(own)
@@ -250,10 +253,10 @@ def plan(
         rows = slice(start, end)
         predicted = own[rows]
         if not is_known or (np.abs(coordinates[rows] - predicted) >= (0.5 + dead_zone) * units[rows]).any():
-            chosen = _choose(coordinates[rows], own[rows] if is_known else None, window, units[rows])
+            chosen = _choose(coordinates[rows], own[rows], has_own[rows], window, units[rows])
             modes.usual[rows], modes.jump[rows], modes.zero[rows] = chosen.usual, chosen.jump, chosen.zero
             distances.append(chosen.distances)
-            predicted = predict_sample(chosen, own[rows] if is_known else None, window)
+            predicted = predict_sample(chosen, own[rows], has_own[rows], window)
             codes[rows] = quantized(coordinates[rows] - predicted, dead_zone, units[rows])
         restored[rows] = restore(predicted, codes[rows], units[rows])
         window.append(restored[rows])
@@ -262,31 +265,30 @@ def plan(
 
 
 def replay(
-    modes: Modes, codes: Codes, own: Points, known: Bools, lengths: Ints, window: Window, units: Points
+    modes: Modes, codes: Codes, own: Points, has_own: Bools, lengths: Ints, window: Window, units: Points
 ) -> Points:
     """The coordinates that the sender had planned."""
     restored = np.zeros_like(own)
     end = first = 0
-    for length, is_known in zip(lengths.tolist(), known.tolist(), strict=True):
+    for length in lengths.tolist():
         end, start = end + length, end
         rows = slice(start, end)
         num_jumps = int(modes.jump[rows].sum())
         distances = modes.distances[first : first + num_jumps]
         first += num_jumps
         sample = Modes(modes.usual[rows], modes.jump[rows], modes.zero[rows], distances)
-        predicted = predict_sample(sample, own[rows] if is_known else None, window)
+        predicted = predict_sample(sample, own[rows], has_own[rows], window)
         restored[rows] = restore(predicted, codes[rows], units[rows])
         window.append(restored[rows])
     return restored
 
 
-def predict_sample(modes: Modes, own: Points | None, window: Window) -> Points:
-    """The prediction `[tokens, directions]` of a sample whose reference predicts `own`, if it has one."""
-    if own is None:
-        return window.predict(modes.jump, modes.zero, modes.distances)
-    if modes.usual.all():
+def predict_sample(modes: Modes, own: Points, has_own: Bools, window: Window) -> Points:
+    """The prediction `[tokens, directions]` of a sample of which some tokens have one of their own."""
+    from_own = modes.usual & has_own
+    if from_own.all():
         return own
-    predicted, rest = own.copy(), ~modes.usual
+    predicted, rest = own.copy(), ~from_own
     predicted[rest] = window.at(window.pointers(modes.jump, modes.distances)[rest])
     predicted[modes.zero] = 0
     return predicted
@@ -313,21 +315,22 @@ def restore(predicted: Points, codes: Codes, units: Points) -> Points:
     return np.asarray((predicted + units * codes.astype(np.float32)).clip(-LIMIT, LIMIT))
 
 
-def _choose(coordinates: Floats32, own: Points | None, window: Window, units: Points) -> Modes:
+def _choose(coordinates: Floats32, own: Points, has_own: Bools, window: Window, units: Points) -> Modes:
     num_tokens = len(coordinates)
     zero_cost = spent(coordinates, units) + _FLAG_BITS
-    usual_cost = None if own is None else spent(coordinates - own, units)
-    jump_cost, best = _jumps(coordinates, own, window, units, usual_cost)
+    own_cost = np.full(num_tokens, np.inf, np.float32)
+    own_cost[has_own] = spent(coordinates[has_own] - own[has_own], units[has_own])
+    jump_cost, best = _jumps(coordinates, own, has_own, window, units, own_cost)
 
     def choices(tokens: slice | Ints, pointers: Ints) -> list[int]:
         pointed = spent(coordinates[tokens] - window.at(pointers), units[tokens])
-        usual = pointed if usual_cost is None else usual_cost[tokens]
+        usual = np.where(has_own[tokens], own_cost[tokens], pointed)
         costs = [usual, jump_cost[tokens], zero_cost[tokens], pointed + _FLAG_BITS]
         found: list[int] = np.argmin(costs, axis=0).tolist()
         return found
 
     # where text does not repeat itself jumps follow one another: all that may follow one are looked at at once
-    may_jump = jump_cost <= (zero_cost if usual_cost is None else np.minimum(zero_cost, usual_cost))
+    may_jump = jump_cost <= np.minimum(zero_cost, own_cost)
     after = np.flatnonzero(may_jump[:-1]) + 1
     followed = dict(zip(after.tolist(), choices(after, best[after - 1] + 1), strict=True))
     chosen: list[int] = []
@@ -349,7 +352,7 @@ def _choose(coordinates: Floats32, own: Points | None, window: Window, units: Po
 
 
 def _jumps(
-    coordinates: Floats32, own: Points | None, window: Window, units: Points, usual_cost: Floats32 | None
+    coordinates: Floats32, own: Points, has_own: Bools, window: Window, units: Points, own_cost: Floats32
 ) -> tuple[Floats32, Ints]:
     """What a jump of each token costs, and where it goes; infinite if it cannot pay."""
     cost = np.full(len(coordinates), np.inf, np.float32)
@@ -357,18 +360,17 @@ def _jumps(
     if not window.size:
         return cost, best
     pointer_bits = float(np.log2(window.size)) + _FLAG_BITS
-    if own is None or usual_cost is None:
-        _search(coordinates, np.arange(len(cost)), window, units, pointer_bits, cost, best)
-        return cost, best
-    # whose codes cost more than a pointer
-    missed = coordinates - own
-    rest = missed - units * np.rint(missed / units)
-    some = np.flatnonzero(spent(missed, units) - spent(rest, units) > pointer_bits)
-    if len(some) >= _MANY:
+    # those whose codes cost more than a pointer
+    saved = np.full(len(cost), np.inf, np.float32)
+    missed = coordinates[has_own] - own[has_own]
+    rest = missed - units[has_own] * np.rint(missed / units[has_own])
+    saved[has_own] = own_cost[has_own] - spent(rest, units[has_own])
+    some = np.flatnonzero(saved > pointer_bits)
+    if has_own.all() and len(some) >= _MANY:
         # samples seldom jump that have references: a part of a long one tells whether to go on
         tried = some[::_TRIED]
         _search(coordinates, tried, window, units, pointer_bits, cost, best)
-        if not (cost[tried] < usual_cost[tried]).any():
+        if not (cost[tried] < own_cost[tried]).any():
             return cost, best
         some = np.setdiff1d(some, tried, assume_unique=True)
     _search(coordinates, some, window, units, pointer_bits, cost, best)

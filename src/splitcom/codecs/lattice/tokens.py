@@ -1,7 +1,7 @@
 """What both ends know of a batch's tokens before the body of its packet, and what they keep of them. Knows no basis."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -43,7 +43,9 @@ class Tokens:
     factors: Ints
     """`[tokens, 1]`: how many times the step is to be taken for each token's."""
     reference: Points
-    """`[tokens, dims]`, zeros if there is none."""
+    """`[tokens, dims]`, zeros if there is none: of samples that are known, and guesses."""
+    guessed: Bools
+    """Which tokens of the others have a guess, `[tokens]`."""
     recent: Recent
     """Those that pointers can name."""
 
@@ -73,7 +75,16 @@ class Tokens:
                 break
             recent.insert(0, sample_id)
             sizes.insert(0, length)
-        return cls(lengths, known, factors, reference, Recent(store, recent, np.array(sizes, np.int64)))
+        guessed = np.zeros(len(reference), np.bool_)
+        return cls(
+            lengths, known, factors, reference, guessed, Recent(store, recent, np.array(sizes, np.int64))
+        )
+
+    def with_guess(self, guessed: Bools, coordinates: Points) -> "Tokens":
+        """With integer `coordinates` `[guessed, dims]` as what tokens of new samples are guessed to be."""
+        reference = self.reference.copy()
+        reference[guessed] = coordinates
+        return replace(self, reference=reference, guessed=guessed)
 
     @property
     def of_known(self) -> Bools:
@@ -81,13 +92,30 @@ class Tokens:
         return np.repeat(self.known, self.lengths)
 
     @property
+    def of_own(self) -> Bools:
+        """Which tokens have a prediction of their own: a reference or a guess, `[tokens]`."""
+        return self.of_known | self.guessed
+
+    @property
     def learnt(self) -> Tensor:
         """Which tokens are no prompt's, as far as the packet says."""
         return torch.from_numpy(self.factors[:, 0] == 1)
 
+    @property
+    def most_named(self) -> int:
+        """How many tokens there may be in the window."""
+        return self.recent.size + len(self.reference) + int(self.guessed.sum())
+
     def window(self, holds_batch: bool) -> Window:
-        """What pointers can name."""
-        return Window(self.recent, len(self.reference) if holds_batch else 0, self.reference.shape[1])
+        """What pointers can name: recent tokens, what is guessed, and then the batch itself, as it becomes known.
+
+        A sample's guesses stand for its words, which are other tokens' too.
+        """
+        room = self.most_named - self.recent.size if holds_batch else 0
+        window = Window(self.recent, room, self.reference.shape[1])
+        if self.guessed.any():
+            window.append(self.reference[self.guessed])
+        return window
 
     def any_of(self, flags: Bools) -> Bools:
         """Which samples `[batch]` have a token that is set in `flags` `[tokens]`."""

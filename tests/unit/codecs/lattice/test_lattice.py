@@ -205,17 +205,20 @@ def test_the_receiver_replays_what_the_sender_planned(
     )
     recent = np.rint(coordinates_of(seed, 12, 5))
     coordinates = recent[draws(seed).integers(0, 12, tokens)] + coordinates_of(seed + 1, tokens, 5, 8.0)
-    own = np.where(np.repeat(known, lengths)[:, None], np.rint(coordinates) + 3, np.float32(0))
+    of_known = np.repeat(known, lengths)
+    guessed = ~of_known & (draws(seed + 2).random(tokens) < 0.5)
+    has_own = of_known | guessed
+    own = np.where(has_own[:, None], np.rint(coordinates) + 3, np.float32(0))
     modes, codes, planned = plan(
-        coordinates, own, known, lengths, window_of(recent, tokens), np.zeros(len(known)), units
+        coordinates, own, has_own, known, lengths, window_of(recent, tokens), np.zeros(len(known)), units
     )
     writer, width = Writer(), int(12 + tokens).bit_length()
-    ModeModel.new().code(writer, modes, known, lengths, width)
-    read = ModeModel.new().code(Reader(writer.finish()), None, known, lengths, width)
+    ModeModel.new().code(writer, modes, known, lengths, guessed, width)
+    read = ModeModel.new().code(Reader(writer.finish()), None, known, lengths, guessed, width)
     assert np.array_equal(read.usual, modes.usual) and np.array_equal(read.distances, modes.distances)
-    restored = replay(read, codes, own, known, lengths, window_of(recent, tokens), units)
+    restored = replay(read, codes, own, has_own, lengths, window_of(recent, tokens), units)
     assert (np.abs(restored - coordinates) <= units / 2).all()
-    again = replay(modes, codes, own, known, lengths, window_of(recent, tokens), units)
+    again = replay(modes, codes, own, has_own, lengths, window_of(recent, tokens), units)
     assert np.array_equal(restored, again) and np.array_equal(restored, planned)
 
 

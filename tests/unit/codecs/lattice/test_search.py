@@ -31,12 +31,13 @@ def tokens(seed, count=256):
 
 
 UNITS = np.full((256, 1), 8, np.float32)
+ALL = np.ones(256, np.bool_)  # tokens have a prediction of their own
 
 
 def test_what_is_nowhere_is_searched_for_by_an_eighth(searched):
     coordinates = tokens(0)
     own = coordinates + 12 * np.sign(tokens(1))  # a step and a half off: its codes cost more than a pointer
-    modes = _choose(coordinates, own, window_of(tokens(2)), UNITS)
+    modes = _choose(coordinates, own, ALL, window_of(tokens(2)), UNITS)
     assert searched == [256 // predict._TRIED]
     assert not modes.jump.any()
 
@@ -44,20 +45,20 @@ def test_what_is_nowhere_is_searched_for_by_an_eighth(searched):
 def test_where_some_jump_all_are_searched_for(searched):
     window = tokens(0)
     coordinates = window[::-1].copy()  # so that no run goes on
-    modes = _choose(coordinates, tokens(1), window_of(window), UNITS)
+    modes = _choose(coordinates, tokens(1), ALL, window_of(window), UNITS)
     assert searched == [32, 224]
     assert modes.jump.sum() > 250
 
 
 def test_short_samples_are_searched_for_at_once(searched):
     coordinates, few = tokens(0), predict._MANY - 1
-    _choose(coordinates[:few], tokens(1)[:few], window_of(tokens(2)), UNITS[:few])
+    _choose(coordinates[:few], tokens(1)[:few], ALL[:few], window_of(tokens(2)), UNITS[:few])
     assert searched == [few]
 
 
-@pytest.mark.parametrize("with_reference", [False, True])
+@pytest.mark.parametrize("predicted", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("repeats", [0.1, 0.5, 0.95])
-def test_choices_are_those_of_one_token_after_the_other(repeats, with_reference):
+def test_choices_are_those_of_one_token_after_the_other(repeats, predicted):
     draws = np.random.default_rng(3)
     window, num_tokens = tokens(0), 200
     # runs of tokens of the window, which are broken off now and then, and some that nothing is like
@@ -67,22 +68,19 @@ def test_choices_are_those_of_one_token_after_the_other(repeats, with_reference)
         places[index] = min(places[index - 1] + 1, 255) if goes_on else draws.integers(256)
     coordinates = window[places] + 2 * tokens(1)[:num_tokens] / 100
     coordinates[draws.random(num_tokens) < 0.1] *= 0.05
-    own = (
-        coordinates + tokens(2)[:num_tokens] * (draws.random((num_tokens, 1)) < 0.4)
-        if with_reference
-        else None
-    )
+    own = coordinates + tokens(2)[:num_tokens] * (draws.random((num_tokens, 1)) < 0.4)
+    has_own = draws.random(num_tokens) < predicted
     units = UNITS[:num_tokens]
-    modes = _choose(coordinates, own, window_of(window), units)
+    modes = _choose(coordinates, own, has_own, window_of(window), units)
 
     plain = window_of(window)
     zero = spent(coordinates, units) + predict._FLAG_BITS
-    usual = None if own is None else spent(coordinates - own, units)
-    jumps, best = predict._jumps(coordinates, own, plain, units, usual)
+    owns = np.where(has_own, spent(coordinates - own, units), np.float32(np.inf))
+    jumps, best = predict._jumps(coordinates, own, has_own, plain, units, owns)
     pointer, chosen = 255, []
     for index in range(num_tokens):
         pointed = spent(coordinates[index] - plain.at(np.array([pointer]))[0], units[index])
-        costs = [pointed if usual is None else usual[index], jumps[index], zero[index], pointed + 4]
+        costs = [owns[index] if has_own[index] else pointed, jumps[index], zero[index], pointed + 4]
         chosen.append(int(np.argmin(costs)))
         pointer = (best[index] if chosen[-1] == 1 else pointer) + 1
     chosen = np.array(chosen)
