@@ -15,6 +15,7 @@ from splitcom.errors import IdentityError, RefusedError, RemoteProtocolError, Sp
 from splitcom.methods.run import train
 from splitcom.protocol.messages_pb2 import Hello, Message
 from splitcom.protocol.session import PROTOCOL_VERSION
+from splitcom.settings.presets import EVALUATION
 from splitcom.transports import tls
 from splitcom.transports.frames_pb2 import Frame, Open, Position
 from splitcom.transports.framing import Parcel, pack, unpack
@@ -70,6 +71,18 @@ def test_the_bits_are_those_of_the_run_in_one_process(forks, authority, tiny_con
     assert cached, "the front came from the server"
     texts = json.loads((tmp_path / "client-0-train.jsonl").read_text().splitlines()[0])
     assert texts["text"] not in network.server.log
+
+
+def test_a_server_that_has_the_labels_guesses_what_its_clients_do(
+    forks, authority, tiny_config, trained, tmp_path
+):
+    config = tiny_config.override({"preset": "quality", "evaluation.codec": EVALUATION})
+    assert "guess=labels" in config.flows.codec("activation_up") and "guess=labels" in EVALUATION
+    network = Deployment(forks, authority, config, tmp_path).start_server()
+    parties = [client.start() for client in network.clients()]
+    for party in (*parties, network.server):
+        party.end()
+    network.assert_same_run(trained(config))
 
 
 def test_a_method_that_is_not_split_runs_too_and_a_run_that_has_ended_is_not_served_again(

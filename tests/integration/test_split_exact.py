@@ -20,6 +20,7 @@ from splitcom.models import (
     Tail,
     adapter_state,
     add_lora,
+    base_front,
     cut,
     export_adapter,
     load_adapted,
@@ -179,6 +180,23 @@ def test_recent_families_are_exact_in_16_bits_with_sdpa(case: str) -> None:
     model = tiny_model(case, RECENT[case], "sdpa" if has_sdpa else "eager").to(torch.bfloat16)
     assert_exact(model, 2, 1)
     assert_exact(model, 1, 0)
+
+
+@pytest.mark.parametrize("case", sorted(ALL_CASES))
+def test_the_base_front_of_16_bits_computes_in_fp32(case: str) -> None:
+    front = cut(tiny_model(case, ALL_CASES[case]), 2).front.to(torch.bfloat16)
+    wide, narrow = copy.deepcopy(front).float(), copy.deepcopy(front)
+    add_lora(front, RANK, ALPHA)
+    for parameter in front.parameters():
+        if parameter.requires_grad:
+            parameter.data.normal_()
+    ids, mask = right_padded_batch()
+    with torch.no_grad():
+        found, exact, in_16_bits = (
+            part(ids, mask)[mask.bool()] for part in (base_front(front), wide, narrow)
+        )
+    assert found.dtype == torch.float32
+    assert (found - exact).norm() < 0.5 * (in_16_bits - exact).norm()
 
 
 @pytest.mark.parametrize("case", REFUSED)

@@ -98,6 +98,7 @@ RESUMED = [
     ("splitcom", {"training.body_update": "sequential", "federation.sample": 0.7}),
     ("splitcom", TEMPORAL | U_SHAPE | CODED | {"evaluation.codec": "temporal(0.99) > delta > int8"}),
     ("splitcom", {"preset": "quality", "model.tail_blocks": 1} | CODED),
+    ("splitcom", {"preset": "quality", "evaluation.codec": EVALUATION}),
 ]
 ALSO_RESUMED = [
     ("splitcom", TEMPORAL | IN_FILES),
@@ -144,6 +145,17 @@ def test_without_codecs_training_is_as_good_as_uncompressed_at_a_fraction_of_the
     assert coded.result["eval"]["loss"] == pytest.approx(plain.result["eval"]["loss"], rel=0.01)
     at_cut = [sum(run.result["bytes"][flow] for flow in config.cut_flows) for run in (coded, plain)]
     assert at_cut[0] < at_cut[1] / 4
+
+
+def test_labels_that_the_server_has_spare_bytes_of_first_visits(tiny_config, trained):
+    config = tiny_config.override({"preset": "quality"})
+    text = config.flows.codec("activation_up")
+    without = config.override({"flows.activation_up.codec": text.replace(", guess=labels", "")})
+    guessed, plain = (
+        sum(line["bytes"]["activation_up"] for line in lines_of(trained(one)) if line["round"] == 1)
+        for one in (config, without)
+    )
+    assert 0 < guessed < 0.9 * plain
 
 
 def test_projections_train_alike_with_a_tenth_of_the_references(tiny_config, tmp_path):

@@ -15,7 +15,7 @@ from splitcom.codecs import Ragged
 from splitcom.config import Config
 from splitcom.data import Batch, Sample
 from splitcom.models import Front
-from splitcom.protocol.labels import pack_labels
+from splitcom.protocol.labels import Labels, pack_labels
 from splitcom.protocol.messages_pb2 import Activation, EvaluationBatch, EvaluationEnd, Message
 from splitcom.training.channel import Channel, Channels, held_out, passing_held_out
 from splitcom.training.loss import num_labels_of
@@ -87,9 +87,10 @@ class FrontTrainer(PartsTrainer):
     def _activation(
         self, batch: Batch, ragged: Ragged, position: tuple[int, int], lost: Sequence[int]
     ) -> Message:
-        packet = self._up.encode(ragged, batch.sample_ids, position, self_contained=bool(lost))
-        labels = _fresh_labels(batch, self._labels_sent, lost)
-        return Message(activation=Activation(step=position[1], activation=packet, labels=labels))
+        labels = _labels(batch)
+        packet = self._up.encode(ragged, batch.sample_ids, position, self_contained=bool(lost), labels=labels)
+        fresh = _fresh(labels, self._labels_sent, lost)
+        return Message(activation=Activation(step=position[1], activation=packet, labels=fresh))
 
     @torch.no_grad()
     def evaluate(
@@ -106,9 +107,10 @@ class FrontTrainer(PartsTrainer):
         self, batch: Batch, ragged: Ragged, position: tuple[int, int], exact: bool, lost: Sequence[int]
     ) -> Message:
         up = held_out(self._channels, "up", exact=exact)
-        packet = up.encode(ragged, batch.sample_ids, position, self_contained=bool(lost))
-        labels = _fresh_labels(batch, self._held_out_labels_sent, lost)
-        return Message(evaluation_batch=EvaluationBatch(activation=packet, labels=labels))
+        labels = _labels(batch)
+        packet = up.encode(ragged, batch.sample_ids, position, self_contained=bool(lost), labels=labels)
+        fresh = _fresh(labels, self._held_out_labels_sent, lost)
+        return Message(evaluation_batch=EvaluationBatch(activation=packet, labels=fresh))
 
     def state(self) -> dict[str, torch.Tensor]:
         """The optimizer's moments and which labels the server holds."""
@@ -150,13 +152,17 @@ class _Sent:
         return torch.from_numpy(np.flatnonzero(np.frombuffer(self._flags, dtype=np.uint8)))
 
 
-def _fresh_labels(batch: Batch, sent: _Sent, lost: Sequence[int]) -> bytes:
-    """Labels of those samples of a batch whose labels the server does not have, which are added to `sent`."""
-    sent.forget(lost)  # a server that lost references may have lost labels with them
-    fresh = {
+def _labels(batch: Batch) -> dict[int, Labels]:
+    """Those of a batch, by sample."""
+    return {
         sample: batch.labels[row, : int(batch.lengths[row])].numpy()
         for row, sample in enumerate(batch.sample_ids)
-        if sample not in sent
     }
+
+
+def _fresh(labels: Mapping[int, Labels], sent: _Sent, lost: Sequence[int]) -> bytes:
+    """Those labels that the server does not have, which are added to `sent`."""
+    sent.forget(lost)  # a server that lost references may have lost labels with them
+    fresh = {sample: row for sample, row in labels.items() if sample not in sent}
     sent.mark(fresh)
     return pack_labels(fresh)

@@ -19,7 +19,7 @@ from splitcom.flows import AT_CUT, FLOWS
 from splitcom.methods.need import Need, need_of_client
 from splitcom.methods.run import completed
 from splitcom.metrics.ledger import Ledger
-from splitcom.parties.parts import Parts, begin_from_adapter, load_parts
+from splitcom.parties.parts import Parts, begin_from_adapter, guesses_from_labels, load_parts
 from splitcom.parties.rows import FIRST_ROWS
 from splitcom.parties.texts import Texts, load_texts
 from splitcom.server.budget import Budget
@@ -147,7 +147,7 @@ def forecast(config: Config, link: Link) -> Forecast:
         steps=sum(len(one.totals) for one in rounds),
         data=f"{texts.report}\n{texts.partition}",
         client=client,
-        server_weights=_weights(parts) if config.training.split else 0,
+        server_weights=_weights(parts, config) if config.training.split else 0,
     )
 
 
@@ -161,9 +161,13 @@ def _evaluated(
     return held_out[: sum(rows.values())]
 
 
-def _weights(parts: Parts) -> int:
-    """Bytes of the body's weights."""
-    return sum(tensor.nbytes for tensor in parts.body.parameters()) if parts.body is not None else 0
+def _weights(parts: Parts, config: Config) -> int:
+    """Bytes of the body's weights, and of the front's blocks in fp32 if labels are run through them."""
+    found = sum(tensor.nbytes for tensor in parts.body.parameters()) if parts.body is not None else 0
+    if guesses_from_labels(config):
+        blocks = [one for block in parts.front.blocks for one in block.parameters()]
+        found += sum(4 * one.numel() for one in blocks if not one.requires_grad)
+    return found
 
 
 def _trial_of(config: Config, names: Sequence[str]) -> Config:

@@ -15,7 +15,7 @@ from splitcom.config import Config
 from splitcom.models import Part, recompute
 from splitcom.models.load import load_config
 from splitcom.models.memory import peak_of, shapes_of
-from splitcom.parties.parts import adapt, runs_front_alone
+from splitcom.parties.parts import adapt, guesses_from_labels, runs_front_alone
 
 _MOMENTS = {"adamw": 8, "adamw_fused": 8, "adamw8bit": 2}  # bytes per number that is trained
 _ADAPTER_COPIES = 4  # weights, gradients, the shared one as it came, and the one that is sent
@@ -54,6 +54,7 @@ def need_of_client(config: Config, num_samples: int, num_tokens: int) -> Need:
         part = _adapted(name, config)
         weights += sum(tensor.nbytes for tensor in part.parameters() if not tensor.requires_grad)
         weights -= _left_in_file(part, config, num_samples * num_tokens)
+        weights += _copied(part, config)
         own = [tensor.shape for tensor in part.parameters() if tensor.requires_grad]
         trained += sum(shape.numel() for shape in own)
         moments += sum(map(_moments_of(config), own))
@@ -95,6 +96,15 @@ def _left_in_file(part: Part, config: Config, num_tokens: int) -> int:
     if rows.requires_grad or rows.dtype != load_config(config.model.source, config.data.classes).dtype:
         return 0
     return max(0, rows.nbytes - num_tokens * max(_MAPPED_AT_ONCE, rows[0].nbytes))
+
+
+def _copied(part: Part, config: Config) -> int:
+    """Bytes of the blocks' copy in fp32 that guesses are computed by, if the base is of 16 bits."""
+    if not guesses_from_labels(config) or part.dtype == torch.float32:
+        return 0
+    return sum(
+        4 * one.numel() for block in part.blocks for one in block.parameters() if not one.requires_grad
+    )
 
 
 def _step(config: Config, num_tokens: int) -> Callable[[Part], None]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from splitcom.models.adapters import (
         adapter_state,
         add_lora,
+        base_front,
         check_targets,
         joined_state,
         load_adapter_state,
@@ -62,6 +63,7 @@ __all__ = [
     "Tail",
     "adapter_state",
     "add_lora",
+    "base_front",
     "check_adapter",
     "check_targets",
     "copy_adapter",
@@ -103,6 +105,7 @@ _HOME = {
     "Tail": "splitcom.models.split",
     "adapter_state": "splitcom.models.adapters",
     "add_lora": "splitcom.models.adapters",
+    "base_front": "splitcom.models.adapters",
     "check_adapter": "splitcom.models.adapter_folder",
     "copy_adapter": "splitcom.models.adapter_folder",
     "check_targets": "splitcom.models.adapters",

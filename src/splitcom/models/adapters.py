@@ -10,6 +10,7 @@ import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import cast
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
@@ -23,7 +24,7 @@ from transformers.pytorch_utils import Conv1D
 from splitcom.errors import AdapterError
 from splitcom.models.anatomy import Anatomy, survey
 from splitcom.models.quantised import is_quantised
-from splitcom.models.split import NARROWS, SOFT_PROMPT, WIDENS, Body, Front, Part
+from splitcom.models.split import NARROWS, SOFT_PROMPT, WIDENS, Body, Front, Part, frozen_view
 from splitcom.models.whole import NAME, widened
 
 Targets = str | list[str] | None
@@ -222,6 +223,25 @@ def without_adapters(parts: Sequence[Part]) -> Iterator[None]:
     finally:
         for layer in layers:
             layer.enable_adapters(True)
+
+
+def base_front(front: Front) -> Front:
+    """A front that runs as the base model does, in fp32 and evaluation mode.
+
+    It shares what is fp32, and the token embeddings.
+    """
+    base = frozen_view(front).eval()
+    for module in base.modules():
+        if isinstance(module, LoraLayer | ModulesToSaveWrapper):
+            module.enable_adapters(False)
+    if front.dtype != torch.float32:
+        words = cast(nn.Module, base.model.get_input_embeddings())
+        words.register_forward_hook(lambda _, __, found: found.float())
+        kept = words.original_module if isinstance(words, ModulesToSaveWrapper) else words
+        for module in base.modules():
+            for name, tensor in module.named_parameters(recurse=False) if module is not kept else ():
+                module.register_parameter(name, nn.Parameter(tensor.float()))
+    return base.requires_grad_(False)
 
 
 def _trained_parameters(part: Part) -> dict[str, nn.Parameter]:

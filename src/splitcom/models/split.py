@@ -334,6 +334,11 @@ def replicate(part: PartT) -> PartT:
     return _share(part, trainable=False)
 
 
+def frozen_view(part: PartT) -> PartT:
+    """Return a copy that has no tensors of its own, and trains none."""
+    return _share(part, trainable=True)
+
+
 def share_embeddings(front: Front, last: Part) -> None:
     """Have the last part, if its head is tied to the embeddings, use those of a front at the same party: one copy."""
     if last.anatomy.tied:

@@ -2,24 +2,41 @@
 
 body           ( zeros ) ─► Entry ─► b2 ─► b3 ─► b4 ─► norm ─► head
 deeper at 4    ( zeros ) ─► ·     ─► ·  ─► Entry ─► b4 ─► norm ─► head       b4, norm and head are the same tensors
+
+front          embeddings ─► b0 ─► b1 ─► b2 ─► Exit
+shallower at 2 embeddings ─► b0 ─► b1 ─► Exit ─► ·                           embeddings, b0 and b1 are the same tensors
 """
 
 import copy
 from typing import Any
 
 from splitcom.models.anatomy import Passed
-from splitcom.models.split import Body, Entry, Part, Span
+from splitcom.models.split import Body, Entry, Exit, Front, Part, PartT, Span
 
 
 def deeper(body: Body, cut: int) -> Body:
     """Return the body from a later block on, where clients of a deeper cut enter: all its tensors are this one's."""
-    memo: dict[int, Any] = {id(tensor): tensor for tensor in (*body.parameters(), *body.buffers())}
-    found = copy.deepcopy(body, memo)
+    found = _view(body)
     for index in range(body.span.start - 1, cut):
         kind = Entry if index == cut - 1 else Passed
         found._slots[index] = kind(found._slots[index], body.anatomy.form)
     found.span = Span(cut, body.span.stop, body.span.num_blocks)
     return found.train(body.training)
+
+
+def shallower(front: Front, cut: int) -> Front:
+    """Return the first blocks of a front: all its tensors are this one's."""
+    found = _view(front)
+    for index in range(cut, front.span.stop):
+        kind = Exit if index == cut else Passed
+        found._slots[index] = kind(found._slots[index], front.anatomy.form)
+    found.span = Span(0, cut, front.span.num_blocks)
+    return found.train(front.training)
+
+
+def _view(part: PartT) -> PartT:
+    memo: dict[int, Any] = {id(tensor): tensor for tensor in (*part.parameters(), *part.buffers())}
+    return copy.deepcopy(part, memo)
 
 
 def share_frozen(part: Part, other: Part) -> None:

@@ -21,7 +21,7 @@ from splitcom.engines import engine_of
 from splitcom.flows import FLOWS
 from splitcom.models import Front, adapter_state, joined_state, replicate
 from splitcom.models.views import block_of
-from splitcom.parties.parts import Parts
+from splitcom.parties.parts import Parts, guesses_from_labels
 from splitcom.privacy import parse_response
 from splitcom.protocol.limits import KindLimits
 from splitcom.scheduling import scheduling_of
@@ -54,7 +54,7 @@ def build_server(
         config,
         transport,
         Served(engine, adapter, model_fingerprint, _blocks_of(parts.front)),
-        lambda name: open_channels(config, name, folder / "references") if split else {},
+        lambda name: _channels_of(config, name, folder / "references", parts) if split else {},
         PartyStore(folder, config.training.keep_checkpoints),
         scheduling_of(config),
         observer,
@@ -91,7 +91,7 @@ def build_client(
     samples = with_label_noise(samples, name, config, folder)
     front = replicate(parts.front)
     trainer: WholeTrainer | FrontTrainer | EndsTrainer
-    channels = open_channels(config, name, folder / "references") if config.training.split else {}
+    channels = _channels_of(config, name, folder / "references", parts) if config.training.split else {}
     if channels:
         tokens = int(lengths_of(held_out).sum())
         channels["evaluation_up"].decision = finer_if_few(channels["evaluation_up"].codec, tokens)
@@ -146,6 +146,15 @@ def _shared_adapter(config: Config, parts: Parts) -> dict[str, Tensor]:
 def _blocks_of(front: Front) -> dict[str, int]:
     """The blocks of a front's tensors that are in one."""
     return {name: block for name in adapter_state(front) if (block := block_of(front, name)) is not None}
+
+
+def _channels_of(config: Config, client: str, folder: Path, parts: Parts) -> Channels:
+    channels = open_channels(config, client, folder)
+    if guesses_from_labels(config):
+        front = parts.label_front.at(config.of_client(client).model.cut)
+        for flow in ("activation_up", "evaluation_up"):
+            channels[flow].guess = front.guess
+    return channels
 
 
 def open_channels(config: Config, client: str, folder: Path) -> Channels:

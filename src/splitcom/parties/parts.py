@@ -1,11 +1,13 @@
 """From a configuration to the parts of a model with their adapters, of one party or of all."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from splitcom.codecs import parse
 from splitcom.config import Config
 from splitcom.data import domains, generate
 from splitcom.engines import ENGINES
@@ -17,6 +19,7 @@ from splitcom.models import (
     Tail,
     adapter_state,
     add_lora,
+    base_front,
     load_adapter_state,
     load_body,
     load_front,
@@ -36,6 +39,7 @@ from splitcom.models.split import NARROWS, WIDENS
 from splitcom.models.views import share_frozen
 from splitcom.models.whole import train_whole
 from splitcom.seeds import derive_seed
+from splitcom.training.labelled import LabelFront
 
 _TEXTS_OF_A_DOMAIN = 8
 
@@ -47,6 +51,13 @@ class Parts:
     front: Front
     body: Body | None = None
     tail: Tail | None = None
+    base: Front | None = None
+    """The front as `base_front` gives it, where `front` is an outline and labels are to tell of activations."""
+
+    @cached_property
+    def label_front(self) -> LabelFront:
+        """What labels are turned into guesses of activations by."""
+        return LabelFront(self.base or base_front(self.front))
 
     @property
     def all(self) -> list[Part]:
@@ -65,6 +76,15 @@ def load_parts(config: Config, *, for_engine: bool = False) -> Parts:
     if not config.model.tail_blocks:
         share_embeddings(front, body)
     return Parts(front, body, tail_of(config, front))
+
+
+def guesses_from_labels(config: Config) -> bool:
+    """Whether labels tell both ends of activations: they are the text's ids, the server has them, and a codec asks."""
+    flows = (config.cut_flows["activation_up"].codec, config.evaluation.codec)
+    has_labels = config.training.split and not config.model.tail_blocks and config.data.task == "generation"
+    is_plain = config.model.bottleneck is None and not config.lora.prompt_tokens
+    stays = config.federation.cuts.every is None
+    return has_labels and is_plain and stays and any(parse(text).wants_guess for text in flows)
 
 
 def at_cut(config: Config, cut: int) -> Config:
@@ -251,7 +271,11 @@ def _outlined(config: Config) -> Parts:
         tail = outline(model.source, Tail, model.cut, model.tail_blocks, classes)
         adapt(tail, config)
     if config.training.split:
-        return Parts(front, body_of(at_cut(config, config.cuts[0]), for_engine=True), tail)
+        body = body_of(at_cut(config, config.cuts[0]), for_engine=True)
+        base = None
+        if guesses_from_labels(config):
+            base = base_front(load_front(model.source, config.cuts[-1], rows_in_file=True, **_place(config)))
+        return Parts(front, body, tail, base)
     body = outline(model.source, Body, model.cut, labels=classes)
     adapt(body, config)
     return Parts(front, body)

@@ -123,7 +123,7 @@ class Arrivals:
         possible: tuple[int, int],
     ) -> Arrival | Lost:
         """`possible` is how many samples there can be, and how many of them in a batch."""
-        decoded = self._decode(channel, packet, step)
+        decoded = self._decode(channel, packet, step, labels)
         if isinstance(decoded, Lost):
             return decoded
         check_batch(decoded, channel.references, *possible)
@@ -140,8 +140,10 @@ class Arrivals:
             raise RemoteProtocolError(f"labels of more samples than the {num_samples} it has")
         return labels
 
-    def _decode(self, channel: Channel, packet: bytes, step: int) -> Decoded | Lost:
+    def _decode(
+        self, channel: Channel, packet: bytes, step: int, labels: Mapping[int, Labels] | None = None
+    ) -> Decoded | Lost:
         try:
-            return channel.decode(packet, self._admission.max_batch_bytes)
+            return channel.decode(packet, self._admission.max_batch_bytes, labels)
         except UnknownReference as lost:
             return Lost(step, lost.sample_ids)

@@ -14,15 +14,15 @@ def _preset_of(activation: float, gradient: float, tail: tuple[float, float]) ->
     What leaves the body is coded as what it adds to what has come in, so its steps are in units of that. When fronts
     learn no more, activations are sent in half of their step.
     """
-    predicted = "predict(gain=fitted) > {} > uniform({}, dead_zone=0.3, prompt={}) > range"
+    predicted = "predict(gain=fitted{}) > {} > uniform({}, dead_zone=0.3, prompt={}) > range"
     summed = "predict(window=0, rank=0) > klt(threshold={}, centre=sum{}) > uniform({}) > range"
     trees: Tree = {}
     for flow in (FLOWS[name] for name in AT_CUT):
         match flow.content, flow.cut:
             case "activation", "front":
-                codec = predicted.format("klt", activation, "2, first=0.0")
+                codec = predicted.format(", guess=labels", "klt", activation, "2, first=0.0")
             case "activation", _:
-                codec = predicted.format("klt(threshold=0.7)", tail[0], 6)
+                codec = predicted.format("", "klt(threshold=0.7)", tail[0], 6)
             case _, "front":
                 codec = summed.format(0.3, ", along=32", gradient)
             case _:
@@ -42,7 +42,7 @@ def _paper() -> Tree:
     return {name: {"codec": at_cut[FLOWS[name].content], **plain} for name in AT_CUT} | adapters
 
 
-EVALUATION = "predict(gain=fitted) > klt > uniform(0.25) > range"
+EVALUATION = "predict(gain=fitted, guess=labels) > klt > uniform(0.25) > range"
 """The codec of held-out samples, but for the preset paper: a loss that is told wrong saves nothing."""
 PRESETS: dict[str, Tree] = {
     "fine": _preset_of(0.15, 1.25, tail=(0.075, 0.21)),

@@ -14,11 +14,15 @@ both ends.
 A gradient answers activations that have passed before, in the other direction. Of a codec that `wants_along` both ends
 keep the few columns of these that its packets are to be right along.
 
+Samples that the receiver has not seen are guessed by both ends from their labels, if the receiver has these and the
+codec `wants_guess`.
+
 Held-out samples cross the cut before those that are learnt from. What the codec has told the receiver of how they vary,
 not of any sample, holds for both, so that `follows` tells it once.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from time import perf_counter
@@ -31,6 +35,7 @@ from splitcom.codecs import (
     Codec,
     Context,
     Decoded,
+    Guess,
     OverlayReferences,
     Ragged,
     ReferenceStore,
@@ -39,8 +44,12 @@ from splitcom.codecs import (
 )
 from splitcom.control import Decision
 from splitcom.errors import NonFiniteError, OutOfRangeError, PacketError
+from splitcom.protocol.labels import Labels
 from splitcom.seeds import derive_seed
 from splitcom.training.optimize import DIVERGED
+
+_LOG = logging.getLogger(__name__)
+_MOST_REFUSED = 4
 
 
 @dataclass
@@ -74,6 +83,10 @@ class Channel:
         self.follows: Channel | None = None
         """Whose codec's state this flow begins with, if it is there when the first packet is coded."""
         self.decision = Decision()  # of the flow's controller; of none, the codec's text holds
+        self.guess: Callable[[Mapping[int, Labels]], Guess] | None = None
+        """Makes one of the labels of new samples, by sample id; at both ends, or at none."""
+        self._guessed = False  # whether the last packet builds on a guess
+        self._refused = 0  # such packets
         self.traffic = Traffic()
         self._seed = seed
         self._base = base
@@ -88,18 +101,26 @@ class Channel:
             self._answers._num_along = codec.wants_along
 
     def encode(
-        self, batch: Ragged, ids: Sequence[int], position: tuple[int, int], *, self_contained: bool = False
+        self,
+        batch: Ragged,
+        ids: Sequence[int],
+        position: tuple[int, int],
+        *,
+        self_contained: bool = False,
+        labels: Mapping[int, Labels] | None = None,
     ) -> bytes:
-        """Turn a batch into a packet; `position` is round and step.
+        """Turn a batch into a packet; `position` is round and step, and `labels` are those that the receiver has.
 
         Raises NonFiniteError and OutOfRangeError, naming both.
         """
         started = perf_counter()
         self._begin()
+        if self_contained and self._guessed:
+            self._doubt_guesses()
         base = self._held(ids, batch)
         coded = batch if base is None else replace(batch, values=batch.values.float() - base)
         try:
-            encoded = self.codec.encode(coded, ids, self._context(position, self_contained))
+            encoded = self.codec.encode(coded, ids, self._context(position, self_contained, labels))
         except NonFiniteError as error:
             raise NonFiniteError(
                 f"{self.client}, round {position[0]}, step {position[1]}, flow {self.flow}: {error}; {DIVERGED}"
@@ -109,6 +130,7 @@ class Channel:
                 f"{self.client}, round {position[0]}, step {position[1]}, flow {self.flow}: {error}; if numbers have "
                 f"grown from step to step, {DIVERGED}"
             ) from error
+        self._guessed = encoded.guessed
         if self._is_base or self._num_along:
             passed = encoded.reconstruction
             self._keep([*ids], passed if base is None else replace(passed, values=passed.values + base))
@@ -117,12 +139,18 @@ class Channel:
         self._count(batch, ids, encoded.skipped)
         return encoded.packet
 
-    def decode(self, packet: bytes, limit_bytes: int) -> Decoded:
+    def decode(self, packet: bytes, limit_bytes: int, labels: Mapping[int, Labels] | None = None) -> Decoded:
         """Turn a packet back, of at most `limit_bytes` as fp32; raises UnknownReference and PacketError."""
         started = perf_counter()
         self._begin()
         self.traffic.packet_bytes += len(packet)
-        decoded = self.codec.decode(packet, self.references, limit_bytes=limit_bytes, along=self._along)
+        decoded = self.codec.decode(
+            packet,
+            self.references,
+            limit_bytes=limit_bytes,
+            along=self._along,
+            guess=self._guess_of(labels),
+        )
         base = self._held(decoded.ids, decoded.batch)
         if base is not None:
             decoded = replace(decoded, batch=replace(decoded.batch, values=decoded.batch.values + base))
@@ -147,7 +175,24 @@ class Channel:
         if self.references.flow is None and other.flow is not None:
             self.references.flow = self.codec.begun(self.follows.codec, other.flow)
 
-    def _context(self, position: tuple[int, int], self_contained: bool) -> Context:
+    def _doubt_guesses(self) -> None:
+        """Make no more of them if that may be why packets are sent twice again and again."""
+        self._refused += 1
+        if self._refused == _MOST_REFUSED:
+            _LOG.warning(
+                f"{self.client}, flow {self.flow}: {self._refused} packets had to be sent again; labels no longer "
+                "predict activations, in case the two ends' fp32 differs too much (let neither compute in TF32)"
+            )
+            self.guess = None
+
+    def _guess_of(self, labels: Mapping[int, Labels] | None) -> Guess | None:
+        if self.guess is None or labels is None or not self.codec.wants_guess:
+            return None
+        return self.guess(labels)
+
+    def _context(
+        self, position: tuple[int, int], self_contained: bool, labels: Mapping[int, Labels] | None
+    ) -> Context:
         return Context(
             self.references,
             threshold=self.decision.threshold,
@@ -156,6 +201,7 @@ class Channel:
             seed=derive_seed(self._seed, self.client, self.flow, *position),
             flow_seed=derive_seed(self._seed, self.client, self.flow, "projection"),
             along=self._along,
+            guess=self._guess_of(labels),
         )
 
     @property

@@ -30,6 +30,17 @@ def test_weights_adapter_and_optimizer_are_those_of_the_parts(config):
     assert halves.weights * 2 == need.weights and halves.adapter == need.adapter
 
 
+def test_a_base_of_16_bits_has_a_copy_of_its_blocks_if_labels_are_run_through_them(config):
+    front = cut(load_model(config.model.source), 2).front
+    blocks = sum(p.nbytes for block in front.blocks for p in block.parameters())
+    halves = config.override({"model.dtype": "bfloat16"})
+    guessing = halves.override({"preset": "quality"})
+    assert need_of_client(guessing, 8, 16).weights == need_of_client(halves, 8, 16).weights + blocks
+    u_shape = {"model.tail_blocks": 1}
+    needs = [need_of_client(one.override(u_shape), 8, 16).weights for one in (guessing, halves)]
+    assert needs[0] == needs[1]
+
+
 def test_of_embeddings_that_stay_in_the_file_those_of_the_tokens_count(config, monkeypatch):
     rows = cut(load_model(config.model.source), 2).front.model.get_input_embeddings().weight
     all_rows = need_of_client(config, 8, 16).weights

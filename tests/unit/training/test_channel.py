@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -9,7 +10,10 @@ from splitcom.codecs import MemoryReferences, Ragged, parse
 from splitcom.errors import PacketError, UnknownReference
 from splitcom.training.channel import Channel
 
+from ...guesses import Told
+
 IDS = [7, 3]
+GUESSING = "predict(guess=labels) > klt > uniform(0.3) > range"
 
 
 def side(codec, entering="fp16"):
@@ -102,3 +106,41 @@ def test_directions_that_held_out_samples_have_told_are_not_told_again():
     assert torch.equal(
         without.decode(again, 1 << 20).batch.values, server_up.decode(again, 1 << 20).batch.values
     )
+
+
+def guessing(off=0.0):
+    """An end of a flow whose labels tell the batch of seed 1, but for an error."""
+    channel = Channel("activation_up", "a", parse(GUESSING), MemoryReferences(), seed=0)
+    told = Told(IDS, batch(1).lengths, batch(1).values + off, np.ones(9, np.bool_))
+    channel.guess = lambda labels: told if labels == LABELS else None
+    return channel
+
+
+LABELS = {7: np.array([1, 2, 3, 4]), 3: np.array([5, 6, 7, 8, 9])}
+
+
+def test_labels_that_both_ends_have_make_a_packet_small():
+    sizes = []
+    for labels in (None, LABELS):
+        sender, receiver = guessing(), guessing()
+        packet = sender.encode(batch(1), IDS, (0, 0), labels=labels)
+        assert (receiver.decode(packet, 1 << 20, labels).batch.values - batch(1).values).abs().max() < 0.4
+        sizes.append(len(packet))
+    assert sizes[1] < sizes[0]
+    with pytest.raises(UnknownReference):
+        guessing().decode(packet, 1 << 20, None)
+
+
+def test_a_sender_whose_guesses_are_never_understood_makes_no_more_of_them(caplog):
+    sender, receiver, sent_twice = guessing(), guessing(off=0.5), 0
+    for step in range(8):
+        sender.references.clear()  # as if the samples were new
+        packet = sender.encode(batch(1), IDS, (0, step), labels=LABELS)
+        try:
+            receiver.decode(packet, 1 << 20, LABELS)
+        except UnknownReference:
+            sent_twice += 1
+            again = sender.encode(batch(1), IDS, (0, step), self_contained=True, labels=LABELS)
+            receiver.decode(again, 1 << 20, LABELS)
+    assert sent_twice == 4 and sender.guess is None
+    assert [record.message for record in caplog.records if "labels no longer predict" in record.message]
