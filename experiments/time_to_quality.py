@@ -50,7 +50,7 @@ _MORE = {
 }
 METHODS: Mapping[str, Mapping[str, Any]] = {**_ONE_STEP, **_MORE}
 EVALUATION = {
-    "evaluation.codec": "predict(gain=fitted) > klt > uniform(0.25) > range",
+    "evaluation.codec": "predict(gain=fitted, guess=labels) > klt > uniform(0.25) > range",
     "evaluation.share": None,
     "evaluation.exact_last": False,
     "evaluation.generate": 0,
