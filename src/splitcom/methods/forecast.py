@@ -16,10 +16,10 @@ from splitcom.config import Config, LinksConfig
 from splitcom.data import Sample, Samples, lengths_of
 from splitcom.errors import ConfigError
 from splitcom.flows import AT_CUT, FLOWS
-from splitcom.methods.need import Need, need_of_client
+from splitcom.methods.need import Need, guessing_bytes, need_of_client
 from splitcom.methods.run import completed
 from splitcom.metrics.ledger import Ledger
-from splitcom.parties.parts import Parts, begin_from_adapter, guesses_from_labels, load_parts
+from splitcom.parties.parts import Parts, begin_from_adapter, load_parts
 from splitcom.parties.rows import FIRST_ROWS
 from splitcom.parties.texts import Texts, load_texts
 from splitcom.server.budget import Budget
@@ -164,10 +164,7 @@ def _evaluated(
 def _weights(parts: Parts, config: Config) -> int:
     """Bytes of the body's weights, and of the front's blocks in fp32 if labels are run through them."""
     found = sum(tensor.nbytes for tensor in parts.body.parameters()) if parts.body is not None else 0
-    if guesses_from_labels(config):
-        blocks = [one for block in parts.front.blocks for one in block.parameters()]
-        found += sum(4 * one.numel() for one in blocks if not one.requires_grad)
-    return found
+    return found + guessing_bytes(parts.front, config)
 
 
 def _trial_of(config: Config, names: Sequence[str]) -> Config:

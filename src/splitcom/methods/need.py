@@ -54,7 +54,8 @@ def need_of_client(config: Config, num_samples: int, num_tokens: int) -> Need:
         part = _adapted(name, config)
         weights += sum(tensor.nbytes for tensor in part.parameters() if not tensor.requires_grad)
         weights -= _left_in_file(part, config, num_samples * num_tokens)
-        weights += _copied(part, config)
+        if part.dtype != torch.float32:  # guesses are computed by a copy
+            weights += guessing_bytes(part, config)
         own = [tensor.shape for tensor in part.parameters() if tensor.requires_grad]
         trained += sum(shape.numel() for shape in own)
         moments += sum(map(_moments_of(config), own))
@@ -98,12 +99,12 @@ def _left_in_file(part: Part, config: Config, num_tokens: int) -> int:
     return max(0, rows.nbytes - num_tokens * max(_MAPPED_AT_ONCE, rows[0].nbytes))
 
 
-def _copied(part: Part, config: Config) -> int:
-    """Bytes of the blocks' copy in fp32 that guesses are computed by, if the base is of 16 bits."""
-    if not guesses_from_labels(config) or part.dtype == torch.float32:
+def guessing_bytes(front: Part, config: Config) -> int:
+    """What a front's blocks take in fp32, if labels are run through them."""
+    if not guesses_from_labels(config):
         return 0
     return sum(
-        4 * one.numel() for block in part.blocks for one in block.parameters() if not one.requires_grad
+        4 * one.numel() for block in front.blocks for one in block.parameters() if not one.requires_grad
     )
 
 

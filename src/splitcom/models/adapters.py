@@ -214,8 +214,7 @@ def load_joined_state(parts: Sequence[Part], state: State) -> None:
 @contextmanager
 def without_adapters(parts: Sequence[Part]) -> Iterator[None]:
     """Have the parts run as the base model does, for the moment."""
-    kinds = (LoraLayer, ModulesToSaveWrapper)
-    layers = [module for part in parts for module in part.modules() if isinstance(module, kinds)]
+    layers = [layer for part in parts for layer in _layers(part)]
     try:
         for layer in layers:
             layer.enable_adapters(False)
@@ -231,9 +230,8 @@ def base_front(front: Front) -> Front:
     It shares what is fp32, and the token embeddings.
     """
     base = frozen_view(front).eval()
-    for module in base.modules():
-        if isinstance(module, LoraLayer | ModulesToSaveWrapper):
-            module.enable_adapters(False)
+    for layer in _layers(base):
+        layer.enable_adapters(False)
     if front.dtype != torch.float32:
         words = cast(nn.Module, base.model.get_input_embeddings())
         words.register_forward_hook(lambda _, __, found: found.float())
@@ -242,6 +240,11 @@ def base_front(front: Front) -> Front:
             for name, tensor in module.named_parameters(recurse=False) if module is not kept else ():
                 module.register_parameter(name, nn.Parameter(tensor.float()))
     return base.requires_grad_(False)
+
+
+def _layers(part: Part) -> list[LoraLayer | ModulesToSaveWrapper]:
+    """What can be switched off, so that the part runs as the base model does."""
+    return [module for module in part.modules() if isinstance(module, LoraLayer | ModulesToSaveWrapper)]
 
 
 def _trained_parameters(part: Part) -> dict[str, nn.Parameter]:

@@ -11,12 +11,13 @@ import copy
 from typing import Any
 
 from splitcom.models.anatomy import Passed
-from splitcom.models.split import Body, Entry, Exit, Front, Part, PartT, Span
+from splitcom.models.split import Body, Entry, Exit, Front, Part, Span, frozen_view
 
 
 def deeper(body: Body, cut: int) -> Body:
     """Return the body from a later block on, where clients of a deeper cut enter: all its tensors are this one's."""
-    found = _view(body)
+    memo: dict[int, Any] = {id(tensor): tensor for tensor in (*body.parameters(), *body.buffers())}
+    found = copy.deepcopy(body, memo)
     for index in range(body.span.start - 1, cut):
         kind = Entry if index == cut - 1 else Passed
         found._slots[index] = kind(found._slots[index], body.anatomy.form)
@@ -25,18 +26,13 @@ def deeper(body: Body, cut: int) -> Body:
 
 
 def shallower(front: Front, cut: int) -> Front:
-    """Return the first blocks of a front: all its tensors are this one's."""
-    found = _view(front)
+    """Return the first blocks of a front, which trains nothing: all its tensors are this one's."""
+    found = frozen_view(front)
     for index in range(cut, front.span.stop):
         kind = Exit if index == cut else Passed
         found._slots[index] = kind(found._slots[index], front.anatomy.form)
     found.span = Span(0, cut, front.span.num_blocks)
     return found.train(front.training)
-
-
-def _view(part: PartT) -> PartT:
-    memo: dict[int, Any] = {id(tensor): tensor for tensor in (*part.parameters(), *part.buffers())}
-    return copy.deepcopy(part, memo)
 
 
 def share_frozen(part: Part, other: Part) -> None:

@@ -186,9 +186,7 @@ class Channel:
             self.guess = None
 
     def _guess_of(self, labels: Mapping[int, Labels] | None) -> Guess | None:
-        if self.guess is None or labels is None or not self.codec.wants_guess:
-            return None
-        return self.guess(labels)
+        return None if self.guess is None or labels is None else self.guess(labels)
 
     def _context(
         self, position: tuple[int, int], self_contained: bool, labels: Mapping[int, Labels] | None

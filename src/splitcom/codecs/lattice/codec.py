@@ -19,6 +19,7 @@ step says so with a byte, and it lasts until the next that does; coordinates and
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -228,14 +229,11 @@ class LatticeCodec(Codec):
         """Code whether and how new samples are guessed; gives the tokens with what they are guessed to be."""
         if not self.wants_guess or tokens.known.all():
             return tokens
-        new, found = ~tokens.known, None
-        if sends and guess is not None:
-            found = guessed_of(guess, ids, tokens.lengths, new)
+        find = partial(guessed_of, guess, ids, tokens.lengths, ~tokens.known)
+        found = find() if sends else None
         if not code_uints(coder, np.array([found is not None]) if sends else None, 1, 1)[0]:
             return tokens
-        if not sends and guess is not None:
-            found = guessed_of(guess, ids, tokens.lengths, new)
-        if found is None:
+        if (found := found if sends else find()) is None:
             raise UnknownReference(ids)
         guessed, values = found
         if values.shape[1] != len(flow.basis.mean):

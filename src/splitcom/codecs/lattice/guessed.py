@@ -14,20 +14,23 @@ from torch import Tensor
 from splitcom.codecs.guess import Guess
 from splitcom.codecs.lattice.basis import UNIT, Basis
 from splitcom.codecs.lattice.coder import BitModel, Coder, code_magnitudes
-from splitcom.codecs.wire import Bools, Ints, Points
+from splitcom.codecs.wire import Bools, Floats, Ints, Points
 
 _GRID = UNIT // 4
 _MARGIN = (
     1 / 128
-)  # of a unit; of SmolLM2 the front in fp32 and in fp64 differ by 1/1,000 at most, but in one of 10,000
+)  # of a unit; SmolLM2's front in fp32 and fp64 differs by more in a few of a million coordinates
 _SHIFTS = np.array([0.0] + [sign * place / 32 for place in range(1, 8) for sign in (1, -1)])  # in units
 _GROUP = 64  # columns that have a shift of their own: of many, one is near a border with any
 _LONGEST = 1 << 13  # units: of such a coordinate the margin is a few roundings of fp32
 
 
-def guessed_of(guess: Guess, ids: list[int], lengths: Ints, new: Bools) -> tuple[Bools, Tensor] | None:
-    """What a guess tells of the samples of a batch that are `new` `[batch]`: tokens `[tokens]`, and their values."""
-    found = guess.of([sample_id for sample_id, is_new in zip(ids, new, strict=True) if is_new], lengths[new])
+def guessed_of(guess: Guess | None, ids: list[int], lengths: Ints, new: Bools) -> tuple[Bools, Tensor] | None:
+    """What a guess, if there is one, tells of the samples of a batch that are `new` `[batch]`: which tokens
+    `[tokens]`, and their values.
+    """
+    some = [sample_id for sample_id, is_new in zip(ids, new, strict=True) if is_new]
+    found = None if guess is None else guess.of(some, lengths[new])
     if found is None:
         return None
     tokens = np.zeros(int(lengths.sum()), np.bool_)
@@ -48,13 +51,12 @@ def code_guessed(
     groups = [slice(start, start + _GROUP) for start in range(0, exact.shape[1], _GROUP)]
     coordinates = np.zeros(exact.shape, np.float32)
     are_guesses = np.ones(len(exact), np.bool_)
-    level = np.zeros(len(exact), np.int64)
+    level, shifts = np.zeros(len(exact), np.int64), np.append(_SHIFTS, 0.0)
     for group in groups:
         wanted = _shifts_of(exact[:, group]) if sends else None
         places = code_magnitudes(coder, model, level, wanted, len(_SHIFTS) + 1, 0)
         are_guesses &= places < len(_SHIFTS)
-        shifts = np.append(_SHIFTS, 0.0)[places]
-        coordinates[:, group] = _GRID * np.rint((exact[:, group] + shifts[:, None]) / _GRID)
+        coordinates[:, group] = _GRID * np.rint((exact[:, group] + shifts[places][:, None]) / _GRID)
     return are_guesses, coordinates[are_guesses]
 
 
@@ -63,7 +65,7 @@ def new_model() -> BitModel:
     return BitModel.new(len(_SHIFTS) + 1)
 
 
-def _shifts_of(exact: Ints) -> Ints:
+def _shifts_of(exact: Floats) -> Ints:
     """The first shift of each token that leaves none of its coordinates `[n, dims]` near a border."""
     places = np.full(len(exact), len(_SHIFTS))
     left = np.flatnonzero((np.abs(exact) <= _LONGEST).all(1))
