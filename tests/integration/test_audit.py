@@ -195,15 +195,24 @@ def test_a_run_is_audited_with_its_own_codec_beside_fp16(tiny_config, tmp_path):
     assert len(json.loads((run.folder / AUDIT).read_text())) == len(found)
 
 
-@pytest.mark.parametrize("is_masked", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_single_adapters_are_attacked_as_far_as_the_server_sees_them(tiny_config, is_masked):
+RESTS = {
+    "training.rounds": 3,
+    "flows.activation_up.codec": "temporal(0.98) > fp16",
+    "flows.activation_up.controller": "freeze(0.98, 0.99, rest=1)",
+}
+
+
+@pytest.mark.parametrize(
+    ("is_masked", "more"), [(False, {}), (False, RESTS), pytest.param(True, {}, marks=pytest.mark.slow)]
+)
+def test_single_adapters_are_attacked_as_far_as_the_server_sees_them(tiny_config, is_masked, more):
     masked = {
         "federation.secure_aggregation": 0.6,
         "federation.max_update_ratio": None,
         "flows.adapter_up.codec": "none",
     }
 
-    found = list(updates_told(tiny_config.override(masked if is_masked else {}), 2))
+    found = list(updates_told(tiny_config.override(more | (masked if is_masked else {})), 2))
 
     of = dict.fromkeys(finding.codec for finding in found)
     assert [*of] == ["one client's adapter"] * (not is_masked) + ["the mean of 3 clients' adapters"]

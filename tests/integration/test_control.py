@@ -167,6 +167,26 @@ def test_frozen_fronts_stay_as_they_are_and_cost_next_to_nothing(tiny_config, tr
     assert same and changed and max(map(int, same)) < min(map(int, changed))
 
 
+def test_fronts_that_rest_send_no_gradient_and_then_learn_resumed_or_not(tiny_config, trained, tmp_path):
+    rests = {"flows.activation_up.controller": "freeze(0.5, 0.25, rest=2)"}
+    config = tiny_config.override(PREDICTED | rests)
+    straight = trained(config)
+    assert thresholds_of(straight, "activation_up") == [0.5] * 4
+    for flow in ("gradient_down", "adapter_up"):
+        sent = bytes_by_round(straight, flow)
+        assert sent[:2] == [0, 0] and min(sent[2:]) > 0
+    activations = bytes_by_round(straight, "activation_up")
+    assert 0 < 2 * activations[1] < min(activations[0], activations[3])
+    for index in (2, 3):
+        folder = tmp_path / f"halted-{index}"
+        with pytest.raises(Stop):
+            train(config, folder, observers=[StopAt(index)])
+        resumed = train(config, folder, resume=True)
+        one, other = (load_file(run.adapter / "adapter_model.safetensors") for run in (straight, resumed))
+        assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+        assert straight.result["bytes"]["activation_up"] == resumed.result["bytes"]["activation_up"]
+
+
 @pytest.mark.parametrize("form", [{}, U_SHAPE], ids=["standard", "U-shape"])
 def test_a_run_whose_fronts_are_frozen_resumes_to_the_same_bits(tiny_config, trained, tmp_path, form):
     config = tiny_config.override(PREDICTED | FREEZE | form)
@@ -244,6 +264,14 @@ def test_a_run_to_start_from_must_fit_before_anything_is_written(
          r"flows\.activation_up\.controller.*raises the threshold to send less.*sends more at a higher one"),
         ({"flows.gradient_down.controller": "freeze(0.5, 0.6)"},
          r"flows\.gradient_down\.controller.*fronts are frozen by the controller of flows\.activation_up"),
+        (FREEZE | {"flows.activation_up.controller": "freeze(0.5, 0.6, rest=4)"},
+         r"rest = 4.*training\.rounds = 4.*never learn"),
+        (FREEZE | {"flows.gradient_down.controller": "freeze(0.5, 0.6, rest=1)"},
+         r"flows\.gradient_down\.controller.*rest = 1.*activation_up alone"),
+        (FREEZE | {"flows.activation_up.controller": "freeze(0.5, 0.6, rest=1)",
+                   "clients": {"client-1": {"cut": 1}}}, r"rest = 1.*with several cuts"),
+        (U_SHAPE | {"flows.activation_up.controller": "freeze(0.5, 0.6, rest=1)"},
+         r"rest = 1.*in the U-shape"),
     ],
 )  # fmt: skip
 def test_a_controller_that_can_set_nothing_is_refused(tiny_config, changes, message):

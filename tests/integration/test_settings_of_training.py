@@ -148,3 +148,11 @@ def test_what_is_decided_about_fronts_stands_in_the_run_and_is_said(
     assert Config.load(run.folder / "config.toml").lora.train_front is False
     show_end(Terminal(), run)
     assert "lora.train_front = true trains them" in capsys.readouterr().out
+    rests = {"training.rounds": 2, "flows.activation_up.controller": "freeze(0.3, 0.15, rest=1)"}
+    show_end(
+        Terminal(),
+        train(
+            tiny_config.override({"preset": "quality", **rests, "lora.train_front": True}), tmp_path / "rests"
+        ),
+    )
+    assert "in the first round fronts did not learn" in capsys.readouterr().out

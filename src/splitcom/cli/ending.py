@@ -35,6 +35,12 @@ def show_end(terminal: Terminal, run: Run) -> None:
             terminal.say(
                 "fronts have not learnt, so no gradient came back (lora.train_front = true trains them)"
             )
+        if rest := config.resting_rounds:
+            rounds = "the first round" if rest == 1 else f"the first {rest} rounds"
+            controller = config.steering["activation_up"][1]
+            terminal.say(
+                f"in {rounds} fronts did not learn (controller of flows.activation_up: {controller})"
+            )
         if ending_of_run := as_result(run.result).ending:
             terminal.say(ending_of_run)
         print_samples(terminal, run.result.get("samples", []))

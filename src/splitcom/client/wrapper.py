@@ -175,7 +175,7 @@ class Mixing(Wrapper):
                 }
             )
         summary = yield from super().train(local)
-        if summary is not None:
+        if summary is not None and not local.is_frozen:
             self._own, self._round = self.adapter(), local.index
         return summary
 

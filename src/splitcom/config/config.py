@@ -19,7 +19,7 @@ from splitcom.config.comparison import ComparisonConfig
 from splitcom.config.engine import EngineConfig
 from splitcom.config.evaluation import EvaluationConfig
 from splitcom.config.federation import FederationConfig
-from splitcom.config.flows import FlowConfig, FlowsConfig, fitting_knob
+from splitcom.config.flows import FlowConfig, FlowsConfig, check_rest, fitting_knob
 from splitcom.config.links import LinkConfig, LinksConfig
 from splitcom.config.training import TrainingConfig
 from splitcom.config.unequal import check_unequal
@@ -222,6 +222,9 @@ class Config(Section):
             field = "control.controller" if name == SHARED else f"flows.{flow}.controller"
             knob = fitting_knob(f"{field} = {text!r}", text, self.cut_flows[flow].codec)
             leading = self.steering.get("activation_up")
+            rounds = self.training.rounds if self.lora.front_learns else None
+            is_standard = not self.model.tail_blocks and len(self.cuts) == 1
+            check_rest(f"{field} = {text!r}", text, leading, rounds, is_standard=is_standard)
             if parse_controller(text).can_freeze and not (
                 leading and parse_controller(leading[1]).can_freeze
             ):
@@ -243,6 +246,12 @@ class Config(Section):
                 "of its own; begin a codec with a temporal stage, such as 'temporal(0.98) > int8'"
             )
         return self
+
+    @property
+    def resting_rounds(self) -> int:
+        """Rounds at the beginning of the run in which fronts do not learn; the body alone does."""
+        leading = self.steering.get("activation_up") if self.training.split else None
+        return parse_controller(leading[1]).resting_rounds if leading and self.lora.front_learns else 0
 
     @property
     def cut_flows(self) -> dict[str, FlowConfig]:

@@ -124,3 +124,39 @@ def fitting_knob(setting: str, controller_text: str, codec: str) -> str:
             "higher it is; swap the two numbers, or give the flow a codec with a temporal stage"
         )
     return knob.name
+
+
+def check_rest(
+    setting: str,
+    controller_text: str,
+    leading: tuple[str, str] | None,
+    rounds: int | None,
+    *,
+    is_standard: bool,
+) -> None:
+    """Raise ValueError, naming the `setting`, if its controller has fronts rest where they cannot.
+
+    Args:
+        setting: what stands in the settings.
+        controller_text: the controller.
+        leading: name and text of that of activation_up.
+        rounds: those of the run; None if fronts do not learn at all.
+        is_standard: whether this is the standard form, in which all fronts have one length.
+    """
+    if not (rest := parse_controller(controller_text).resting_rounds):
+        return
+    why = None
+    if leading is None or leading[1] != controller_text:
+        why = "fronts rest by the controller of flows.activation_up alone; leave it out here"
+    elif not is_standard:
+        why = (
+            "it is for the standard form with one cut for all clients; in the U-shape the body would rest too, "
+            "and with several cuts the blocks between them; leave it out"
+        )
+    elif rounds is not None and rest >= rounds:
+        why = (
+            f"with training.rounds = {rounds} fronts would never learn; let them rest for fewer rounds, or set "
+            "lora.train_front = false"
+        )
+    if why is not None:
+        raise ValueError(f"{setting}: rest = {rest}: {why}")

@@ -56,6 +56,11 @@ class Controller(Call, ABC):
     def bounds(self) -> tuple[float, float]:
         """The lowest and the highest number it may set."""
 
+    @property
+    def resting_rounds(self) -> int:
+        """Rounds at the beginning of a run in which fronts do not learn."""
+        return 0
+
     def _set(self, value: float, *, frozen: bool = False) -> Decision:
         """A decision with this threshold or step, whichever its numbers are."""
         return Decision.of(self.knob, value, frozen=frozen)

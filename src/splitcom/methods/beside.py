@@ -86,7 +86,11 @@ def updates_told(config: Config, count: int) -> Iterator[Finding]:
     Of `count` samples of each client, and as many held-out ones. Nothing if clients send no adapter.
     """
     kept = _Kept()
-    changes = {"training.rounds": 1, "evaluation.generate": 0, "evaluation.exact_last": False}
+    changes = {
+        "training.rounds": config.resting_rounds + 1,  # the first one in which they learn
+        "evaluation.generate": 0,
+        "evaluation.exact_last": False,
+    }
     with tempfile.TemporaryDirectory() as folder:
         run = train(config.override(changes), Path(folder) / "run", observers=[kept])
         merged = read_adapter(run.adapter)

@@ -28,7 +28,7 @@ from splitcom.simulation.simulation import Simulation
 from splitcom.training.plan import num_kept
 from splitcom.transports.link import Link, VirtualClock
 
-_CLIENTS, _BATCHES, _ROUNDS = 3, 12, 3  # of the trial, at most
+_CLIENTS, _BATCHES, _ROUNDS = 3, 12, 3  # of the trial, at most; more rounds only if fronts rest for some
 _HELD_OUT = 4  # batches of a client, at most
 
 
@@ -169,7 +169,8 @@ def _weights(parts: Parts, config: Config) -> int:
 
 def _trial_of(config: Config, names: Sequence[str]) -> Config:
     """The configuration of a trial with these clients; what each has of its own it keeps, but for its link."""
-    num_rounds = min(_ROUNDS, config.training.rounds)
+    least = config.resting_rounds and config.resting_rounds + 2
+    num_rounds = min(max(_ROUNDS, least), config.training.rounds)
     own = [config.clients.of(name).model_dump(exclude_none=True, exclude={"link"}) for name in names]
     return config.override(
         {**_TRIAL, "federation.clients": len(names), "training.rounds": num_rounds}

@@ -28,7 +28,8 @@ def privacy_of(federation: Federation) -> dict[str, Any]:
     if config.client.label_noise is not None:
         found["labels"] = _labels(config)
     if (aggregator := _of_adapters(config)) is not None:
-        repeated = max(federation.merges.read() - federation.round, 0)
+        merged = max(federation.round - config.resting_rounds, 0)  # rounds, each of which did so once
+        repeated = max(federation.merges.read() - merged, 0)
         ended = federation.participation.most_rounds + repeated
         releases = max([ended, *(state.num_updates for state in states)])
         found["adapters"] = _adapters(aggregator, config, releases)

@@ -39,9 +39,9 @@ class Chunks:
     def begin(self, index: int, version: int, tensors: Mapping[str, Tensor], names: Iterable[str]) -> bool:
         """Round `index` begins from this version with these clients.
 
-        Returns whether all of them know what the last one began from.
+        Returns whether all of them know what the last one began from, and that has changed since.
         """
-        knows = bool(self._version) and all(
+        knows = self._version not in (0, version) and all(
             self._states[name].base_version == self._version for name in names
         )
         settings, before = self._config.federation.variance, self._began if knows else None

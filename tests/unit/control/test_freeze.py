@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from splitcom.control import Feedback, parse
+from splitcom.control import Decision, Feedback, parse
 from splitcom.errors import SpecError
 from splitcom.state import State
 
@@ -47,6 +47,27 @@ def test_fronts_are_frozen_for_good_when_the_loss_has_stopped_to_fall(text, loss
     assert frozen_after(text, losses) == expected
 
 
+def test_fronts_rest_for_the_first_rounds_and_then_learn_until_they_are_frozen():
+    controller = parse("freeze(0.75, 0.4, patience=0, after=0.4, rest=2)")
+    said = [controller.decide()]
+    for number in range(6):
+        controller.observe(feedback(number, 3.0))
+        said.append(controller.decide())
+    assert [decision.frozen for decision in said] == [True] * 3 + [False] * 2 + [True] * 2
+    assert [decision.value for decision in said] == [0.75] * 5 + [0.4] * 2
+    hasty = parse("freeze(0.75, 0.4, patience=0, after=0, rest=2)")
+    for number in range(3):
+        hasty.observe(feedback(number, 3.0))
+    assert hasty.decide() == Decision(
+        threshold=0.75
+    )  # what was evaluated before they learnt does not freeze them
+    other = parse("freeze(0.75, 0.4, rest=3)")
+    other.load_state(State(scalars={"is_frozen": False, "lowest": 3.0, "waited": 0}))  # of an earlier version
+    assert not other.decide().frozen
+    other.load_state(controller.state())
+    assert other.decide() == controller.decide()
+
+
 def test_a_new_run_begins_with_fronts_that_learn():
     controller = parse("freeze(0.75, 0.4, 1, 0)")
     for number, loss in enumerate([3.0, 3.1]):
@@ -71,7 +92,11 @@ def test_a_checkpoint_keeps_how_long_it_has_waited():
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("freeze(0.75, 0.4, patience=-1)", "patience must be"), ("freeze(0.75, 0.4, after=2)", "after must be")],
+    [
+        ("freeze(0.75, 0.4, patience=-1)", "patience must be"),
+        ("freeze(0.75, 0.4, after=2)", "after must be"),
+        ("freeze(0.75, 0.4, rest=-1)", "rest must be"),
+    ],
 )
 def test_arguments_out_of_range_are_refused(text, message):
     with pytest.raises(SpecError, match=message):

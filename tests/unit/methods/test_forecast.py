@@ -48,6 +48,20 @@ def test_bytes_and_seconds_of_each_round_are_foretold_from_a_part_of_it(
         assert one.computing_s > 0
 
 
+def test_as_many_rounds_are_tried_as_show_what_fronts_send_that_learn_after_a_rest(tiny_config, monkeypatch):
+    for limit, value in (("_CLIENTS", 2), ("_BATCHES", 2), ("_HELD_OUT", 1), ("_ROUNDS", 1)):
+        monkeypatch.setattr(module, limit, value)
+    rests = {
+        "training.rounds": 4,
+        "flows.activation_up.codec": "temporal(0.98) > fp16",
+        "flows.activation_up.controller": "freeze(0.98, 0.99, rest=1)",
+    }
+    told = forecast(tiny_config.override(CHANGES | rests), Link(10.0, 40.0))
+    assert told.num_tried == 3
+    down = [told.of_round(index).down_bytes for index in range(1, 5)]
+    assert 5 * down[0] < down[1] and down[2] == pytest.approx(down[3], rel=0.5)
+
+
 def test_rounds_that_go_by_time_are_not_foretold(tiny_config):
     with pytest.raises(ConfigError, match=r"federation\.deadline_s"):
         forecast(tiny_config.override({"federation.deadline_s": 1.0}), Link(10.0, 40.0))

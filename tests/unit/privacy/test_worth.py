@@ -31,6 +31,16 @@ def test_noise_at_the_server_holds_towards_other_clients_and_counts_repeated_rou
     assert told["towards_the_server"]["epsilon"] is None
 
 
+def test_rounds_in_which_fronts_rest_hide_no_repeated_one():
+    rests = {
+        "flows.activation_up.codec": "temporal(0.98) > fp16",
+        "flows.activation_up.controller": "freeze(0.98, 0.99, rest=1)",
+    }
+    told = privacy_of(federation("dp_fedavg(0.5, noise=2)", merges=2, **rests))["privacy"]["adapters"]
+
+    assert told["towards_others"]["releases"] == 3  # two rounds, of which one has merged, twice
+
+
 def test_noise_of_the_clients_holds_towards_the_server_as_far_as_each_adds_it():
     told = privacy_of(federation("dp_fedavg(0.5, noise=2, where=clients)", merges=2, updates=5))["privacy"][
         "adapters"

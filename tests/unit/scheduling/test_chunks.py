@@ -72,5 +72,6 @@ def test_the_last_move_is_used_only_if_all_clients_know_it():
     assert along.tolist() == [0.0, 1.0]
     for name in NAMES:
         chunks._states[name].base_version = 2
+    assert chunks.begin(3, 2, tensors(0.0, 2.0), NAMES) is False  # fronts were at rest: nothing has moved
     chunks._states["b"].begin_anew()
     assert chunks.begin(3, 3, tensors(0.0, 3.0), NAMES) is False
