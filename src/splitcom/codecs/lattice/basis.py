@@ -82,15 +82,13 @@ class Basis:
     ) -> tuple["Basis", Tensor]:
         """With more directions, and what `coordinates` of `values` are then; the sender does this.
 
-        Of the new directions what is outside of the others counts. Neither inverse nor products begin anew.
+        Of the new directions what is outside of the others counts. The products do not begin anew. The inverse does,
+        in the next packet: put together from parts it is rounded otherwise than that of the same basis when loaded.
         """
-        basis, known = self.extended(rows), self._inverse.double()
-        units = basis._units
-        others, added = units[: len(self.rows)], units[len(self.rows) :]
-        within = added @ known
-        outside = _pseudoinverse(added - within @ others)
-        new = self._coordinates(values, step, outside)
-        basis.__dict__["_inverse"] = torch.cat([known - outside @ within, outside], 1).float()
+        basis = self.extended(rows)
+        others, added = basis._units[: len(self.rows)], basis._units[len(self.rows) :]
+        within = added @ self._inverse.double()
+        new = self._coordinates(values, step, _pseudoinverse(added - within @ others))
         return basis, torch.cat([coordinates - new @ within.to(new), new], 1)
 
     def inverse(

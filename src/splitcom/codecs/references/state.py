@@ -16,7 +16,8 @@ class FlowState:
     """CRC-32 over all packets since the state began: equal chains mean equal states."""
     arrays: dict[str, Ints] = field(default_factory=dict)
     derived: dict[str, object] = field(default_factory=dict, compare=False, repr=False)
-    """What follows from the arrays, is never changed in place, and is worth keeping from packet to packet."""
+    """What follows from the arrays alone, to the last bit, as it is not saved; is never changed in place, and is worth
+    keeping from packet to packet."""
 
     def copy(self) -> "FlowState":
         """A state of its own, which can be changed until a packet has turned out to be good."""
