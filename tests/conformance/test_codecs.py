@@ -209,13 +209,16 @@ def test_threads_do_not_matter_to_the_receiver(codec: Codec) -> None:
         torch.set_num_threads(threads)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 2e34])
-def test_what_is_not_finite_names_its_sample_and_changes_nothing(codec: Codec, value: float) -> None:
+def test_what_is_not_finite_names_its_sample_and_changes_nothing(
+    codec: Codec, value: float, dtype: torch.dtype
+) -> None:
     store = MemoryReferences()
-    first, second = visits(2)
+    first, second = (Ragged(batch.values.to(dtype), batch.lengths) for batch in visits(2))
     codec.encode(first, IDS, Context(store))
     before = state(store)
-    second.values[5, 3] = value
+    second.values[5, 3] = value  # in fp16 the last of them is infinite, too
     with pytest.raises(NonFiniteError, match=r"sample ids \[2\]"):
         codec.encode(second, IDS, Context(store))
     assert state(store) == before

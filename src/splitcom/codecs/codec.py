@@ -264,9 +264,10 @@ def check_batch(
         raise CodecError(f"values of width {width}, but the store holds references of {held_width}")
     if bound <= MAX_MAGNITUDE:
         return
-    low, high = torch.aminmax(batch.values.detach())
+    # as Python's numbers: to fp16 the bound itself is infinite
+    low, high = (end.item() for end in torch.aminmax(batch.values.detach()))
     if not (low >= -MAX_MAGNITUDE and high <= MAX_MAGNITUDE):  # NaN fails both
-        wrong = ~(batch.values.detach().abs() <= MAX_MAGNITUDE).all(1).cpu()
+        wrong = ~(batch.values.detach().double().abs() <= MAX_MAGNITUDE).all(1).cpu()
         samples = np.array(ids)[
             np.unique(np.repeat(np.arange(len(ids)), batch.lengths.numpy())[wrong.numpy()])
         ]
