@@ -23,6 +23,19 @@ class Recent:
     ids: Sequence[int]
     lengths: Ints
 
+    @classmethod
+    def of(cls, store: ReferenceStore, window: int) -> "Recent":
+        """As many of the samples used last as have `window` tokens together."""
+        ids: list[int] = []
+        lengths: list[int] = []
+        for sample_id, reference in store.newest():
+            window -= reference.length
+            if window < 0:  # of what may be very many, no more are looked at
+                break
+            ids.append(sample_id)
+            lengths.append(reference.length)
+        return cls(store, ids[::-1], np.array(lengths[::-1], np.int64))
+
     @property
     def size(self) -> int:
         """How many these are."""
@@ -66,19 +79,8 @@ class Tokens:
         """
         held = [sample_id if is_known else None for sample_id, is_known in zip(ids, known, strict=True)]
         _read(store, held, lengths, reference := np.zeros((int(lengths.sum()), dims), np.float32))
-        recent: list[int] = []
-        sizes: list[int] = []
-        for sample_id, entry in zip(order := list(store)[::-1], store.peek(order), strict=True):
-            length = 0 if entry is None else entry.length
-            window -= length
-            if window < 0:
-                break
-            recent.insert(0, sample_id)
-            sizes.insert(0, length)
         guessed = np.zeros(len(reference), np.bool_)
-        return cls(
-            lengths, known, factors, reference, guessed, Recent(store, recent, np.array(sizes, np.int64))
-        )
+        return cls(lengths, known, factors, reference, guessed, Recent.of(store, window))
 
     def with_guess(self, guessed: Bools, coordinates: Points) -> "Tokens":
         """With integer `coordinates` `[guessed, dims]` as what tokens of new samples are guessed to be."""

@@ -94,6 +94,10 @@ class ReferenceStore(ABC):
         """Sample ids, the least recently used first."""
         return iter(self._index)
 
+    def newest(self) -> Iterator[tuple[int, Reference]]:
+        """Sample ids and what is known of their references, the most recently used first; counts as no use."""
+        return reversed(self._index.items())
+
     def peek(self, sample_ids: Iterable[int]) -> list[Reference | None]:
         """What is known of each reference, None if there is none; counts as no use."""
         return [self._index.get(sample_id) for sample_id in sample_ids]

@@ -112,3 +112,34 @@ def test_a_receiver_reads_recent_tokens_only_if_they_are_named(monkeypatch):
         counts.append(list(reads))
     # what is visited again needs none; the tokens of the third packet are those of the first backwards
     assert counts[1:] == [[], [80]]
+
+
+class Counting(MemoryReferences):
+    """Counts how many of its samples are looked at one after the other."""
+
+    looked_at = 0
+
+    def __iter__(self):
+        return self.counted(super().__iter__())
+
+    def newest(self):
+        return self.counted(super().newest())
+
+    def counted(self, samples):
+        for sample in samples:
+            self.looked_at += 1
+            yield sample
+
+
+@pytest.mark.parametrize(("window", "num_found"), [(0, 0), (4, 1), (5, 1), (11, 2), (12, 3), (999, 18)])
+def test_of_many_samples_held_no_more_are_looked_at_than_the_window_holds(window, num_found):
+    codec, store = parse(f"predict(window={window}) > klt > uniform(0.3) > range"), Counting()
+    lengths = torch.tensor([3] * 15 + [4] * 3)
+    values = torch.randn(int(lengths.sum()), 8, generator=torch.Generator().manual_seed(0))
+    codec.encode(Ragged(values, lengths), range(18), Context(store))
+    recent = Recent.of(store, window)
+    assert list(recent.ids) == [*range(18)][18 - num_found :]
+    assert recent.lengths.tolist() == lengths[18 - num_found :].tolist()
+    store.looked_at = 0
+    codec.encode(Ragged(values[:2], torch.tensor([2])), [99], Context(store))
+    assert store.looked_at <= num_found + 1
