@@ -209,6 +209,20 @@ def test_an_empty_store_can_be_saved(make: Make, tmp_path: Path) -> None:
     assert len(store) == 0 and store.hidden is None
 
 
+@pytest.mark.parametrize("kept", [None, [b"packed"]])
+def test_a_store_whose_references_were_all_evicted_loads_as_it_was(
+    make: Make, tmp_path: Path, kept: list[bytes] | None
+) -> None:
+    store, other = make(limit_bytes=4), make(limit_bytes=4)
+    new = np.ones(1, np.bool_)
+    store.update([1], np.array([2]), sample(1.0), changed=new, known=~new, kept=kept)
+    store.save(tmp_path / "store.safetensors")
+    other.load(tmp_path / "store.safetensors")
+    for each in (store, other):
+        assert (len(each), each.hidden, each.reduced) == (0, 4, kept is not None)
+        assert (each.num_bytes, each.kept_bytes, each.is_blank) == (0, 0, False)
+
+
 def test_load_evicts_what_the_limit_does_not_allow(make: Make, tmp_path: Path) -> None:
     store = make()
     put(store, {1: sample(1.0), 2: sample(2.0)})

@@ -209,6 +209,8 @@ class ReferenceStore(ABC):
                 for (sample_id, entry), data in zip(contents.entries.items(), kept, strict=True):
                     used = {sample_id: entry.reference}
                     self._replace(used, {sample_id: data}, contents.hidden, contents.reduced)
+                # also where all that it held has been evicted
+                self.hidden, self.reduced = contents.hidden or None, contents.reduced
                 self.basis, self.flow = contents.basis, contents.flow
         except CodecError:
             self.clear()
