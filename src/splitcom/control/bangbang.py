@@ -55,7 +55,7 @@ class BangBang(Controller):
             self._is_careful, self._loss = True, inf
         if feedback.held_out_loss is None:
             return
-        fall = 1 - exp(feedback.held_out_loss - self._loss)
+        fall = 1 - exp(min(feedback.held_out_loss - self._loss, 700.0))  # beyond it there is no float
         self._loss = feedback.held_out_loss
         if fall < 0:
             self._is_careful = True

@@ -30,7 +30,7 @@ class Density:
         """Of the way from the least density to the most, 0 to 1."""
         if not self.rate or self.first is None or self.last is None:
             return None
-        return min(exp(-self.rate * (self.first - self.last)), 1.0)
+        return exp(min(-self.rate * (self.first - self.last), 0.0))
 
     def observe(self, lines: Sequence[Mapping[str, Any]]) -> None:
         """Hear of a round by its lines of metrics.jsonl."""

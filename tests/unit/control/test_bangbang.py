@@ -32,3 +32,13 @@ def test_a_round_without_evaluation_changes_nothing():
     for number, loss in enumerate([3.0, 2.5, None, 2.6]):
         controller.observe(feedback(number, loss))
         assert controller.decide().value == (0.99 if number in (0, 3) else 0.9)
+
+
+def test_a_loss_that_jumps_by_thousands_of_nats_makes_it_careful():
+    controller = parse("bangbang(0.9, 0.99)")
+    for number, loss in enumerate([3.0, 2.5, 5000.0]):
+        assert controller.decide().value == (0.9 if number == 2 else 0.99)
+        controller.observe(feedback(number, loss))
+    assert controller.decide().value == 0.99
+    controller.observe(feedback(3, 2.5))  # and back
+    assert controller.decide().value == 0.9
