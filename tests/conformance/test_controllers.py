@@ -23,7 +23,8 @@ ROUNDS = 8
 @st.composite
 def runs(draw):
     """The feedback of a whole run, round 0 included."""
-    losses = draw(st.lists(st.none() | st.floats(0.0, 50.0), min_size=ROUNDS + 1, max_size=ROUNDS + 1))
+    loss = st.none() | st.floats(0.0, 50.0) | st.floats(0.0, 5000.0)  # also of a training that diverges
+    losses = draw(st.lists(loss, min_size=ROUNDS + 1, max_size=ROUNDS + 1))
     skips = draw(st.lists(st.floats(0.0, 1.0), min_size=ROUNDS + 1, max_size=ROUNDS + 1))
     return [
         Feedback(
