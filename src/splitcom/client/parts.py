@@ -8,14 +8,21 @@ import torch
 from splitcom.client.client import Leaving
 from splitcom.codecs import Ragged, ReferenceStore
 from splitcom.config import Config
-from splitcom.data import Batch, Batches, Sample
+from splitcom.data import Batch, Batches, Sample, lengths_of
 from splitcom.models import Front, Part, joined_state, load_joined_state
 from splitcom.models.dropout import seed_dropout
 from splitcom.seeds import derive_seed
-from splitcom.training.channel import Channels
+from splitcom.training.channel import Channels, finer_if_few
 from splitcom.training.loss import learnt_tokens
 from splitcom.training.optimize import Optimizer
-from splitcom.training.plan import LocalRound, chunk_batches, held_out_batches, progress_of, round_batches
+from splitcom.training.plan import (
+    LocalRound,
+    chunk_batches,
+    evaluated,
+    held_out_batches,
+    progress_of,
+    round_batches,
+)
 
 
 @dataclass(frozen=True)
@@ -106,6 +113,8 @@ class PartsTrainer:
         self, front: Front, round_index: int, most: int
     ) -> Iterator[tuple[tuple[int, int], Batch, torch.Tensor, Ragged]]:
         """Of each batch of held-out samples its position, itself, its mask and what leaves the front for it."""
+        coded, rows = self._channels["evaluation_up"], evaluated(self._held_out, self._config, most)
+        coded.decision = finer_if_few(coded.codec, int(lengths_of(rows).sum()))
         for step, batch in enumerate(held_out_batches(self._held_out, self._config, most)):
             position = (round_index, step)
             mask = batch.attention_mask.to(self._device)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from math import sqrt
 from pathlib import Path
 
 import torch
@@ -13,9 +12,8 @@ from splitcom.client.ends import EndsTrainer
 from splitcom.client.front import FrontTrainer
 from splitcom.client.whole import WholeTrainer
 from splitcom.client.wrapper import wrapped
-from splitcom.codecs import Codec, FileReferences, MemoryReferences, ReferenceStore, parse
+from splitcom.codecs import FileReferences, MemoryReferences, ReferenceStore, parse
 from splitcom.config import Config
-from splitcom.control import Decision
 from splitcom.data import Sample, Samples, lengths_of
 from splitcom.engines import engine_of
 from splitcom.flows import FLOWS
@@ -31,8 +29,6 @@ from splitcom.training.channel import Channel, Channels, RestChannel
 from splitcom.training.limits import largest, limits_of
 from splitcom.training.store import PartyStore
 from splitcom.transports.events import Transport
-
-_MANY_TOKENS = 400  # of a client; with so many, on GSM8K and E2E, a loss is off by 0.1 to 0.2 %
 
 
 def build_server(
@@ -92,9 +88,6 @@ def build_client(
     front = replicate(parts.front)
     trainer: WholeTrainer | FrontTrainer | EndsTrainer
     channels = _channels_of(config, name, folder / "references", parts) if config.training.split else {}
-    if channels:
-        tokens = int(lengths_of(held_out).sum())
-        channels["evaluation_up"].decision = finer_if_few(channels["evaluation_up"].codec, tokens)
     if not config.training.split:
         assert parts.body is not None
         trainer = WholeTrainer(name, front, replicate(parts.body), samples, held_out, config)
@@ -123,18 +116,6 @@ def with_label_noise(
         return replace(sample, labels=torch.tensor(drawn))
 
     return Samples(noisy, lengths_of(samples))
-
-
-def finer_if_few(codec: Codec, num_tokens: int) -> Decision:
-    """The step of held-out samples: errors of a mean loss cancel out over many tokens, and few cost little.
-
-    >>> finer_if_few(parse("predict > klt > uniform(0.25) > range"), 100).step
-    0.125
-    """
-    part = sqrt(num_tokens / _MANY_TOKENS)
-    if codec.exact_step is None or codec.knob is None or part >= 1:
-        return Decision()
-    return Decision(step=max(codec.exact_step, codec.knob.value * part))
 
 
 def _shared_adapter(config: Config, parts: Parts) -> dict[str, Tensor]:

@@ -97,15 +97,20 @@ def max_chunks_of(config: Config) -> int:
     return 2 * config.training.local_epochs + 8 if given is None else given
 
 
-def held_out_batches(samples: Sequence[Sample], config: Config, most: int = 0) -> Batches:
+def evaluated(samples: Sequence[Sample], config: Config, most: int = 0) -> Sequence[Sample]:
     """The held-out samples in their own order; if `most` is not 0, of these as many at most, drawn at random.
 
     With a larger number the same ones are among them.
     """
-    if 0 < most < len(samples):
-        drawn = random.Random(derive_seed(config.seed, "held_out")).sample(range(len(samples)), len(samples))
-        samples = taken(samples, np.array(sorted(drawn[:most])))
-    return batches(samples, config.evaluation.batch_size, seed=None)
+    if not 0 < most < len(samples):
+        return samples
+    drawn = random.Random(derive_seed(config.seed, "held_out")).sample(range(len(samples)), len(samples))
+    return taken(samples, np.array(sorted(drawn[:most])))
+
+
+def held_out_batches(samples: Sequence[Sample], config: Config, most: int = 0) -> Batches:
+    """The batches of the samples that are `evaluated`."""
+    return batches(evaluated(samples, config, most), config.evaluation.batch_size, seed=None)
 
 
 def progress_of(config: Config, place: float, step: int, num_steps: int) -> float:

@@ -7,14 +7,16 @@ client                                     channels ◄── follow ◄──�
 from collections.abc import Mapping
 
 from splitcom.control import Decision
+from splitcom.flows import AT_CUT
 from splitcom.protocol.messages_pb2 import RoundStart
 from splitcom.training.channel import Channels
 
 
 def steer(channels: Channels, decisions: Mapping[str, Decision]) -> None:
-    """Set what each flow's codec goes by; flows without a decision go back to their codecs' texts."""
+    """Set what the codec of each flow at the cut goes by; of no decision, its text. Held-out samples have their own."""
     for flow, channel in channels.items():
-        channel.decision = decisions.get(flow, Decision())
+        if flow in AT_CUT:
+            channel.decision = decisions.get(flow, Decision())
 
 
 def announce(channels: Channels, start: RoundStart) -> None:

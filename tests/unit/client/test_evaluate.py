@@ -8,11 +8,13 @@ from splitcom.client.front import FrontTrainer
 from splitcom.client.whole import WholeTrainer
 from splitcom.codecs import MemoryReferences, Ragged, parse
 from splitcom.protocol.labels import unpack_labels
-from splitcom.protocol.messages_pb2 import EvaluationDown, EvaluationNext, Message, ReferenceLost
+from splitcom.protocol.messages_pb2 import EvaluationDown, EvaluationNext, Message, ReferenceLost, RoundStart
 from splitcom.settings.presets import EVALUATION
-from splitcom.training.channel import Channel, RestChannel, passing_held_out
+from splitcom.training import channel
+from splitcom.training.channel import Channel, RestChannel, finer_if_few, passing_held_out
 from splitcom.training.loss import losses_through
 from splitcom.training.plan import held_out_batches
+from splitcom.training.steering import follow
 
 from .trainers import CONFIG, SAMPLES, Front, Last, channels
 
@@ -44,9 +46,9 @@ def lost(*ids):
     return Message(reference_lost=ReferenceLost(step=0, sample_ids=ids))
 
 
-def evaluate(trainer, answer, round_index=0, exact=False):
+def evaluate(trainer, answer, round_index=0, exact=False, most=0):
     """All that is sent, and what the trainer returns; `answer` is given each message."""
-    sent, steps = [], trainer.evaluate(round_index, exact=exact)
+    sent, steps = [], trainer.evaluate(round_index, exact=exact, most=most)
     try:
         message = next(steps)
         while True:
@@ -133,7 +135,8 @@ def test_only_an_exact_evaluation_leaves_references_as_they_were(exact):
     assert (packets[0] == packets[1]) == exact
 
 
-def test_an_exact_evaluation_sends_what_the_coded_one_has_left_out_and_changes_nothing():
+def test_an_exact_evaluation_sends_what_the_coded_one_has_left_out_and_changes_nothing(monkeypatch):
+    monkeypatch.setattr(channel, "_MANY_TOKENS", 1)  # of fewer, the coded one would leave out nothing
     trainer, mine = front_trainer(EVALUATION), sides(EVALUATION)
     sent, _ = evaluate(trainer, lambda message: NEXT)
     coded = [mine["evaluation_up"].decode(one.evaluation_batch.activation, 1 << 20) for one in sent]
@@ -150,6 +153,22 @@ def test_an_exact_evaluation_sends_what_the_coded_one_has_left_out_and_changes_n
         missed, more = ((one.batch.values - values).norm() / values.norm() for one in (found, rough))
         assert missed < 0.04 and missed < 0.5 * more
     assert trainer._channels["evaluation_up_exact"].references is None
+
+
+def test_the_same_rows_have_the_same_step_whatever_came_before_and_fewer_a_finer_one(monkeypatch):
+    """A client that goes on from a checkpoint has not heard of the rounds before."""
+    monkeypatch.setattr(channel, "_MANY_TOKENS", 20)
+    trainer, steps = front_trainer(EVALUATION), []
+    for most, start in [(0, None), (1, None), (0, RoundStart(round=1)), (1, RoundStart(round=2))]:
+        if start is not None:
+            follow(trainer._channels, start)
+        evaluate(trainer, lambda message: NEXT, most=most)
+        steps.append(trainer._channels["evaluation_up"].decision)
+    tokens = [len(one.input_ids) for one in SAMPLES]
+    [few] = held_out_batches(SAMPLES, BATCHES, 1)
+    codec = parse(EVALUATION)
+    assert steps == [finer_if_few(codec, num) for num in (sum(tokens), int(few.lengths.sum()))] * 2
+    assert steps[1].step < steps[0].step < codec.knob.value
 
 
 def test_what_is_held_out_is_not_learnt():

@@ -36,6 +36,13 @@ def test_the_client_goes_by_what_the_server_has_decided():
     assert [channel.setting for channel in client.values()] == [0.5, 2.0, None]
 
 
+def test_held_out_samples_have_a_step_of_their_own():
+    coded = Channel("evaluation_up", "a", parse("klt > uniform(1.0) > range"), MemoryReferences(), seed=0)
+    coded.decision, client = Decision(step=0.25), channels() | {"evaluation_up": coded}
+    follow(client, RoundStart(steps={"gradient_down": 2.0, "evaluation_up": 2.0}))
+    assert coded.decision == Decision(step=0.25) and client["gradient_down"].decision == Decision(step=2.0)
+
+
 def test_without_a_decision_the_codecs_text_holds_again():
     client = channels()
     follow(client, RoundStart(steps={"gradient_down": 2.0}))
