@@ -7,7 +7,7 @@ Held-out samples come again in every evaluation, so their packets may build on t
 a packet builds on says `reference_lost`, and is sent it again.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
@@ -69,11 +69,12 @@ class Evaluation(ServerPart):
         """Whether there is to be an evaluation after a round that is not the last."""
         if round_index % self._config.evaluation.every:
             return False
-        return self.budget.has_room(self._ledger.totals(), self._rows())
+        # also those who are at work now: they are evaluated, too
+        return self.budget.has_room(self._ledger.totals(), self._rows(self._clients.present))
 
-    def _rows(self) -> dict[str, int]:
-        """How many held-out samples of each client are evaluated."""
-        peers = [(name, self._clients.peers[name]) for name in self._clients.ready]
+    def _rows(self, names: Iterable[str]) -> dict[str, int]:
+        """How many held-out samples of each of these clients are evaluated."""
+        peers = [(name, self._clients.peers[name]) for name in names]
         held = {name: peer.num_held_out for name, peer in peers if peer.num_held_out}
         sizes = {name: num_kept(peer.num_samples, self._config) for name, peer in peers}
         return self.budget.rows(sizes, held)
@@ -94,7 +95,7 @@ class Evaluation(ServerPart):
         return found
 
     def _run(self, round_index: int, exact: bool) -> HeldOut | None:
-        rows = self._rows()
+        rows = self._rows(self._clients.ready)
         names, total = list(rows), sum(rows.values())
         progress = {name: _Progress((round_index, 0), exact, rows[name]) for name in names}
         for name in names:

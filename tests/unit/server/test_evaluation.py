@@ -82,7 +82,8 @@ class World:
         self.body = Body(bool(config.model.tail_blocks)) if config.training.split else None
         self.reports = Reports()
         run = ServerRun(config, self.clients, ClientStates(channels), Adapter())
-        self.run = Evaluation(run, self.body, self.reports).run
+        self.evaluation = Evaluation(run, self.body, self.reports)
+        self.run = self.evaluation.run
 
     def sent(self, name, kind):
         """What a client was sent of a kind."""
@@ -216,3 +217,14 @@ def test_what_clients_sum_up_themselves_weighs_no_more_than_the_others_allow(cap
     assert found.accuracy == pytest.approx((5 + 5 + 40) / 60)
     assert found.rows == dict.fromkeys("abc", 50)
     assert "c: it claims 1000 held-out labels" in caplog.text
+
+
+def test_whether_there_is_room_goes_by_all_who_are_there_though_they_are_at_work(monkeypatch):
+    """One alone would have no more rows than are evaluated whatever they cost."""
+    world = World(dict.fromkeys("abc", 40), {})
+    for peer in world.clients.peers.values():
+        peer.num_samples = 300
+    world.evaluation.budget.take_note(24_000, 24)
+    for ready in (["a", "b", "c"], ["a"]):
+        monkeypatch.setattr(Clients, "ready", ready)
+        assert not world.evaluation.is_due(1)
