@@ -1,13 +1,10 @@
 """What the rounds of a run will send and take over a link, from a trial on a part of its own first batches."""
 
 import tempfile
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 from typing_extensions import override
@@ -15,9 +12,9 @@ from typing_extensions import override
 from splitcom.config import Config, LinksConfig
 from splitcom.data import Sample, Samples, lengths_of
 from splitcom.errors import ConfigError
-from splitcom.flows import AT_CUT, FLOWS
 from splitcom.methods.need import Need, guessing_bytes, need_of_client
 from splitcom.methods.run import completed
+from splitcom.methods.scale import Cost, Scale, Seconds, Tried
 from splitcom.metrics.ledger import Ledger
 from splitcom.parties.parts import Parts, begin_from_adapter, load_parts
 from splitcom.parties.rows import FIRST_ROWS
@@ -30,26 +27,6 @@ from splitcom.transports.link import Link, VirtualClock
 
 _CLIENTS, _BATCHES, _ROUNDS = 3, 12, 3  # of the trial, at most; more rounds only if fronts rest for some
 _HELD_OUT = 4  # batches of a client, at most
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What a round, or a part of it, sends and takes."""
-
-    up_bytes: float = 0.0
-    """Of all clients."""
-    down_bytes: float = 0.0
-    link_s: float = 0.0
-    """Of the client that sends most."""
-    computing_s: float = 0.0
-
-    def __add__(self, other: "Cost") -> "Cost":
-        return Cost(
-            self.up_bytes + other.up_bytes,
-            self.down_bytes + other.down_bytes,
-            self.link_s + other.link_s,
-            self.computing_s + other.computing_s,
-        )
 
 
 @dataclass(frozen=True)
@@ -66,8 +43,8 @@ class Forecast:
     """Of the evaluation after the last round that no codec shortens; nothing if there is none."""
     num_rounds: int
     """Those of the run."""
-    every: int
-    """Rounds between two evaluations."""
+    evaluated: Collection[int]
+    """The rounds that end with an evaluation, with 0 and the last."""
     steps: int
     """That were tried."""
     data: str = ""
@@ -86,15 +63,15 @@ class Forecast:
         """What a round will send and take; 0 is the evaluation before training.
 
         >>> one = Cost(up_bytes=1.0)
-        >>> told = Forecast([one], [one, one], [one], Cost(up_bytes=5.0), num_rounds=4, every=2, steps=8)
+        >>> told = Forecast([one], [one, one], [one], Cost(up_bytes=5.0), num_rounds=4, evaluated=[0, 2, 4], steps=8)
         >>> [told.of_round(index).up_bytes for index in range(5)]
         [1.0, 1.0, 3.0, 1.0, 8.0]
         """
         like = min(index, self.num_tried)
         cost = self.training[like - 1] if index else Cost()
-        if index > 1 and (index - 1) % self.every:
+        if index > 1 and index - 1 not in self.evaluated:
             cost += self.adapters[like - 1]
-        if index % self.every == 0 or index == self.num_rounds:
+        if index in self.evaluated:
             cost += self.evaluations[like]
         return cost + self.exact if index == self.num_rounds else cost
 
@@ -117,14 +94,12 @@ def forecast(config: Config, link: Link) -> Forecast:
     texts = load_texts(config, FIRST_ROWS)
     of_clients = zip(config.client_names, texts.partition.parts, strict=True)
     names, groups = zip(*((name, group) for name, group in of_clients if group), strict=True)
-    longest = max(int(lengths_of(group).max()) for group in groups)
-    most = max(range(len(groups)), key=lambda index: len(groups[index]))
-    client = need_of_client(config.of_client(names[most]), len(groups[most]), longest)
     tried = [
         group[: _BATCHES * config.of_client(name).training.batch_size]
         for name, group in zip(names[:_CLIENTS], groups, strict=False)
     ]
-    evaluated = _evaluated(config, names, groups, texts.held_out.samples)
+    rows = _rows(config, names, groups, texts.held_out.samples)
+    evaluated = texts.held_out.samples[: sum(rows.values())]
     held_out = evaluated[: _HELD_OUT * config.evaluation.batch_size * len(tried)]
     trial = _trial_of(config, names[: len(tried)])
     begin_from_adapter(parts := load_parts(trial), trial)
@@ -136,29 +111,50 @@ def forecast(config: Config, link: Link) -> Forecast:
         simulation = Simulation(trial, trial_texts, parts, Path(folder), watch)
         with closing(simulation):
             rounds = watch.run(simulation)
-    scale = _Scale.of(config, groups, tried, evaluated, held_out, link)
-    return Forecast(
+    scale = Scale.of(config, groups, tried, evaluated, held_out, link)
+    told = Forecast(
         training=[scale.training(one) for one in rounds[1:]],
         evaluations=[scale.before(rounds[0]), *(scale.evaluation(one) for one in rounds[1:])],
         adapters=[scale.adapter(one) for one in rounds[1:]],
         exact=scale.exact(rounds[-1]),
         num_rounds=config.training.rounds,
-        every=config.evaluation.every,
+        evaluated={0, config.training.rounds},
         steps=sum(len(one.totals) for one in rounds),
         data=f"{texts.report}\n{texts.partition}",
-        client=client,
+        client=_need(config, names, groups),
         server_weights=_weights(parts, config) if config.training.split else 0,
     )
+    return replace(told, evaluated=_evaluated(told, config, rows))
 
 
-def _evaluated(
+def _need(config: Config, names: Sequence[str], groups: Sequence[Sequence[Sample]]) -> Need:
+    """Of the client with the most samples, if it has the longest one, too."""
+    longest = max(int(lengths_of(group).max()) for group in groups)
+    most = max(range(len(groups)), key=lambda index: len(groups[index]))
+    return need_of_client(config.of_client(names[most]), len(groups[most]), longest)
+
+
+def _evaluated(told: Forecast, config: Config, rows: Mapping[str, int]) -> set[int]:
+    """The rounds of a run that end with an evaluation: where one is due, and has room in the run's budget."""
+    budget, before, found = Budget.of(config), Cost(), {told.num_rounds}
+    told = replace(told, evaluated=found)
+    for index in range(told.num_rounds):
+        sent = before + told.of_round(index)
+        if index == 0 or (index % config.evaluation.every == 0 and budget.has_room(sent.flows, rows)):
+            found.add(index)
+            sent = before + (cost := told.of_round(index))
+            budget.take_note(cost.flows["evaluation"], sum(rows.values()))
+        before = sent
+    return found
+
+
+def _rows(
     config: Config, names: Sequence[str], groups: Sequence[Sequence[Sample]], held_out: Samples
-) -> Samples:
-    """As many of all clients' held-out samples as an evaluation is over."""
+) -> dict[str, int]:
+    """As many of each client's held-out samples as an evaluation is over."""
     sizes = {name: num_kept(len(group), config) for name, group in zip(names, groups, strict=True)}
     held = {name: len(held_out[index :: len(names)]) for index, name in enumerate(names)}
-    rows = Budget.of(config).rows(sizes, {name: number for name, number in held.items() if number})
-    return held_out[: sum(rows.values())]
+    return Budget.of(config).rows(sizes, {name: number for name, number in held.items() if number})
 
 
 def _weights(parts: Parts, config: Config) -> int:
@@ -192,29 +188,6 @@ _TRIAL: Mapping[str, Any] = {
 }
 
 
-@dataclass(frozen=True)
-class _Seconds:
-    """Of the server, and of the clients, who work side by side."""
-
-    server: float
-    clients: float
-
-    def __sub__(self, other: "_Seconds") -> "_Seconds":
-        return _Seconds(self.server - other.server, self.clients - other.clients)
-
-
-@dataclass(frozen=True)
-class _Tried:
-    """What the trial has of a round: a line for each client, bytes after each step, seconds."""
-
-    lines: Sequence[Mapping[str, Any]]
-    totals: Sequence[int]
-    exact: float
-    """The part of the evaluation's bytes that its second, exact pass has sent."""
-    training: _Seconds
-    evaluation: _Seconds
-
-
 class _Watch(Observer):
     """Runs a trial and notes bytes and seconds at each step."""
 
@@ -222,20 +195,20 @@ class _Watch(Observer):
         self._clock = VirtualClock(LinksConfig())
         self._ledger = Ledger()
         self._totals: list[int] = []
-        self._trained = _Seconds(0.0, 0.0)
+        self._trained = Seconds(0.0, 0.0)
         self._done = 0  # held-out samples in this pass
         self._evaluated = 0  # bytes of evaluations by then
         self._passed: int | None = None  # by the end of the first pass, if there is a second
 
-    def run(self, simulation: Simulation) -> list[_Tried]:
+    def run(self, simulation: Simulation) -> list[Tried]:
         """The first evaluation, which comes before training, and the rounds."""
         self._clock, self._ledger = simulation.clock, simulation.federation.ledger
-        tried, before, sent = [], _Seconds(0.0, 0.0), 0
+        tried, before, sent = [], Seconds(0.0, 0.0), 0
         for lines in simulation.federation.run():
             now, trained = self._now(), self._trained if self._totals else before
             start, sent = sent, self._sent()
             exact = 0.0 if self._passed is None else (sent - self._passed) / (sent - start)
-            tried.append(_Tried(lines, self._totals, exact, trained - before, now - trained))
+            tried.append(Tried(lines, self._totals, exact, trained - before, now - trained))
             self._totals, self._done, self._passed, before = [], 0, None, now
         return tried
 
@@ -251,136 +224,8 @@ class _Watch(Observer):
         self._done, self._evaluated = done, self._sent()
 
     def _sent(self) -> int:
-        return sum(size for flow, size in self._ledger.totals().items() if flow in _of("evaluation", 1.0))
+        return self._ledger.totals()["evaluation"]
 
-    def _now(self) -> _Seconds:
+    def _now(self) -> Seconds:
         server_s = self._clock.server_compute_s
-        return _Seconds(server_s, self._clock.server_time_s - server_s)
-
-
-@dataclass(frozen=True)
-class _Scale:
-    """How many times what the trial has is what the run has."""
-
-    tokens: float
-    """Of all clients in a round."""
-    longest: float
-    """Tokens of the client that has most."""
-    largest_part: float
-    """Of all that is sent in training: what this client sends."""
-    taking_part: float
-    """Clients in a round."""
-    clients: float
-    """All clients."""
-    num_clients: int
-    held_out: float
-    """Tokens of all clients."""
-    steps: float
-    link: Link
-
-    @classmethod
-    def of(
-        cls,
-        config: Config,
-        groups: Sequence[Sequence[Sample]],
-        tried: Sequence[Sequence[Sample]],
-        held_out: Sequence[Sample],
-        held_out_tried: Sequence[Sample],
-        link: Link,
-    ) -> "_Scale":
-        """Of a run with these clients' samples."""
-        taking_part = max(1, round(config.federation.sample * len(groups)))
-        tokens, largest = _tokens(*groups) * taking_part / len(groups), max(map(_tokens, groups))
-        return cls(
-            tokens=tokens / _tokens(*tried),
-            longest=largest / max(map(_tokens, tried)),
-            largest_part=largest / tokens,
-            taking_part=taking_part / len(tried),
-            clients=len(groups) / len(tried),
-            num_clients=len(groups),
-            held_out=_tokens(held_out) / max(_tokens(held_out_tried), 1),
-            steps=max(map(len, groups)) / max(map(len, tried)),
-            link=link,
-        )
-
-    def training(self, tried: _Tried) -> Cost:
-        """The forecast of a round without its evaluation."""
-        sent = _sent(tried.lines)
-        at_cut = self._at_cut(sum(sent[flow] for flow in AT_CUT), tried.totals)
-        factors = dict.fromkeys(FLOWS, self.tokens) | dict.fromkeys(AT_CUT, at_cut)
-        factors |= _of("adapter", self.taking_part) | _of("evaluation", 0.0) | _of("adapter", 0.0, "down")
-        up, down = _directions(tried.lines, factors)
-        seconds = tried.training.server * self.tokens + tried.training.clients * self.longest
-        return Cost(up, down, self.link.seconds(up * self.largest_part, down * self.largest_part), seconds)
-
-    def before(self, tried: _Tried) -> Cost:
-        """The forecast of the first evaluation, with the adapter that clients get for it."""
-        return self._held_out(tried, dict.fromkeys(FLOWS, self.clients), 1.0)
-
-    def evaluation(self, tried: _Tried) -> Cost:
-        """The forecast of an evaluation after a round, without what training sends."""
-        return self._held_out(tried, _of("adapter", self.clients, "down"), 1 - tried.exact)
-
-    def adapter(self, tried: _Tried) -> Cost:
-        """The forecast of the adapter that a round begins with."""
-        up, down = _directions(tried.lines, _of("adapter", self.taking_part, "down"))
-        part = 1 / (self.taking_part * self.num_clients / self.clients)
-        return Cost(up, down, self.link.seconds(up * part, down * part))
-
-    def _held_out(self, tried: _Tried, others: Mapping[str, float], part: float) -> Cost:
-        """A part of an evaluation, and other flows times a factor."""
-        up, down = _directions(tried.lines, {**others, **_of("evaluation", part * self.held_out)})
-        link_s = self.link.seconds(up / self.num_clients, down / self.num_clients)
-        server_s, of_client_s = tried.evaluation.server, tried.evaluation.clients / self.clients
-        passes = 2 if tried.exact else 1
-        return Cost(up, down, link_s, (server_s + of_client_s) * self.held_out / passes)
-
-    def exact(self, tried: _Tried) -> Cost:
-        """The forecast of the last evaluation's second pass; it takes the computing of the first."""
-        return self._held_out(tried, {}, tried.exact)
-
-    def _at_cut(self, sent: int, totals: Sequence[int]) -> float:
-        """By which factor the bytes at the cut grow: what is sent once does not, and the first steps send it."""
-        later = [new - old for old, new in pairwise(totals)]
-        if not sent or len(later) < 2:
-            return self.tokens
-        usual = min(mean(later[len(later) // 2 :]), sent / len(totals))
-        more = (self.steps - 1) * len(totals) * usual
-        return (sent + more) / sent * self.tokens / self.steps
-
-
-def _of(content: str, factor: float, direction: str | None = None) -> dict[str, float]:
-    """A factor for the flows that carry this, of one direction or all."""
-    return {
-        name: factor
-        for name, flow in FLOWS.items()
-        if flow.content == content and direction in (None, flow.direction)
-    }
-
-
-def _sent(lines: Sequence[Mapping[str, Any]]) -> Counter[str]:
-    """Bytes of all clients by flow, up and down."""
-    sent = Counter[str]()
-    for line in lines:
-        sent.update(line["bytes"])
-    return sent
-
-
-def _directions(lines: Sequence[Mapping[str, Any]], factors: Mapping[str, float]) -> tuple[float, float]:
-    """Bytes up and down of flows that become so many times as large; those that go both ways are parted as they are."""
-    sent = _sent(lines)
-    up, down = (
-        [flow for flow in FLOWS if FLOWS[flow].direction == direction] for direction in ("up", "down")
-    )
-    both = FLOWS.keys() - {*up, *down}
-    going_up = (sent["up"] - sum(sent[flow] for flow in up)) / max(sum(sent[flow] for flow in both), 1)
-    whole = {flow: sent[flow] * factors.get(flow, 0.0) for flow in FLOWS}
-    to_both = sum(whole[flow] for flow in both)
-    return (
-        sum(whole[flow] for flow in up) + to_both * going_up,
-        sum(whole[flow] for flow in down) + to_both * (1 - going_up),
-    )
-
-
-def _tokens(*groups: Sequence[Sample]) -> int:
-    return sum(int(lengths_of(group).sum()) for group in groups)
+        return Seconds(server_s, self._clock.server_time_s - server_s)

@@ -44,14 +44,14 @@ class Budget:
             name: min(number, max(least, round(part * num_samples[name]))) for name, number in held.items()
         }
 
-    def take_note(self, num_bytes: int, num_rows: int) -> None:
+    def take_note(self, num_bytes: float, num_rows: int) -> None:
         """An evaluation of so many rows has sent so much."""
         if num_rows and num_bytes / num_rows > self._first:
             self._first = num_bytes / num_rows
         elif num_rows:
             self._later = num_bytes / num_rows
 
-    def has_room(self, sent: Mapping[str, int], rows: Mapping[str, int]) -> bool:
+    def has_room(self, sent: Mapping[str, float], rows: Mapping[str, int]) -> bool:
         """Whether these rows of clients may be evaluated now, and exactly at the end."""
         if self._share is None or all(number <= self._least_of_each(rows) for number in rows.values()):
             return True

@@ -48,6 +48,24 @@ def test_bytes_and_seconds_of_each_round_are_foretold_from_a_part_of_it(
         assert one.computing_s > 0
 
 
+def test_evaluations_that_the_budget_has_no_room_for_are_not_foretold(tiny_config, tmp_path, monkeypatch):
+    for limit, value in (("_CLIENTS", 2), ("_BATCHES", 3), ("_HELD_OUT", 1), ("_ROUNDS", 1)):
+        monkeypatch.setattr(module, limit, value)
+    changes = {
+        "preset": "balanced",
+        "data.samples": 120,
+        "data.held_out_samples": 30,
+        "training.rounds": 3,
+        "training.batch_size": 20,
+        "evaluation.codec": "none",
+        "evaluation.share": 0.9,
+    }
+    config = tiny_config.override(changes)
+    assert forecast(config, Link(10.0, 40.0)).evaluated == {0, 3}
+    lines = train(config, tmp_path / "run").metrics
+    assert {line["round"] for line in lines if line["eval_loss"] is not None} == {0, 3}
+
+
 def test_as_many_rounds_are_tried_as_show_what_fronts_send_that_learn_after_a_rest(tiny_config, monkeypatch):
     for limit, value in (("_CLIENTS", 2), ("_BATCHES", 2), ("_HELD_OUT", 1), ("_ROUNDS", 1)):
         monkeypatch.setattr(module, limit, value)
