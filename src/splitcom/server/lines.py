@@ -48,20 +48,21 @@ def line_of(
             if passed.samples and flow in AT_CUT
         },
         "bytes": sent,
-        "uncompressed_bytes": _uncompressed(sent, adapters, traffic),
+        "uncompressed_bytes": _uncompressed(sent, adapters, traffic, done.uncompressed_bytes),
         "seconds": {"codec": sum(passed.seconds for passed in traffic.values()), **seconds},
     }
 
 
 def _uncompressed(
-    sent: Mapping[str, int], adapters: Mapping[str, int], traffic: Mapping[str, Traffic]
+    sent: Mapping[str, int], adapters: Mapping[str, int], traffic: Mapping[str, Traffic], stepped: int
 ) -> dict[str, int]:
-    """What the same round sends with fp16 flows."""
+    """What the same round sends with fp16 flows; `stepped` is that of the activations that it has stepped on."""
     uncompressed = dict(sent)
     whole = dict(adapters) if sent["total"] else {}  # a party alone sends nothing
     for flow in traffic.keys() & set(AT_CUT):
-        # What else crosses a cut has the shape of the activation, also where a frozen front saves it.
-        whole[flow] = traffic["activation_up"].uncompressed_bytes
+        # What else crosses a cut has the shape of the activation, also where a frozen front saves it; nothing comes of
+        # one that is too late.
+        whole[flow] = traffic[flow].uncompressed_bytes if flow == "activation_up" else stepped
     for flow, size in whole.items():
         uncompressed[flow] = size
         uncompressed[FLOWS[flow].direction] += size - sent[flow]

@@ -37,6 +37,7 @@ class Counts:
 
     steps: int = 0
     tokens: int = 0
+    uncompressed_bytes: int = 0  # of the activations of these steps
     loss_sum: float = 0.0  # nats, over `num_labels`
     num_labels: int = 0
     num_correct: int = 0

@@ -13,6 +13,7 @@ from functools import partial
 import torch
 
 from splitcom.aggregation import Update
+from splitcom.codecs import uncompressed_size
 from splitcom.engines.engine import Arrival, StepResult
 from splitcom.errors import RemoteProtocolError
 from splitcom.metrics.ledger import Ledger
@@ -224,8 +225,12 @@ class Steps(ServerPart):
         task, counts = state.task, state.counts
         assert task is not None
         counts.steps += 1
-        counts.tokens += len(arrival.decoded.batch.values)
-        counts.activation.add(arrival.decoded.batch.values)
+        batch = arrival.decoded.batch
+        counts.tokens += len(batch.values)
+        counts.uncompressed_bytes += uncompressed_size(
+            arrival.decoded.ids, batch.lengths.tolist(), batch.hidden
+        )
+        counts.activation.add(batch.values)
         counts.loss_sum += result.loss_sum
         counts.num_labels += result.num_labels
         counts.num_correct += result.num_correct

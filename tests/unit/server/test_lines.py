@@ -38,7 +38,8 @@ def test_a_flow_at_the_cut_would_have_taken_what_the_activation_takes_in_fp16():
     channels["activation_up"].encode(Ragged(torch.ones(5, 8), lengths), [1, 2], (1, 0))
     plain = uncompressed_size([1, 2], [3, 2], 8)
     counted = {"activation_up": 50, "up": 60, "total": 60, "control": 10}  # no gradient: the front is frozen
-    found = line(ClientState(channels), counted, {"adapter_down": 400})
+    stepped = Counts(uncompressed_bytes=plain)
+    found = line(ClientState(channels, counts=stepped), counted, {"adapter_down": 400})
     whole = found["uncompressed_bytes"]
     assert whole["activation_up"] == whole["gradient_down"] == plain
     assert whole["up"] == 60 - 50 + plain and whole["down"] == plain + 400
@@ -46,3 +47,15 @@ def test_a_flow_at_the_cut_would_have_taken_what_the_activation_takes_in_fp16():
     assert whole["adapter_up"] == 0 and whole["adapter_down"] == 400  # the client has drawn it itself
     assert found["skip_ratio"] == {"activation_up": 0.0}
     assert channels["activation_up"].traffic.samples == 0  # has been taken
+
+
+def test_nothing_would_have_come_back_of_an_activation_that_was_too_late():
+    channels = {
+        flow: Channel(flow, "a", parse("int8"), None, 0) for flow in ("activation_up", "gradient_down")
+    }
+    for sample in (1, 2):
+        channels["activation_up"].encode(Ragged(torch.ones(3, 8), torch.tensor([3])), [sample], (1, sample))
+    plain = uncompressed_size([1], [3], 8)
+    stepped = Counts(steps=1, uncompressed_bytes=plain)
+    whole = line(ClientState(channels, counts=stepped), {"total": 60}, {})["uncompressed_bytes"]
+    assert (whole["activation_up"], whole["gradient_down"]) == (2 * plain, plain)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from splitcom.codecs import Ragged, parse
+from splitcom.codecs import Ragged, parse, uncompressed_size
 from splitcom.config import Config
 from splitcom.engines.engine import StepResult
 from splitcom.metrics.ledger import Ledger
@@ -202,6 +202,7 @@ def test_a_step_is_counted_answered_and_reported(way, steps):
         2,
         1,
     )
+    assert counts.uncompressed_bytes == uncompressed_size([7, 8], [3, 1], 2)
     task = world.states["a"].task
     assert (task.next_step, task.num_labels, task.is_pausing) == (1, 2, True)
     assert [
