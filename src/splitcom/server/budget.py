@@ -23,6 +23,7 @@ class Budget:
         self._share, self._least = share, least
         self._first = 0.0  # bytes of a row's first visit; the exact pass is about as dear
         self._later: float | None = None
+        self._num_clients = 0  # the most that have been there: one that goes changes nothing for the others
 
     @classmethod
     def of(cls, config: Config) -> "Budget":
@@ -61,12 +62,14 @@ class Budget:
         return self._share * trained - sent["evaluation"] >= sum(rows.values()) * (later + self._first)
 
     def _least_of_each(self, rows: Mapping[str, int]) -> int:
-        return -(-self._least // max(len(rows), 1))
+        self._num_clients = max(self._num_clients, len(rows), 1)
+        return -(-self._least // self._num_clients)
 
     def state(self) -> State:
         """What a checkpoint keeps."""
-        return State({}, {"first": self._first, "later": self._later})
+        return State({}, {"first": self._first, "later": self._later, "clients": self._num_clients})
 
     def load_state(self, state: State) -> None:
         """Go on from a checkpoint."""
         self._first, self._later = state.scalars["first"], state.scalars["later"]
+        self._num_clients = state.scalars.get("clients", 0)

@@ -246,7 +246,7 @@ class Federation:
             if self.config.data.classes is not None:
                 self.eval_accuracies[self.round] = found.accuracy
             self._cuts.observe(self._evaluation.losses)
-            self.best.observe(self.round, found, lambda: self.whole_adapter)
+            self.best.observe(self.round, found, self._evaluation.losses, lambda: self.whole_adapter)
         # Beside the other and not in its place: a run whose rounds are raised goes on as if it had not ended here.
         if self._is_last and self.config.codes_evaluation and self.config.evaluation.exact_last:
             with self._kept_in_place():

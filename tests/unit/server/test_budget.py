@@ -42,3 +42,12 @@ def test_a_budget_goes_on_from_a_checkpoint():
         found = [other.has_room(sent(size, 2_000), rows) for size in (40_000, 45_000, 50_000)]
         assert found == [budget.has_room(sent(size, 2_000), rows) for size in (40_000, 45_000, 50_000)]
         assert {True, False} <= set(found)
+
+
+def test_a_client_that_goes_changes_nothing_for_the_others_also_after_a_checkpoint():
+    budget, again = Budget(0.1), Budget(0.1)
+    sizes, held = dict.fromkeys("abc", 30), dict.fromkeys("abc", 40)
+    whole = budget.rows(sizes, held)
+    again.load_state(budget.state())
+    for one in (budget, again):
+        assert one.rows(sizes, {"a": 40, "b": 40}) == {"a": whole["a"], "b": whole["b"]} == {"a": 4, "b": 4}
