@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from hashlib import blake2b
 from math import exp
 from pathlib import Path
 
@@ -201,24 +202,33 @@ _ROUND = "mixing.round"
 class Noised(Wrapper):
     """Clips and noises every vector that leaves, and counts how many have left of each sample.
 
-    A front that never learns gives the same for a sample at each visit, and one that has been evaluated the same in an
-    exact evaluation. So that release is kept and sent again, which tells nothing new. `tally` outlives the process:
-    what was sent before a crash has been sent.
+    A front that never changes (`is_fixed`) gives the same for a sample at each visit, and one that has been evaluated
+    the same in an exact evaluation. There the noise follows from a key and the sample, so that what leaves is the same
+    release once more, which tells nothing new; elsewhere one noise for two vectors would tell their difference. What
+    is in `folder` outlives the process: the key of a fixed front and the counts, as what was sent has been sent.
     """
 
-    def __init__(self, inner: Trainer, name: str, mechanism: Gaussian, tally: Tally, *, keeps: bool) -> None:
+    def __init__(
+        self, inner: Trainer, name: str, mechanism: Gaussian, folder: Path, *, is_fixed: bool
+    ) -> None:
         super().__init__(inner, name)
         self.leaving = self._released
         self._mechanism = mechanism
-        self._tally = tally
-        self._before = tally.read()
-        self._keeps = keeps
-        self._kept: dict[tuple[bool, int], Tensor] = {}
+        self._is_fixed = is_fixed
+        self._key = mechanism.key(name, folder if is_fixed else None)
+        self._evaluated: set[int] = set()  # what has left of them may leave again
+        self._tally, self._once_tally = Tally(folder / "released"), Tally(folder / "released_once")
+        self._before, self._once = self._tally.read(), self._once_tally.read()
         self._counts: Counter[tuple[bool, int]] = Counter()  # vectors, by whether it is held out, and sample
 
     @property
     def num_released(self) -> int:
         """Vectors that have ever left of one sample, at most."""
+        return self._num_new + self._once
+
+    @property
+    def _num_new(self) -> int:
+        """Those that a fixed front does not repeat."""
         return self._before + max(self._counts.values(), default=0)
 
     def train(self, local: LocalRound) -> Generator[Message | None, Message, RoundSummary | None]:
@@ -243,29 +253,41 @@ class Noised(Wrapper):
         super().load_adapter(state)
 
     def _forget_evaluation(self) -> None:
-        if not self._keeps:
-            self._kept.clear()
+        if not self._is_fixed:
+            self._key = self._mechanism.key(self.name)
+            self._evaluated.clear()
 
     def _released(
         self, flow: str, batch: Ragged, ids: Sequence[int], position: tuple[int, int], scale: float = 1.0
     ) -> Ragged:
         is_gradient = flow == "gradient_up"
         clip = scale * (self._mechanism.gradients if is_gradient else self._mechanism.clip)
-        seed = derive_seed(max(self._mechanism.seed, 0), self.name, flow, *position)
-        values = self._mechanism.released(batch.values, clip, seed)
-        rows = []
-        for sample, row in zip(ids, torch.split(values, batch.lengths.tolist()), strict=True):
-            key = (flow == "evaluation", sample)
-            is_kept = not is_gradient and (self._keeps or flow == "evaluation")
-            if is_kept and key in self._kept:
-                row = self._kept[key]
-            else:
-                self._counts[key] += len(row)
-                if is_kept:
-                    self._kept[key] = row
-            rows.append(row)
-        self._tally.write(self.num_released)
-        return replace(batch, values=torch.cat(rows))
+        sizes = batch.lengths.tolist()
+        if is_gradient or not (self._is_fixed or flow == "evaluation"):
+            seed = derive_seed(max(self._mechanism.seed, 0), self.name, flow, *position)
+            values = self._mechanism.released(batch.values, clip, seed)
+        else:
+            pass_of = "" if self._is_fixed else position[0]
+            keys = [self._key_of(flow, sample, pass_of) for sample in ids]
+            rows = zip(torch.split(batch.values, sizes), keys, strict=True)
+            values = torch.cat([self._mechanism.released(row, clip, key) for row, key in rows])
+        self._count(flow, ids, sizes)
+        return replace(batch, values=values)
+
+    def _key_of(self, *parts: str | int) -> bytes:
+        return blake2b(":".join(map(str, parts)).encode(), key=self._key).digest()
+
+    def _count(self, flow: str, ids: Sequence[int], sizes: Sequence[int]) -> None:
+        if self._is_fixed and flow != "gradient_up":
+            self._once = max(self._once, *sizes)
+        else:
+            for sample, size in zip(ids, sizes, strict=True):
+                if flow != "evaluation" or sample not in self._evaluated:
+                    self._counts[flow == "evaluation", sample] += size
+        if flow == "evaluation":
+            self._evaluated.update(ids)
+        self._tally.write(self._num_new)
+        self._once_tally.write(self._once)
 
 
 class NoisedUpdate(Wrapper):
@@ -338,8 +360,8 @@ _OWN_B = "own_b."
 def wrapped(trainer: Trainer, name: str, config: Config, folder: Path) -> Trainer:
     """A client's trainer with all that the configuration asks for around it; what must last is kept in `folder`."""
     if config.client.privacy is not None:
-        mechanism, tally = parse_mechanism(config.client.privacy), Tally(folder / "released")
-        trainer = Noised(trainer, name, mechanism, tally, keeps=not config.lora.front_learns)
+        mechanism = parse_mechanism(config.client.privacy)
+        trainer = Noised(trainer, name, mechanism, folder, is_fixed=_front_is_fixed(config))
     if config.client.own_b:
         trainer = OwnB(trainer, name)
     if config.client.mixing is not None:
@@ -352,3 +374,9 @@ def wrapped(trainer: Trainer, name: str, config: Config, folder: Path) -> Traine
         tally = Tally(folder / "updates")
         trainer = NoisedUpdate(trainer, name, config, aggregator, tally)
     return trainer
+
+
+def _front_is_fixed(config: Config) -> bool:
+    """Whether a sample's activation is the same in the whole run, but for the order of additions."""
+    learns = config.lora.front_learns or config.model.bottleneck is not None
+    return not learns and config.federation.cuts.every is None

@@ -1,11 +1,12 @@
 """The Gaussian mechanism on vectors: clip each to a norm, add normal noise. Knows no flow and no model."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from torch import Tensor
 
 from splitcom.language import ArgumentError, Call, Registry
-from splitcom.privacy.draws import check_noise, normal
+from splitcom.privacy.draws import check_noise, key_of, normal
 
 MECHANISMS: Registry["Gaussian"] = Registry("mechanism", "a mechanism, such as gaussian(0.5, clip=60)")
 
@@ -49,11 +50,21 @@ class Gaussian(Call):
         """Standard deviation of the noise, in multiples of how far apart two clipped vectors can be."""
         return self.noise / 2
 
-    def released(self, values: Tensor, clip: float, seed: int | None = None) -> Tensor:
-        """Vectors [N, D], clipped and noised: fp32 on their device. The seed counts only if this has one."""
+    def key(self, client: str, folder: Path | None = None) -> bytes:
+        """A client's key: always the same of its folder, where it is left, and of this one's seed; else a new one.
+
+        Raises RunError or OSError if it cannot be written.
+        """
+        return key_of(client, self.seed, None if folder is None else folder / "noise.key")
+
+    def released(self, values: Tensor, clip: float, source: int | bytes | None = None) -> Tensor:
+        """Vectors [N, D], clipped and noised: fp32 on their device.
+
+        The noise is always the same of a key, and of a seed if this has one; else it is new.
+        """
         vectors = values.detach().double()
         vectors = vectors * (clip / vectors.norm(dim=1, keepdim=True)).clamp(max=1.0)
-        noise = normal((*values.shape,), None if self.seed < 0 else seed)
+        noise = normal((*values.shape,), source if isinstance(source, bytes) or self.seed >= 0 else None)
         noised: Tensor = vectors + self.noise * clip * noise.to(vectors.device)
         return noised.float()
 

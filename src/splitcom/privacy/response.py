@@ -1,17 +1,15 @@
 """Randomised response: the class that a sample is trained as, in place of its own. Knows no model and no message."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from math import exp
 from pathlib import Path
 
-from splitcom.durable import make_folder, write_atomic
 from splitcom.language import ArgumentError, Call, Registry
+from splitcom.privacy.draws import key_of
 
 RESPONSES: Registry["Randomised"] = Registry("mechanism", "noise of labels, such as randomised(1.0)")
-_KEY_BYTES = 32
 _MOST = 30.0  # here no label in 10^13 is another one
 
 
@@ -63,13 +61,7 @@ class Randomised(Call):
 
         Raises RunError or OSError if it cannot be written.
         """
-        if self.seed >= 0:
-            return blake2b(f"{self.seed}:{client}".encode(), digest_size=_KEY_BYTES).digest()
-        path = folder / "labels.key"
-        if not path.exists():
-            make_folder(folder, private=True)
-            write_atomic(path, os.urandom(_KEY_BYTES), private=True)
-        return path.read_bytes()
+        return key_of(client, self.seed, folder / "labels.key")
 
 
 def parse_response(text: str) -> Randomised:
