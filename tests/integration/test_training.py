@@ -17,6 +17,7 @@ from splitcom.parties.texts import load_texts
 from splitcom.seeds import derive_seed
 from splitcom.server.observe import Observer
 from splitcom.settings.presets import EVALUATION
+from splitcom.training.channel import Channel
 from splitcom.training.optimize import Optimizer
 from splitcom.training.plan import progress_of, round_batches
 
@@ -345,3 +346,29 @@ def test_evaluation_keeps_to_its_share_and_goes_on_after_an_interruption(tiny_co
         train(tiny_config.override(changes), tmp_path / "halted", observers=[StopAt(3, 1)])
     again = train(tiny_config.override(changes), tmp_path / "halted", resume=True)
     assert again.result["eval"] == found and again.result["bytes"]["evaluation"] == sent["evaluation"]
+
+
+@pytest.mark.parametrize("form", [{}, U_SHAPE])
+def test_between_rounds_neither_end_holds_a_batch(tiny_config, tmp_path, monkeypatch, form):
+    """A server may have thousands of clients at rest."""
+    channels, make, holding = [], Channel.__init__, []
+
+    def spy(channel, *args, **settings):
+        channels.append(channel)
+        make(channel, *args, **settings)
+
+    def batches(round_index):
+        holding.extend(one.flow for one in channels if (one._last or one._passed) is not None)
+
+    monkeypatch.setattr(Channel, "__init__", spy)
+    along = {
+        "flows.gradient_down.codec": "predict(window=0) > klt(16, centre=sum, along=2) > uniform(2) > range"
+    }
+    saves = Observer()
+    saves.on_saved = batches
+
+    train(
+        tiny_config.override(PREDICTED | along | form | {"training.rounds": 1}), tmp_path, observers=[saves]
+    )
+
+    assert channels and not holding

@@ -35,7 +35,7 @@ from splitcom.protocol.messages_pb2 import (
 from splitcom.protocol.session import PROTOCOL_VERSION, Form, Role, Session, State
 from splitcom.seeds import derive_seed
 from splitcom.training.adapters import AdapterCodec, AdapterSender, digest_of
-from splitcom.training.channel import Channels
+from splitcom.training.channel import Channels, forget_batches
 from splitcom.training.optimize import DIVERGED
 from splitcom.training.plan import LocalRound
 from splitcom.training.segments import segment_of
@@ -265,6 +265,8 @@ class Client:
             summary = yield from self._trained(start)
         except RoundAborted:
             return None
+        finally:
+            forget_batches(self._channels)
         if summary is None:
             self._is_paused = True
             return Message(round_paused=RoundPaused())

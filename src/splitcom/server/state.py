@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from splitcom.codecs import Ragged
 from splitcom.protocol.labels import Labels
 from splitcom.server.outliers import Brought, Seen
-from splitcom.training.channel import Channels
+from splitcom.training.channel import Channels, forget_batches
 
 
 @dataclass
@@ -86,11 +86,16 @@ class ClientState:
 
     def begin_adapter_anew(self) -> None:
         """Forget what the client no longer shares if it holds other blocks than before."""
-        self.adapter_version, self.task, self.gradient = 0, None, None
-        self.base_version = 0
+        self.adapter_version = self.base_version = 0
+        self.end_task()
         for channel in self.channels.values():
             if channel.references is not None:
                 channel.references.clear()
+
+    def end_task(self) -> None:
+        """The client trains no round, and nothing of a step is sent again."""
+        self.task = self.gradient = None
+        forget_batches(self.channels)
 
     def forget_counts(self) -> None:
         """Begin the counts of a round."""
@@ -135,4 +140,4 @@ class ClientStates(dict[str, ClientState]):
     def forget_tasks(self) -> None:
         """Nobody trains."""
         for state in self.values():
-            state.task = None
+            state.end_task()

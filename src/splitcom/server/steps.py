@@ -271,7 +271,7 @@ class Steps(ServerPart):
         if message.WhichOneof("kind") == "activation" and self._body is not None:
             self._body.arrivals.to_train(name, message)
         state = self._states[name]
-        state.task = state.gradient = None
+        state.end_task()
         if not self._clients.peers[name].is_idle:  # else it has just ended the round
             self._clients.send(name, Message(round_abort=RoundAbort()))
 
@@ -288,7 +288,8 @@ class Steps(ServerPart):
         adapter: Mapping[str, torch.Tensor] = self._adapter.tensors
         if is_new:
             adapter = self._adapter.read(name, end.adapter, task.version, task.segment)
-        state.task, state.base_version = None, task.version
+        state.end_task()
+        state.base_version = task.version
         state.counts.updates += 1
         state.num_released = max(state.num_released, end.num_released)
         state.num_updates = max(state.num_updates, end.num_updates)

@@ -216,6 +216,10 @@ class Channel:
             self._last = ids, batch
         self._passed = Along.kept(batch, ids, self._num_along)
 
+    def forget_batch(self) -> None:
+        """No other flow of the step follows: let go of what has passed."""
+        self._last = self._passed = None
+
     def take_traffic(self) -> Traffic:
         """What has passed since the last call."""
         traffic, self.traffic = self.traffic, Traffic()
@@ -265,10 +269,17 @@ class RestChannel(Channel):
 Channels = Mapping[str, Channel]
 
 
+def forget_batches(channels: Channels) -> None:
+    """One client's steps are over: a server may have thousands of clients at rest, each with a batch for each flow."""
+    for channel in channels.values():
+        channel.forget_batch()
+
+
 @contextmanager
 def passing_held_out(channels: Channels, *, exact: bool) -> Iterator[None]:
     """A pass of held-out samples through one client's channels."""
     with ExitStack() as stack:
+        stack.callback(forget_batches, channels)
         for channel in channels.values():
             if exact and isinstance(channel, RestChannel):
                 stack.enter_context(channel.passing())
