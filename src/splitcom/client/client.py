@@ -358,7 +358,13 @@ class Client:
             "residual": self._up.residual,
         }
         tensors = {f"{s}.{name}": tensor for s, named in sections.items() for name, tensor in named.items()}
-        scalars = {"version": held.version, "paused": self._is_paused, "cut": self._trainer.cut}
+        refused = {flow: channel.num_refused for flow, channel in self._channels.items()}
+        scalars = {
+            "version": held.version,
+            "paused": self._is_paused,
+            "cut": self._trainer.cut,
+            "refused": refused,
+        }
         self._store.save(round_index, tensors, scalars, self._trainer.references())
 
     def _restore(self, round_index: int) -> None:
@@ -367,6 +373,8 @@ class Client:
         self._move(scalars.get("cut", 0))
         self._held = Held(sections["held"], scalars["version"], base=sections["base"])
         self._up.residual = dict(sections["residual"])
+        for flow, channel in self._channels.items():
+            channel.num_refused = scalars.get("refused", {}).get(flow, 0)
         self._is_paused = scalars["paused"]
         if self._is_paused:
             self._trainer.load_adapter(sections["adapter"])

@@ -90,7 +90,8 @@ class Channel:
         self.guess: Callable[[Mapping[int, Labels]], Guess] | None = None
         """Makes one of the labels of new samples, by sample id; at both ends, or at none."""
         self._guessed = False  # whether the last packet builds on a guess
-        self._refused = 0  # such packets
+        self.num_refused = 0
+        """Such packets that the receiver could not read, of the whole run; part of the sender's checkpoint."""
         self.traffic = Traffic()
         self._seed = seed
         self._base = base
@@ -180,17 +181,18 @@ class Channel:
             self.references.flow = self.codec.begun(self.follows.codec, other.flow)
 
     def _doubt_guesses(self) -> None:
-        """Make no more of them if that may be why packets are sent twice again and again."""
-        self._refused += 1
-        if self._refused == _MOST_REFUSED:
+        """Count a packet that is sent twice; guesses may be why, so after a few there are no more of them."""
+        self.num_refused += 1
+        if self.num_refused == _MOST_REFUSED:
             _LOG.warning(
-                f"{self.client}, flow {self.flow}: {self._refused} packets had to be sent again; labels no longer "
+                f"{self.client}, flow {self.flow}: {self.num_refused} packets had to be sent again; labels no longer "
                 "predict activations, in case the two ends' fp32 differs too much (let neither compute in TF32)"
             )
-            self.guess = None
 
     def _guess_of(self, labels: Mapping[int, Labels] | None) -> Guess | None:
-        return None if self.guess is None or labels is None else self.guess(labels)
+        if self.guess is None or labels is None or self.num_refused >= _MOST_REFUSED:
+            return None
+        return self.guess(labels)
 
     def _context(
         self, position: tuple[int, int], self_contained: bool, labels: Mapping[int, Labels] | None

@@ -5,6 +5,7 @@ import torch
 
 from splitcom.client.client import Client, RoundSummary
 from splitcom.client.packets import RoundAborted
+from splitcom.codecs import parse
 from splitcom.config import Config
 from splitcom.errors import RefusedError
 from splitcom.protocol.adapters import pack_packets
@@ -23,6 +24,7 @@ from splitcom.protocol.messages_pb2 import (
 )
 from splitcom.protocol.session import Form, Role, Session
 from splitcom.training.adapters import AdapterCodec
+from splitcom.training.channel import Channel
 from splitcom.training.store import PartyStore
 
 NONE = {"flows.adapter_up.codec": "none", "flows.adapter_down.codec": "none"}
@@ -75,7 +77,9 @@ class Server:
     def __init__(self, folder, welcome=None, **settings):
         self.trainer = Trainer()
         config = Config().override(NONE | settings)
-        self.client = Client("c", self.trainer, {}, config, "f", PartyStore(folder))
+        self.channel = Channel("activation_up", "c", parse("none"), None, 0)
+        channels = {"activation_up": self.channel}
+        self.client = Client("c", self.trainer, channels, config, "f", PartyStore(folder))
         self.session = Session(Role.SERVER, form=Form.of(config.model.tail_blocks))
         self.hello = self.session.receive(self.client.connect()).hello
         assert self.say(welcome=Welcome() if welcome is None else Welcome(round=welcome)) is None
@@ -148,9 +152,10 @@ def test_what_is_saved_is_what_a_new_conversation_goes_on_from(tmp_path, pause):
     server = Server(tmp_path)
     server.say(round_start=RoundStart(round=4, adapter_version=3, adapter=adapter(1.0)))
     server.say(gradient=Gradient(pause=pause))
+    server.channel.num_refused = 3
     assert server.say(save_state=SaveState(round=4)).WhichOneof("kind") == "state_saved"
     again = Server(tmp_path, welcome=4)
-    assert list(again.hello.saved_rounds) == [4]
+    assert list(again.hello.saved_rounds) == [4] and again.channel.num_refused == 3
     if pause:
         assert again.trainer.value.tolist() == [1.5] * 3
         again.say(round_start=RoundStart(round=4, first_step=1, adapter_version=3))

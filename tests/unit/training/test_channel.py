@@ -142,5 +142,9 @@ def test_a_sender_whose_guesses_are_never_understood_makes_no_more_of_them(caplo
             sent_twice += 1
             again = sender.encode(batch(1), IDS, (0, step), self_contained=True, labels=LABELS)
             receiver.decode(again, 1 << 20, LABELS)
-    assert sent_twice == 4 and sender.guess is None
+    assert sent_twice == sender.num_refused == 4
+    resumed = guessing()
+    resumed.num_refused = 4
+    packet = resumed.encode(batch(1), IDS, (0, 8), labels=LABELS)
+    assert guessing(off=0.5).decode(packet, 1 << 20, LABELS).batch.values.isfinite().all()
     assert [record.message for record in caplog.records if "labels no longer predict" in record.message]
