@@ -71,6 +71,8 @@ class Engine(Protocol):
     """Of what crosses the cut."""
     num_labels: int
     """The size of the vocabulary, or the number of classes."""
+    device: torch.device
+    """Where it wants batches."""
 
     def step(
         self, arrivals: Mapping[str, Arrival], position: Position, progress: float

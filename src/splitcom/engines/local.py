@@ -62,7 +62,7 @@ class LocalEngine:
         self._seed = config.seed
         self._smoothing = config.training.label_smoothing
         self._max_tokens = config.engine.max_tokens_per_pass
-        self._device = next(body.parameters()).device
+        self.device = next(body.parameters()).device
         self._dtype = body.dtype
         self._optimizer = Optimizer((p for p in body.parameters() if p.requires_grad), config.training)
         most = config.federation.max_gradient_ratio
@@ -290,8 +290,8 @@ class LocalEngine:
         for index, part in self._mine(self._plan(rows)):
             if position is not None:  # dropout
                 draw = (*position, index) if index else position
-                seed_dropout(self._device, derive_seed(self._seed, "server", *draw))
-            yield rows.take(part, self._device, self._dtype)
+                seed_dropout(self.device, derive_seed(self._seed, "server", *draw))
+            yield rows.take(part, self.device, self._dtype)
 
     def _mine(self, plan: list[list[int]]) -> Iterable[tuple[int, list[int]]]:
         """Those passes of a plan that this process computes; one without rows computes nothing that counts."""

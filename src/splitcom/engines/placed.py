@@ -38,7 +38,7 @@ class PlacedEngine(LocalEngine):
         devices = devices_of(config)
         place(body, devices)
         super().__init__(body, config)
-        self._device = torch.device(devices[0])
+        self.device = torch.device(devices[0])
 
 
 def devices_of(config: Config) -> list[str]:

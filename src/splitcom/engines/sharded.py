@@ -46,7 +46,7 @@ class Share(LocalEngine):
         body = _sharded(make_body, config, device)
         self._trained = [parameter for parameter in body.parameters() if parameter.requires_grad]
         super().__init__(body, config)
-        self._device = torch.device(device)
+        self.device = torch.device(device)
 
     def _plan(self, rows: Rows) -> list[list[int]]:
         groups = [range(len(rows.lengths))] if self._shares is None else rows.spans.values()
@@ -124,6 +124,7 @@ class ShardedEngine:
         tell(Order("begin", {"config": config.to_toml()}))
         self._share = Share(lambda _: body, config)
         self.hidden_size, self.num_labels = self._share.hidden_size, self._share.num_labels
+        self.device = torch.device("cpu")  # from where they go to all processes
         self.load_adapter(self.adapter())
 
     def step(

@@ -46,11 +46,12 @@ def build_server(
     split = config.training.split
     adapter = _shared_adapter(config, parts)
     engine = engine_of(parts.body, config) if split and parts.body is not None else None
+    device = torch.device("cpu") if engine is None else engine.device
     return Federation(
         config,
         transport,
         Served(engine, adapter, model_fingerprint, _blocks_of(parts.front)),
-        lambda name: _channels_of(config, name, folder / "references", parts) if split else {},
+        lambda name: _channels_of(config, name, folder / "references", parts, device) if split else {},
         PartyStore(folder, config.training.keep_checkpoints),
         scheduling_of(config),
         observer,
@@ -87,7 +88,8 @@ def build_client(
     samples = with_label_noise(samples, name, config, folder)
     front = replicate(parts.front)
     trainer: WholeTrainer | FrontTrainer | EndsTrainer
-    channels = _channels_of(config, name, folder / "references", parts) if config.training.split else {}
+    device, own = next(front.parameters()).device, folder / "references"
+    channels = _channels_of(config, name, own, parts, device) if config.training.split else {}
     if not config.training.split:
         assert parts.body is not None
         trainer = WholeTrainer(name, front, replicate(parts.body), samples, held_out, config)
@@ -129,8 +131,8 @@ def _blocks_of(front: Front) -> dict[str, int]:
     return {name: block for name in adapter_state(front) if (block := block_of(front, name)) is not None}
 
 
-def _channels_of(config: Config, client: str, folder: Path, parts: Parts) -> Channels:
-    channels = open_channels(config, client, folder)
+def _channels_of(config: Config, client: str, folder: Path, parts: Parts, device: torch.device) -> Channels:
+    channels = open_channels(config, client, folder, device)
     if guesses_from_labels(config):
         front = parts.label_front.at(config.of_client(client).model.cut)
         for flow in ("activation_up", "evaluation_up"):
@@ -138,8 +140,8 @@ def _channels_of(config: Config, client: str, folder: Path, parts: Parts) -> Cha
     return channels
 
 
-def open_channels(config: Config, client: str, folder: Path) -> Channels:
-    """One side's ends of the flows of one client."""
+def open_channels(config: Config, client: str, folder: Path, device: torch.device | str = "cpu") -> Channels:
+    """One side's ends of the flows of one client; `device` is where this side runs its part of the model."""
     channels: dict[str, Channel] = {}
 
     def open_channel(
@@ -148,6 +150,7 @@ def open_channels(config: Config, client: str, folder: Path) -> Channels:
         codec = parse(text)
         references = _references(config, folder / client / flow) if codec.needs_references else None
         channels[flow] = Channel(flow, client, codec, references, config.seed, base, answers)
+        channels[flow].device = device
 
     for flow, settings in config.cut_flows.items():
         # none in the standard form

@@ -84,9 +84,10 @@ class Channel:
         self.references = references
         self.follows: Channel | None = None
         """Whose codec's state this flow begins with, if it is there when the first packet is coded."""
-        self.decision = (
-            Decision()
-        )  # of the flow's controller, or `finer_if_few`; of none, the codec's text holds
+        self.device: torch.device | str = "cpu"
+        """Where what is decoded is wanted."""
+        self.decision = Decision()
+        """Of the flow's controller, or `finer_if_few`; of none, the codec's text holds."""
         self.guess: Callable[[Mapping[int, Labels]], Guess] | None = None
         """Makes one of the labels of new samples, by sample id; at both ends, or at none."""
         self._guessed = False  # whether the last packet builds on a guess
@@ -153,6 +154,7 @@ class Channel:
             packet,
             self.references,
             limit_bytes=limit_bytes,
+            device=self.device,
             along=self._along,
             guess=self._guess_of(labels),
         )
@@ -254,6 +256,7 @@ class RestChannel(Channel):
         self._of, self._step = of, of.codec.exact_step
         codec, base = (parse("none"), None) if self._step is None else (of.codec, base)
         super().__init__(f"{of.flow}_exact", of.client, codec, None, of._seed, base)
+        self.device = of.device
 
     @contextmanager
     def passing(self) -> Iterator[None]:

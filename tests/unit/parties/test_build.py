@@ -1,4 +1,4 @@
-"""The channels of a client keep what its other channels need of what has passed, and nothing else."""
+"""The channels of a client: what they keep of what has passed, and where they decode."""
 
 import pytest
 
@@ -21,3 +21,9 @@ PROJECTED = "temporal(0.9) > projection(16)"  # whose sender does not know what 
 def test_activations_leave_columns_only_if_a_gradient_is_to_be_right_along_them(changes, kept, tmp_path):
     channels = open_channels(Config().override(changes), "client-0", tmp_path)
     assert channels["activation_up"]._num_along == kept
+
+
+def test_all_flows_arrive_where_the_part_of_the_model_is(tmp_path):
+    config = Config().override({"model.tail_blocks": 1})
+    channels = open_channels(config, "client-0", tmp_path, "cuda:0")
+    assert len(channels) == 8 and {channel.device for channel in channels.values()} == {"cuda:0"}

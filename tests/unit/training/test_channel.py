@@ -7,9 +7,13 @@ import pytest
 import torch
 
 from splitcom.codecs import MemoryReferences, Ragged, parse
+from splitcom.engines.engine import Arrival
+from splitcom.engines.passes import Rows
 from splitcom.errors import PacketError, UnknownReference
+from splitcom.server.outliers import Seen
 from splitcom.training.channel import Channel
 
+from ...elsewhere import CUDA, Elsewhere
 from ...guesses import Told
 
 IDS = [7, 3]
@@ -52,6 +56,29 @@ def test_a_packet_of_other_tokens_is_refused_and_the_base_is_that_of_the_same_st
     up.encode(batch(1), [7, 4], (0, 1))
     with pytest.raises(PacketError, match="other samples or tokens"):
         down.decode(packet, 1 << 20)
+
+
+def test_what_arrives_at_a_gpu_is_decoded_there_and_stays_there():
+    codecs = ("predict > klt(32) > uniform(0.1) > range", "predict > klt(16) > uniform(0.5) > range")
+    sides = side(*codecs), side(*codecs), side(*codecs)
+    (up, down), (server_up, server_down), (_, plain_down) = sides
+    for channel in (up, down, server_up, server_down):
+        channel.device = CUDA
+    labels = [np.arange(4), np.arange(5)]
+    with (gpu := Elsewhere()):
+        packet = up.encode(replace(batch(1), values=gpu.put(batch(1).values)), IDS, (0, 0))
+        gpu.fetched.clear()
+        come_in = server_up.decode(packet, 1 << 20)
+        of_step = Rows({"a": Arrival(come_in, labels)}).take([0, 1], CUDA, torch.float32)
+        assert come_in.batch.values.device == of_step.hidden.device == CUDA and sum(gpu.fetched) < 100
+        Seen().add(come_in.batch.values)
+        out = replace(come_in.batch, values=come_in.batch.values + gpu.put(batch(9, 0.1).values))
+        back = server_down.encode(out, IDS, (0, 0))
+        received = down.decode(back, 1 << 20).batch
+        assert received.values.device == received.to_padded(of_step.mask.cpu()).device == CUDA
+        values = received.values.cpu()
+    plain_down._base.decode(packet, 1 << 20)
+    assert torch.equal(plain_down.decode(back, 1 << 20).batch.values, values)
 
 
 def test_gradients_are_right_along_the_activations_that_they_answer_in_every_step():
