@@ -114,7 +114,10 @@ class PartsTrainer:
     ) -> Iterator[tuple[tuple[int, int], Batch, torch.Tensor, Ragged]]:
         """Of each batch of held-out samples its position, itself, its mask and what leaves the front for it."""
         coded, rows = self._channels["evaluation_up"], evaluated(self._held_out, self._config, most)
-        coded.decision = finer_if_few(coded.codec, int(lengths_of(rows).sum()))
+        coded.decision = finer_if_few(coded.codec, num_tokens := int(lengths_of(rows).sum()))
+        exact = self._channels["evaluation_up_exact"]
+        if exact.references is not None:
+            exact.decision = finer_if_few(exact.codec, num_tokens, exact=True)
         for step, batch in enumerate(held_out_batches(self._held_out, self._config, most)):
             position = (round_index, step)
             mask = batch.attention_mask.to(self._device)

@@ -121,7 +121,7 @@ class Codec(ABC):
 
     @property
     def exact_step(self) -> float | None:
-        """The step in which losses of what arrives are exact to 0.02 %; None if the codec has none."""
+        """The step in which losses of what arrives are as good as exact; None if the codec has none."""
         return None
 
     def begun(self, other: "Codec", state: FlowState) -> FlowState | None:

@@ -296,13 +296,18 @@ def held_out(channels: Channels, direction: Literal["up", "down"], *, exact: boo
     return channels[f"evaluation_{direction}{'_exact' if exact else ''}"]
 
 
-def finer_if_few(codec: Codec, num_tokens: int) -> Decision:
+def finer_if_few(codec: Codec, num_tokens: int, *, exact: bool = False) -> Decision:
     """The step of an evaluation of so many tokens: errors of a mean loss cancel out over many, and few cost little.
 
-    >>> finer_if_few(parse("predict > klt > uniform(0.25) > range"), 100).step
+    >>> codec = parse("predict > klt > uniform(0.25) > range")
+    >>> finer_if_few(codec, 100).step
     0.125
+    >>> [finer_if_few(codec, num_tokens, exact=True).step for num_tokens in (400, 100)]
+    [0.0625, 0.03125]
     """
-    part = sqrt(num_tokens / _MANY_TOKENS)
-    if codec.exact_step is None or codec.knob is None or part >= 1:
+    if codec.exact_step is None or codec.knob is None:
         return Decision()
-    return Decision(step=max(codec.exact_step, codec.knob.value * part))
+    part, finest = sqrt(num_tokens / _MANY_TOKENS), codec.knob.limits[0]
+    if exact:
+        return Decision(step=max(finest, codec.exact_step * min(part, 1)))
+    return Decision() if part >= 1 else Decision(step=max(codec.exact_step, codec.knob.value * part))
