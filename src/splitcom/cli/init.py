@@ -26,7 +26,10 @@ def init(
         typer.Option("--labels-stay", help="Keep labels at the clients: the U-shape."),
     ] = False,
     memory_gb: Annotated[
-        float | None, typer.Option(min=0.01, help="Memory of a client; the cut is then as deep as it fits.")
+        float | None,
+        typer.Option(
+            min=0.01, help="Memory of a client; the cut is as deep as weights fit, to half of the blocks."
+        ),
     ] = None,
     assignments: Assignments = None,
     yes: Annotated[bool, typer.Option("--yes", help="Ask nothing: guess what is not given.")] = False,

@@ -79,15 +79,16 @@ def encode_classes(
         every: list[list[int]] = tokenizer(texts, verbose=False)["input_ids"]
         for row, text, whole in zip(some, texts, every, strict=True):
             if row.is_empty or not whole:
-                kept.drop(row)
+                has_text = whole and not row.lacks_prompt
+                kept.drop(row, "data.response, its class, is empty" if has_text else "it has no text")
                 continue
             ids = whole
             if len(whole) > max_tokens:
                 ids = tokenizer(text, truncation=True, max_length=max_tokens)["input_ids"]
             kept.add(row, ids, [places[row.label]], num_cut=len(whole) - len(ids))
     return kept.finish(
-        "no sample left of {rows}: {report}; data.prompt is the template of the text, data.response the column of its "
-        "class"
+        "no sample left of {rows}; data.prompt is the template of the text, data.response the column of its class: "
+        "{report}"
     )
 
 

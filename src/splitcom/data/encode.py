@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from splitcom.amount import counted
 from splitcom.data.load import Progress, Row
 from splitcom.data.samples import IGNORED, Encoded, Encoding, Sample, Samples
 from splitcom.errors import DataError
@@ -55,15 +56,24 @@ def encode(
         prompts = _prompt_ids([row.prompt for row in some], tokenizer, opening)
         responses = _response_ids(some, tokenizer, opening)
         for row, prompt, response in zip(some, prompts, responses, strict=True):
-            if row.is_empty or len(prompt) >= max_tokens or not response or len(prompt) + len(response) < 2:
-                kept.drop(row)
+            if problem := _problem_of(row, len(prompt), len(response), max_tokens):
+                kept.drop(row, problem)
                 continue
             target = response if response[-1:] == end else [*response, *end]
             kept.add(row, prompt + target, [IGNORED] * len(prompt) + target)
     return kept.finish(
-        "no sample left of {rows}: {report}; raise data.max_tokens, or fill the columns of data.prompt and "
-        "data.response"
+        "no sample left of {rows}; raise data.max_tokens, or fill the columns of data.prompt and data.response: "
+        "{report}"
     )
+
+
+def _problem_of(row: Row, num_prompt: int, num_response: int, max_tokens: int) -> str:
+    """Why there is nothing to learn from a row with so many tokens; "" if there is."""
+    if row.is_empty:
+        return "all columns of data.prompt are empty" if row.lacks_prompt else "data.response is empty"
+    if num_prompt >= max_tokens:
+        return f"the prompt alone has {counted(num_prompt, 'token')}, of {max_tokens} (data.max_tokens)"
+    return "" if num_response and num_prompt + num_response > 1 else "a text of one token, or of none"
 
 
 def encode_tokens(
@@ -89,10 +99,10 @@ def encode_tokens(
         if all(
             label == IGNORED for label in row.tokens.labels[1:max_tokens]
         ):  # nothing predicts the first token
-            kept.drop(row)
+            kept.drop(row, f"nothing to learn in its first {counted(max_tokens, 'token')} (data.max_tokens)")
         else:
             kept.add(row, row.tokens.ids, row.tokens.labels)
-    return kept.finish("no sample left of {rows} of token ids: {report}; labels that are not -100 are learnt")
+    return kept.finish("no sample left of {rows} of token ids; labels that are not -100 are learnt: {report}")
 
 
 def chunks(rows: Iterator[Row]) -> Iterator[list[Row]]:

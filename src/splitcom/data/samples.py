@@ -77,8 +77,7 @@ def lengths_of(samples: Sequence[Sample]) -> np.ndarray:
 class EncodingReport:
     """What encoding kept, what it had to cut, and what else one should know of these samples.
 
-    `notes` say how they were read. `problems` are those of the first dropped rows for which there is more to say than
-    that nothing is left to learn, each with its place; there are `num_problems`.
+    `notes` say how they were read. `problems` are those of the first dropped rows, each with its place.
     """
 
     num_samples: int
@@ -90,7 +89,6 @@ class EncodingReport:
     warnings: Sequence[str] = ()
     notes: Sequence[str] = ()
     problems: Sequence[str] = ()
-    num_problems: int = 0
 
     def __str__(self) -> str:
         lines = [f"{counted(self.num_samples, 'sample')}, {counted(self.num_tokens, 'token')}"]
@@ -98,13 +96,10 @@ class EncodingReport:
             cut = f"{counted(len(self.truncated_ids), 'sample')} cut to {self.max_tokens} tokens"
             lines.append(f"{cut} ({counted(self.num_tokens_cut, 'token')} lost)")
         if self.dropped_ids:
-            shown = ", ".join(map(str, self.dropped_ids[:5])) + (" …" if len(self.dropped_ids) > 5 else "")
-            lines.append(
-                f"{counted(len(self.dropped_ids), 'sample')} dropped, nothing left to learn: rows {shown}"
-            )
+            lines.append(f"{counted(len(self.dropped_ids), 'sample')} dropped")
         told = [f"dropped: {problem}" for problem in self.problems]
-        if self.num_problems > len(told):
-            told.append(f"dropped: {self.num_problems - len(told)} more")
+        if len(self.dropped_ids) > len(told):
+            told.append(f"dropped: {len(self.dropped_ids) - len(told)} more")
         warnings = [f"warning: {warning}" for warning in self.warnings]
         return "\n".join(["; ".join(lines), *self.notes, *told, *warnings])
 
@@ -139,7 +134,7 @@ class Encoding:
         self._rows, self._max_tokens, self._of_classes, self._shown = rows, max_tokens, of_classes, shown
         self._spool, self._lengths = Spool(), array("i")
         self._truncated, self._dropped = array("q"), array("q")
-        self._num_tokens_cut = self._largest_id = self._num_problems = self._place = 0
+        self._num_tokens_cut = self._largest_id = self._place = 0
         self._problems: list[str] = []
 
     def rows(self, on_progress: Progress | None) -> Iterator[Row]:
@@ -160,12 +155,11 @@ class Encoding:
         self._largest_id = max(self._largest_id, int(kept.max()))
         self._place += 1
 
-    def drop(self, row: Row, problem: str = "") -> None:
-        """Leave a row out; of what there is more to say of, the first ones are told."""
+    def drop(self, row: Row, problem: str) -> None:
+        """Leave a row out; the problems of the first ones are told."""
         self._dropped.append(row.sample_id)
-        if problem:
-            self._num_problems += 1
-            self._problems += [f"{row.place}: {problem}"] * (len(self._problems) < _PROBLEMS_SHOWN)
+        if len(self._problems) < _PROBLEMS_SHOWN:
+            self._problems.append(f"{row.place}: {problem}")
         self._place += 1
 
     def finish(self, none_left: str, notes: Sequence[str] = ()) -> Encoded:
@@ -180,7 +174,6 @@ class Encoding:
             self._dropped,
             notes=notes,
             problems=self._problems,
-            num_problems=self._num_problems,
         )
         if not len(lengths):
             raise DataError(none_left.format(rows=counted(len(self._rows), "row"), report=report))

@@ -71,7 +71,12 @@ def test_samples_without_a_response_are_dropped_and_reported(metaspace):
     encoded = encode(rows, metaspace, max_tokens=20)
     assert [sample.sample_id for sample in encoded.samples] == [1]
     assert list(encoded.report.dropped_ids) == [0, 2]
-    assert "2 samples dropped, nothing left to learn: rows 0, 2" in str(encoded.report)
+    told = str(encoded.report).splitlines()
+    assert "2 samples dropped" in told[0]
+    assert told[1:] == [
+        "dropped: row 0: data.response is empty",
+        "dropped: row 2: the prompt alone has 37 tokens, of 20 (data.max_tokens)",
+    ]
 
 
 def test_nothing_left_is_an_error(metaspace):
