@@ -144,6 +144,8 @@ class Arrivals:
         self, channel: Channel, packet: bytes, step: int, labels: Mapping[int, Labels] | None = None
     ) -> Decoded | Lost:
         try:
-            return channel.decode(packet, self._admission.max_batch_bytes, labels)
+            decoded = channel.decode(packet, self._admission.max_batch_bytes, labels)
         except UnknownReference as lost:
             return Lost(step, lost.sample_ids)
+        # a step has the batches of many clients, and a GPU room for those of a pass
+        return replace(decoded, batch=replace(decoded.batch, values=decoded.batch.values.cpu()))
