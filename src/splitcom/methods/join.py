@@ -19,7 +19,7 @@ from splitcom.models import fingerprint
 from splitcom.models.front import plausible_bytes
 from splitcom.parties.build import build_client, most_message_bytes
 from splitcom.parties.check import check_parts
-from splitcom.parties.known_rows import check_rows
+from splitcom.parties.known_rows import check_rows, keep_rows
 from splitcom.parties.parts import at_cut, client_front, load_client_parts, most_blocks
 from splitcom.parties.rows import ALL_ROWS, FIRST_ROWS, Look, OnRows, Rows, load_client_rows
 from splitcom.parties.texts import encode_rows
@@ -143,12 +143,10 @@ def _join(
         check_parts(config)
         train, held_out = encode_rows(welcome.rows, config, look)
         on_data(train, held_out)
-        check_rows(
-            membership.folder,
-            {"train": train.samples, "held out": held_out.samples},
-            goes_on=bool(PartyStore(membership.folder).rounds()),
-            remedy="begin anew with them: give another folder with --state",
-        )
+        groups = {"train": train.samples, "held out": held_out.samples}
+        if PartyStore(membership.folder).rounds():
+            check_rows(membership.folder, groups, "begin anew with them: give another folder with --state")
+        keep_rows(membership.folder, groups)
         membership.write(note)
         _take_part(options, welcome, config, membership.folder, (train, held_out))
         membership.end(note, keeps_state=options.keeps_state)

@@ -21,21 +21,22 @@ DEFENCES = (
 """Settings that may be changed when a run goes back: what would have held off what it goes back behind."""
 
 
-def check_from_round(from_round: int | None, *, resume: bool) -> None:
-    """Raise RunError if a run is to go back that does not go on at all."""
-    if from_round is not None and not resume:
+def check_from_round(folder: RunFolder, from_round: int | None, *, resume: bool) -> None:
+    """Raise RunError if a run is to go back that does not go on at all, or to a round that there is no state of."""
+    if from_round is None:
+        return
+    if not resume:
         raise RunError(f"--from-round {from_round}: only a run that is there can go back; add --resume")
+    if from_round not in (kept := PartyStore(folder.checkpoints / "server").rounds()):
+        there = ", ".join(map(str, kept)) or "none"
+        raise RunError(
+            f"--from-round {from_round}: {folder.path} has no state of that round, but of {there}; choose one of "
+            "these (training.keep_checkpoints says how many are kept, and training.checkpoint_every how often)"
+        )
 
 
 def go_back(folder: RunFolder, round_index: int) -> None:
-    """Have this round be the run's last, also if the run has ended; raises RunError if there is no state of it."""
-    store = PartyStore(folder.checkpoints / "server")
-    if round_index not in (kept := store.rounds()):
-        there = ", ".join(map(str, kept)) or "none"
-        raise RunError(
-            f"--from-round {round_index}: {folder.path} has no state of that round, but of {there}; choose one of "
-            "these (training.keep_checkpoints says how many are kept, and training.checkpoint_every how often)"
-        )
+    """Have this round, which there is a state of, be the run's last, also if the run has ended."""
     folder.forget_result()
-    store.go_back_to(round_index)
+    PartyStore(folder.checkpoints / "server").go_back_to(round_index)
     _LOG.warning("%s: back to round %d; what has been trained since is lost", folder.path, round_index)

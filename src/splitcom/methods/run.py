@@ -23,12 +23,12 @@ from splitcom.methods.method import check_clients
 from splitcom.methods.privacy import check_privacy, privacy_of, privacy_warnings
 from splitcom.methods.record import Record
 from splitcom.methods.rollback import DEFENCES, check_from_round, go_back
-from splitcom.methods.settings import PLACES, check_model
+from splitcom.methods.settings import PLACES, begin, check_model
 from splitcom.methods.text import Writer
 from splitcom.metrics.record import RunFolder
-from splitcom.models import load_joined_state
+from splitcom.models import fingerprint, load_joined_state
 from splitcom.parties.check import check_parts
-from splitcom.parties.known_rows import check_rows
+from splitcom.parties.known_rows import check_rows, keep_rows
 from splitcom.parties.parts import Parts, begin_from_adapter, load_parts, with_adapter
 from splitcom.parties.rows import ALL_ROWS, Look, with_classes
 from splitcom.parties.texts import Texts, load_texts, with_chat
@@ -163,37 +163,39 @@ def train(
     ModelError, DataError or AdapterError for what the configuration names.
     """
     folder = RunFolder(out)
-    check_from_round(from_round, resume=resume)
     with folder.locked():
+        check_from_round(folder, from_round, resume=resume)
         if not resume:
             folder.refuse_if_used()
         given = Given(model, tokenizer, data, held_out).keep(folder, resume=resume)
         look = Look(Observers(observers).on_rows)
         config = completed(config.override(given) if given else config, look)
-        if from_round is not None:
-            check_resumable(folder, config, also=DEFENCES)
-            go_back(folder, from_round)
-            folder.begin(config.to_toml())
-        return _train_into(folder, config, resume, label, observers)
+        return _train_into(folder, config, resume, from_round, label, observers)
 
 
 def _train_into(
-    folder: RunFolder, config: Config, resume: bool, label: str | None, observers: Sequence[Observer]
+    folder: RunFolder,
+    config: Config,
+    resume: bool,
+    from_round: int | None,
+    label: str | None,
+    observers: Sequence[Observer],
 ) -> Run:
     observer = Observers([Record(folder), *observers])
     if resume:
-        started = check_resumable(folder, config)
-        result = ended_with(folder, config)
+        started = check_resumable(folder, config, also=() if from_round is None else DEFENCES)
+        result = ended_with(folder, config) if from_round is None else None
         if result is not None:
             if started != config or texts_of(config) - result.keys():
                 result = _write_again(folder, config, result, observer)
             return Run(folder.path, result)
+    goes_on = PartyStore(folder.checkpoints / "server").latest() is not None
     warnings = check_parts(config)
-    texts = load_texts(config, Look(observer.on_rows))
+    texts = _same_texts(folder, config, observer, goes_on=goes_on)
     observer.on_data(texts.report, str(texts.partition))
     parts = load_parts(config, for_engine=True)
     begin_from_adapter(parts, config)
-    trained = _train(config, label or config.method, folder, texts, parts, observer)
+    trained = _train(config, label or config.method, folder, from_round, texts, parts, observer)
     trained.result["warnings"][:0] = [*warnings, *texts.train.report.warnings]
     ended = folder.result() if resume else None  # with what was sent when it ended, which no checkpoint has
     same = ended is not None and ended["rounds"] == trained.result["rounds"]
@@ -213,14 +215,21 @@ def _train_into(
 
 
 def _train(
-    config: Config, label: str, folder: RunFolder, texts: Texts, parts: Parts, observer: Observer
+    config: Config,
+    label: str,
+    folder: RunFolder,
+    from_round: int | None,
+    texts: Texts,
+    parts: Parts,
+    observer: Observer,
 ) -> Trained:
     """Run the rounds that are left; all that only training needs is gone when this returns."""
     simulation = Simulation(config, texts, parts, folder.checkpoints, observer)
     with closing(simulation):
-        folder.begin(config.to_toml())
-        check_model(folder, config.model.source, simulation.fingerprint)
-        _check_rows(folder, config, texts)
+        if from_round is not None:
+            go_back(folder, from_round)
+        begin(folder, config, simulation.fingerprint)
+        keep_rows(folder.checkpoints, _groups_of(config, texts))
         found = run_rounds(simulation.federation, observer)
     return trained_of(simulation.federation, config, label, simulation.clock.server_time_s, found)
 
@@ -229,25 +238,31 @@ def _write_again(
     folder: RunFolder, config: Config, result: Mapping[str, Any], observer: Observer
 ) -> dict[str, Any]:
     """Write the text of a run that has its adapter, and keep the configuration that asks for it."""
+    held_out = _same_texts(folder, config, observer, goes_on=True).held_out.samples
     folder.begin(config.to_toml())
     ending = Ending(folder, result)
-
-    def held_out() -> Sequence[Sample]:
-        return load_texts(config).held_out.samples
-
-    write_texts(ending, config, lambda: Writer.of_run(config, folder.adapter), held_out, observer)
+    write_texts(ending, config, lambda: Writer.of_run(config, folder.adapter), lambda: held_out, observer)
     return ending.result
 
 
-def _check_rows(folder: RunFolder, config: Config, texts: Texts) -> None:
-    """Raise DataError if a run that goes on would do so on other rows, or on other clients' rows."""
+def _same_texts(folder: RunFolder, config: Config, observer: Observer, *, goes_on: bool) -> Texts:
+    """The texts of a run; writes nothing.
+
+    If it goes on, raises RunError for another model than it began with, and DataError for other rows, or rows that
+    other clients have.
+    """
+    check_model(folder, config.model.source, fingerprint(config.model.source))
+    texts = load_texts(config, Look(observer.on_rows))
+    if goes_on:
+        remedy = "start a new run with them: give another folder with --out"
+        check_rows(folder.checkpoints, _groups_of(config, texts), remedy)
+    return texts
+
+
+def _groups_of(config: Config, texts: Texts) -> dict[str, Sequence[Sample]]:
+    """The rows of each client, and those held out."""
     groups = dict(zip(config.client_names, texts.partition.parts, strict=True))
-    check_rows(
-        folder.checkpoints,
-        {**groups, "held out": texts.held_out.samples},
-        goes_on=PartyStore(folder.checkpoints / "server").latest() is not None,
-        remedy="start a new run with them: give another folder with --out",
-    )
+    return {**groups, "held out": texts.held_out.samples}
 
 
 def run_rounds(federation: Federation, observer: Observer) -> list[str]:

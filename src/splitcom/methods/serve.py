@@ -24,7 +24,7 @@ from splitcom.methods.record import Record
 from splitcom.methods.rollback import DEFENCES, check_from_round, go_back
 from splitcom.methods.run import Run, check_resumable, configured, ended_with, run_rounds, trained_of
 from splitcom.methods.seats import Seats
-from splitcom.methods.settings import check_model
+from splitcom.methods.settings import begin, check_model
 from splitcom.metrics.record import RunFolder
 from splitcom.models import fingerprint
 from splitcom.models.front import write_front
@@ -96,9 +96,7 @@ def _serve_into(
         return Run(folder.path, result)
     identity = load_server_identity(options.authority)
     seats = Seats(config.federation.names, folder.path)
-    check_max_tokens(config)
-    check_template(config)
-    digest = fingerprint(config.model.source)
+    digest = _check_model(folder, config)
     warnings = check_parts(config)
     parts = load_server_parts(config)
     begin_from_adapter(parts, config)
@@ -118,7 +116,9 @@ def _serve_into(
             barred=seats.barred,
         ) as transport,
     ):
-        _begin(folder, config, digest, identifier)  # not before: a port that is taken leaves nothing behind
+        _begin(
+            folder, config, options, digest, identifier
+        )  # not before: a port that is taken leaves nothing behind
         _LOG.info("listening on port %d for %s", transport.port, counted(config.federation.clients, "client"))
         on_listening(transport)
         operated = _Operated(config, folder, transport, seats)
@@ -157,20 +157,28 @@ class _Operated:
         self.listening = partial(listening, folder.path, admin)
 
 
+def _check_model(folder: RunFolder, config: Config) -> str:
+    """The model's fingerprint; refuses one that the run cannot have, or has not begun with."""
+    check_max_tokens(config)
+    check_template(config)
+    digest = fingerprint(config.model.source)
+    check_model(folder, config.model.source, digest)
+    return digest
+
+
 def _ended(folder: RunFolder, config: Config, options: ServeOptions) -> dict[str, Any] | None:
     """The result of a run that is resumed though it has ended; refuses a folder in which this run cannot be.
 
     One that goes back has not ended.
     """
-    check_from_round(options.from_round, resume=options.resume)
+    check_from_round(folder, options.from_round, resume=options.resume)
     if not options.resume:
         folder.refuse_if_used()
         return None
-    if options.from_round is None:
-        check_resumable(folder, config, also=["federation.clients"])
-    else:
-        check_resumable(folder, config, also=["federation.clients", *DEFENCES])
-        go_back(folder, options.from_round)
+    goes_back = options.from_round is not None
+    check_resumable(folder, config, also=["federation.clients", *(DEFENCES if goes_back else ())])
+    if goes_back:
+        return None
     if (result := ended_with(folder, config)) is not None:
         _LOG.info("%s: this run has ended already; there is nothing left to serve", folder.path)
         _retire(folder, config)
@@ -211,9 +219,10 @@ def _front_folder(config: Config, folder: RunFolder) -> Iterator[Callable[[str],
         shutil.rmtree(folder.front, ignore_errors=True)
 
 
-def _begin(folder: RunFolder, config: Config, digest: str, identifier: str) -> None:
-    folder.begin(config.to_toml())
-    check_model(folder, config.model.source, digest)
+def _begin(folder: RunFolder, config: Config, options: ServeOptions, digest: str, identifier: str) -> None:
+    if options.from_round is not None:
+        go_back(folder, options.from_round)
+    begin(folder, config, digest)
     write_atomic(folder.path / _RUN_ID, identifier.encode())
 
 

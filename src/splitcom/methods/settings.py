@@ -23,12 +23,13 @@ def settings_of(
     """The configuration of a run folder, with `changes` to it; `needs` are the places that are about to be read.
 
     What has been moved together with the run is found by the end of its old path, in the run folder or up to two
-    folders above it; a model only if its weights are those that the run began with. Raises RunError if there is no run,
-    and ConfigError if a setting is wrong or something is neither where it was nor there.
+    folders above it; a model only if its weights are those that the run began with. What `changes` name is looked for
+    nowhere else. Raises RunError if there is no run, and ConfigError if a setting is wrong or something is neither
+    where it was nor there.
     """
     where = folder.path / "config.toml"
     config = Config.from_toml(folder.config_toml(), str(where), changes)
-    for key in needs:
+    for key in (key for key in needs if key not in (changes or {})):
         place = attrgetter(key)(config)
         if place is not None and Path(place).is_absolute() and not _is_there(place):
             found = _moved(folder, key, place, where)
@@ -75,14 +76,23 @@ def _is_there(place: str) -> bool:
     return Path(place).exists() or Path(place.partition("[")[0]).exists()  # the folder of "folder[test]"
 
 
-def check_model(folder: RunFolder, source: str, fingerprint: str) -> None:
-    """Raise RunError if a run that goes on would do so with other weights than it began with."""
+def check_model(folder: RunFolder, source: str, digest: str) -> None:
+    """Raise RunError if a run that goes on would do so with other weights than it began with; writes nothing."""
     path = folder.checkpoints / "model"
-    if not path.exists():
-        make_folder(folder.checkpoints, private=True)
-        write_atomic(path, fingerprint.encode(), private=True)
-    elif path.read_text(encoding="ascii", errors="replace") != fingerprint:
+    if path.exists() and path.read_text(encoding="ascii", errors="replace") != digest:
         raise RunError(
             f"{folder.path}: the model {source} is another one than this run began with; name that one in "
             "model.source, or start a new run with another --out"
         )
+
+
+def begin(folder: RunFolder, config: Config, digest: str) -> None:
+    """Write the settings of a run that begins or goes on, and the fingerprint of its model.
+
+    Not before all that could refuse it has been checked: what is refused must leave the folder as it was.
+    """
+    folder.begin(config.to_toml())
+    path = folder.checkpoints / "model"
+    if not path.exists():
+        make_folder(folder.checkpoints, private=True)
+        write_atomic(path, digest.encode(), private=True)

@@ -26,24 +26,25 @@ _MOST_BYTES = (
 Fingerprints = dict[str, dict[str, str]]  # by group, such as "train", and sample id
 
 
-def check_rows(folder: Path, groups: Mapping[str, Sequence[Sample]], *, goes_on: bool, remedy: str) -> None:
-    """Keep the fingerprints of the rows in `folder`; of a run that goes on, compare them with those kept.
+def check_rows(folder: Path, groups: Mapping[str, Sequence[Sample]], remedy: str) -> None:
+    """Compare the rows of a run that goes on with the fingerprints in `folder`, if there are any; writes nothing.
 
     Raises DataError, which says how many rows have changed and ends with the remedy, if they differ.
     """
     path = folder / _FILE
-    salt = _salt_of(path) if goes_on else None
-    if salt is not None:
-        difference = _difference(path, groups, salt)
-        if difference == "":
-            return
-        if difference is not None:
-            raise DataError(
-                f"the rows are not those that this run began with: {difference}. What is kept of them at both ends "
-                f"is of the old ones: bring the old data back, or {remedy}"
-            )
-    make_folder(folder, private=True)
-    write_atomic(path, _written(groups, secrets.token_hex(16)), private=True)
+    if (salt := _salt_of(path)) is not None and (difference := _difference(path, groups, salt)):
+        raise DataError(
+            f"the rows are not those that this run began with: {difference}. What is kept of them at both ends "
+            f"is of the old ones: bring the old data back, or {remedy}"
+        )
+
+
+def keep_rows(folder: Path, groups: Mapping[str, Sequence[Sample]]) -> None:
+    """Keep the fingerprints of the rows in `folder`, if they are not there already."""
+    path = folder / _FILE
+    if (salt := _salt_of(path)) is None or not _is_same(path, _written(groups, salt)):
+        make_folder(folder, private=True)
+        write_atomic(path, _written(groups, secrets.token_hex(16)), private=True)
 
 
 def _salt_of(path: Path) -> str | None:

@@ -9,7 +9,7 @@ import torch
 
 from splitcom.data import Row, Sample
 from splitcom.errors import DataError
-from splitcom.parties.known_rows import check_rows
+from splitcom.parties.known_rows import check_rows, keep_rows
 
 
 def sample(sample_id: int, ids: list[int], labels: list[int] | None = None) -> Sample:
@@ -31,28 +31,28 @@ CHANGES: dict[str, tuple[Callable[[], list[Sample]], str]] = {
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_run_that_goes_on_is_refused_on_other_rows(tmp_path: Path, change: str) -> None:
     other, said = CHANGES[change]
-    check_rows(tmp_path / "state", {"train": ROWS}, goes_on=False, remedy="give --state")
-    check_rows(tmp_path / "state", {"train": ROWS}, goes_on=True, remedy="give --state")
+    keep_rows(tmp_path / "state", {"train": ROWS})
+    check_rows(tmp_path / "state", {"train": ROWS}, "give --state")
     with pytest.raises(DataError, match=rf"{said}.*bring the old data back, or give --state"):
-        check_rows(tmp_path / "state", {"train": other()}, goes_on=True, remedy="give --state")
-    check_rows(tmp_path / "state", {"train": ROWS}, goes_on=True, remedy="")  # the old file is back
+        check_rows(tmp_path / "state", {"train": other()}, "give --state")
+    check_rows(tmp_path / "state", {"train": ROWS}, "")  # the old file is back
 
 
 def test_a_row_of_another_client_or_that_is_held_out_now_is_another(tmp_path: Path) -> None:
-    check_rows(tmp_path, {"a": ROWS[:2], "b": ROWS[2:]}, goes_on=False, remedy="")
+    keep_rows(tmp_path, {"a": ROWS[:2], "b": ROWS[2:]})
     with pytest.raises(DataError, match="another order"):
-        check_rows(tmp_path, {"a": ROWS[:1], "b": ROWS[1:]}, goes_on=True, remedy="")
+        check_rows(tmp_path, {"a": ROWS[:1], "b": ROWS[1:]}, "")
 
 
 def test_a_run_that_has_not_begun_takes_the_rows_as_they_are_now(tmp_path: Path) -> None:
-    check_rows(tmp_path, {"train": ROWS}, goes_on=False, remedy="")
-    check_rows(tmp_path, {"train": ROWS[1:]}, goes_on=False, remedy="")
-    check_rows(tmp_path, {"train": ROWS[1:]}, goes_on=True, remedy="")
+    keep_rows(tmp_path, {"train": ROWS})
+    keep_rows(tmp_path, {"train": ROWS[1:]})
+    check_rows(tmp_path, {"train": ROWS[1:]}, "")
 
 
 def test_fingerprints_of_two_runs_have_nothing_in_common(tmp_path: Path) -> None:
     for name in ("one", "other"):
-        check_rows(tmp_path / name, {"train": ROWS}, goes_on=False, remedy="")
+        keep_rows(tmp_path / name, {"train": ROWS})
     one, other = ((tmp_path / name / "rows.json") for name in ("one", "other"))
     assert one.read_text() != other.read_text()
     assert one.stat().st_mode & 0o777 == 0o600 and one.parent.stat().st_mode & 0o777 == 0o700
@@ -61,14 +61,16 @@ def test_fingerprints_of_two_runs_have_nothing_in_common(tmp_path: Path) -> None
 def test_they_are_kept_as_json_and_too_many_to_list_are_still_told_from_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    check_rows(tmp_path, {"a": ROWS[:2], "held out": ROWS[2:]}, goes_on=False, remedy="")
+    keep_rows(tmp_path, {"a": ROWS[:2], "held out": ROWS[2:]})
     text = (tmp_path / "rows.json").read_text()
     assert json.dumps(json.loads(text)) == text and json.loads(text)["rows"]["a"].keys() == {"0", "1"}
     monkeypatch.setattr("splitcom.parties.known_rows._MOST_BYTES", 10)
-    check_rows(tmp_path, {"a": ROWS[:2], "held out": ROWS[2:]}, goes_on=True, remedy="")
+    check_rows(tmp_path, {"a": ROWS[:2], "held out": ROWS[2:]}, "")
     with pytest.raises(DataError, match="they are 3 rows now, and some have changed"):
-        check_rows(tmp_path, {"a": ROWS[1:], "held out": ROWS[:1]}, goes_on=True, remedy="")
+        check_rows(tmp_path, {"a": ROWS[1:], "held out": ROWS[:1]}, "")
     (tmp_path / "rows.json").write_text(text[:-5])  # damaged: the rows as they are now are taken
     monkeypatch.undo()
-    check_rows(tmp_path, {"a": ROWS}, goes_on=True, remedy="")
-    check_rows(tmp_path, {"a": ROWS}, goes_on=True, remedy="")
+    check_rows(tmp_path, {"a": ROWS}, "")
+    keep_rows(tmp_path, {"a": ROWS})
+    with pytest.raises(DataError):
+        check_rows(tmp_path, {"a": ROWS[1:]}, "")
