@@ -119,6 +119,53 @@ def test_inspect_says_what_a_client_needs(splitcom, tiny_model):
     assert code == 0 and "activations" in out and "together" in out
 
 
+SAME = {
+    "model.cut=3": ("--cut", 3),
+    "model.tail_blocks=1": ("--tail-blocks", 1),
+    "lora.rank=2": ("--rank", 2),
+    "training.batch_size=2": ("--batch-size", 2),
+}
+
+
+@pytest.mark.parametrize("assignment", SAME)
+def test_inspect_takes_a_setting_as_the_option_of_the_same_meaning_which_comes_first(
+    splitcom, tiny_model, assignment
+):
+    def asked(*more):
+        code, out, err = splitcom("inspect", "--json", *more)
+        assert code == 0, err
+        found = json.loads(out)
+        if "client" in found:
+            found["client"].pop("libraries")  # what this very process holds
+        return found
+
+    plain = asked(tiny_model, "--client")
+    by_option = asked(tiny_model, "--client", *SAME[assignment])
+    assert by_option != plain
+    assert asked("--set", f"model.source={tiny_model}", "--client", "--set", assignment) == by_option
+    other = assignment.partition("=")[0] + "=1"
+    assert asked(tiny_model, "--client", *SAME[assignment], "--set", other) == by_option
+
+
+def test_inspect_takes_classes_from_settings_too_for_all_that_it_shows(splitcom, tiny_model):
+    labels = ("--set", "data.task=classification", "--set", 'data.labels=["a", "b", "c"]')
+    of_options, of_settings = (
+        splitcom("inspect", tiny_model, "--tail-blocks", 1, "--client", "--json", *given)
+        for given in (("--classes", 3), labels)
+    )
+    assert json.loads(of_options[1])["model"] == json.loads(of_settings[1])["model"]
+    needs = [json.loads(out)["client"]["adapter"] for _, out, _ in (of_options, of_settings)]
+    assert needs[0] == needs[1]
+
+
+def test_inspect_that_is_refused_shows_nothing_before(splitcom, tiny_model):
+    code, out, err = splitcom("inspect", tiny_model, "--link", "10")
+    assert code == 1 and "--link 10: expected Mbit/s up and down" in err
+    assert out == ""
+    code, out, err = splitcom("inspect", tiny_model, "--set", "model.cut=9")
+    assert code == 1 and out == "" and "cut" in err
+
+
 def test_inspect_shows_a_classifiers_parts(splitcom, tiny_model):
     code, out, _ = splitcom("inspect", tiny_model, "--classes", 2)
     assert code == 0 and "classification head, trained whole: 64 parameters" in out

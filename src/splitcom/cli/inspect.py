@@ -16,17 +16,25 @@ if TYPE_CHECKING:
 @spoken
 def inspect(
     model: Annotated[
-        str, typer.Argument(help="'bundled', a local folder, or a name on the hub.")
-    ] = "bundled",
-    cut: Annotated[int, typer.Option(help="Blocks in the front.")] = 2,
-    tail_blocks: Annotated[int, typer.Option(help="Blocks in the tail; 0 for the standard form.")] = 0,
-    rank: Annotated[int, typer.Option(help="LoRA rank.")] = 8,
-    batch_size: Annotated[int, typer.Option(help="Samples in a step.")] = 8,
+        str | None,
+        typer.Argument(help="'bundled', a local folder, or a name on the hub.", show_default="bundled"),
+    ] = None,
+    cut: Annotated[int | None, typer.Option(help="Blocks in the front.", show_default="2")] = None,
+    tail_blocks: Annotated[
+        int | None, typer.Option(help="Blocks in the tail; 0 for the standard form.", show_default="0")
+    ] = None,
+    rank: Annotated[int | None, typer.Option(help="LoRA rank.", show_default="8")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Samples in a step.", show_default="8")] = None,
     classes: Annotated[
-        int, typer.Option(min=0, help="Classes of a sequence classifier; 0 for a model that writes text.")
-    ] = 0,
+        int | None,
+        typer.Option(
+            min=0,
+            help="Classes of a sequence classifier; 0 for a model that writes text.",
+            show_default="0",
+        ),
+    ] = None,
     tokens: Annotated[int, typer.Option(help="Tokens of a sample.")] = 512,
-    train_head: Annotated[bool, typer.Option("--train-head", help="LoRA on the LM head too.")] = False,
+    train_head: Annotated[bool | None, typer.Option("--train-head", help="LoRA on the LM head too.")] = None,
     client: Annotated[
         bool, typer.Option("--client", help="Show how much memory a client needs, and for what.")
     ] = False,
@@ -38,7 +46,8 @@ def inspect(
 ) -> dict[str, Any]:
     """Show parameters and memory of each part, and the bytes of each flow in a step; loads no weights.
 
-    What codecs make of it depends on the text: "splitcom train --dry-run" tells.
+    An option comes before --set with the setting of the same meaning. What codecs make of it depends on the text:
+    "splitcom train --dry-run" tells.
     """
 
     from dataclasses import asdict
@@ -51,54 +60,63 @@ def inspect(
     from splitcom.report.terminal import Terminal
     from splitcom.settings.tree import parse_assignment
 
-    terminal = Terminal()
-    given = {
+    options = {
         "model.source": model,
         "model.cut": cut,
         "model.tail_blocks": tail_blocks,
         "lora.rank": rank,
         "lora.train_head": train_head,
         "training.batch_size": batch_size,
+        **_learning(classes),
     }
-    settings = Config().override(given | dict(map(parse_assignment, assignments or [])), "--set")
+    given = {key: value for key, value in options.items() if value is not None}
+    settings = Config().override(dict(map(parse_assignment, assignments or [])) | given, "--set")
     found = describe(
-        model,
-        cut=cut,
-        tail_blocks=tail_blocks,
-        rank=rank,
+        settings.model.source,
+        cut=settings.model.cut,
+        tail_blocks=settings.model.tail_blocks,
+        rank=settings.lora.rank,
         targets=settings.lora.targets,
-        head=train_head,
-        labels=[str(index) for index in range(classes)] or None,
+        head=settings.lora.train_head,
+        labels=settings.data.classes,
     )
-    dtype = str(found.dtype).removeprefix("torch.")  # as settings have it
-    tied = ", tied embeddings" if found.tied_embeddings else ""
-    title = (
-        f"{model}: {found.model_type}, {counted(found.num_blocks, 'block')}, hidden {found.hidden_size}, vocabulary "
-        f"{found.vocab_size:,}, {found.parameters:,} parameters in {dtype}{tied}"
-    )
-    terminal.print(part_table(found.parts, title))
-    terminal.print(_head(found, classes, tail_blocks))
-    shape = (found.hidden_size, batch_size, tokens, tail_blocks)
+    batch = settings.training.batch_size
+    width = settings.model.crossing_width(found.hidden_size)
+    shape = (width, batch, tokens, settings.model.tail_blocks)
+    flows = bytes_of_step(*shape)
+    seconds = None if link is None else seconds_of_step(flows, link)
+    needs = {
+        whose: (own, need_of_client(own, samples, tokens))
+        for whose, own in (_kinds(settings) if client else {}).items()
+    }
+
+    terminal = Terminal()
+    terminal.print(part_table(found.parts, _title(found, settings.model.source)))
+    terminal.print(_head(found, settings))
     content: dict[str, Any] = {
-        "model": asdict(found) | {"dtype": dtype},
-        "bytes_of_step": bytes_of_step(*shape),
+        "model": asdict(found) | {"dtype": _dtype(found)},
+        "bytes_of_step": flows,
         "bytes_of_evaluation": bytes_of_evaluation(*shape),
     }
     if settings.clients.given:
         content["clients"] = clients_of(settings)
         terminal.print(clients_table(content["clients"]))
-    if client:
-        for whose, own in _kinds(settings).items():
-            need = need_of_client(own, samples, tokens)
-            title = f"{whose} with {counted(samples, 'sample')}, weights in {settings.model.dtype}"
-            terminal.print(need_table(vars(need), title))
-            content.setdefault("client", vars(need))  # of the first kind
-    title = f"uncompressed fp16, {counted(batch_size, 'sample')} of {counted(tokens, 'token')}"
-    if link is not None:
-        content["seconds_of_step"] = seconds_of_step(bytes_of_step(*shape), link)
-    seconds = content.get("seconds_of_step")
-    terminal.print(flow_table(bytes_of_step(*shape), bytes_of_evaluation(*shape), title, seconds))
+    for whose, (own, need) in needs.items():
+        title = f"{whose} with {counted(samples, 'sample')}, weights in {own.model.dtype}"
+        terminal.print(need_table(vars(need), title))
+        content.setdefault("client", vars(need))  # of the first kind
+    if seconds is not None:
+        content["seconds_of_step"] = seconds
+    title = f"uncompressed fp16, {counted(batch, 'sample')} of {counted(tokens, 'token')}"
+    terminal.print(flow_table(flows, content["bytes_of_evaluation"], title, seconds))
     return content
+
+
+def _learning(classes: int | None) -> dict[str, Any]:
+    """The settings of a model that learns so many classes, or with 0 to write text."""
+    if not classes:
+        return {} if classes is None else {"data.task": "generation"}
+    return {"data.task": "classification", "data.labels": [str(index) for index in range(classes)]}
 
 
 def _kinds(settings: "Config") -> dict[str, "Config"]:
@@ -113,15 +131,27 @@ def _kinds(settings: "Config") -> dict[str, "Config"]:
     return kinds
 
 
-def _head(found: "Description", classes: int, tail_blocks: int) -> str:
+def _title(found: "Description", source: str) -> str:
+    tied = ", tied embeddings" if found.tied_embeddings else ""
+    return (
+        f"{source}: {found.model_type}, {counted(found.num_blocks, 'block')}, hidden {found.hidden_size}, vocabulary "
+        f"{found.vocab_size:,}, {found.parameters:,} parameters in {_dtype(found)}{tied}"
+    )
+
+
+def _dtype(found: "Description") -> str:
+    return str(found.dtype).removeprefix("torch.")  # as settings have it
+
+
+def _head(found: "Description", settings: "Config") -> str:
     from splitcom.report.format import format_bytes
 
-    holder = found.parts[-1].name
+    holder, tail_blocks = found.parts[-1].name, settings.model.tail_blocks
     weights = format_bytes(found.head_parameters * found.dtype.itemsize)
     head = (
-        f"classification head, trained whole: {found.head_parameters:,} parameters"
-        if classes
-        else f"LM head: {found.vocab_size:,} tokens x {found.hidden_size} = {found.head_parameters:,} parameters"
+        f"LM head: {found.vocab_size:,} tokens x {found.hidden_size} = {found.head_parameters:,} parameters"
+        if settings.data.classes is None
+        else f"classification head, trained whole: {found.head_parameters:,} parameters"
     )
     return (
         f"{head}, {weights}, in the {holder}{' at each client' if tail_blocks else ''}"
