@@ -66,6 +66,18 @@ def stalled(network: Deployment) -> list[Party]:
     return parties
 
 
+def test_list_says_how_many_clients_have_not_come_yet(
+    forks: Any, authority: Path, tiny_config: Config, tmp_path: Path
+) -> None:
+    network = Deployment(forks, authority, tiny_config, tmp_path, port=free_port()).start_server()
+    wait_until((network.out / ".admin" / "socket").exists)
+    wait_until(lambda: snapshot_of(network.out).missing is not None)
+    listed = admin("list", network.out)
+    assert re.search(r"waiting for 3 of 3 clients since \d\d:\d\d:\d\d \(\d+ s\); here: nobody", listed)
+    assert "saved" not in listed
+    network.server.kill()
+
+
 def test_list_says_who_is_waited_for_and_drop_frees_a_round_also_after_a_restart(
     forks: Any, authority: Path, tiny_config: Config, tmp_path: Path
 ) -> None:

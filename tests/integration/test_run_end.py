@@ -20,6 +20,7 @@ from splitcom.metrics.record import RunFolder
 from splitcom.models import add_lora, check_adapter, cut, load_model, without_adapters
 from splitcom.models.load import stored_dtype
 from splitcom.parties.parts import load_parts
+from splitcom.server.observe import Observer
 
 from .tiny_model import STILL
 
@@ -115,6 +116,20 @@ def test_settings_that_training_does_not_depend_on_may_change(tiny_config, train
     for change in ({"training.lr": 0.5}, {"evaluation.every": 2}, {"flows.gradient_down.codec": "int4"}):
         with pytest.raises(RunError, match=rf"{next(iter(change))} was .*training\.rounds can be raised"):
             train(tiny_config.override(change), run.folder, resume=True)
+
+
+def test_a_run_is_said_to_be_saved_once_a_round_is(tiny_config, tmp_path):
+    told = []
+
+    class Heard(Observer):
+        def on_round(self, lines):
+            told.append(("done", lines[0]["round"]))
+
+        def on_saved(self, round_index):
+            told.append(("saved", round_index))
+
+    train(tiny_config, tmp_path / "run", observers=[Heard()])
+    assert told == [(what, index) for index in range(3) for what in ("done", "saved")]
 
 
 def test_links_are_not_among_them_where_bits_depend_on_time(tiny_config, tmp_path):

@@ -17,7 +17,7 @@ from prometheus_client.registry import Collector
 from splitcom.methods.pages import Answer, Pages, address_of
 from splitcom.server.observe import Observer, StepReport
 from splitcom.server.peers import Standing
-from splitcom.server.waits import describe
+from splitcom.server.waits import Missing, describe
 from splitcom.transports.grpc_server import ClientTraffic, GrpcServer
 
 _Family = tuple[str, str, str, Sequence[tuple[Mapping[str, str], float | None]]]  # name, kind, help, samples
@@ -45,6 +45,7 @@ class Snapshot:
     refusals: Mapping[str, int] = field(default_factory=dict)  # of connections, by reason
     clients: Mapping[str, ClientTraffic] = field(default_factory=dict)
     standings: Mapping[str, Standing] = field(default_factory=dict)
+    missing: Missing | None = None  # clients without whom no round begins
     is_ready: bool = False  # clients can take part
     against_others: Mapping[str, Mapping[str, float]] = field(
         default_factory=dict
@@ -59,13 +60,15 @@ class Snapshot:
 
         >>> from dataclasses import asdict
         >>> traffic = ClientTraffic(connected=True, up_bytes=1, down_bytes=2, reconnections=0)
-        >>> snapshot = Snapshot(rounds=2, standings={"a": Standing("idle")}, clients={"a": traffic})
+        >>> missing = Missing(1, 2, 75.0, ["a"])
+        >>> snapshot = Snapshot(2, standings={"a": Standing("idle")}, missing=missing, clients={"a": traffic})
         >>> Snapshot.of(asdict(snapshot)) == snapshot
         True
         """
         clients = {name: ClientTraffic(**kept) for name, kept in fields["clients"].items()}
         standings = {name: Standing(**kept) for name, kept in fields["standings"].items()}
-        return cls(**{**fields, "clients": clients, "standings": standings})
+        missing = None if fields.get("missing") is None else Missing(**fields["missing"])
+        return cls(**{**fields, "clients": clients, "standings": standings, "missing": missing})
 
     def waiting(self) -> str:
         """Whom the run waits for, longest first; empty if for nobody.
@@ -73,6 +76,8 @@ class Snapshot:
         >>> Snapshot(rounds=1, standings={"a": Standing("training", 75.0), "b": Standing("idle")}).waiting()
         'waiting for a for 75 s (training)'
         """
+        if self.missing is not None:
+            return str(self.missing)
         owing = {name: s for name, s in self.standings.items() if s.waited_s is not None}
         longest = sorted(owing.items(), key=lambda item: -(item[1].waited_s or 0.0))
         said = [f"{name} for {s.waited_s:.0f} s ({describe(s)})" for name, s in longest]
@@ -91,6 +96,7 @@ class Monitor(Observer):
         self._held_out_loss: float | None = None
         self._held_out_accuracy: float | None = None
         self._standings: Callable[[], Mapping[str, Standing]] | None = None
+        self._missing: Callable[[], Missing | None] = lambda: None
         self._saved_at: float | None = None
         self._against_others: Mapping[str, Mapping[str, float]] = {}
         self._unlike: Mapping[str, int] = {}
@@ -99,6 +105,10 @@ class Monitor(Observer):
     def on_begin(self, standings: Callable[[], Mapping[str, Standing]]) -> None:
         """Remember whom to ask."""
         self._standings = standings
+
+    def on_gather(self, missing: Callable[[], Missing | None]) -> None:
+        """Remember whom to ask."""
+        self._missing = missing
 
     def on_saved(self, round_index: int) -> None:
         """Remember when."""
@@ -144,6 +154,7 @@ class Monitor(Observer):
             waiting_events=0 if self._server is None else self._server.waiting_events,
             refusals={} if self._server is None else dict(self._server.refusals),
             standings={} if self._standings is None else self._standings(),
+            missing=self._missing(),
             is_ready=self._server is not None and self._standings is not None,
             clients={} if self._server is None else self._server.traffic(),
             against_others=self._against_others,

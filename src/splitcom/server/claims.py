@@ -16,6 +16,7 @@ from splitcom.config import Config
 from splitcom.engines.engine import StepResult
 from splitcom.errors import RemoteProtocolError
 from splitcom.protocol.messages_pb2 import EvaluationEnd, Hello, ReferenceLost, RoundEnd
+from splitcom.protocol.session import PROTOCOL_VERSION
 from splitcom.server.state import ClientState, Counts, Task
 from splitcom.training.plan import num_round_batches
 
@@ -25,8 +26,15 @@ _MOST_RELEASED = 1 << 48
 _LEAST_NATS = 1.0  # a loss below is not far above anybody's, however small the others' are
 
 
-def check_hello(hello: Hello, config: Config) -> None:
-    """It claims no more samples than a client may have, for whose training others wait, and states of this run."""
+def check_hello(hello: Hello, name: str, fingerprint: str, config: Config) -> None:
+    """It speaks of this run, and claims no more samples than a client may have, for whose training others wait."""
+    for what, theirs, ours in (
+        ("protocol version", hello.protocol_version, PROTOCOL_VERSION),
+        ("client name", hello.client, name),
+        ("model fingerprint", hello.model_fingerprint, fingerprint),
+    ):
+        if theirs != ours:
+            raise RemoteProtocolError(f"{what} is {theirs}, the server's is {ours}")
     most = config.federation.max_samples_per_client
     for what, number in (("samples", hello.num_samples), ("held-out samples", hello.num_held_out)):
         if number > most:

@@ -21,11 +21,11 @@ from splitcom.metrics.ledger import Ledger
 from splitcom.protocol.accounting import flows_of
 from splitcom.protocol.limits import LIMITS, KindLimits
 from splitcom.protocol.messages_pb2 import Failure, Finish, Hello, Message
-from splitcom.protocol.session import PROTOCOL_VERSION, Form, Role, Session, State
+from splitcom.protocol.session import Form, Role, Session, State
 from splitcom.server.claims import check_hello
 from splitcom.server.peers import Peer, Standing
 from splitcom.server.phases import Phases
-from splitcom.server.waits import say_who_is_missing, say_who_is_waited_for
+from splitcom.server.waits import Missing, say_who_is_waited_for
 from splitcom.transports.events import (
     Admitted,
     Back,
@@ -68,6 +68,7 @@ class Conversations:
         self._busy: set[str] = set()  # in the conversation in which they were last waited for
         self._inbox: dict[str, Message] = {}  # a client says one thing and waits for the answer
         self._excluded: dict[str, Excluded] = {}
+        self._gathers_since: float | None = None
         self.phases = Phases()
         # A single party that holds model and data has nobody to send anything to.
         self._counts = config.training.split or config.federation.clients > 1
@@ -90,7 +91,7 @@ class Conversations:
     @property
     def num_expected(self) -> int:
         """How many clients a run begins with: all that have a seat, and never fewer than a round needs."""
-        lost = sum(not excluded.replaced for excluded in self._excluded.values())
+        lost = sum(not excluded.replaced for excluded in list(self._excluded.values()))
         return max(self._config.federation.clients - lost, self._config.federation.min_clients)
 
     def standings(self) -> dict[str, Standing]:
@@ -101,15 +102,24 @@ class Conversations:
         peers = unheard | dict(self.peers)
         return {name: peer.standing(now, reasons.get(name)) for name, peer in peers.items()}
 
+    def missing(self) -> Missing | None:
+        """Who is waited for to come before a round begins; may be called from any thread."""
+        since, here = (
+            self._gathers_since,
+            [name for name, peer in dict(self.peers).items() if peer.is_present],
+        )
+        if since is None or (number := self.num_expected - len(here)) <= 0:
+            return None
+        return Missing(number, self.num_expected, self.transport.now() - since, here)
+
     def gather(self) -> None:
         """Wait until all clients of the run have said hello.
 
         With `federation.drop_after_s`, for no longer than that if `federation.min_clients` are there.
         """
-        settings, notice_s = self._config.federation, self.transport.notice_s
-        now = self.transport.now
+        settings, notice_s, now = self._config.federation, self.transport.notice_s, self.transport.now
         deadline = None if settings.drop_after_s is None else now() + settings.drop_after_s
-        since = said_at = now()
+        self._gathers_since = said_at = now()
         while len(self.present) < self.num_expected:
             enough = len(self.present) >= settings.min_clients
             if deadline is not None and now() >= deadline and enough:
@@ -121,7 +131,8 @@ class Conversations:
                 pass
             if notice is not None and now() >= notice:
                 said_at = now()
-                say_who_is_missing(self.present, self.num_expected, said_at - since)
+                _LOG.warning("%s", self.missing())
+        self._gathers_since = None
         self.peers = dict(sorted(self.peers.items(), key=lambda item: (len(item[0]), item[0])))
 
     def collect(self, names: Iterable[str]) -> dict[str, Message]:
@@ -348,14 +359,7 @@ class Conversations:
         _LOG.warning("%s has failed, and is waited for as if it were gone: %s", name, reason)
 
     def _hear(self, name: str, hello: Hello) -> None:
-        for what, theirs, ours in (
-            ("protocol version", hello.protocol_version, PROTOCOL_VERSION),
-            ("client name", hello.client, name),
-            ("model fingerprint", hello.model_fingerprint, self._fingerprint),
-        ):
-            if theirs != ours:
-                raise RemoteProtocolError(f"{what} is {theirs}, the server's is {ours}")
-        check_hello(hello, self._config)
+        check_hello(hello, name, self._fingerprint, self._config)
         peer = self.peers[name]
         peer.num_samples, peer.num_held_out = hello.num_samples, hello.num_held_out
         peer.saved_rounds = list(hello.saved_rounds)

@@ -10,6 +10,7 @@ from typing import Any
 
 from splitcom.aggregation import Update
 from splitcom.server.peers import Standing
+from splitcom.server.waits import Missing
 
 _LOG = logging.getLogger(__name__)
 
@@ -40,6 +41,9 @@ class Observer:
 
     def on_begin(self, standings: Callable[[], Mapping[str, Standing]]) -> None:
         """The server is there; `standings` tells where each client stands, from any thread."""
+
+    def on_gather(self, missing: Callable[[], Missing | None]) -> None:
+        """The server is there; `missing` tells who has not come yet that a round waits for, from any thread."""
 
     def on_saved(self, round_index: int) -> None:
         """All state after this round is on the disk."""
@@ -85,6 +89,10 @@ class Observers(Observer):
     def on_begin(self, standings: Callable[[], Mapping[str, Standing]]) -> None:
         """Tell all of them."""
         self._tell(lambda observer: observer.on_begin(standings))
+
+    def on_gather(self, missing: Callable[[], Missing | None]) -> None:
+        """Tell all of them."""
+        self._tell(lambda observer: observer.on_gather(missing))
 
     def on_saved(self, round_index: int) -> None:
         """Tell all of them."""

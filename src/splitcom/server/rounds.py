@@ -162,6 +162,7 @@ class Federation:
         to be repeated may be yielded twice.
         """
         self._observer.on_begin(self._clients.standings)
+        self._observer.on_gather(self._clients.missing)
         if self._store.latest() is None:
             self._keep()
         else:
@@ -175,6 +176,7 @@ class Federation:
                     if self._is_due:
                         with self._clients.phases("save"):
                             self._keep()
+                        self._observer.on_saved(self.round)
             except Rejoined:
                 self._clients.reset()
                 self._restore()
@@ -351,7 +353,6 @@ class Federation:
         }
         self._store.save(self.round, tensors, scalars, self._references())
         self._clients.saved()
-        self._observer.on_saved(self.round)
 
     def _restore(self) -> None:
         """Go back to the last saved round."""

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from splitcom.amount import counted
@@ -10,20 +11,23 @@ from splitcom.server.peers import Standing
 _LOG = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Missing:
+    """How many clients have not come yet without whom no round begins."""
+
+    number: int
+    expected: int
+    waited_s: float
+    here: Sequence[str]
+
+    def __str__(self) -> str:
+        here = ", ".join(self.here) or "nobody"
+        return f"waiting for {self.number} of {counted(self.expected, 'client')} {since(self.waited_s)}; here: {here}"
+
+
 def say_who_is_waited_for(name: str, standing: Standing) -> None:
     """Say since when a client owes a message."""
     _LOG.warning("waiting for %s %s: it is %s", name, since(standing.waited_s or 0.0), describe(standing))
-
-
-def say_who_is_missing(present: Sequence[str], expected: int, waited_s: float) -> None:
-    """Say how many clients have not come yet."""
-    _LOG.warning(
-        "waiting for %d of %s %s; here: %s",
-        expected - len(present),
-        counted(expected, "client"),
-        since(waited_s),
-        ", ".join(present) or "nobody",
-    )
 
 
 def describe(standing: Standing) -> str:

@@ -1,5 +1,6 @@
 """The page for Prometheus: what it says, and that it listens on this machine alone."""
 
+import re
 import urllib.error
 import urllib.request
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ from splitcom.errors import RunError
 from splitcom.methods.monitor import Monitor, Snapshot, monitor_pages, prometheus
 from splitcom.server.observe import StepReport
 from splitcom.server.peers import Standing
+from splitcom.server.waits import Missing
 from splitcom.transports.grpc_server import ClientTraffic
 
 
@@ -52,6 +54,10 @@ def test_it_is_ready_when_clients_can_take_part_and_says_whom_it_waits_for():
             lambda: {"a": Standing("training", 75.0, restarts=1), "b": Standing("idle", refusals=3)}
         )
         assert read(f"{address}/readyz") == "ready: waiting for a for 75 s (training)\n"
+        monitor.on_gather(lambda: Missing(1, 3, 60.0, ["a", "b"]))
+        told = read(f"{address}/readyz")
+        assert re.match(r"ready: waiting for 1 of 3 clients since .* \(60 s\); here: a, b\n", told)
+        monitor.on_gather(lambda: None)
         monitor.on_step(StepReport(1, 1, 1, 1.5, 0.25, 1000, seconds={"waiting": 2.0}))
         monitor.on_step(StepReport(1, 2, 2, 1.5, 0.25, 1000, seconds={"waiting": 1.0, "body": 0.5}))
         assert "splitcom_save_age_seconds" not in read(f"{address}/metrics")

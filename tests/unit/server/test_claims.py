@@ -11,7 +11,7 @@ from splitcom.engines.engine import StepResult
 from splitcom.errors import RemoteProtocolError
 from splitcom.protocol import messages_pb2
 from splitcom.protocol.messages_pb2 import EvaluationEnd, Hello, ReferenceLost, RoundEnd
-from splitcom.protocol.session import TRANSITIONS, Role
+from splitcom.protocol.session import PROTOCOL_VERSION, TRANSITIONS, Role
 from splitcom.server.claims import (
     bound_training_losses,
     bounded_losses,
@@ -34,6 +34,7 @@ CLASSES = {"task": "classification", "labels": ["no", "yes"]}
 WHOLE_CLASSES = Config(method="fedlora", training={"batch_size": 4, "split": False}, data=CLASSES)
 U_SHAPE_CLASSES = Config(model={"tail_blocks": 1}, data=CLASSES)
 WHOLE = Config(method="fedlora", training={"batch_size": 4, "split": False})
+OURS = {"protocol_version": PROTOCOL_VERSION, "client": "a", "model_fingerprint": "f"}
 
 
 @pytest.mark.parametrize("step", [0, 2, 3])
@@ -144,16 +145,16 @@ def test_a_gradient_weighs_by_what_can_be_learnt_of_its_batch():
     [([6], "1 saved rounds up to 6, in a run of 5"), ([1] * 7, "7 saved rounds up to 1")],
 )
 def test_states_of_a_client_are_of_this_run(rounds, message):
-    check_hello(Hello(saved_rounds=[4, 5]), SPLIT)
+    check_hello(Hello(**OURS, saved_rounds=[4, 5]), "a", "f", SPLIT)
     with pytest.raises(RemoteProtocolError, match=message):
-        check_hello(Hello(saved_rounds=rounds), SPLIT)
+        check_hello(Hello(**OURS, saved_rounds=rounds), "a", "f", SPLIT)
 
 
 @pytest.mark.parametrize("claim", [{"num_samples": 4_000_000_000}, {"num_held_out": 4_000_000_000}])
 def test_more_samples_than_a_client_may_have_are_refused(claim):
-    check_hello(Hello(num_samples=1_000_000, num_held_out=1), SPLIT)
+    check_hello(Hello(**OURS, num_samples=1_000_000, num_held_out=1), "a", "f", SPLIT)
     with pytest.raises(RemoteProtocolError, match="max_samples_per_client = 1000000"):
-        check_hello(Hello(**claim), SPLIT)
+        check_hello(Hello(**OURS, **claim), "a", "f", SPLIT)
 
 
 def test_far_more_samples_than_the_others_have_are_said(caplog):

@@ -10,6 +10,7 @@ from splitcom.metrics.ledger import Ledger
 from splitcom.protocol.messages_pb2 import Message
 from splitcom.protocol.session import PROTOCOL_VERSION, Role, Session, State
 from splitcom.server.conversations import Conversations, Rejoined
+from splitcom.server.waits import Missing
 from splitcom.transports.events import Admitted, Back, Excluded, Gone, Joined, Received
 
 
@@ -269,6 +270,24 @@ def test_who_runs_the_server_excludes_and_admits():
     assert script.refused[1:] == [("a", 3.0, "its machine is gone")]
     clients.collect_arrived(["b"], until_s=6.0)
     assert clients.num_expected == 2 and clients.standings()["a"].state == "connecting"
+
+
+def test_who_has_not_come_yet_is_told_until_all_are_there():
+    events = [(at, event) for name, at in (("a", 5.0), ("b", 9.0)) for event in (Joined(name), hello(name))]
+    script, told = Script(*events), []
+    clients = Conversations(Config(federation={"clients": 2}), script, Ledger(), "f")
+    receive = script.receive
+
+    def receive_and_look(timeout_s=None):
+        event = receive(timeout_s)
+        told.append(clients.missing())
+        return event
+
+    script.receive = receive_and_look
+    assert clients.missing() is None
+    clients.gather()
+    assert Missing(2, 2, 5.0, []) in told and Missing(1, 2, 9.0, ["a"]) in told
+    assert clients.missing() is None
 
 
 def test_a_seat_that_is_for_another_is_waited_for():

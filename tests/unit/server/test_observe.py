@@ -9,6 +9,7 @@ from splitcom.server.observe import Observer, Observers, StepReport
 
 EVENTS = {
     "on_begin": (dict,),
+    "on_gather": (lambda: None,),
     "on_saved": (2,),
     "on_merge": ([],),
     "on_rows": ("reading rows", 3, 9),
