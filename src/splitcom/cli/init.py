@@ -65,7 +65,7 @@ def init(
         proposal = propose(
             source,
             model or "bundled",
-            clients=clients or 3,
+            clients=clients,
             by_column=by,
             labels_stay=labels_stay,
             memory_gb=memory_gb,

@@ -13,13 +13,15 @@ from splitcom.amount import counted
 from splitcom.config import Config
 from splitcom.config.reference import reference
 from splitcom.data.columns import as_text
-from splitcom.data.load import recognised
+from splitcom.data.load import column_value, recognised
 from splitcom.data.sources import find_source, read_source
 from splitcom.errors import ConfigError, DataError
 from splitcom.methods.preview import preview
 from splitcom.models import describe, load_config, load_tokenizer
 from splitcom.models.description import Description
 from splitcom.models.limits import limits_of
+from splitcom.parties.rows import FIRST_ROWS, load_all_rows
+from splitcom.parties.texts import with_chat
 
 _LOOKED_AT = 500  # rows
 _RATE_OF_NARROW, _NARROW = 0.003, 576  # measured: SmolLM2-135M and the bundled model
@@ -40,6 +42,7 @@ _CLASSES = ("label", "class", "category", "sentiment", "intent", "labels")
 _MOST_CLASSES = 50
 _WITHOUT_TEMPLATE = "chatml"
 _TOKENS_STEP, _MOST_TOKENS = 64, 1024
+_CLIENTS = 3
 _HELD_OUT_PART = 5  # one of so many rows, if there are few
 _WEIGHTS_PART = 0.5  # of a client's memory; the rest is for activations, optimizer and references
 
@@ -91,7 +94,7 @@ def propose(
     source: str,
     model: str,
     *,
-    clients: int = 3,
+    clients: int | None = None,
     by_column: str | None = None,
     labels_stay: bool = False,
     memory_gb: float | None = None,
@@ -102,7 +105,7 @@ def propose(
     Args:
         source: a file, a folder, or a data set on the hub.
         model: "bundled", a folder, or a name on the hub.
-        clients: in a simulation, or that a server waits for.
+        clients: in a simulation, or that a server waits for; None: three, or as many as there are rows to train on.
         by_column: the column whose values are clients; None deals rows out at random.
         labels_stay: the U-shape.
         memory_gb: of a client, in 10^9 bytes; the cut is then as deep as its weights fit, to half of the blocks.
@@ -110,7 +113,7 @@ def propose(
 
     Raises:
         DataError: rows cannot be read, or their columns not be guessed.
-        ConfigError: no cut fits into the memory.
+        ConfigError: no cut fits into the memory, or there are too few rows for what is asked for.
         ModelError: the model cannot be read.
     """
     found, changes, records = Proposal(), changes or {}, _first_rows(source)
@@ -120,13 +123,9 @@ def propose(
     if not {"data.prompt", "data.response"} <= changes.keys():
         _set_columns(found, source, records, model)
     found.settings |= {key: value for key, value in changes.items() if key.startswith("data.")}
-    if by_column is None:
-        found.set("federation.clients", clients)
-    else:
-        found.set("federation.clients", *_clients_in(by_column, source, records))
-        found.set("partition.kind", "column")
-        found.set("partition.column", by_column)
+    num_values = 0 if by_column is None else _num_values(by_column, source, records)
     _set_sizes(found, model, len(records))
+    _set_clients(found, source, changes.get("federation.clients", clients), by_column, num_values)
     found.set("training.rounds", found.config.training.rounds)
     _set_rate(found, model)
     found.settings |= changes
@@ -147,13 +146,37 @@ def _first_rows(source: str) -> list[Mapping[str, Any]]:
     return records
 
 
-def _clients_in(column: str, source: str, records: Sequence[Mapping[str, Any]]) -> tuple[int, str]:
-    """How many clients a column names, and why; raises DataError if there is no such column."""
+def _num_values(column: str, source: str, records: Sequence[Mapping[str, Any]]) -> int:
+    """How many values a column has; raises DataError if there is no such column."""
     if not any(column in record for record in records):
         found = ", ".join(map(str, records[0]))
         raise DataError(f"{source}: no column {column!r} (asked for by --by); found: {found}")
-    number = len({as_text(record.get(column)) for record in records})
-    return number, f"{column} has {counted(number, 'value')} in the first rows"
+    return len({as_text(record.get(column)).strip() for record in records})
+
+
+def _set_clients(
+    found: Proposal, source: str, asked: int | None, by_column: str | None, num_values: int
+) -> None:
+    """How many clients there are, no more than a run has rows for; raises ConfigError if more are asked for."""
+    train = load_all_rows(with_chat(found.config), FIRST_ROWS).train
+    most, reason = len(train), f"{source} has {counted(len(train), 'row')} to train on"
+    if num_values > most:
+        raise ConfigError(
+            f"--by {by_column}: it has {counted(num_values, 'value')}, each of which would be a client, and {reason}; "
+            "name a column with fewer values, or bring more rows"
+        )
+    if by_column is not None:
+        most = len({column_value(row, by_column).strip() for row in train})
+        reason = f"{by_column} has {counted(most, 'value')} in the rows to train on"
+    proposed = min(_CLIENTS, most) if by_column is None else most
+    found.set("federation.clients", proposed if asked is None else asked, reason if proposed == most else "")
+    if (number := found.config.federation.clients) > most:
+        raise ConfigError(
+            f"--clients {number}: {reason}, and each client needs one; take {most} or fewer, or bring more rows"
+        )
+    if by_column is not None:
+        found.set("partition.kind", "column")
+        found.set("partition.column", by_column)
 
 
 def _set_cut(found: Proposal, model: str, labels_stay: bool, memory_gb: float | None) -> None:
@@ -234,7 +257,13 @@ def _named(columns: Sequence[str], names: Sequence[str]) -> str | None:
 
 
 def _set_sizes(found: Proposal, model: str, num_rows: int) -> None:
-    if (held_out := num_rows // _HELD_OUT_PART) < Config().data.held_out_samples:
+    held_out = num_rows // _HELD_OUT_PART
+    if num_rows == 1 and "data.held_out" not in found.settings:
+        raise ConfigError(
+            f"{found.config.data.source}: one row alone, and a run needs one to train on and one to evaluate on; bring "
+            "more, or name others with --set data.held_out=FILE"
+        )
+    if "data.held_out_samples" not in found.settings and held_out < Config().data.held_out_samples:
         found.set("data.held_out_samples", max(1, held_out), f"a fifth of the {num_rows} rows")
 
     limit = min(limits_of(model).positions or _MOST_TOKENS, _MOST_TOKENS)

@@ -53,13 +53,13 @@ def test_few_values_of_a_label_are_classes(tmp_path):
 def test_a_conversation_needs_a_template_where_the_model_has_none(tmp_path):
     turns = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
 
-    data = propose(rows(tmp_path, {"messages": turns}), "bundled").config.data
+    data = propose(rows(tmp_path, *[{"messages": turns}] * 2), "bundled").config.data
 
     assert (data.format, data.chat_template) == ("chat", "chatml")
 
 
 def test_columns_that_say_nothing_are_refused_and_can_be_given(tmp_path):
-    source = rows(tmp_path, {"a": "x", "b": "y", "c": "z"})
+    source = rows(tmp_path, *[{"a": "x", "b": "y", "c": "z"}] * 2)
 
     with pytest.raises(DataError, match="which of the columns a, b, c is asked"):
         propose(source, "bundled")
@@ -68,7 +68,7 @@ def test_columns_that_say_nothing_are_refused_and_can_be_given(tmp_path):
 
 
 def test_the_cut_is_as_deep_as_fits_and_never_beyond_half(tmp_path):
-    source = rows(tmp_path, {"text": "a b c"})
+    source = rows(tmp_path, {"text": "a b c"}, {"text": "d e f"})
 
     cuts = [propose(source, "bundled", memory_gb=gb).config.model.cut for gb in (0.006, 100)]
 
@@ -90,7 +90,8 @@ def test_a_column_of_clients_gives_their_number(tmp_path):
 
 
 def test_the_file_reads_back_and_is_not_overwritten(tmp_path):
-    proposal = propose(rows(tmp_path, {"text": "a b c"}), "bundled", labels_stay=True)
+    source = rows(tmp_path, {"text": "a b c"}, {"text": "d e f"})
+    proposal = propose(source, "bundled", labels_stay=True)
     path = tmp_path / "own.toml"
 
     write_proposal(proposal, path)
@@ -101,15 +102,45 @@ def test_the_file_reads_back_and_is_not_overwritten(tmp_path):
         write_proposal(proposal, path)
 
 
-@pytest.mark.parametrize(("number", "held_out"), [(4, 1), (60, 12), (499, 99), (501, 100)])
+@pytest.mark.parametrize(("number", "held_out"), [(2, 1), (3, 1), (4, 1), (60, 12), (499, 99), (501, 100)])
 def test_what_is_proposed_can_be_trained_on_whatever_the_number_of_rows(tmp_path, number, held_out):
     source = rows(tmp_path, *({"question": f"what is {i}?", "answer": f"it is {i}"} for i in range(number)))
 
     config = propose(source, "bundled").config
     texts = load_texts(config)
 
+    assert len(texts.partition.parts) == min(3, number - held_out)
     assert len(texts.held_out.samples) == held_out
     assert sum(map(len, texts.partition.parts)) == number - held_out and all(texts.partition.parts)
+
+
+def test_more_clients_than_rows_or_values_can_have_are_refused_where_they_are_asked_for(tmp_path):
+    source = rows(tmp_path, *({"text": f"a {i}", "id": f"c{i}", "clinic": f"c{i // 39}"} for i in range(40)))
+    columns = {"data.prompt": "", "data.response": "text"}
+
+    with pytest.raises(ConfigError, match=r"--clients 33: .* has 32 rows to train on, .* take 32 or fewer"):
+        propose(source, "bundled", clients=33, changes=columns)
+    with pytest.raises(ConfigError, match=r"--clients 33: .* take 32 or fewer"):
+        propose(source, "bundled", changes=columns | {"federation.clients": 33})
+    with pytest.raises(ConfigError, match=r"--by id: it has 40 values, .* has 32 rows to train on"):
+        propose(source, "bundled", by_column="id", changes=columns)
+    fewer = columns | {"data.held_out_samples": 8}
+    for asked in ({"clients": 32, "changes": fewer}, {"by_column": "clinic", "changes": fewer}):
+        load_texts(propose(source, "bundled", **asked).config)
+    lone = rows(tmp_path, {"text": "a"}, name="lone.jsonl")
+    with pytest.raises(ConfigError, match="one row alone"):
+        propose(lone, "bundled")
+    assert propose(lone, "bundled", changes={"data.held_out": source}).config.federation.clients == 1
+
+
+def test_a_client_whose_only_row_is_held_out_is_not_counted(tmp_path):
+    records = [{"text": f"a {i}", "clinic": f"c{i // 2}"} for i in range(30)]
+    columns = {"data.prompt": "", "data.response": "text"}
+    for number in range(15, 30):
+        records[number]["clinic"] = f"of its own {number}"
+    source = rows(tmp_path, *records)
+    config = propose(source, "bundled", by_column="clinic", changes=columns).config
+    assert len(load_texts(config).partition.parts) == config.federation.clients < 23
 
 
 def test_rows_alone_are_read_as_a_proposal_would(tmp_path):
