@@ -281,6 +281,7 @@ def test_a_finished_run_is_evaluated_and_writes_no_text(config, tmp_path):
     assert found["accuracy"] == run.result["eval"]["accuracy"]
     assert found["confusion"] == run.result["confusion"]
     assert found["loss"] == pytest.approx(run.result["eval"]["loss"], rel=1e-3)
+    assert "perplexity" not in found  # that of a text, which a classifier does not write
     with pytest.raises(ConfigError, match="tells classes and writes no text"):
         writer_of(run.folder).write(["Some text"])
 

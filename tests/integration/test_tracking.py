@@ -87,3 +87,9 @@ def test_numbers_are_of_the_whole_round():
         "threshold/activation_up": 0.9,
         "skip/activation_up": 0.25,
     }
+
+
+def test_a_classifier_has_an_accuracy_and_no_perplexity():
+    line = {"loss": None, "eval_loss": 0.5, "bytes": {}, "threshold": {}, "skip_ratio": {}}
+    assert numbers_of([line]).keys() == {"loss/held_out", "perplexity/held_out"}
+    assert numbers_of([line | {"eval_accuracy": 0.75}]) == {"loss/held_out": 0.5, "accuracy/held_out": 0.75}

@@ -25,9 +25,10 @@ def evaluate(
     beams: Annotated[int | None, typer.Option(min=1, help="Beams of the search; 1 is greedy.")] = None,
     assignments: Assignments = None,
 ) -> dict[str, Any]:
-    """Evaluate a finished run on its held-out data: loss, perplexity, and BLEU, NIST, ROUGE-L, chrF of its text.
+    """Evaluate a finished run on its held-out data: loss, perplexity, and scores of its text, or accuracy.
 
-    Scores of text need the extra 'eval'; without it, this gives the others. Writes evaluation.json into the run folder.
+    BLEU, NIST, ROUGE-L and chrF of text need the extra 'eval'; without it, this gives the others. Writes
+    evaluation.json into the run folder.
     """
     from splitcom.methods.evaluate import EVALUATION, evaluate_run
     from splitcom.report.terminal import Table, Terminal, line

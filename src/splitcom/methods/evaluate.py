@@ -38,8 +38,8 @@ def evaluate_run(
 ) -> dict[str, Any]:
     """Evaluate a finished run and write evaluation.json into its folder; returns the content.
 
-    Loss (nats per token, or per sample for classes) and perplexity of the held-out samples. For classes the accuracy
-    and the confusion matrix; for text, with `evaluation.text_samples`, the scores of `splitcom.metrics.quality` for so
+    Loss (nats per token, or per sample for classes) of the held-out samples. For classes the accuracy and the confusion
+    matrix; for text the perplexity and, with `evaluation.text_samples`, the scores of `splitcom.metrics.quality` for so
     many distinct held-out prompts, and what a generated token costs at the cut.
     """
     writer = writer_of(run, changes, PLACES)
@@ -50,11 +50,13 @@ def evaluate_run(
     ]
     batches = [losses_of(logits, labels) for labels, logits in told]
     loss = float(torch.cat([batch.losses for batch in batches]).double().mean())
-    found: dict[str, Any] = {"loss": loss, "perplexity": perplexity(loss)}
+    found: dict[str, Any] = {"loss": loss}
     if config.data.classes is not None:
         found["accuracy"] = float(torch.cat([batch.correct for batch in batches]).double().mean())
         found["confusion"] = confusion_of(config, told)
-    elif config.evaluation.text_samples:
-        found["text"] = score_text(writer, on_progress)
+    else:
+        found["perplexity"] = perplexity(loss)
+        if config.evaluation.text_samples:
+            found["text"] = score_text(writer, on_progress)
     write_atomic(Path(run) / EVALUATION, (json.dumps(found, indent=2) + "\n").encode())
     return found

@@ -27,9 +27,10 @@ def numbers_of(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         found["loss/train"] = fmean(losses)
     if first["eval_loss"] is not None:
         found["loss/held_out"] = first["eval_loss"]
-        found["perplexity/held_out"] = perplexity(first["eval_loss"])
-    if first.get("eval_accuracy") is not None:
-        found["accuracy/held_out"] = first["eval_accuracy"]
+        if first.get("eval_accuracy") is None:
+            found["perplexity/held_out"] = perplexity(first["eval_loss"])
+        else:
+            found["accuracy/held_out"] = first["eval_accuracy"]
     for flow in first["bytes"]:
         found[f"bytes/{flow}"] = float(sum(line["bytes"][flow] for line in lines))
     found |= {f"threshold/{flow}": value for flow, value in first["threshold"].items() if value is not None}
