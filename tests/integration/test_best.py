@@ -8,19 +8,17 @@ from safetensors.torch import load_file
 
 from splitcom.methods.run import train
 from splitcom.report.folder import as_result
+from splitcom.server.evaluation import Evaluation
 from splitcom.server.observe import Observer
 
-from .tiny_model import write_tiny_model
-
-# The rate is far too high, and does not depend on how many rounds there are.
+COURSE = [4.0, 2.0, 1.0, 3.0, 5.0]
 RISING = {
-    "training.lr": 1.5,
+    "training.lr": 0.05,
+    # the rate does not depend on how many rounds there are
     "training.schedule": "constant",
     "training.warmup": 0,
     "training.rounds": 4,
     "training.keep": "best",
-    "training.clip_norm": False,
-    "engine.max_tokens_per_pass": None,  # at such a rate the rounding of two passes makes another course of losses
     "data.samples": 20,
     "flows.adapter_up.codec": "fp16",
     "flows.adapter_down.codec": "delta > int8 > zstd",
@@ -28,10 +26,16 @@ RISING = {
 U_SHAPE = {"model.tail_blocks": 1}
 
 
-@pytest.fixture(scope="module")
-def tiny_model(tmp_path_factory):
-    """One whose loss falls and rises at this rate."""
-    return write_tiny_model(tmp_path_factory.mktemp("tiny-model"), vocabulary=300)
+@pytest.fixture(autouse=True)
+def course(monkeypatch):
+    """Held-out losses that fall and rise: at a rate at which real ones do, they are others on another processor."""
+    run = Evaluation.run
+
+    def told(self, round_index, *, exact=False):
+        found = run(self, round_index, exact=exact)
+        return found if exact else found._replace(loss=COURSE[round_index])
+
+    monkeypatch.setattr(Evaluation, "run", told)
 
 
 class Stop(BaseException):
@@ -68,7 +72,7 @@ def test_the_best_round_is_what_is_left_to_the_bit(tiny_config, tmp_path, change
     config = tiny_config.override(RISING | changes)
     run = train(config, tmp_path / "run")
     best = best_of(run)
-    assert 0 < best < 4, "the test needs a loss that falls and rises"
+    assert best == 2
     shorter = train(config.override({"training.rounds": best, "training.keep": "last"}), tmp_path / "shorter")
     assert_same(run, shorter)
     found = run.result["eval"]
