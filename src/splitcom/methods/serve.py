@@ -116,9 +116,8 @@ def _serve_into(
             barred=seats.barred,
         ) as transport,
     ):
-        _begin(
-            folder, config, options, digest, identifier
-        )  # not before: a port that is taken leaves nothing behind
+        # not before: a port that is taken leaves nothing behind
+        _begin(folder, config, options, digest, identifier)
         _LOG.info("listening on port %d for %s", transport.port, counted(config.federation.clients, "client"))
         on_listening(transport)
         operated = _Operated(config, folder, transport, seats)
