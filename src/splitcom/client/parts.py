@@ -113,12 +113,13 @@ class PartsTrainer:
         self, front: Front, round_index: int, most: int
     ) -> Iterator[tuple[tuple[int, int], Batch, torch.Tensor, Ragged]]:
         """Of each batch of held-out samples its position, itself, its mask and what leaves the front for it."""
-        coded, rows = self._channels["evaluation_up"], evaluated(self._held_out, self._config, most)
-        coded.decision = finer_if_few(coded.codec, num_tokens := int(lengths_of(rows).sum()))
-        exact = self._channels["evaluation_up_exact"]
+        rows = evaluated(self._held_out, self._config, most)
+        num_tokens = int(lengths_of(rows).sum())
+        coded, exact = (self._channels[f"evaluation_up{which}"] for which in ("", "_exact"))
+        coded.decision = finer_if_few(coded.codec, num_tokens)
         if exact.references is not None:
             exact.decision = finer_if_few(exact.codec, num_tokens, exact=True)
-        for step, batch in enumerate(held_out_batches(self._held_out, self._config, most)):
+        for step, batch in enumerate(held_out_batches(rows, self._config)):
             position = (round_index, step)
             mask = batch.attention_mask.to(self._device)
             hidden = front(batch.input_ids.to(self._device), mask)

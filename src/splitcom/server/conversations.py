@@ -104,10 +104,8 @@ class Conversations:
 
     def missing(self) -> Missing | None:
         """Who is waited for to come before a round begins; may be called from any thread."""
-        since, here = (
-            self._gathers_since,
-            [name for name, peer in dict(self.peers).items() if peer.is_present],
-        )
+        since, peers = self._gathers_since, dict(self.peers)
+        here = [name for name, peer in peers.items() if peer.is_present]
         if since is None or (number := self.num_expected - len(here)) <= 0:
             return None
         return Missing(number, self.num_expected, self.transport.now() - since, here)
