@@ -19,8 +19,8 @@ class EvaluationConfig(Section):
     evaluated every time, a dozen at least, and after fewer rounds if there is no room for more. None: all rows.
     """
     exact_last: bool = True
-    """Whether the last loss is measured once more, and exactly: in so fine a step that it is right to some hundredths
-    of a per cent, or without a codec if this one has none so fine. With codec = "none" every loss is exact to the last
+    """Whether the last loss is measured once more, and exactly: in so fine a step that it is right to about a tenth of
+    a per cent, or without a codec if this one has none so fine. With codec = "none" every loss is exact to the last
     bit.
     """
     generate: NonNegativeInt = 2

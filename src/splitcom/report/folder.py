@@ -46,7 +46,7 @@ class _Record(BaseModel):
 class Evaluation(_Record):
     """Held-out quality: losses of the adapter that is left, at best and before training; for classes its accuracy.
 
-    If the first of them is `exact`, it is right to some hundredths of a per cent, or to the last bit if nothing is
+    If the first of them is `exact`, it is right to about a tenth of a per cent, or to the last bit if nothing is
     coded. The others may be of coded hidden states.
     """
 
